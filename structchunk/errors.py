@@ -1,0 +1,95 @@
+"""Every exception that structchunk raises on purpose, and nothing else.
+
+All derive from :class:`Error`; each also derives from the built-in exception that a Python user would
+expect in its place, so that ``except KeyError`` works.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ClosedError",
+    "CorruptionError",
+    "Error",
+    "FailedError",
+    "KeyNotFound",
+    "LockedError",
+    "ReadOnlyError",
+    "SchemaError",
+    "StoreExists",
+    "StoreNotFound",
+]
+
+
+class Error(Exception):
+    """Base of every error that structchunk raises on purpose."""
+
+    # KeyError would print the repr of its message; ours are sentences.
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
+
+class KeyNotFound(Error, KeyError):
+    """No record has this key."""
+
+
+class StoreNotFound(Error, KeyError):
+    """The database has no store of this name."""
+
+
+class StoreExists(Error):
+    """A store of this name exists, and is of the other kind."""
+
+
+class SchemaError(Error, TypeError):
+    """A type cannot be stored, or is not the type that the store was created with."""
+
+
+class ClosedError(Error, ValueError):
+    """The handle, or the database that it belongs to, was closed (or belongs to the parent of a fork)."""
+
+
+class ReadOnlyError(Error):
+    """A write through a handle that can only read."""
+
+
+class LockedError(Error):
+    """Another process, or another handle of this one, holds the database."""
+
+
+class FailedError(Error):
+    """An earlier commit failed half-way: reopen the database to find out how it ended."""
+
+
+class CorruptionError(Error):
+    """Bytes on disk are not what they must be.
+
+    Parameters
+    ----------
+    path : str
+        The file or directory.
+    found, expected : str
+        What is there, and what must be there.
+    offset : int, optional
+        Byte offset in the file, where one is known.
+    advice : str, optional
+        What to do about it.
+    """
+
+    def __init__(
+        self, path: str, *, found: str, expected: str, offset: int | None = None, advice: str = ""
+    ) -> None:
+        self.path = path
+        self.offset = offset
+        self.found = found
+        self.expected = expected
+        self.advice = advice or "run verify() to see all of the damage"
+        where = path if offset is None else f"{path} at byte {offset}"
+        super().__init__(f"{where}: found {found}, expected {expected}; {self.advice}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        state = {"path": self.path, "offset": self.offset, "found": self.found}
+        return _rebuild_corruption, ({**state, "expected": self.expected, "advice": self.advice},)
+
+
+def _rebuild_corruption(state: dict[str, object]) -> CorruptionError:
+    return CorruptionError(**state)  # type: ignore[arg-type]
