@@ -1,0 +1,286 @@
+"""One chunk file: its header, its data, its directory. What it says is only bytes; what they mean is the heap's.
+
+Format, version 1. All numbers are little-endian; a chunk belongs to one store. ::
+
+    0                 header, whole pages of 4096 bytes
+        0    8s  magic "STRUCTCK"
+        8    u4  format version = 1
+        12   u4  header size, bytes
+        16   16s database uuid
+        32   u4  chunk id
+        36   u4  store id = the id of the store's first chunk
+        40   u8  item size, bytes
+        48   u8  data offset: the smallest multiple of the item size that is not below the header size
+        56   u8  file size, bytes
+        64   u8  created, nanoseconds since 1970
+        72   u4  size of the JSON text, bytes
+        76   u4  how many chunks this one replaces
+        80   u4  CRC-32 of bytes 0 to 80 followed by the text and the ids behind it
+        84   u4  zero
+        88   u8  free offset: the next free byte      } written by every commit for those who read the
+        96   u8  directory offset: its lowest byte    } file from outside; recovery never trusts them
+        104      JSON text: {"name": ..., "kind": "array" or "object", "schema": ...}
+                 u4 ids of the chunks that this one replaces
+    data offset       data: records back to back, each at a multiple of the item size, so that the
+                      whole file can be seen as one array of the store's type
+    ...               hole: never written, reads as zeros; at least 64 bytes
+    ...               directory: segments growing down from the end of the file
+    file size
+
+One commit adds one segment to every chunk that it touched. A segment is its rows and, above them, its record;
+the next segment lies right below the rows. A slot that holds no valid record ends the directory. ::
+
+    row, 32 bytes       u8 key, u8 offset, u8 length, u4 chunk id, u4 flags
+                        offset is bytes from the start of the file, length is items; rows ascend by key
+                        flags: 1 TOMBSTONE (deleted), 2 LIVE (may change in place), 4 ZERO (made by
+                        new(): no CRC covers it), 8 DROPPED (with 1: the whole store was dropped)
+    record, 64 bytes
+        0    4s  magic "SEGM"
+        4    u4  parts: how many chunks this commit touched
+        8    u4  part: which of them this is, from 0
+        12   u4  row count
+        16   u8  commit number
+        24   u8  epoch
+        32   u8  start } of the commit's bytes in this chunk
+        40   u8  end   }
+        48   u4  CRC-32 of the bytes of all its records except ZERO ones, in the order of their offsets
+        52   u4  CRC-32 of the rows
+        56   u4  zero
+        60   u4  CRC-32 of bytes 0 to 60 of this record, started from the chunk id
+
+The CRC is the one of zlib and PNG.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import files
+from .errors import CorruptionError
+from .extent import ROW_SIZE
+from .header import MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
+from .segment import SEGMENT_SIZE, Segment, walk
+
+BULK_SIZE = 1 << 20
+"""Data of this many bytes and more is written by ``pwrite``: it spares a page fault for every fresh page."""
+MIN_STEP = 1 << 16
+"""The least that is reserved ahead, in bytes."""
+
+
+class Chunk:
+    """One chunk file, mapped when first touched.
+
+    ``free`` and ``directory`` are where the next record and the next segment go, in this process; ``settled``
+    is ``free`` as of the last checkpoint: the bytes below it are no longer needed to check a commit.
+    ``committed`` is ``free`` as of the last commit. The caller moves ``free`` up, never past ``limit`` or
+    ``reserved``, and ``limit`` down by ``ROW_SIZE`` for every row that the next segment will have.
+
+    Notes
+    -----
+    Any number of threads may read; one writes. Mappings live until the last view of them dies, past the end
+    of this object and past the unlinking of the file.
+    """
+
+    def __init__(self, path: str, header: Header, free: int, directory: int) -> None:
+        self.path = path
+        self.header = header
+        self.id = header.chunk
+        self.free = self.settled = self.committed = free
+        self.directory = directory
+        self.limit = directory - 2 * SEGMENT_SIZE
+        self.reserved = 0
+        self._prepared = False
+        self._directory_reserved = header.file_size
+        self._source: mmap.mmap | None = None
+        self._target: mmap.mmap | None = None
+        self._fields: HeaderFields | None = None
+
+    @classmethod
+    def create(cls, path: str, header: Header) -> Chunk:
+        """Create the file. Not durable before :meth:`flush` and a flush of the directory that it lies in."""
+        files.create(path, header.file_size)
+        try:
+            files.reserve(path, 0, header.header_size)
+            files.write(path, 0, header.pack())
+        except OSError:
+            files.unlink(path)
+            raise
+        chunk = cls(path, header, header.data_offset, header.file_size)
+        chunk._prepared = True
+        return chunk
+
+    @classmethod
+    def open(cls, path: str) -> Chunk:
+        """Open an existing file, positioned as if it were empty.
+
+        Raises
+        ------
+        CorruptionError
+            The header is damaged, or the file is not of the size that it says.
+        """
+        header = read_header(path)
+        return cls(path, header, header.data_offset, header.file_size)
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def source(self) -> mmap.mmap:
+        """A mapping that can only be read, by whatever means."""
+        if self._source is None:
+            self._source = self._map(mmap.ACCESS_READ)
+        return self._source
+
+    @property
+    def target(self) -> mmap.mmap:
+        """A mapping whose changes go to the file."""
+        if self._target is None:
+            self._target = self._map(mmap.ACCESS_WRITE)
+        return self._target
+
+    def _map(self, access: int) -> mmap.mmap:
+        with files.opened(self.path, write=access == mmap.ACCESS_WRITE) as fd:
+            size = os.fstat(fd).st_size
+            if size != self.header.file_size:
+                expected = f"{self.header.file_size} bytes"
+                raise CorruptionError(self.path, found=f"a file of {size} bytes", expected=expected)
+            return mmap.mmap(fd, size, access=access)
+
+    def items(self, dtype: np.dtype[Any], *, writable: bool = False) -> npt.NDArray[Any]:
+        """Return the whole file as one array of items; read-only for good unless `writable`."""
+        mapping = self.target if writable else self.source
+        return np.frombuffer(mapping, dtype, count=self.header.file_size // dtype.itemsize)
+
+    def segments(self, position: int | None = None) -> Iterator[Segment]:
+        """Yield the directory's segments from a position downwards, by default from the end of the file."""
+        header = self.header
+        raw = memoryview(self.source)
+        start = header.file_size if position is None else position
+        return walk(raw, start, self.id, header.data_offset, header.item_size)
+
+    # ------------------------------------------------------------------ writing
+
+    def reserve(self, end: int) -> None:
+        """Give blocks to all data below `end`, and some more, so that storing there cannot fail.
+
+        Raises
+        ------
+        OSError
+            ENOSPC when the disk is full; then nothing changed.
+        """
+        if end <= self.reserved:
+            return
+        start = max(self.free, self.reserved) // PAGE * PAGE
+        ahead = round_up(end + max(MIN_STEP, self.free // 16), PAGE)
+        exact = round_up(end, PAGE)
+        self.reserved = self._reserve_one_of(start, min(ahead, self.directory // PAGE * PAGE), exact)
+
+    def reserve_directory(self, row_count: int) -> None:
+        """Give blocks to the next segment, as :meth:`reserve` does to data."""
+        low = self.directory - SEGMENT_SIZE - row_count * ROW_SIZE
+        if low >= self._directory_reserved:
+            return
+        stop = self._directory_reserved
+        for start in (low - MIN_STEP, low):
+            first = max(start, self.free) // PAGE * PAGE
+            try:
+                files.reserve(self.path, first, stop - first)
+            except OSError:
+                if start == low:
+                    raise
+            else:
+                self._directory_reserved = first
+                return
+
+    def _reserve_one_of(self, start: int, ahead: int, exact: int) -> int:
+        if ahead > exact:
+            try:
+                files.reserve(self.path, start, ahead - start)
+            except OSError:
+                pass
+            else:
+                return ahead
+        files.reserve(self.path, start, exact - start)
+        return exact
+
+    def store(self, offset: int, data: Any, size: int) -> None:
+        """Store a contiguous buffer of `size` bytes at `offset`, which must be reserved."""
+        if size < BULK_SIZE:
+            self.target[offset : offset + size] = data
+        else:
+            files.write(self.path, offset, data.view(np.uint8) if isinstance(data, np.ndarray) else data)
+
+    def append_segment(self, packed: bytes, free: int) -> None:
+        """Store a packed segment below the directory, and move both offsets on."""
+        low = self.directory - len(packed)
+        self.store(low, packed, len(packed))
+        self.move(free, low)
+
+    def seek(self, free: int, directory: int) -> None:
+        """Set both offsets in this process: `free` and `directory` as of some commit."""
+        self.free = self.committed = free
+        self.directory = directory
+        self.limit = directory - 2 * SEGMENT_SIZE
+
+    def move(self, free: int, directory: int) -> None:
+        """Set both offsets, here and in the header."""
+        self.seek(free, directory)
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = HeaderFields.from_buffer(self.target)
+        fields.free_offset = free
+        fields.directory_offset = directory
+
+    def mend(self) -> bool:
+        """End the directory here, and tell whether a crash had left more: zero the slot, correct the header."""
+        mended = False
+        slot = max(self.directory - SEGMENT_SIZE, self.free)
+        if any(self.source[slot : self.directory]):
+            files.write(self.path, slot, bytes(self.directory - slot))
+            mended = True
+        fields = HeaderFields.from_buffer_copy(self.source[: TEXT_OFFSET])
+        if (fields.free_offset, fields.directory_offset) != (self.free, self.directory):
+            offsets = self.free.to_bytes(8, "little") + self.directory.to_bytes(8, "little")
+            files.write(self.path, HeaderFields.free_offset.offset, offsets)
+            mended = True
+        return mended
+
+    def prepare(self) -> None:
+        """Make the hole all zeros, once: a crash may have left bytes in it."""
+        if not self._prepared:
+            files.clear(self.path, self.free, self.directory)
+            self._prepared = True
+
+    def rewind(self, *, keep: bool) -> None:
+        """Give up what was stored since the last commit; with `keep` leave its bytes as a gap."""
+        if not keep:
+            files.clear(self.path, self.committed, self.free)
+            self.free = self.committed
+        self.limit = self.directory - 2 * SEGMENT_SIZE
+
+    def flush(self) -> None:
+        """Bring all of the file's data to disk."""
+        files.flush(self.path)
+
+
+def read_header(path: str) -> Header:
+    """Read and validate the header of a chunk file.
+
+    Raises
+    ------
+    CorruptionError
+        It is damaged, or not a regular file, or not of the size that it says.
+    """
+    with files.opened(path) as fd:
+        size = os.fstat(fd).st_size
+        raw = os.pread(fd, PAGE, 0)
+        if len(raw) >= 16:
+            wanted = int.from_bytes(raw[12:16], "little")
+            if PAGE < wanted <= MAX_HEADER_SIZE:
+                raw = os.pread(fd, wanted, 0)
+    return parse_header(raw, path, size)

@@ -1,0 +1,193 @@
+"""Extents and runs: where records lie, and the algebra of sorted rows. Pure NumPy: no I/O, no ctypes.
+
+An *extent* is one 32-byte row ``(key, offset, length, chunk, flags)``, little-endian. ``offset`` is bytes from
+the start of the chunk file, ``length`` is items. A *run* is an array of extents sorted by key, no key twice.
+The overlay of a newer run on an older one is written here once, and serves delta over pages, transaction over
+index, and compaction.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Run: TypeAlias = npt.NDArray[Any]
+Extent: TypeAlias = tuple[int, int, int, int, int]
+
+EXTENT_DTYPE = np.dtype(
+    [("key", "<u8"), ("offset", "<u8"), ("length", "<u8"), ("chunk", "<u4"), ("flags", "<u4")]
+)
+ROW = struct.Struct("<QQQII")
+ROW_SIZE = 32
+assert EXTENT_DTYPE.itemsize == ROW.size == ROW_SIZE
+
+TOMBSTONE = 1
+"""The key was deleted."""
+LIVE = 2
+"""The record may change in place: made by ``new()``, or in an object store."""
+ZERO = 4
+"""The record was born as zeros by ``new()``: no checksum covers it."""
+DROPPED = 8
+"""On a tombstone: the whole store was dropped by this commit."""
+ALL_FLAGS = TOMBSTONE | LIVE | ZERO | DROPPED
+
+KEY_END = 2**64
+"""One above the largest key: the stop of a range that has none."""
+
+
+def empty_run(count: int = 0) -> Run:
+    """Return `count` zeroed rows."""
+    return np.zeros(count, EXTENT_DTYPE)
+
+
+def run_from_bytes(rows: bytes | bytearray | memoryview) -> Run:
+    """Return packed rows as an array over the same bytes."""
+    return np.frombuffer(rows, EXTENT_DTYPE)
+
+
+def make_run(
+    keys: npt.NDArray[np.uint64], offsets: Any, lengths: Any, chunks: Any, flags: int = 0
+) -> Run:
+    """Return rows with these columns; scalars are spread over all rows."""
+    run = np.empty(len(keys), EXTENT_DTYPE)
+    columns = zip(("key", "offset", "length", "chunk", "flags"), (keys, offsets, lengths, chunks, flags))
+    for name, column in columns:
+        run[name] = column
+    return run
+
+
+def is_sorted(keys: npt.NDArray[np.uint64]) -> bool:
+    """Tell whether keys rise strictly."""
+    return bool((keys[1:] > keys[:-1]).all())
+
+
+def last_wins(rows: Run) -> Run:
+    """Return rows, given in the order of writing, as a run: of equal keys the last one stays."""
+    if is_sorted(rows["key"]):
+        return rows
+    rows = rows[np.argsort(rows["key"], kind="stable")]
+    keys = rows["key"]
+    return rows[np.append(keys[1:] != keys[:-1], True)]
+
+
+def live(run: Run) -> Run:
+    """Return the run without its tombstones."""
+    dead = run["flags"] & np.uint32(TOMBSTONE)
+    return run[dead == 0] if dead.any() else run
+
+
+def overlay(newer: Run, older: Run) -> Run:
+    """Return both runs as one; where both have a key, the newer row stays. Tombstones are kept."""
+    if not len(newer) or not len(older):
+        return newer if len(newer) else older
+    if newer["key"][0] > older["key"][-1]:
+        return np.concatenate([older, newer])
+    where = np.searchsorted(older["key"], newer["key"])
+    shadowed = where[find_equal(older, newer["key"], where)]
+    if len(shadowed) == len(newer):
+        merged = older.copy()
+        merged[shadowed] = newer
+        return merged
+    kept = np.delete(older, shadowed) if len(shadowed) else older
+    return _interleave(newer, kept)
+
+
+def _interleave(newer: Run, older: Run) -> Run:
+    """Merge two runs that share no key."""
+    slots = np.searchsorted(older["key"], newer["key"]) + np.arange(len(newer))
+    merged = np.empty(len(newer) + len(older), EXTENT_DTYPE)
+    from_older = np.ones(len(merged), bool)
+    from_older[slots] = False
+    merged[slots] = newer
+    merged[from_older] = older
+    return merged
+
+
+def find_equal(run: Run, keys: npt.NDArray[np.uint64], where: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+    """Tell for which keys the run's row at `where` (from ``searchsorted``) has that very key."""
+    if not len(run):
+        return np.zeros(len(keys), bool)
+    found: npt.NDArray[np.bool_] = run["key"][np.minimum(where, len(run) - 1)] == keys
+    return found & (where < len(run))
+
+
+def find_one(run: Run, key: int) -> Extent | None:
+    """Return the run's row of one key, or None."""
+    at = int(np.searchsorted(run["key"], np.uint64(key)))
+    if at == len(run) or run["key"][at] != key:
+        return None
+    extent: Extent = run[at].item()
+    return extent
+
+
+def clip(run: Run, start: int, stop: int) -> Run:
+    """Return the rows with ``start <= key < stop``, as a view."""
+    keys = run["key"]
+    low = np.searchsorted(keys, np.uint64(start)) if start > 0 else 0
+    high = np.searchsorted(keys, np.uint64(stop)) if stop < KEY_END else len(run)
+    return run[low : max(low, high)]
+
+
+def overlay_pieces(newer: Run, older: Iterable[Run], *, reverse: bool = False) -> Iterator[Run]:
+    """Overlay a run on consecutive pieces of an older one, piece by piece.
+
+    `older` yields pieces in ascending order of key (descending with `reverse`; each piece itself ascends).
+    """
+    for piece in older:
+        if not len(newer):
+            yield piece
+            continue
+        if not len(piece):
+            continue
+        if reverse:
+            cut = int(np.searchsorted(newer["key"], piece["key"][0]))
+            yield overlay(newer[cut:], piece)
+            newer = newer[:cut]
+        else:
+            cut = int(np.searchsorted(newer["key"], piece["key"][-1], side="right"))
+            yield overlay(newer[:cut], piece)
+            newer = newer[cut:]
+    if len(newer):
+        yield newer
+
+
+def breaks(run: Run, item_size: int) -> npt.NDArray[np.intp]:
+    """Return where the records of the run stop lying back to back: positions in ``(0, len(run))``."""
+    size = run["length"] * np.uint64(item_size)
+    offset = run["offset"]
+    chunk = run["chunk"]
+    apart = (offset[1:] != offset[:-1] + size[:-1]) | (chunk[1:] != chunk[:-1])
+    return np.flatnonzero(apart) + 1
+
+
+def coalesce(run: Run, item_size: int) -> Run:
+    """Return the stretches of records that lie back to back: one row each, with the first row's key.
+
+    The input may be in any order; neighbours in that order are joined. ``length`` is the sum of lengths.
+    """
+    if not len(run):
+        return run
+    starts = np.concatenate([[0], breaks(run, item_size)])
+    joined = run[starts]
+    joined["length"] = np.add.reduceat(run["length"], starts)
+    return joined
+
+
+def by_offset(run: Run) -> Run:
+    """Return the rows of one chunk in the order in which their bytes lie."""
+    offset = run["offset"]
+    return run if bool((offset[1:] >= offset[:-1]).all()) else run[np.argsort(offset, kind="stable")]
+
+
+def misplaced(run: Run, low: int, high: int, item_size: int) -> npt.NDArray[np.bool_]:
+    """Tell which records do not lie, aligned, within bytes ``[low, high)``. No sum here can wrap around."""
+    offset, length = run["offset"], run["length"]
+    outside = (offset < np.uint64(low)) | (offset > np.uint64(high)) | (offset % np.uint64(item_size) != 0)
+    room = (np.uint64(high) - np.minimum(offset, np.uint64(high))) // np.uint64(item_size)
+    unknown = run["flags"] & ~np.uint32(ALL_FLAGS) != 0
+    bad: npt.NDArray[np.bool_] = outside | (length > room) | unknown
+    return bad

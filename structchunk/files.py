@@ -1,0 +1,154 @@
+"""The one seam to the file system: every create, write, flush, rename and unlink that is not LevelDB's own.
+
+Callers say ``files.flush(path)``, by module, so that a test can record or fail each operation. Only regular
+files and directories are ever opened; a symbolic link or special file in a database is damage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from typing import Any
+
+from .errors import CorruptionError
+
+ZEROS = bytes(1 << 20)
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+@contextlib.contextmanager
+def opened(path: str, *, write: bool = False) -> Iterator[int]:
+    """Open an existing regular file and yield its descriptor."""
+    try:
+        fd = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_NONBLOCK | _FLAGS)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise _not_regular(path) from error
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise _not_regular(path)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _not_regular(path: str) -> CorruptionError:
+    return CorruptionError(
+        path,
+        found="a symbolic link, directory or special file",
+        expected="a regular file",
+        advice="put the file itself in its place",
+    )
+
+
+def check_directory(path: str) -> None:
+    """Raise unless `path` is a directory itself, not a link to one."""
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        raise CorruptionError(
+            path,
+            found="something else",
+            expected="a directory, not a link",
+            advice="put the directory itself in its place",
+        )
+
+
+def create(path: str, size: int) -> None:
+    """Create a sparse file of `size` bytes, private to the user; it must not exist."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
+    try:
+        os.ftruncate(fd, size)
+    finally:
+        os.close(fd)
+
+
+def make_directory(path: str) -> None:
+    """Create a directory, private to the user."""
+    os.mkdir(path, 0o700)
+
+
+def read(path: str, offset: int, size: int) -> bytes:
+    """Return up to `size` bytes from `offset`."""
+    with opened(path) as fd:
+        return os.pread(fd, size, offset)
+
+
+def write(path: str, offset: int, data: Any) -> None:
+    """Write all of a contiguous buffer at `offset`."""
+    view = memoryview(data).cast("B")
+    with opened(path, write=True) as fd:
+        while len(view):
+            done = os.pwrite(fd, view, offset)
+            view, offset = view[done:], offset + done
+
+
+def reserve(path: str, offset: int, size: int) -> None:
+    """Give blocks to a stretch that was never written, so that storing to its mapping cannot fail.
+
+    Raises
+    ------
+    OSError
+        ENOSPC when the disk is full.
+    """
+    with opened(path, write=True) as fd:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, offset, size)
+            return
+        for start in range(offset, offset + size, len(ZEROS)):  # macOS
+            os.pwrite(fd, ZEROS[: offset + size - start], start)
+
+
+def clear(path: str, start: int, stop: int) -> bool:
+    """Zero every written byte in ``[start, stop)``, leaving holes as holes; tell whether any was there."""
+    cleared = False
+    with opened(path, write=True) as fd:
+        for low, high in _written(fd, start, stop):
+            for offset in range(low, high, len(ZEROS)):
+                os.pwrite(fd, ZEROS[: high - offset], offset)
+            cleared = True
+    return cleared
+
+
+def _written(fd: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield the stretches of the file that are not holes."""
+    position = start
+    while position < stop:
+        try:
+            low = os.lseek(fd, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return
+        if low >= stop:
+            return
+        position = min(os.lseek(fd, low, os.SEEK_HOLE), stop)
+        yield low, position
+
+
+def flush(path: str) -> None:
+    """Bring a file's data to disk."""
+    with opened(path) as fd:
+        getattr(os, "fdatasync", os.fsync)(fd)
+
+
+def flush_directory(path: str) -> None:
+    """Bring the entries of a directory to disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def rename(source: str, target: str) -> None:
+    """Give a file another name, replacing what has it."""
+    os.rename(source, target)
+
+
+def unlink(path: str) -> None:
+    """Remove a name of a file, if it is there; mappings and other names keep the bytes."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

@@ -1,0 +1,87 @@
+"""The lock of a database: one opener at a time, in this process and in others."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import threading
+
+from .errors import CorruptionError, LockedError
+
+_held: set[tuple[int, int]] = set()
+_held_guard = threading.Lock()
+
+
+class Lock:
+    """An exclusive lock on a file that names its holder.
+
+    ``flock`` keeps other processes out; a registry by device and inode keeps this one out, whatever path,
+    symbolic link or trailing slash the database is opened by.
+
+    Raises
+    ------
+    LockedError
+        The lock is held; the message names the holder's process.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._fd = _open(path)
+        status = os.fstat(self._fd)
+        self._identity = status.st_dev, status.st_ino
+        try:
+            if not stat.S_ISREG(status.st_mode):
+                raise CorruptionError(path, found="a special file", expected="a regular file")
+            self._acquire(path)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _acquire(self, path: str) -> None:
+        with _held_guard:
+            if self._identity in _held:
+                raise LockedError(f"{path}: this process has the database open; close that handle first")
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
+                raise LockedError(
+                    f"{path}: process {holder} has the database open; wait until it has closed it"
+                ) from error
+            _held.add(self._identity)
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let the next one in. Idempotent."""
+        if self._fd >= 0:
+            with _held_guard:
+                _held.discard(self._identity)
+            os.close(self._fd)
+            self._fd = -1
+
+    def disown(self) -> None:
+        """Close a forked child's copy: while that is open, the parent could not let the lock go."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        found = "a symbolic link"
+        raise CorruptionError(path, found=found, expected="a regular file", advice="remove the link") from error
+
+
+def _forget_in_child() -> None:
+    global _held_guard
+    _held_guard = threading.Lock()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

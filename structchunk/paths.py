@@ -1,0 +1,43 @@
+"""The names of the files of a database directory, and nothing about what is in them."""
+
+from __future__ import annotations
+
+import os
+import re
+
+_CHUNK_NAME = re.compile(r"(\d{8,10})\.chunk")
+_INDEX_NAME = re.compile(r"index-(\d{6,10})")
+
+
+class Paths:
+    """The paths of one database.
+
+    Parameters
+    ----------
+    root : str
+        The database directory.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.superblock = os.path.join(root, "superblock")
+        self.lock = os.path.join(root, "lock")
+        self.chunks = os.path.join(root, "chunks")
+
+    def index(self, generation: int) -> str:
+        """Return the path of an index directory."""
+        return os.path.join(self.root, f"index-{generation:06d}")
+
+    def chunk(self, chunk: int) -> str:
+        """Return the path of a chunk file."""
+        return os.path.join(self.chunks, f"{chunk:08d}.chunk")
+
+    def list_chunks(self) -> list[int]:
+        """Return the ids of the chunk files that are there, ascending."""
+        found = (_CHUNK_NAME.fullmatch(name) for name in os.listdir(self.chunks))
+        return sorted(int(match[1]) for match in found if match)
+
+    def list_indexes(self) -> list[int]:
+        """Return the generations of the index directories that are there, ascending."""
+        found = (_INDEX_NAME.fullmatch(name) for name in os.listdir(self.root))
+        return sorted(int(match[1]) for match in found if match)

@@ -1,0 +1,97 @@
+"""The superblock: two checksummed slots that say which index is valid, up to which commit, in which epoch.
+
+The file is two pages of 4096 bytes; slot ``sequence % 2`` was written last. A slot, little-endian::
+
+    0    8s  magic "STRUCTSB"
+    8    u4  format version = 1
+    12   u4  index generation: the number of the index directory
+    16   16s database uuid
+    32   u8  sequence: counts writes of the superblock
+    40   u8  checkpoint: the commit up to which everything is on disk
+    48   u8  epoch: counts recoveries
+    56   u4  next chunk: no chunk had this id, or a higher one, at the checkpoint
+    60   u4  CRC-32 of bytes 0 to 60
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import NamedTuple
+
+from . import files
+from .errors import CorruptionError
+
+MAGIC = b"STRUCTSB"
+VERSION = 1
+SLOT = struct.Struct("<8sII16sQQQI")
+CRC = struct.Struct("<I")
+SLOT_SIZE = 64
+PAGE = 4096
+assert SLOT.size + CRC.size == SLOT_SIZE
+
+
+class Superblock(NamedTuple):
+    """One slot."""
+
+    database: bytes
+    generation: int
+    sequence: int
+    checkpoint: int
+    epoch: int
+    next_chunk: int
+
+    def pack(self) -> bytes:
+        """Return the slot's bytes."""
+        head = SLOT.pack(
+            MAGIC,
+            VERSION,
+            self.generation,
+            self.database,
+            self.sequence,
+            self.checkpoint,
+            self.epoch,
+            self.next_chunk,
+        )
+        return head + CRC.pack(zlib.crc32(head))
+
+    def write(self, path: str) -> None:
+        """Write the slot that this sequence number belongs to, and flush it."""
+        files.write(path, self.sequence % 2 * PAGE, self.pack())
+        files.flush(path)
+
+
+def parse_slot(raw: bytes) -> Superblock | None:
+    """Return the slot, or None if the bytes are not one."""
+    if len(raw) != SLOT_SIZE or CRC.unpack_from(raw, SLOT.size)[0] != zlib.crc32(raw[: SLOT.size]):
+        return None
+    magic, version, generation, database, sequence, checkpoint, epoch, next_chunk = SLOT.unpack_from(raw)
+    if magic != MAGIC or version != VERSION:
+        return None
+    return Superblock(database, generation, sequence, checkpoint, epoch, next_chunk)
+
+
+def read_superblock(path: str) -> Superblock:
+    """Return the newest valid slot.
+
+    Raises
+    ------
+    CorruptionError
+        Neither slot is valid.
+    """
+    raw = files.read(path, 0, 2 * PAGE)
+    slots = [parse_slot(raw[start : start + SLOT_SIZE]) for start in (0, PAGE)]
+    valid = [slot for slot in slots if slot is not None]
+    if not valid:
+        advice = "restore this one file from a copy of the database; its chunks are whole without it"
+        raise CorruptionError(path, offset=0, found="no valid slot", expected="one of two", advice=advice)
+    return max(valid, key=lambda slot: slot.sequence)
+
+
+def create_superblock(path: str, first: Superblock) -> None:
+    """Create the file under another name, flush it, and rename it: it is there whole or not at all."""
+    draft = f"{path}.new"
+    files.unlink(draft)
+    files.create(draft, 2 * PAGE)
+    first.write(draft)
+    files.rename(draft, path)
