@@ -1,0 +1,339 @@
+"""The index of a database: (store, key) -> extent, the catalog, the heads of chunks. Of records it knows no bytes.
+
+LevelDB keys, big-endian numbers (`table.py` has the two regions of a store)::
+
+    M last          u8 last commit
+    M checkpoint    16s database uuid, u4 format version, u4 next chunk id, u8 checkpoint
+    M catalog       JSON: {name: {"store": id, "kind": ..., "schema": ...}}
+    H chunk u4      u8 free offset, u8 directory offset, as of the checkpoint
+    C store u4 · chunk u4   u8 live records, u8 bytes of live records
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import CorruptionError
+from .extent import ROW, TOMBSTONE, Extent, Run, live
+from .leveldb import REBUILD, LevelDB, Pair
+from .table import Change, Clock, Table, keys_of_store
+
+VERSION = 1
+LAST = b"Mlast"
+CHECKPOINT = b"Mcheckpoint"
+CATALOG = b"Mcatalog"
+_U8 = struct.Struct("<Q")
+_CHECKPOINT = struct.Struct("<16sIIQ")
+_TWO_U8 = struct.Struct("<QQ")
+_HEAD_KEY = struct.Struct(">cI")
+_LIVE_KEY = struct.Struct(">cII")
+
+Catalog = dict[str, dict[str, Any]]
+Check = Callable[[Run], None]
+
+
+class View:
+    """The index as of one commit.
+
+    Notes
+    -----
+    Any number of threads may read. It holds a LevelDB snapshot until :meth:`close`, which keeps LevelDB from
+    dropping old tables: keep it short.
+    """
+
+    def __init__(self, index: Index, commit: int, snapshot: Any) -> None:
+        self.commit = commit
+        self.snapshot = snapshot
+        self._index = index
+
+    def find(self, store: int, key: int) -> Extent | None:
+        """Return the extent of a key, or None."""
+        return self._index.table(store).find_at(key, self)
+
+    def lookup(self, store: int, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return one row per ascending key; the key that has none gets a tombstone."""
+        return self._index.table(store).lookup(keys, self)
+
+    def pieces(self, store: int, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows of a key range as consecutive runs."""
+        return self._index.table(store).pieces(start, stop, self, reverse=reverse)
+
+    def record_count(self, store: int) -> int:
+        """Return how many records the store has."""
+        return sum(count.record_count for count in self._index.read_live(store, self.snapshot).values())
+
+    def close(self) -> None:
+        """Let the snapshot go."""
+        self.snapshot = None
+
+
+class Live(NamedTuple):
+    """How many records of a chunk are live, and their bytes."""
+
+    record_count: int
+    size: int
+
+
+Counts = dict[tuple[int, int], Live]
+
+
+class Index:
+    """The index of one database, over LevelDB.
+
+    Notes
+    -----
+    Any number of threads may read; the caller lets one write at a time.
+    """
+
+    def __init__(self, leveldb: LevelDB) -> None:
+        self.leveldb = leveldb
+        self._tables: dict[int, Table] = {}
+        self._item_sizes: dict[int, int] = {}
+        last = leveldb.get(LAST)
+        checkpoint = leveldb.get(CHECKPOINT)
+        if last is None or checkpoint is None or len(last) != 8 or len(checkpoint) != _CHECKPOINT.size:
+            raise self._damaged("no last commit or checkpoint", "both")
+        self.database, version, self.next_chunk, self.checkpoint = _CHECKPOINT.unpack(checkpoint)
+        if version != VERSION:
+            raise self._damaged(f"format version {version}", f"version {VERSION}")
+        self._clock = Clock(_U8.unpack(last)[0])
+        self.catalog = self._read_catalog()
+        self.live: dict[int, dict[int, Live]] = {}
+        heads = self._read_rows(b"H", _HEAD_KEY)
+        self.heads = {chunk: pair for (_, chunk), pair in heads.items()}
+
+    @classmethod
+    def create(cls, path: str, database: bytes, last: int = 0, next_chunk: int = 1) -> Index:
+        """Create an empty index whose checkpoint is 0; not durable before its first checkpoint."""
+        leveldb = LevelDB.create(path)
+        checkpoint = _CHECKPOINT.pack(database, VERSION, next_chunk, 0)
+        leveldb.write([(LAST, _U8.pack(last)), (CHECKPOINT, checkpoint), (CATALOG, b"{}")])
+        return cls(leveldb)
+
+    @classmethod
+    def open(cls, path: str) -> Index:
+        """Open an existing index.
+
+        Raises
+        ------
+        CorruptionError
+            It is missing, or damaged.
+        """
+        leveldb = LevelDB.open(path)
+        try:
+            return cls(leveldb)
+        except BaseException:
+            leveldb.close()
+            raise
+
+    def _damaged(self, found: str, expected: str) -> CorruptionError:
+        return CorruptionError(self.leveldb.path, found=found, expected=expected, advice=REBUILD)
+
+    def _read_catalog(self) -> Catalog:
+        text = self.leveldb.get(CATALOG) or b""
+        try:
+            catalog = json.loads(text)
+            sound = all(
+                isinstance(entry["store"], int) and isinstance(entry["kind"], str) and "schema" in entry
+                for entry in catalog.values()
+            )
+        except (ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
+            raise self._damaged(f"an unreadable catalog ({type(error).__name__})", "JSON") from error
+        if not sound:
+            raise self._damaged("a catalog entry without store, kind and schema", "all three")
+        return dict(catalog)
+
+    def _read_rows(
+        self, prefix: bytes, key_format: struct.Struct, snapshot: Any = None
+    ) -> dict[tuple[Any, ...], tuple[int, int]]:
+        pairs = self.leveldb.read(prefix, prefix + b"\xff" * 9, 1 << 32, snapshot)
+        if any(len(key) != key_format.size or len(value) != _TWO_U8.size for key, value in pairs):
+            raise self._damaged(f"a row of another size in region {prefix[:1]!r}", f"{_TWO_U8.size} bytes")
+        return {key_format.unpack(key): _TWO_U8.unpack(value) for key, value in pairs}
+
+    def read_live(self, store: int, snapshot: Any = None) -> dict[int, Live]:
+        """Return what is live in each chunk of a store, from LevelDB."""
+        rows = self._read_rows(_LIVE_KEY.pack(b"C", store, 0)[:5], _LIVE_KEY, snapshot)
+        return {chunk: Live(*pair) for (_, _, chunk), pair in rows.items()}
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def last(self) -> int:
+        """Number of the last commit."""
+        return self._clock.last
+
+    def table(self, store: int) -> Table:
+        """Return the table of a store that was added."""
+        return self._tables[store]
+
+    def add_table(self, store: int, item_size: int, check: Check) -> Table:
+        """Make a store's rows readable; `check` raises if a run points outside the store's chunks."""
+        self._item_sizes[store] = item_size
+        self.live[store] = self.read_live(store)
+        table = self._tables[store] = Table(self.leveldb, self._clock, store, check)
+        return table
+
+    def remove_table(self, store: int) -> None:
+        """Forget a store that was never committed."""
+        del self._tables[store], self.live[store]
+
+    def record_count(self, store: int) -> int:
+        """Return how many records the store has, as of the latest commit."""
+        return sum(count.record_count for count in self.live[store].values())
+
+    def view(self) -> View:
+        """Return the index as of the latest commit."""
+        with self._clock.lock:
+            return View(self, self._clock.last, self.leveldb.snapshot())
+
+    # ------------------------------------------------------------------ writing
+
+    def put_one(self, commit: int, store: int, extent: Extent, row: bytes) -> None:
+        """Apply a commit that is one row of one store."""
+        table = self._tables[store]
+        counts = self._recount_one(store, table.find(extent[0]), extent)
+        self._write(commit, {store: table.put_one(extent[0], row)}, counts)
+        self._fold_if_due(store)
+
+    def put(self, commit: int, runs: Mapping[int, Run], catalog: Catalog | None = None) -> None:
+        """Apply a commit: a run, tombstones included, for each store; and the catalog, if it changed.
+
+        Stores that the new catalog does not have any more lose all their rows.
+        """
+        dropped = self._dropped(catalog)
+        runs = {store: run for store, run in runs.items() if len(run) and store not in dropped}
+        counts: Counts = {}
+        for store, run in runs.items():
+            self._recount(counts, store, self._tables[store].existing(run["key"]), run)
+        changes = {store: self._tables[store].put(run) for store, run in runs.items()}
+        extra = [] if catalog is None else [(CATALOG, json.dumps(catalog).encode())]
+        self._write(commit, changes, counts, extra, [key for store in dropped for key in self._keys_of(store)])
+        for name, entry in self.catalog.items():
+            if entry["store"] in dropped and entry["store"] in self._tables:
+                self._tables.pop(entry["store"]).drop(name)
+        if catalog is not None:
+            self.catalog = catalog
+        for store in runs:
+            self._fold_if_due(store)
+
+    def _dropped(self, catalog: Catalog | None) -> set[int]:
+        if catalog is None:
+            return set()
+        kept = {entry["store"] for entry in catalog.values()}
+        return {entry["store"] for entry in self.catalog.values()} - kept
+
+    def _keys_of(self, store: int) -> Iterator[bytes]:
+        yield from keys_of_store(self.leveldb, store)
+        for chunk in self.read_live(store):
+            yield _LIVE_KEY.pack(b"C", store, chunk)
+
+    def _write(
+        self,
+        commit: int,
+        changes: Mapping[int, Change],
+        counts: Counts,
+        extra: Iterable[Pair] = (),
+        deletes: Iterable[bytes] = (),
+    ) -> None:
+        puts = [(LAST, _U8.pack(commit)), *extra]
+        puts += [(_LIVE_KEY.pack(b"C", *place), _TWO_U8.pack(*count)) for place, count in counts.items()]
+        removed = list(deletes)
+        for change in changes.values():
+            puts += change.puts
+            removed += change.deletes
+        clock = self._clock
+        with clock.lock:
+            clock.version += 1
+            self.leveldb.write(puts, removed)
+            clock.last = commit  # before the caches: a reader that saw them must see this
+            for (store, chunk), count in counts.items():
+                self.live[store][chunk] = count
+            for store, change in changes.items():
+                self._tables[store].apply(change)
+
+    def _fold_if_due(self, store: int) -> None:
+        table = self._tables[store]
+        if table.needs_fold(self.record_count(store)):
+            for change in table.fold():
+                self._write(self._clock.last, {store: change}, {})
+
+    # ------------------------------------------------------------------ accounting
+
+    def _count(self, counts: Counts, store: int, chunk: int, records: int, length: int) -> None:
+        before = counts.get((store, chunk)) or self.live[store].get(chunk) or Live(0, 0)
+        size = before.size + length * self._item_sizes[store]
+        # Damage must not turn into a negative number; verify() compares the figures with the rows.
+        counts[store, chunk] = Live(max(before.record_count + records, 0), max(size, 0))
+
+    def _recount_one(self, store: int, old: Extent | None, new: Extent) -> Counts:
+        counts: Counts = {}
+        if old is not None:
+            self._count(counts, store, old[3], -1, -old[2])
+        if not new[4] & TOMBSTONE:
+            self._count(counts, store, new[3], 1, new[2])
+        return counts
+
+    def _recount(self, counts: Counts, store: int, old: Run, new: Run) -> None:
+        for rows, sign in ((old, -1), (live(new), 1)):
+            for chunk in np.unique(rows["chunk"]).tolist():
+                lengths = rows["length"][rows["chunk"] == chunk]
+                self._count(counts, store, chunk, sign * len(lengths), sign * int(lengths.sum()))
+
+    # ------------------------------------------------------------------ checkpoint
+
+    def write_checkpoint(
+        self, next_chunk: int, heads: Mapping[int, tuple[int, int]], gone: Iterable[tuple[int, int]] = ()
+    ) -> None:
+        """Make everything up to the last commit durable, and say so.
+
+        Parameters
+        ----------
+        next_chunk : int
+            No chunk has this id or a higher one.
+        heads : mapping
+            Free and directory offset of every chunk that grew.
+        gone : iterable of (store, chunk)
+            Chunks that are about to be unlinked.
+        """
+        self.leveldb.flush_logs()
+        last = self._clock.last
+        puts = [(_HEAD_KEY.pack(b"H", chunk), _TWO_U8.pack(*head)) for chunk, head in heads.items()]
+        puts.append((CHECKPOINT, _CHECKPOINT.pack(self.database, VERSION, next_chunk, last)))
+        gone = list(gone)
+        deletes = [_HEAD_KEY.pack(b"H", chunk) for _, chunk in gone]
+        deletes += [_LIVE_KEY.pack(b"C", store, chunk) for store, chunk in gone]
+        self.leveldb.write(puts, deletes, sync=True)
+        self.checkpoint, self.next_chunk = last, next_chunk
+        self.heads.update(heads)
+        for store, chunk in gone:
+            self.heads.pop(chunk, None)
+            self.live.get(store, {}).pop(chunk, None)
+
+    def disown(self) -> None:
+        """Forget everything in a forked child, whatever locks other threads held when it was forked."""
+        self._clock.lock = threading.RLock()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all caches, so that the next read of any table asks LevelDB."""
+        for table in self._tables.values():
+            table.forget()
+
+    def close(self) -> None:
+        """Close LevelDB, once the calls in flight are done. Idempotent."""
+        self.leveldb.close()
+        self.forget()
+
+
+def unpack_row(row: bytes) -> Extent:
+    """Return a packed row as an extent."""
+    extent: Extent = ROW.unpack(row)  # type: ignore[assignment]
+    return extent

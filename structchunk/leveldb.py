@@ -1,0 +1,245 @@
+"""LevelDB behind a gate: the only importer of plyvel, and the only place that knows its hazards.
+
+plyvel crashes if a handle is closed while another thread is in a call, hangs after ``fork``, swallows errors in
+its plain iterators, and makes a new database where a damaged one lies. Here ``close`` waits for the calls in
+flight, a forked child is refused, ranges are read through raw iterators that verify checksums, and creating and
+opening are two things.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import stat
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import plyvel
+
+from . import files
+from .errors import ClosedError, CorruptionError
+
+Pair = tuple[bytes, bytes]
+_SMALL_LOG = 1 << 16
+_OPTIONS: dict[str, Any] = {
+    "compression": None,
+    "bloom_filter_bits": 10,
+    "write_buffer_size": 16 << 20,
+    "lru_cache_size": 32 << 20,
+    "paranoid_checks": True,
+}
+REBUILD = "restore the index with structchunk.rebuild_index(path): the chunk files hold all that it held"
+CLOSED = "the database is closed; open it again"
+FORKED = "this database was opened before fork(); open it again in this process"
+
+_open_handles: weakref.WeakSet[LevelDB] = weakref.WeakSet()
+_used = False
+_inherited = False
+
+
+class LevelDB:
+    """One LevelDB directory.
+
+    Notes
+    -----
+    Any number of threads may call at the same time. After :meth:`close`, and in a forked child, every method
+    raises ClosedError.
+    """
+
+    def __init__(self, path: str, handle: Any) -> None:
+        global _used
+        _used = True
+        self.path = path
+        self._handle = handle
+        self._calls = 0
+        self._refusal = ""
+        self._idle = threading.Condition(threading.Lock())
+        _open_handles.add(self)
+
+    @classmethod
+    def create(cls, path: str) -> LevelDB:
+        """Create a new, empty LevelDB directory."""
+        _refuse_after_fork()
+        files.make_directory(path)
+        with _translated(path):
+            return cls(path, plyvel.DB(path, create_if_missing=True, **_OPTIONS))
+
+    @classmethod
+    def open(cls, path: str) -> LevelDB:
+        """Open an existing LevelDB directory.
+
+        Raises
+        ------
+        CorruptionError
+            It is missing, unreadable, or holds something else than regular files.
+        """
+        _refuse_after_fork()
+        _check_entries(path)
+        try:
+            return cls(path, plyvel.DB(path, create_if_missing=False, **_OPTIONS))
+        except plyvel.Error as error:
+            raise _corruption(path, error) from error
+
+    @contextlib.contextmanager
+    def _entered(self) -> Iterator[Any]:
+        """Count a call in flight, and translate what LevelDB raises."""
+        with self._idle:
+            if self._refusal:
+                raise ClosedError(self._refusal)
+            self._calls += 1
+        try:
+            with _translated(self.path):
+                yield self._handle
+        finally:
+            with self._idle:
+                self._calls -= 1
+                if not self._calls:
+                    self._idle.notify_all()
+
+    def check_open(self) -> None:
+        """Raise ClosedError after :meth:`close`, or in a forked child."""
+        if self._refusal:
+            raise ClosedError(self._refusal)
+
+    def snapshot(self) -> Any:
+        """Return a plyvel snapshot of the present state."""
+        with self._entered() as handle:
+            return handle.snapshot()
+
+    def get(self, key: bytes, snapshot: Any = None) -> bytes | None:
+        """Return the value of a key, or None."""
+        with self._entered() as handle:
+            value: bytes | None = (snapshot or handle).get(key, verify_checksums=True)
+            return value
+
+    def read(self, start: bytes, stop: bytes, count: int, snapshot: Any = None) -> list[Pair]:
+        """Return the first `count` pairs with ``start <= key < stop``."""
+        pairs: list[Pair] = []
+        with self._entered() as handle:
+            iterator = (snapshot or handle).raw_iterator(verify_checksums=True)
+            iterator.seek(start)
+            while len(pairs) < count and iterator.valid() and (key := iterator.key()) < stop:
+                pairs.append((key, iterator.value()))
+                iterator.next()
+        return pairs
+
+    def read_back(self, start: bytes, stop: bytes, count: int, snapshot: Any = None) -> list[Pair]:
+        """Return the last `count` pairs with ``start <= key < stop``, in ascending order."""
+        pairs: list[Pair] = []
+        with self._entered() as handle:
+            iterator = (snapshot or handle).raw_iterator(verify_checksums=True)
+            iterator.seek(stop)
+            if iterator.valid():
+                iterator.prev()
+            else:
+                iterator.seek_to_last()
+            while len(pairs) < count and iterator.valid() and (key := iterator.key()) >= start:
+                pairs.append((key, iterator.value()))
+                iterator.prev()
+        pairs.reverse()
+        return pairs
+
+    def write(self, puts: Iterable[Pair], deletes: Iterable[bytes] = (), *, sync: bool = False) -> None:
+        """Apply all of it as one atomic batch."""
+        with self._entered() as handle:
+            batch = handle.write_batch(transaction=True, sync=sync)
+            for key in deletes:
+                batch.delete(key)
+            for key, value in puts:
+                batch.put(key, value)
+            batch.write()
+
+    def flush_logs(self) -> None:
+        """Bring the write-ahead logs to disk: a synced write alone would leave a hole below itself."""
+        self.check_open()
+        for name in os.listdir(self.path):
+            if name.endswith(".log"):
+                with contextlib.suppress(FileNotFoundError):
+                    files.flush(os.path.join(self.path, name))
+
+    def close(self) -> None:
+        """Wait for the calls in flight, then close. Idempotent."""
+        with self._idle:
+            if self._refusal:
+                return
+            self._refusal = CLOSED
+            self._idle.wait_for(lambda: not self._calls)
+        handle, self._handle = self._handle, None
+        if self._log_size() > _SMALL_LOG:
+            # Compacting an empty range flushes the memory table, so that the next open replays nothing.
+            with contextlib.suppress(plyvel.Error):
+                handle.compact_range(start=b"\xff", stop=b"\xff\xff")
+        handle.close()
+
+    def _log_size(self) -> int:
+        size = 0
+        for name in os.listdir(self.path):
+            if name.endswith(".log"):
+                with contextlib.suppress(FileNotFoundError):
+                    size += os.stat(os.path.join(self.path, name)).st_size
+        return size
+
+    def disown(self) -> None:
+        """Give the handle up without touching it: in a forked child, closing it would hang."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
+        self._idle = threading.Condition(threading.Lock())
+        self._refusal = FORKED
+
+
+def _disown_all() -> None:
+    global _inherited
+    _inherited = _used
+    for handle in list(_open_handles):
+        handle.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)
+
+
+def _refuse_after_fork() -> None:
+    if _inherited:
+        raise ClosedError(
+            "this process was forked from one that had used LevelDB, whose background thread stayed behind; "
+            "start it with the 'spawn' or 'forkserver' method of multiprocessing instead"
+        )
+
+
+def _check_entries(path: str) -> None:
+    try:
+        files.check_directory(path)
+        entries = list(os.scandir(path))
+    except FileNotFoundError as error:
+        raise CorruptionError(path, found="no index directory", expected="one", advice=REBUILD) from error
+    for entry in entries:
+        if not stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
+            found = "a link, directory or special file"
+            raise CorruptionError(entry.path, found=found, expected="a regular file", advice=REBUILD)
+
+
+@contextlib.contextmanager
+def _translated(path: str) -> Iterator[None]:
+    try:
+        yield
+    except plyvel.CorruptionError as error:
+        raise _corruption(path, error) from error
+    except plyvel.IOError as error:
+        raise _os_error(path, error) from error
+
+
+def _corruption(path: str, error: Exception) -> CorruptionError:
+    return CorruptionError(path, found=f"LevelDB: {error}", expected="a readable index", advice=REBUILD)
+
+
+def _os_error(path: str, error: Exception) -> OSError:
+    """LevelDB hands on the text of an errno, but not its number."""
+    text = str(error)
+    for number in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.EACCES, errno.EROFS):
+        if os.strerror(number) in text:
+            return OSError(number, text, path)
+    return OSError(errno.EIO, text, path)

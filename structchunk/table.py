@@ -1,0 +1,382 @@
+"""The index of one store: its pages and its delta in LevelDB, read and changed as runs. Nothing of other stores.
+
+LevelDB keys here are ``D · store u4 · key u8`` for a delta row and ``P · store u4 · last key u8`` for a page,
+big-endian, so that byte order is numeric order.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .block import Block, BlockCache
+from .delta import Delta
+from .errors import CorruptionError, StoreNotFound
+from .extent import (
+    EXTENT_DTYPE,
+    KEY_END,
+    ROW,
+    ROW_SIZE,
+    TOMBSTONE,
+    Extent,
+    Run,
+    clip,
+    empty_run,
+    find_equal,
+    is_sorted,
+    live,
+    overlay,
+    overlay_pieces,
+    run_from_bytes,
+)
+from .leveldb import REBUILD, LevelDB, Pair
+
+PAGE_ROWS = 512
+GROUP_PAGES = 128
+"""How many pages are read, or rewritten by a fold, at a time."""
+MIN_FOLD_ROWS = 32768
+FOLD_FRACTION = 16
+FEW_KEYS = 32
+DENSE_KEYS = 4
+"""Where more looked-up keys than this meet one block, the next is read with many pages."""
+_KEY = struct.Struct(">cIQ")
+
+
+class At(Protocol):
+    """One commit of the index: a plyvel snapshot, and the number of the commit that it shows."""
+
+    @property
+    def commit(self) -> int:
+        """The commit's number."""
+
+    @property
+    def snapshot(self) -> Any:
+        """The plyvel snapshot."""
+
+
+class Clock:
+    """What all tables of an index share: the lock, the last commit, and a count of all changes."""
+
+    def __init__(self, last: int) -> None:
+        self.lock = threading.RLock()
+        self.last = last
+        self.version = 0
+
+
+class Change(NamedTuple):
+    """What a commit or a fold does to one table: LevelDB's puts and deletes, then the caches."""
+
+    puts: list[Pair]
+    deletes: list[bytes]
+    delta_rows: list[tuple[int, bytes]]
+    folded: list[int]
+    low: int
+    high: int
+
+
+class Table:
+    """Key to extent, for one store.
+
+    ``at=None`` reads the latest state. Point reads of it go through a cache; so do reads at a commit for as
+    long as that is the latest one, and LevelDB's own snapshot after that.
+
+    Parameters
+    ----------
+    leveldb, clock : LevelDB, Clock
+        Shared by all tables of the index.
+    store : int
+        The store's id.
+    check : callable
+        Raises CorruptionError if a run, read from disk, points outside the store's chunks.
+    """
+
+    def __init__(self, leveldb: LevelDB, clock: Clock, store: int, check: Callable[[Run], None]) -> None:
+        self._leveldb = leveldb
+        self._clock = clock
+        self._store = store
+        self._check = check
+        self._cache = BlockCache()
+        self._delta = Delta()
+        self._delta_loaded = False
+        self._dropped = ""
+
+    def _key(self, region: bytes, key: int) -> bytes:
+        return _KEY.pack(region, self._store, key)
+
+    def _end(self, region: bytes) -> bytes:
+        return self._key(region, KEY_END - 1) + b"\0"
+
+    # ------------------------------------------------------------------ point reads
+
+    def find(self, key: int) -> Extent | None:
+        """Return the extent of a key as of the latest commit, or None. The hot path: no lock, no LevelDB."""
+        row = self._delta.rows.get(key)
+        if row is not None:
+            extent: Extent = ROW.unpack(row)  # type: ignore[assignment]
+            return None if extent[4] & TOMBSTONE else extent
+        block = self._cache.find(key)
+        return self._find_uncached(key) if block is None else block.find(key)
+
+    def _find_uncached(self, key: int) -> Extent | None:
+        if not self._delta_loaded:
+            self._load_delta()
+            return self.find(key)
+        return self._block(key, None).find(key)
+
+    def find_at(self, key: int, at: At) -> Extent | None:
+        """Return the extent of a key as of a commit, or None."""
+        if at.commit == self._clock.last:
+            extent = self.find(key)
+            if at.commit == self._clock.last:  # else a commit came in between, and may be what was seen
+                return extent
+        row = self._leveldb.get(self._key(b"D", key), at.snapshot)
+        if row is not None:
+            run = self._decode_delta([(self._key(b"D", key), row)])
+            return None if run["flags"][0] & TOMBSTONE else run[0].item()
+        return self._load(key, 1, at.snapshot).find(key)
+
+    def lookup(self, keys: npt.NDArray[np.uint64], at: At | None = None) -> Run:
+        """Return one row for each of these ascending keys; the key that has none gets a tombstone."""
+        if len(keys) <= FEW_KEYS:
+            found = [self.find(key) if at is None else self.find_at(key, at) for key in keys.tolist()]
+            rows = [(key, 0, 0, 0, TOMBSTONE) if row is None else row for key, row in zip(keys.tolist(), found)]
+            return np.array(rows, EXTENT_DTYPE)
+        rows = empty_run(len(keys))
+        rows["key"] = keys
+        rows["flags"] = TOMBSTONE
+        present = self.existing(keys, at)
+        if len(present) == len(keys):
+            return present
+        rows[np.searchsorted(keys, present["key"])] = present
+        return rows
+
+    def existing(self, keys: npt.NDArray[np.uint64], at: At | None = None) -> Run:
+        """Return the live rows of these ascending keys, without those that have none."""
+        delta = self.delta_run(at)
+        parts = [empty_run()]
+        done, wide = 0, False
+        while done < len(keys):
+            block = self._block(int(keys[done]), at, wide=wide)
+            upto = done + int(np.searchsorted(keys[done:], np.uint64(block.last), side="right"))
+            parts.append(_shared(block.run, keys[done:upto]))
+            wide = upto - done > DENSE_KEYS
+            done = upto
+        return live(overlay(_shared(delta, keys), np.concatenate(parts)))
+
+    # ------------------------------------------------------------------ range reads
+
+    def pieces(self, start: int, stop: int, at: At | None = None, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows with ``start <= key < stop`` as consecutive runs, in either direction."""
+        delta = clip(self.delta_run(at), start, stop)
+        pages = self._page_pieces(start, stop, at, reverse)
+        for piece in overlay_pieces(delta, pages, reverse=reverse):
+            rows = live(piece)
+            if len(rows):
+                yield rows
+
+    def _page_pieces(self, start: int, stop: int, at: At | None, reverse: bool) -> Iterator[Run]:
+        while start < stop:
+            at_key = stop - 1 if reverse else start
+            block = self._block(at_key, at, wide=stop - start > 1, reverse=reverse)
+            yield clip(block.run, start, stop)
+            if reverse:
+                stop = block.floor
+            else:
+                start = block.last + 1
+
+    def _block(self, key: int, at: At | None, *, wide: bool = False, reverse: bool = False) -> Block:
+        """Return a block that answers for a key; a `wide` one holds many pages, if there are many."""
+        clock = self._clock
+        with clock.lock:
+            version = clock.version
+            if at is None or at.commit == clock.last:
+                block = self._cache.find(key)
+                if block is not None and (not wide or len(block.keys) > PAGE_ROWS or self._is_whole(block)):
+                    return block
+        loaded = self._load(key, GROUP_PAGES if wide else 1, at.snapshot if at else None, reverse=reverse)
+        with clock.lock:
+            if version == clock.version and (at is None or at.commit == clock.last):
+                self._cache.insert(loaded)
+        return loaded
+
+    @staticmethod
+    def _is_whole(block: Block) -> bool:
+        return block.floor == 0 and block.last == KEY_END - 1
+
+    def _load(self, key: int, count: int, snapshot: Any, *, reverse: bool = False) -> Block:
+        """Read the page that answers for a key, and its neighbours up to `count` pages."""
+        first, end = self._key(b"P", 0), self._end(b"P")
+        here = self._key(b"P", key)
+        pages = self._leveldb.read(here, end, 1 if reverse else count, snapshot)
+        last = KEY_END - 1 if len(pages) < (1 if reverse else count) else self._last_key(pages[-1])
+        before = self._leveldb.read_back(first, here, count if reverse else 1, snapshot)
+        floor = self._last_key(before[0]) + 1 if before else 0
+        if reverse:
+            pages = before[1:] + pages if len(before) == count else before + pages
+            floor = floor if len(before) == count else 0
+        return Block(self._decode_pages(pages), floor, last)
+
+    def _last_key(self, page: Pair) -> int:
+        if len(page[0]) != _KEY.size:
+            raise self._damaged(f"an index key of {len(page[0])} bytes", f"{_KEY.size} bytes")
+        return int.from_bytes(page[0][-8:], "big")
+
+    # ------------------------------------------------------------------ decoding
+
+    def _decode_pages(self, pages: list[Pair]) -> Run:
+        for _, value in pages:
+            if not value or len(value) % ROW_SIZE or len(value) > PAGE_ROWS * ROW_SIZE:
+                raise self._damaged(f"a page of {len(value)} bytes", f"1 to {PAGE_ROWS} rows of {ROW_SIZE} bytes")
+        if not pages:
+            return empty_run()
+        run = run_from_bytes(b"".join([value for _, value in pages]) if len(pages) > 1 else pages[0][1])
+        ends = np.cumsum([len(value) // ROW_SIZE for _, value in pages]) - 1
+        if run["key"][ends].tolist() != [self._last_key(page) for page in pages] or not is_sorted(run["key"]):
+            raise self._damaged("a page whose keys are out of order", "ascending keys up to the page's own")
+        if (run["flags"] & TOMBSTONE).any():
+            raise self._damaged("a tombstone in a page", "live records only")
+        self._check(run)
+        return run
+
+    def _decode_delta(self, pairs: list[Pair]) -> Run:
+        if any(len(value) != ROW_SIZE for _, value in pairs):
+            raise self._damaged("a delta row of another size", f"{ROW_SIZE} bytes")
+        if not pairs:
+            return empty_run()
+        run = run_from_bytes(b"".join([value for _, value in pairs]))
+        if run["key"].tolist() != [self._last_key(pair) for pair in pairs]:
+            raise self._damaged("a delta row of another key", "the key that it is stored under")
+        self._check(live(run))
+        return run
+
+    def _damaged(self, found: str, expected: str) -> CorruptionError:
+        path = self._leveldb.path
+        return CorruptionError(path, found=f"{found} (store {self._store})", expected=expected, advice=REBUILD)
+
+    def delta_run(self, at: At | None = None) -> Run:
+        """Return the delta, tombstones included, as of a commit or the latest one."""
+        with self._clock.lock:
+            if at is None or at.commit == self._clock.last:
+                self._load_delta()
+                return self._delta.run()
+        return self._decode_delta(self._read_delta(at.snapshot))
+
+    def _read_delta(self, snapshot: Any = None) -> list[Pair]:
+        count = 1 << 62
+        return self._leveldb.read(self._key(b"D", 0), self._end(b"D"), count, snapshot)
+
+    def _load_delta(self) -> None:
+        if self._dropped:
+            raise StoreNotFound(f"store {self._dropped!r} was dropped")
+        with self._clock.lock:
+            if not self._delta_loaded:
+                pairs = self._read_delta()
+                self._decode_delta(pairs)
+                self._delta = Delta((self._last_key(pair), pair[1]) for pair in pairs)
+                self._delta_loaded = True
+
+    def drop(self, name: str) -> None:
+        """Answer every further call with StoreNotFound."""
+        self._dropped = name
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all that is cached, so that the next read asks LevelDB."""
+        with self._clock.lock:
+            self._delta_loaded = False
+            self._delta = Delta()
+            self._cache.clear()
+
+    # ------------------------------------------------------------------ changes
+
+    def put(self, run: Run) -> Change:
+        """Return what putting a run, tombstones included, changes: pages if it is dense, else delta rows."""
+        self._load_delta()
+        pages = self._dense_pages(run) if len(run) >= PAGE_ROWS else None
+        if pages is None:
+            rows = memoryview(run.view(np.uint8))
+            keys = run["key"].tolist()
+            packed = [(key, bytes(rows[i * ROW_SIZE : (i + 1) * ROW_SIZE])) for i, key in enumerate(keys)]
+            return Change([(self._key(b"D", key), row) for key, row in packed], [], packed, [], 0, -1)
+        return self._rewrite(run, pages, self._delta.shared(run))
+
+    def put_one(self, key: int, row: bytes) -> Change:
+        """Return what putting one packed row changes."""
+        self._load_delta()
+        return Change([(self._key(b"D", key), row)], [], [(key, row)], [], 0, -1)
+
+    def _dense_pages(self, run: Run) -> list[Pair] | None:
+        """Return the pages that the run overlaps, or None if they hold far more rows than it."""
+        low, high = int(run["key"][0]), int(run["key"][-1])
+        limit = 2 + len(run) * FOLD_FRACTION // PAGE_ROWS
+        pages = self._leveldb.read(self._key(b"P", low), self._end(b"P"), 1)
+        if not pages:
+            before = self._leveldb.read_back(self._key(b"P", 0), self._key(b"P", low), 1)
+            return [page for page in before if len(page[1]) < PAGE_ROWS * ROW_SIZE]
+        pages = self._leveldb.read(self._key(b"P", low), self._key(b"P", high), limit)
+        if len(pages) == limit:
+            return None
+        return pages + self._leveldb.read(self._key(b"P", high), self._end(b"P"), 1)
+
+    def _rewrite(self, run: Run, pages: list[Pair], folded: list[int]) -> Change:
+        """Put a run into these pages, which are all that it overlaps, in place of their present rows."""
+        merged = live(overlay(run, self._decode_pages(pages)))
+        packed = memoryview(np.ascontiguousarray(merged).view(np.uint8))
+        keys = merged["key"]
+        puts = []
+        for first in range(0, len(merged), PAGE_ROWS):
+            upto = min(first + PAGE_ROWS, len(merged))
+            puts.append((self._key(b"P", int(keys[upto - 1])), bytes(packed[first * ROW_SIZE : upto * ROW_SIZE])))
+        deletes = [key for key, _ in pages] + [self._key(b"D", key) for key in folded]
+        bounds = [int(run["key"][0]), int(run["key"][-1])] + [self._last_key(page) for page in pages]
+        return Change(puts, deletes, [], folded, min(bounds), max(bounds))
+
+    def apply(self, change: Change) -> None:
+        """Bring the caches up to date with a change that LevelDB has taken. The caller holds the lock."""
+        for key, row in change.delta_rows:
+            self._delta.put(key, row)
+        if change.low <= change.high:
+            self._cache.drop(change.low, change.high)
+            if change.folded:
+                self._delta.remove(change.folded)
+
+    def needs_fold(self, record_count: int) -> bool:
+        """Tell whether the delta has outgrown its fraction of the pages."""
+        return len(self._delta) > max(MIN_FOLD_ROWS, record_count // FOLD_FRACTION)
+
+    def fold(self) -> Iterator[Change]:
+        """Yield changes that move the delta into pages, a group of pages at a time; apply each before the next."""
+        rest = self.delta_run()
+        while len(rest):
+            low = int(rest["key"][0])
+            pages = self._leveldb.read(self._key(b"P", low), self._end(b"P"), GROUP_PAGES)
+            stop = KEY_END if len(pages) < GROUP_PAGES else self._last_key(pages[-1]) + 1
+            part = clip(rest, low, stop)
+            rest = rest[len(part) :]
+            yield self._rewrite(part, pages, part["key"].tolist())
+
+
+def keys_of_store(leveldb: LevelDB, store: int) -> Iterator[bytes]:
+    """Yield every LevelDB key of a store's two regions, for dropping it."""
+    for region in (b"D", b"P"):
+        start, end = _KEY.pack(region, store, 0), _KEY.pack(region, store, KEY_END - 1) + b"\0"
+        while pairs := leveldb.read(start, end, 4096):
+            yield from (key for key, _ in pairs)
+            start = pairs[-1][0] + b"\0"
+
+
+def _shared(run: Run, keys: npt.NDArray[np.uint64]) -> Run:
+    """Return the run's rows that have one of these ascending keys."""
+    if not len(run) or not len(keys):
+        return run[:0]
+    run = clip(run, int(keys[0]), int(keys[-1]) + 1)
+    if len(run) < len(keys):
+        where = np.searchsorted(keys, run["key"])
+        return run[keys[np.minimum(where, len(keys) - 1)] == run["key"]]
+    where = np.searchsorted(run["key"], keys)
+    return run[where[find_equal(run, keys, where)]]
