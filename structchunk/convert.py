@@ -1,0 +1,234 @@
+"""What callers hand in, as arrays of exactly a store's dtype; refused if that would change a value.
+
+Padding bytes of whatever is made here are zero. An array that already has the store's dtype is passed
+through, with the padding that its owner gave it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from structchunk.errors import SchemaError
+from structchunk.exact import exact
+from structchunk.keys import as_key, as_keys
+from structchunk.schema import ITEMS, Schema, explain_difference
+from structchunk.sources import as_source, as_tuple, check_names, schema_of
+
+__all__ = ["as_block", "as_items", "as_key", "as_keys", "as_record", "as_records"]
+
+_Array = npt.NDArray[Any]
+
+
+def as_items(values: object, dtype: np.dtype[Any]) -> _Array:
+    """Return the items of one record.
+
+    Parameters
+    ----------
+    values : array-like, 1-D
+        An array, a list or tuple, a range, a buffer or a ctypes array. For a structured dtype, an array
+        with the same fields, or a list of tuples, dicts, structured scalars or ctypes structures.
+    dtype : numpy.dtype
+        Of the store.
+
+    Returns
+    -------
+    ndarray of `dtype`, shape (n,)
+        C-contiguous. May be `values`, or share its memory.
+
+    Raises
+    ------
+    ValueError
+        If `values` is not 1-D, or one value would change: a fraction or NaN for an integer, an integer out
+        of range or that a float cannot hold, an overflow to infinity, text that is too long or not ASCII.
+        Floats are rounded to a shorter float.
+    TypeError
+        If values of that type are never taken, as text for numbers, None, or arrays of Python objects.
+    """
+    if type(values) is np.ndarray and values.dtype == dtype and values.strides == (dtype.itemsize,):
+        return values
+    return _convert(values, dtype, ndim=1)
+
+
+def as_block(values: object, lengths: object, dtype: np.dtype[Any]) -> tuple[_Array, npt.NDArray[np.int64]]:
+    """Return the items of many records, end to end.
+
+    Parameters
+    ----------
+    values : array-like
+        2-D, one record a row; or 1-D, if `lengths` says where each record ends.
+    lengths : array-like of int, shape (n,), or None
+        Items of each record. Their sum is the length of `values`.
+    dtype : numpy.dtype
+        Of the store.
+
+    Returns
+    -------
+    items : ndarray of `dtype`, shape (sum(lengths),)
+        C-contiguous. May be `values`, or share its memory.
+    lengths : ndarray of int64, shape (n,)
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `as_items`; and if `lengths` are not integers, are negative or do not add up.
+    """
+    if lengths is None:
+        rows = _convert(values, dtype, ndim=2)
+        return rows.reshape(-1), np.full(rows.shape[0], rows.shape[1], np.int64)
+    items = as_items(values, dtype)
+    return items, _as_lengths(lengths, len(items))
+
+
+def as_record(obj: Any, schema: Schema) -> _Array:
+    """Return the bytes of one object, as a structured array of one.
+
+    Parameters
+    ----------
+    obj : object
+        An instance of the store's class or of another one with an equal schema; a structured scalar or
+        array of one; a dict with all fields; a tuple of them. For an array type also a list or array.
+    schema : Schema
+        Of an object store.
+
+    Returns
+    -------
+    ndarray of ``schema.dtype``, shape (1,)
+        C-contiguous. May share the memory of `obj`.
+
+    Raises
+    ------
+    SchemaError
+        If `obj` is a ctypes instance of another layout; says how it differs. It is a TypeError.
+    TypeError, ValueError
+        As `as_items`.
+    """
+    if isinstance(obj, (ctypes.Structure, ctypes.Array)):
+        if type(obj) is not schema.ctype:
+            _check_same(obj, schema)
+        return np.frombuffer(memoryview(obj), schema.dtype)
+    if _is_wrapped(obj, schema):
+        return _wrapped([obj], schema)
+    if isinstance(obj, np.ndarray) and obj.size == 1:
+        return _convert(obj.reshape(1), schema.dtype, ndim=1)
+    return _convert([obj], schema.dtype, ndim=1)
+
+
+def as_records(records: object, schema: Schema) -> _Array:
+    """Return the bytes of many objects, as a structured array.
+
+    Parameters
+    ----------
+    records : array-like, 1-D
+        A structured array with the same fields, a ctypes array of instances, or an iterable of whatever
+        `as_record` takes. For an array type also an array of one dimension more.
+    schema : Schema
+        Of an object store.
+
+    Returns
+    -------
+    ndarray of ``schema.dtype``, shape (n,)
+        C-contiguous. May be `records`, or share its memory.
+
+    Raises
+    ------
+    SchemaError, TypeError, ValueError
+        As `as_record`.
+    """
+    if isinstance(records, np.ndarray):
+        return _wrapped(records, schema) if _is_wrapped(records, schema) else as_items(records, schema.dtype)
+    if isinstance(records, (Mapping, str, bytes, ctypes.Structure)):
+        raise TypeError(f"found {type(records).__name__}, expected a sequence of records")
+    rows: list[Any] = list(records)  # type: ignore[call-overload]
+    if any(isinstance(row, (ctypes.Structure, ctypes.Array)) or _is_wrapped(row, schema) for row in rows):
+        same = all(type(row) is schema.ctype for row in rows)
+        parts = rows if same else [as_record(row, schema).tobytes() for row in rows]
+        return np.frombuffer(b"".join(parts), schema.dtype)
+    return _convert(rows, schema.dtype, ndim=1)
+
+
+def _check_same(obj: Any, schema: Schema) -> None:
+    given = schema_of(obj)
+    if given != schema:
+        name, difference = type(obj).__name__, explain_difference(schema, given)
+        raise SchemaError(f"instances of {name} are not laid out as those of this store: {difference}")
+
+
+def _is_wrapped(values: object, schema: Schema) -> bool:
+    """Whether these are plain values for a store of an array type, and not structured already."""
+    names = values.dtype.names if isinstance(values, (np.ndarray, np.void)) else None
+    return schema.ctype is not None and issubclass(schema.ctype, ctypes.Array) and names is None
+
+
+def _wrapped(values: Any, schema: Schema) -> _Array:
+    out = np.zeros(len(values), schema.dtype)
+    items = out[ITEMS]
+    _fill(items, as_source(values, items.dtype, items.ndim), "")
+    return out
+
+
+def _convert(values: object, dtype: np.dtype[Any], ndim: int) -> _Array:
+    source = as_source(values, dtype, ndim)
+    if source.ndim != ndim and source.shape == (0,):
+        source = source.reshape((0,) * ndim)
+    if source.ndim != ndim:
+        single = f"a single {type(values).__name__}"
+        found = f"{source.ndim}-D values of shape {source.shape}" if source.ndim else single
+        raise ValueError(f"found {found}, expected {ndim}-D values of {dtype}")
+    if dtype.names is None:
+        return np.ascontiguousarray(exact(source, dtype))
+    if source.dtype == dtype and source.flags.c_contiguous:
+        return np.ascontiguousarray(source)
+    out = np.zeros(source.shape, dtype)
+    _fill(out, source, "")
+    return out
+
+
+def _fill(out: _Array, source: _Array, path: str) -> None:
+    """Store values into zeroed memory, field by field, so that padding stays zero."""
+    if source.shape != out.shape:
+        raise ValueError(f"{_prefix(path)}found values of shape {source.shape}, expected {out.shape}")
+    if source.size == 0:
+        return
+    if out.dtype.names is None:
+        out[...] = exact(source, out.dtype, _prefix(path))
+    elif source.dtype.names is not None:
+        check_names(source.dtype.names, out.dtype.names, _prefix(path))
+        for name in out.dtype.names:
+            _fill(out[name], source[name], f"{path}.{name}")
+    else:
+        _fill_records(out, source, path)
+
+
+def _fill_records(out: _Array, records: _Array, path: str) -> None:
+    """Store an array of Python objects, each of them a record."""
+    names = out.dtype.names or ()
+    columns = zip(*(as_tuple(record, names, _prefix(path)) for record in records.flat), strict=True)
+    for name, column in zip(names, columns, strict=True):
+        field = out[name]
+        ndim = field.ndim - out.ndim + 1
+        source = as_source(list(column), field.dtype, ndim, _prefix(f"{path}.{name}"))
+        _fill(field, source.reshape(out.shape + source.shape[1:]), f"{path}.{name}")
+
+
+def _as_lengths(lengths: Any, total: int) -> npt.NDArray[np.int64]:
+    if not isinstance(lengths, Iterable):
+        raise TypeError(f"lengths are integers, one for each record, found {type(lengths).__name__}")
+    counts = np.asarray(lengths if hasattr(lengths, "__array__") else list(lengths))
+    if counts.ndim != 1:
+        raise ValueError(f"lengths are a 1-D array, found {counts.ndim}-D of shape {counts.shape}")
+    if counts.size and counts.dtype.kind not in "iu":
+        raise TypeError(f"lengths are integers, found {counts.dtype}")
+    if counts.size and not 0 <= int(counts.min()) <= int(counts.max()) <= total:
+        raise ValueError(f"lengths are in the range 0 to {total}, found {counts.min()} to {counts.max()}")
+    if counts.sum() != total:
+        raise ValueError(f"lengths add up to {counts.sum()}, but there are {total} values")
+    return np.ascontiguousarray(counts, dtype=np.int64)
+
+
+def _prefix(path: str) -> str:
+    return f"field {path[1:]!r}: " if path else ""

@@ -1,0 +1,175 @@
+"""Casts of plain arrays that keep every value, or say which one they cannot keep.
+
+Rounding floats to a shorter float is the one change that is let through; an overflow to infinity is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["exact"]
+
+_Plain = npt.NDArray[Any]
+_Cast = Callable[[_Plain, "np.dtype[Any]", str], _Plain]
+
+
+def exact(source: _Plain, dtype: np.dtype[Any], where: str = "") -> _Plain:
+    """Cast an array.
+
+    Parameters
+    ----------
+    source : ndarray of any shape
+        Of a dtype without fields.
+    dtype : numpy.dtype
+        What is wanted, without fields.
+    where : str
+        Begins the messages: the field that is meant, as ``"field 'x': "``.
+
+    Returns
+    -------
+    ndarray
+        Of the same shape and of `dtype`; `source` itself if it is of that dtype.
+
+    Raises
+    ------
+    TypeError
+        If values of one type are never taken for the other, as text for numbers.
+    ValueError
+        If one value would change; the message shows it.
+    """
+    if source.dtype == dtype:
+        return source
+    if source.size == 0:
+        return np.zeros(source.shape, dtype)
+    cast = _CASTS.get((_group(source.dtype), _group(dtype)))
+    if cast is None:
+        raise TypeError(f"{where}found {source.dtype}, expected {dtype}")
+    return cast(source, dtype, where)
+
+
+def _group(dtype: np.dtype[Any]) -> str:
+    return {"u": "i", "S": "text", "U": "text"}.get(dtype.kind, dtype.kind)
+
+
+def _refuse(source: _Plain, bad: Any, dtype: np.dtype[Any], where: str) -> NoReturn:
+    """Raise a ValueError that shows the first value of `source` that is `bad`."""
+    value = source[np.asarray(bad)][0]
+    shown = str(value) if source.dtype.kind in "mM" else repr(value.item())
+    raise ValueError(f"{where}found {shown}, which {dtype} cannot hold without changing it")
+
+
+def _plainly(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
+    return source.astype(dtype)
+
+
+def _int_to_int(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    if int(source.min()) < low or int(source.max()) > high:
+        _refuse(source, (source < low) | (source > high), dtype, where)
+    return source.astype(dtype)
+
+
+def _float_to_int(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
+    wide = source.astype(np.promote_types(source.dtype, np.float64))
+    # The bounds are powers of two, so exact as floats: a cast of 2.0**64 itself is undefined.
+    inside = (wide >= float(np.iinfo(dtype).min)) & (wide < float(int(np.iinfo(dtype).max) + 1))
+    good = inside & (np.trunc(wide) == wide)
+    if not good.all():
+        _refuse(source, ~good, dtype, where)
+    return source.astype(dtype)
+
+
+def _int_to_float(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
+    with np.errstate(over="ignore"):
+        result = source.astype(dtype)
+    limit = 2 ** (np.finfo(dtype).nmant + 1)
+    # Every integer up to the limit is exact; of larger ones some are, and Python compares them exactly.
+    for index in np.argwhere((source > limit) | (source < -limit)):
+        if int(source[tuple(index)]) != result[tuple(index)].item():
+            _refuse(source, source == source[tuple(index)], dtype, where)
+    return result
+
+
+def _float_to_float(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
+    with np.errstate(all="ignore"):
+        result = source.astype(dtype)
+    bad = np.isinf(result) & ~np.isinf(source)
+    if bad.any():
+        _refuse(source, bad, dtype, where)
+    return result
+
+
+def _from_complex(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
+    if not (source.imag == 0).all():
+        _refuse(source, source.imag != 0, dtype, where)
+    return exact(source.real, dtype, where)
+
+
+def _to_complex(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
+    part = np.dtype(f"f{dtype.itemsize // 2}")
+    result = np.zeros(source.shape, dtype)
+    result.real = exact(source.real, part, where)
+    if source.dtype.kind == "c":
+        result.imag = exact(source.imag, part, where)
+    return result
+
+
+def _to_bool(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
+    good = (source == 0) | (source == 1)
+    if not good.all():
+        _refuse(source, ~good, dtype, where)
+    return source.astype(dtype)
+
+
+def _to_text(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
+    width = dtype.itemsize if dtype.kind == "S" else dtype.itemsize // 4
+    lengths = np.char.str_len(source)
+    if lengths.max() > width:
+        _refuse(source, lengths > width, dtype, where)
+    try:
+        return source.astype(dtype)
+    except UnicodeError as error:
+        raise ValueError(f"{where}found text that is not ASCII, expected {dtype}: {error}") from error
+
+
+def _to_time(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
+    nothing = np.isnat(source)
+    if np.datetime_data(source.dtype)[0] == "generic" and not nothing.all():
+        raise TypeError(f"{where}found {source.dtype} without a unit, expected {dtype}")
+    try:
+        result = source.astype(dtype)
+        bad = (result != source) | (result.astype(source.dtype) != source)
+    except OverflowError as error:
+        raise ValueError(f"{where}found a time out of the range of {dtype}: {error}") from error
+    except TypeError as error:  # months for days: they have no length
+        raise TypeError(f"{where}found {source.dtype}, expected {dtype}: {error}") from error
+    if (bad & ~nothing).any():
+        _refuse(source, bad & ~nothing, dtype, where)
+    return result
+
+
+_CASTS: dict[tuple[str, str], _Cast] = {
+    ("b", "b"): _plainly,
+    ("b", "i"): _plainly,
+    ("b", "f"): _plainly,
+    ("b", "c"): _plainly,
+    ("i", "b"): _to_bool,
+    ("i", "i"): _int_to_int,
+    ("i", "f"): _int_to_float,
+    ("i", "c"): _to_complex,
+    ("f", "b"): _to_bool,
+    ("f", "i"): _float_to_int,
+    ("f", "f"): _float_to_float,
+    ("f", "c"): _to_complex,
+    ("c", "b"): _to_bool,
+    ("c", "i"): _from_complex,
+    ("c", "f"): _from_complex,
+    ("c", "c"): _to_complex,
+    ("text", "text"): _to_text,
+    ("m", "m"): _to_time,
+    ("M", "M"): _to_time,
+}

@@ -1,0 +1,128 @@
+"""Keys: integers in [0, 2**64), whatever they are handed in as."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["MAX_KEY", "as_bound", "as_key", "as_keys", "modular"]
+
+MAX_KEY = 2**64 - 1
+
+_Keys = npt.NDArray[np.uint64]
+_UINT64 = np.dtype(np.uint64)
+
+
+def as_key(key: object) -> int:
+    """Return one key as a plain int.
+
+    Parameters
+    ----------
+    key : int or NumPy integer
+        Anything with ``__index__``, but no bool.
+
+    Raises
+    ------
+    TypeError
+        If it is not an integer.
+    ValueError
+        If it is not in ``[0, 2**64)``.
+    """
+    if type(key) is int and 0 <= key <= MAX_KEY:
+        return key
+    if isinstance(key, (bool, np.bool_)):
+        raise TypeError(f"a key is an integer, found the bool {key}")
+    try:
+        number = operator.index(key)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"a key is an integer, found {type(key).__name__}") from None
+    if not 0 <= number <= MAX_KEY:
+        raise ValueError(f"a key is in the range 0 to 2**64 - 1, found {_shown(number)}")
+    return number
+
+
+def as_bound(bound: object, default: int) -> int:
+    """Return one end of a range of keys: an int in ``[0, 2**64]``, or the default for None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `as_key`; but ``2**64``, the end of all keys, is allowed.
+    """
+    if bound is None:
+        return default
+    if type(bound) is int and bound == MAX_KEY + 1:
+        return bound
+    return as_key(bound)
+
+
+def as_keys(keys: object) -> _Keys:
+    """Return many keys as an array.
+
+    Parameters
+    ----------
+    keys : iterable of int
+        A NumPy array of integers, a range, or any iterable of what `as_key` takes.
+
+    Returns
+    -------
+    ndarray of uint64, shape (n,)
+        Contiguous; `keys` itself if it is such an array.
+
+    Raises
+    ------
+    TypeError
+        If they are not integers.
+    ValueError
+        If one is not in ``[0, 2**64)``, or the array is not 1-D.
+    """
+    if type(keys) is np.ndarray and keys.dtype == _UINT64 and keys.ndim == 1 and keys.flags.c_contiguous:
+        return cast("_Keys", keys)
+    if isinstance(keys, range):
+        return _from_range(keys)
+    if hasattr(keys, "__array__"):
+        return _from_array(np.asarray(keys))
+    if isinstance(keys, (str, bytes, bytearray)) or not isinstance(keys, Iterable):
+        raise TypeError(f"keys are an iterable of integers, found {type(keys).__name__}")
+    return _from_list(list(keys))
+
+
+def modular(values: range) -> _Keys:
+    """Return a range as uint64 modulo 2**64, in which what is negative is large and nothing overflows."""
+    first, step = np.uint64(values.start % 2**64), np.uint64(values.step % 2**64)
+    return first + step * np.arange(len(values), dtype=np.uint64)  # type: ignore[no-any-return]
+
+
+def _from_range(keys: range) -> _Keys:
+    for end in (*keys[:1], *keys[-1:]):
+        as_key(end)
+    return modular(keys)
+
+
+def _from_array(keys: npt.NDArray[Any]) -> _Keys:
+    if keys.ndim != 1:
+        raise ValueError(f"keys are a 1-D array, found {keys.ndim}-D of shape {keys.shape}")
+    if keys.size == 0:
+        return np.empty(0, np.uint64)
+    if keys.dtype.kind not in "iu":
+        raise TypeError(f"keys are integers, found an array of {keys.dtype}")
+    as_key(keys.min())  # no unsigned 64-bit array has a maximum out of range
+    return np.ascontiguousarray(keys, dtype=np.uint64)
+
+
+def _from_list(keys: list[Any]) -> _Keys:
+    if not set(map(type, keys)) <= {int}:
+        keys = list(map(as_key, keys))
+    try:
+        # Told the dtype: left to itself, NumPy makes floats of small and large integers together.
+        return np.array(keys, dtype=np.uint64)
+    except OverflowError:
+        return np.array(list(map(as_key, keys)), dtype=np.uint64)
+
+
+def _shown(number: int) -> str:
+    return str(number) if number.bit_length() < 128 else f"one of {number.bit_length()} bits"
