@@ -1,0 +1,45 @@
+"""structchunk: an embedded store for typed arrays and C structs."""
+
+from .array_store import ArrayStore
+from .batch import Batch
+from .cursor import Cursor
+from .database import Database, open
+from .errors import (
+    ClosedError,
+    CorruptionError,
+    Error,
+    FailedError,
+    KeyNotFound,
+    LockedError,
+    ReadOnlyError,
+    SchemaError,
+    StoreExists,
+    StoreNotFound,
+)
+from .object_store import Array, Object, ObjectStore
+from .transaction import Snapshot, Transaction
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Array",
+    "ArrayStore",
+    "Batch",
+    "ClosedError",
+    "CorruptionError",
+    "Cursor",
+    "Database",
+    "Error",
+    "FailedError",
+    "KeyNotFound",
+    "LockedError",
+    "Object",
+    "ObjectStore",
+    "ReadOnlyError",
+    "SchemaError",
+    "Snapshot",
+    "StoreExists",
+    "StoreNotFound",
+    "Transaction",
+    "open",
+]

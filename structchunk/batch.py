@@ -1,0 +1,96 @@
+"""Batch: a ragged block of records, as ``scan()`` and ``get_many()`` return them. Holds arrays; reads no store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Batch:
+    """Records of one store: key ``i`` has ``values[offsets[i]:offsets[i + 1]]``.
+
+    Attributes
+    ----------
+    keys : ndarray of uint64, shape (n,)
+    offsets : ndarray of int64, shape (n + 1,)
+        In items. The first one is 0.
+    values : ndarray, shape (offsets[-1],)
+        Read-only. A view of the mapped file where the records lie back to back, else a copy.
+
+    Notes
+    -----
+    A batch stays valid for as long as the caller holds it, past ``close()``. Values of records that may change
+    in place (objects, arrays made by ``new()``) follow such changes where they are a view.
+    """
+
+    __slots__ = ("keys", "offsets", "values")
+
+    def __init__(
+        self, keys: npt.NDArray[np.uint64], offsets: npt.NDArray[np.int64], values: npt.NDArray[Any]
+    ) -> None:
+        self.keys = keys
+        self.offsets = offsets
+        self.values = values
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Items of each record, shape (n,)."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, position: int) -> npt.NDArray[Any]:
+        """Return the values of the record at a position (not a key); negative ones count from the end."""
+        count = len(self.keys)
+        if not -count <= position < count:
+            raise IndexError(f"position {position} in a batch of {count} records")
+        position %= count
+        return self.values[self.offsets[position] : self.offsets[position + 1]]
+
+    def __iter__(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        bounds = self.offsets.tolist()
+        values = self.values
+        for key, low, high in zip(self.keys.tolist(), bounds, bounds[1:]):
+            yield key, values[low:high]
+
+    def __repr__(self) -> str:
+        return f"Batch({len(self)} records, {len(self.values)} items of {self.values.dtype})"
+
+    def reduce(self, ufunc: np.ufunc, dtype: npt.DTypeLike = None) -> npt.NDArray[Any]:
+        """Reduce every record to one number.
+
+        Parameters
+        ----------
+        ufunc : numpy.ufunc
+            A binary one: ``np.add``, ``np.maximum``, ...
+        dtype : dtype, optional
+            Type to calculate in, as in ``ufunc.reduce``.
+
+        Returns
+        -------
+        ndarray, shape (n,)
+            An empty record gives the ufunc's identity.
+
+        Raises
+        ------
+        ValueError
+            A record is empty, and the ufunc has no identity.
+        """
+        starts = self.offsets[:-1]
+        filled = self.offsets[1:] > starts
+        if filled.all():
+            if len(self.keys):
+                return ufunc.reduceat(self.values, starts, dtype=dtype)
+            return ufunc.reduce(self.values.reshape(0, 1), axis=1, dtype=dtype)
+        if ufunc.identity is None:
+            empty = int(self.keys[np.flatnonzero(~filled)[0]])
+            raise ValueError(f"{ufunc.__name__} has no identity, and the record of key {empty} is empty")
+        nothing = ufunc.reduce(self.values[:0], dtype=dtype)
+        result = np.full(len(self.keys), nothing)
+        if filled.any():
+            result[filled] = ufunc.reduceat(self.values, starts[filled], dtype=dtype)
+        return result

@@ -1,0 +1,388 @@
+"""Database: open, the catalog of stores, lifetimes, close."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import os
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import files
+from .array_store import ArrayStore
+from .errors import LockedError, ReadOnlyError, StoreNotFound
+from .extent import Extent, Run
+from .header import PAGE, round_up
+from .heap import Heap
+from .lock import Lock
+from .object_store import ObjectStore
+from .paths import Paths
+from .recovery import create_storage, open_storage
+from .schema import Schema
+from .staging import Staging
+from .storage import MAX_CHUNK_SIZE, Storage
+from .stores import AnyStore, Catalogue, bind, check_store_name
+from .transaction import Snapshot, Transaction
+
+CHUNK_SIZE = 64 << 20
+MIN_CHUNK_SIZE = 4 * PAGE
+_MODES = ("r", "r+", "a", "x")
+
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+class AtLatest:
+    """Binding of a store to the latest commit; every write is a transaction of its own."""
+
+    def __init__(self, database: Database, heap: Heap) -> None:
+        self.heap = heap
+        self._database = database
+        self._index = database.storage.index
+        # Straight to the index: this is the path of every single read.
+        self.find: Callable[[int], Extent | None] = self._index.table(heap.store).find
+
+    def open_staging(self) -> None:
+        """Return None: there is no open transaction here."""
+
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return one row per ascending key; the key that has none gets a tombstone."""
+        with contextlib.closing(self._index.view()) as view:
+            return view.lookup(self.heap.store, keys)
+
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows of a key range, all as of the present commit, as consecutive runs."""
+        return self._index.view().pieces(self.heap.store, start, stop, reverse=reverse)
+
+    def record_count(self) -> int:
+        """Return how many records the store has."""
+        self._database.check_open()
+        return self._index.record_count(self.heap.store)
+
+    def version(self) -> int:
+        """Return the number of the last commit."""
+        self._database.check_open()
+        return self._index.last
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Staging]:
+        """Enter a transaction that is committed at the end."""
+        with self._database.transaction() as transaction:
+            yield transaction.staging(self.heap)
+
+    def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
+        """Return an extent's items for changing in place, or None if the database is open for reading."""
+        database = self._database
+        return None if database.mode == "r" else database.storage.live_array(self.heap, extent)
+
+
+class Database:
+    """A directory of stores. Made by :func:`open`.
+
+    Notes
+    -----
+    Any number of threads may use one. There is one write transaction at a time; others wait. After ``fork()``
+    a child must open the database anew. As a context manager it closes at the end.
+
+    What was committed with ``sync=True`` is on disk when the commit returns. With ``sync=False`` it survives
+    the end of the process, and after a power cut the database comes back as of some earlier commit, whole:
+    not older than the last ``sync()``, ``close()`` or durable commit.
+    """
+
+    def __init__(self, storage: Storage, *, mode: str, sync: bool) -> None:
+        self.storage = storage
+        self._mode = mode
+        self._sync = sync
+        self._closed = False
+        self._writer = threading.Lock()
+        self._writer_thread = 0
+        self._transaction: weakref.ref[Transaction] | None = None
+        _databases.add(self)
+
+    @property
+    def path(self) -> str:
+        """The database's directory, absolute, without symbolic links."""
+        return self.storage.paths.root
+
+    @property
+    def mode(self) -> str:
+        """The mode that it was opened with."""
+        return self._mode
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self.storage.heaps)} stores"
+        return f"<Database {self.path!r}, mode {self._mode!r}, {state}>"
+
+    def check_open(self) -> None:
+        """Raise ClosedError after :meth:`close`, and in a forked child."""
+        self.storage.index.leveldb.check_open()
+
+    # ------------------------------------------------------------------ stores
+
+    def __getitem__(self, name: str) -> AnyStore:
+        """Return a store.
+
+        Raises
+        ------
+        StoreNotFound
+            There is none of this name.
+        """
+        self.check_open()
+        heap = self.storage.heaps.get(name)
+        if heap is None:
+            raise StoreNotFound(f"{self.path} has no store {name!r}; it has {sorted(self.storage.heaps)}")
+        return bind(AtLatest(self, heap))
+
+    def __contains__(self, name: object) -> bool:
+        self.check_open()
+        return name in self.storage.heaps
+
+    def __iter__(self) -> Iterator[str]:
+        self.check_open()
+        return iter(sorted(self.storage.heaps))
+
+    def __len__(self) -> int:
+        self.check_open()
+        return len(self.storage.heaps)
+
+    def array_store(self, name: str, dtype: Any = None) -> ArrayStore:
+        """Open an array store, or create it.
+
+        Parameters
+        ----------
+        name : str
+        dtype : dtype or ctypes type, optional
+            Type of the items: any of fixed size. Without it the store must exist.
+
+        Raises
+        ------
+        SchemaError
+            The type cannot be stored, or is not that of the existing store.
+        StoreNotFound
+            No type was given, and there is no such store.
+        StoreExists
+            There is an object store of this name.
+        ReadOnlyError
+            The store does not exist, and the database is open for reading.
+        """
+        return Catalogue(self).array_store(name, dtype)
+
+    def object_store(self, name: str, cls: Any = None) -> ObjectStore[Any]:
+        """Open an object store, or create it.
+
+        Parameters
+        ----------
+        name : str
+        cls : type, optional
+            A subclass of ``Object``, or any ctypes structure or array type of fixed size. Without it the store
+            must exist, and its objects are instances of an equivalent class made from the stored schema.
+
+        Raises
+        ------
+        SchemaError, StoreNotFound, StoreExists, ReadOnlyError
+            As for :meth:`array_store`.
+        """
+        return Catalogue(self).object_store(name, cls)
+
+    def schema(self, name: str) -> Schema | None:
+        """Return the type of a store, or None if there is no such store."""
+        self.check_open()
+        heap = self.storage.heaps.get(name)
+        return None if heap is None else heap.schema
+
+    def create(self, name: str, schema: Schema) -> None:
+        """Create a store, as a commit of its own."""
+        with self.transaction() as transaction:
+            if transaction.schema(name) is None:
+                transaction.create(name, schema)
+
+    def drop_store(self, name: str) -> None:
+        """Delete a store and all its records, as a commit of its own; its files go once that is on disk.
+
+        Raises
+        ------
+        StoreNotFound
+            There is no such store.
+        """
+        with self.transaction() as transaction:
+            heap = self.storage.heaps.get(check_store_name(name))
+            if heap is None:
+                raise StoreNotFound(f"{self.path} has no store {name!r}")
+            transaction.drop(heap)
+        self.storage.checkpoint()
+
+    # ------------------------------------------------------------------ transactions
+
+    def transaction(self, *, sync: bool | None = None) -> Transaction:
+        """Begin a write transaction, once the one of any other thread has ended.
+
+        Parameters
+        ----------
+        sync : bool, optional
+            Whether ``commit`` waits for the disk; by default as the database was opened.
+
+        Raises
+        ------
+        LockedError
+            This thread has a transaction open already.
+        ReadOnlyError
+            The database is open for reading.
+        """
+        self._check_writable()
+        thread = threading.get_ident()
+        if self._writer_thread == thread:
+            raise LockedError("this thread has a write transaction open: write through that, or end it first")
+        self._writer.acquire()
+        try:
+            self.storage.check_usable()
+            wanted = self._sync if sync is None else bool(sync)
+            transaction = Transaction(self.storage, sync=wanted, release=self._release)
+            self._transaction = weakref.ref(transaction)
+        except BaseException:
+            self._writer.release()
+            raise
+        self._writer_thread = thread
+        return transaction
+
+    def _release(self) -> None:
+        self._transaction = None
+        self._writer_thread = 0
+        self._writer.release()
+
+    def _check_writable(self) -> None:
+        self.check_open()
+        if self._mode == "r":
+            raise ReadOnlyError(f"{self.path} is open with mode='r'; open it with mode='r+' to write")
+
+    def snapshot(self) -> Snapshot:
+        """Return the database as of the latest commit, for reading."""
+        return Snapshot(self.storage.index.view(), self.storage.heaps)
+
+    def sync(self) -> None:
+        """Bring everything to disk: all commits, the index, and changes made in place to live records."""
+        self._check_writable()
+        self.storage.checkpoint()
+
+    # ------------------------------------------------------------------ end
+
+    def close(self) -> None:
+        """Bring everything to disk and close. Idempotent.
+
+        Notes
+        -----
+        Aborts the transaction that this thread has open; waits for that of another thread, and for reads in
+        flight. Arrays and objects that were handed out stay valid.
+        """
+        if self._closed:
+            return
+        transaction = self._transaction and self._transaction()
+        if transaction is not None and self._writer_thread == threading.get_ident():
+            transaction.abort()
+        with self._writer:
+            if not self._closed:
+                self._closed = True
+                self.storage.close()
+
+    def disown(self) -> None:
+        """Let go of everything in a forked child, where it is the parent's."""
+        self._closed = True
+        self._writer = threading.Lock()
+        self._writer_thread = 0
+        transaction = self._transaction and self._transaction()
+        if transaction is not None:
+            transaction.disown()
+        self.storage.disown()
+
+    def __enter__(self) -> Database:
+        self.check_open()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=1)
+            with contextlib.suppress(Exception):
+                self.close()
+
+
+def _disown_all() -> None:
+    for database in list(_databases):
+        database.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)
+
+
+def open(
+    path: str | os.PathLike[str], mode: str = "a", *, chunk_size: int = CHUNK_SIZE, sync: bool = True
+) -> Database:
+    """Open a database, or create it.
+
+    Parameters
+    ----------
+    path : path-like
+        The database's directory.
+    mode : {"r", "r+", "a", "x"}
+        ``"r"`` read, must exist; ``"r+"`` read and write, must exist; ``"a"`` create if missing; ``"x"``
+        create, must not exist.
+    chunk_size : int
+        Bytes of the first chunk file of a store, which is sparse; each further one is twice as large as the
+        one before, up to 4 GiB.
+    sync : bool
+        Whether commits wait for the disk, unless a transaction says otherwise.
+
+    Raises
+    ------
+    FileNotFoundError, FileExistsError
+        As the mode says.
+    LockedError
+        Another process, or another handle of this one, has the database open.
+    CorruptionError
+        What is on disk is damaged; the message says what to do.
+    """
+    if mode not in _MODES:
+        raise ValueError(f"mode is {mode!r}; it must be one of {', '.join(map(repr, _MODES))}")
+    size = operator.index(chunk_size)
+    if not MIN_CHUNK_SIZE <= size <= MAX_CHUNK_SIZE:
+        raise ValueError(f"chunk_size is {size}; it must be from {MIN_CHUNK_SIZE} to {MAX_CHUNK_SIZE} bytes")
+    root = os.path.realpath(path)
+    exists = os.path.lexists(os.path.join(root, "superblock"))
+    if mode == "x" and exists:
+        raise FileExistsError(f"{root} is a database already; open it with mode='a'")
+    if mode in ("r", "r+") and not os.path.isdir(root):
+        raise FileNotFoundError(f"no database at {root}; create it with mode='a'")
+    if not os.path.isdir(root):
+        files.make_directory(root)
+    return _open_locked(Paths(root), mode, round_up(size, PAGE), sync=bool(sync))
+
+
+def _open_locked(paths: Paths, mode: str, chunk_size: int, *, sync: bool) -> Database:
+    may_create = mode in ("a", "x")
+    if not may_create and not os.path.lexists(paths.superblock) and not os.path.isdir(paths.chunks):
+        raise FileNotFoundError(f"no database at {paths.root}; create it with mode='a'")
+    lock = Lock(paths.lock)
+    try:
+        if os.path.lexists(paths.superblock) or not may_create:
+            if mode == "x":
+                raise FileExistsError(f"{paths.root} is a database already; open it with mode='a'")
+            storage = open_storage(paths, lock, chunk_size)
+        else:
+            storage = create_storage(paths, lock, chunk_size)
+    except BaseException:
+        lock.release()
+        raise
+    return Database(storage, mode=mode, sync=sync)
+
+

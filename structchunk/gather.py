@@ -1,0 +1,111 @@
+"""The records of a run as one Batch: a view where they lie back to back, else one vectorised copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .batch import Batch
+from .extent import Run, breaks
+from .heap import Heap
+
+LONG_STRETCH = 1024
+"""A scan splits its batches where records stop lying back to back, if stretches have this many on average."""
+COPY_SIZE = 64 << 20
+"""A scan copies no more bytes than this into one batch."""
+WIDE_ITEMS = 512
+"""Records of different lengths are copied one by one above this many items each, else item by item."""
+
+
+def gather(heap: Heap, run: Run) -> Batch:
+    """Return the records of a run, in its order, which need not be that of the keys."""
+    keys = np.ascontiguousarray(run["key"])
+    offsets = np.zeros(len(run) + 1, np.int64)
+    np.cumsum(run["length"], out=offsets[1:])
+    if not len(breaks(run, heap.item_size)):
+        return Batch(keys, offsets, _stretch(heap, run, int(offsets[-1])))
+    values = _copy(heap, run, offsets)
+    values.flags.writeable = False
+    return Batch(keys, offsets, values)
+
+
+def batches(heap: Heap, run: Run, batch_size: int) -> Iterator[Batch]:
+    """Yield the records of a run as batches of at most `batch_size` records."""
+    cuts = breaks(run, heap.item_size)
+    if len(cuts) and (len(cuts) + 1) * LONG_STRETCH > len(run):
+        cuts = _copy_cuts(run, heap.item_size)
+    bounds = [0, *cuts.tolist(), len(run)]
+    for low, high in zip(bounds, bounds[1:]):
+        for first in range(low, high, batch_size):
+            yield gather(heap, run[first : min(first + batch_size, high)])
+
+
+def _copy_cuts(run: Run, item_size: int) -> npt.NDArray[Any]:
+    """Return where to cut a run so that no piece has many more bytes than are to be copied at once."""
+    portion = np.cumsum(run["length"]) * np.uint64(item_size) // np.uint64(COPY_SIZE)
+    return np.flatnonzero(portion[1:] != portion[:-1]) + 1
+
+
+def _stretch(heap: Heap, run: Run, length: int) -> npt.NDArray[Any]:
+    """Return records that lie back to back, without a copy."""
+    if not length:
+        return np.empty(0, heap.schema.dtype)
+    start = int(run["offset"][0]) // heap.item_size
+    return heap.arrays[int(run["chunk"][0])][start : start + length]
+
+
+def _copy(heap: Heap, run: Run, offsets: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Return a copy of scattered records, one after the other."""
+    dtype = heap.schema.dtype
+    out = np.empty(int(offsets[-1]), dtype)
+    lengths = run["length"].astype(np.int64)
+    chunks = run["chunk"]
+    uniform = bool((lengths == lengths[0]).all())
+    for chunk in np.unique(chunks).tolist():
+        chosen = np.flatnonzero(chunks == chunk)
+        items = heap.arrays[chunk]
+        starts = run["offset"][chosen].astype(np.int64) // heap.item_size
+        if uniform:
+            _copy_windows(items, starts, int(lengths[0]), out, chosen)
+        elif int(lengths[chosen].sum()) > WIDE_ITEMS * len(chosen):
+            _copy_each(items, starts, lengths[chosen], out, offsets[chosen])
+        else:
+            _copy_items(items, starts, lengths[chosen], out, offsets[chosen])
+    return out
+
+
+def _copy_windows(
+    items: npt.NDArray[Any], starts: npt.NDArray[Any], length: int, out: npt.NDArray[Any], chosen: npt.NDArray[Any]
+) -> None:
+    """Copy records of one length: one memory copy a record, from windows over the file at every item."""
+    if not length:
+        return
+    record = np.dtype((np.void, length * items.itemsize))
+    shape, strides = (len(items) - length + 1,), (items.itemsize,)
+    windows: npt.NDArray[Any] = np.ndarray(shape, record, items, strides=strides)
+    rows = out.view(record)
+    if len(chosen) == len(rows):
+        np.take(windows, starts, out=rows, mode="clip")
+    else:
+        rows[chosen] = windows[starts]
+
+
+def _copy_each(
+    items: npt.NDArray[Any], starts: npt.NDArray[Any], lengths: npt.NDArray[Any], out: npt.NDArray[Any], at: npt.NDArray[Any]
+) -> None:
+    """Copy long records one by one: the memory copies outweigh the loop."""
+    for start, length, to in zip(starts.tolist(), lengths.tolist(), at.tolist()):
+        out[to : to + length] = items[start : start + length]
+
+
+def _copy_items(
+    items: npt.NDArray[Any], starts: npt.NDArray[Any], lengths: npt.NDArray[Any], out: npt.NDArray[Any], at: npt.NDArray[Any]
+) -> None:
+    """Copy short records of different lengths, item by item."""
+    within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    cell = np.dtype((np.void, items.itemsize))
+    source = np.repeat(starts, lengths) + within
+    out.view(cell)[np.repeat(at, lengths) + within] = items.view(cell)[source]

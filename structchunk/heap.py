@@ -1,0 +1,230 @@
+"""The chunk files of one store: where the next record goes, and the bytes of an extent. Keys mean nothing here.
+
+A heap never decides whether a record is current; that is the index's. It allocates, rolls over to new chunks,
+takes back what an aborted transaction used, and turns extents into arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .chunk import Chunk
+from .errors import CorruptionError
+from .extent import ROW, ROW_SIZE, TOMBSTONE, Extent, Run, make_run, misplaced
+from .schema import Schema
+
+SPARSE_SIZE = 1 << 16
+"""A zeroed record of more bytes than this is left sparse: its blocks are taken when it is written."""
+
+
+class Arrays(dict[int, npt.NDArray[Any]]):
+    """Each chunk of a heap as one array of items, mapped when first asked for."""
+
+    def __init__(self, heap: Heap, *, writable: bool) -> None:
+        super().__init__()
+        self._heap = heap
+        self._writable = writable
+
+    def __missing__(self, chunk: int) -> npt.NDArray[Any]:
+        heap = self._heap
+        array = self[chunk] = heap.chunks[chunk].items(heap.schema.dtype, writable=self._writable)
+        return array
+
+
+class Heap:
+    """The chunks of one store.
+
+    Parameters
+    ----------
+    store : int
+        The store's id.
+    name : str
+        The store's name.
+    schema : Schema
+        The type of its items.
+    create_chunk : callable
+        ``create_chunk(heap, size)`` makes the store's next chunk, with room for a record of `size` bytes.
+
+    Notes
+    -----
+    Any number of threads may read; one writes. ``touched`` and ``created`` are what the open transaction used.
+    """
+
+    def __init__(self, store: int, name: str, schema: Schema, create_chunk: Callable[[Heap, int], Chunk]) -> None:
+        self.store = store
+        self.name = name
+        self.schema = schema
+        self.item_size = schema.item_size
+        self.chunks: dict[int, Chunk] = {}
+        self.arrays = Arrays(self, writable=False)
+        self.live_arrays = Arrays(self, writable=True)
+        self.touched: dict[int, Chunk] = {}
+        self.created: set[int] = set()
+        self._create_chunk = create_chunk
+        self._open: Chunk | None = None
+
+    def add(self, chunk: Chunk) -> None:
+        """Add a chunk file; the one with the highest id is the one that grows."""
+        self.chunks[chunk.id] = chunk
+
+    def remove(self, chunk: int) -> Chunk:
+        """Forget a chunk; its views stay valid."""
+        self.arrays.pop(chunk, None)
+        self.live_arrays.pop(chunk, None)
+        return self.chunks.pop(chunk)
+
+    # ------------------------------------------------------------------ reading
+
+    def array(self, extent: Extent) -> npt.NDArray[Any]:
+        """Return an extent's items, read-only, without a copy."""
+        start = extent[1] // self.item_size
+        return self.arrays[extent[3]][start : start + extent[2]]
+
+    def live_array(self, extent: Extent) -> npt.NDArray[Any]:
+        """Return an extent's items, writable: a change goes to the file."""
+        start = extent[1] // self.item_size
+        return self.live_arrays[extent[3]][start : start + extent[2]]
+
+    def check(self, run: Run) -> None:
+        """Raise CorruptionError unless all extents of a run lie inside this heap's chunks."""
+        chunks = run["chunk"]
+        if not len(run):
+            return
+        first = int(chunks[0])
+        alone = bool((chunks == first).all())
+        for chunk_id in [first] if alone else np.unique(chunks).tolist():
+            rows = run if alone else run[chunks == chunk_id]
+            chunk = self.chunks.get(chunk_id)
+            if chunk is None:
+                found = f"key {rows['key'][0]} in chunk {chunk_id}"
+                raise CorruptionError(self.name, found=found, expected=f"one of the chunks {sorted(self.chunks)}")
+            bad = misplaced(rows, chunk.header.data_offset, chunk.free, self.item_size)
+            if bad.any():
+                row = rows[np.argmax(bad)]
+                found = f"key {row['key']} with {row['length']} items, flags {row['flags']}"
+                expected = f"whole items inside bytes {chunk.header.data_offset} to {chunk.free}"
+                raise CorruptionError(chunk.path, offset=int(row["offset"]), found=found, expected=expected)
+
+    # ------------------------------------------------------------------ writing
+
+    def roll(self, size: int = 0) -> Chunk:
+        """Start a new chunk, with room for a record of `size` bytes."""
+        chunk = self._create_chunk(self, size)
+        self.add(chunk)
+        self.created.add(chunk.id)
+        self.touched[chunk.id] = chunk
+        self._open = chunk
+        return chunk
+
+    def _room(self, size: int) -> Chunk:
+        """Return a chunk that can take a record of `size` bytes and its row."""
+        chunk = self._open
+        if chunk is None and self.chunks:
+            chunk = self.chunks[max(self.chunks)]
+            chunk.prepare()
+            self._open = self.touched[chunk.id] = chunk
+        if chunk is None or chunk.free + size + ROW_SIZE > chunk.limit:
+            chunk = self.roll(size)
+        return chunk
+
+    def put(self, key: int, items: npt.NDArray[Any], flags: int = 0) -> bytes:
+        """Store one record and return its packed row.
+
+        Raises
+        ------
+        OSError
+            ENOSPC when the disk is full; then nothing changed.
+        """
+        size = items.nbytes
+        chunk = self._open
+        if chunk is None or chunk.free + size + ROW_SIZE > chunk.limit:
+            chunk = self._room(size)
+        offset = chunk.free
+        end = offset + size
+        if end > chunk.reserved:
+            chunk.reserve(end)
+        if size:
+            chunk.store(offset, items, size)
+        chunk.free = end
+        chunk.limit -= ROW_SIZE
+        return ROW.pack(key, offset, len(items), chunk.id, flags)
+
+    def put_zeros(self, key: int, length: int, flags: int) -> bytes:
+        """Allocate one zeroed record and return its packed row; a large one stays sparse."""
+        size = length * self.item_size
+        chunk = self._room(size)
+        offset = chunk.free
+        if size <= SPARSE_SIZE:
+            chunk.reserve(offset + size)
+        chunk.free = offset + size
+        chunk.limit -= ROW_SIZE
+        return ROW.pack(key, offset, length, chunk.id, flags)
+
+    def put_many(
+        self,
+        keys: npt.NDArray[np.uint64],
+        items: npt.NDArray[Any],
+        lengths: npt.NDArray[np.int64],
+        flags: int = 0,
+    ) -> Run:
+        """Store many records back to back, over as many chunks as they need, and return their rows in order."""
+        ends = np.cumsum(lengths)
+        needed = ends * self.item_size + np.arange(1, len(keys) + 1) * ROW_SIZE
+        runs = []
+        first = done = 0
+        while first < len(keys):
+            chunk = self._room(int(lengths[first]) * self.item_size)
+            before = int(needed[first - 1]) if first else 0
+            upto = int(np.searchsorted(needed, before + chunk.limit - chunk.free, side="right"))
+            last = int(ends[upto - 1])
+            offset, size = chunk.free, (last - done) * self.item_size
+            chunk.reserve(offset + size)
+            if size:
+                chunk.store(offset, items[done:last], size)
+            starts = offset + (ends[first:upto] - lengths[first:upto] - done) * self.item_size
+            runs.append(make_run(keys[first:upto], starts, lengths[first:upto], chunk.id, flags))
+            chunk.free = offset + size
+            chunk.limit -= ROW_SIZE * (upto - first)
+            first, done = upto, last
+        return runs[0] if len(runs) == 1 else np.concatenate(runs) if runs else make_run(keys, 0, 0, 0)
+
+    def bury(self, keys: npt.NDArray[np.uint64], flags: int = TOMBSTONE) -> Run:
+        """Return tombstones for these keys, with room made for them in the directories."""
+        runs = []
+        first = 0
+        while first < len(keys):
+            chunk = self._room(0)
+            upto = min(len(keys), first + (chunk.limit - chunk.free) // ROW_SIZE)
+            chunk.limit -= ROW_SIZE * (upto - first)
+            runs.append(make_run(keys[first:upto], 0, 0, chunk.id, flags))
+            first = upto
+        return np.concatenate(runs) if runs else make_run(keys, 0, 0, 0)
+
+    def bury_one(self, key: int, flags: int = TOMBSTONE) -> bytes:
+        """Return one packed tombstone."""
+        chunk = self._room(0)
+        chunk.limit -= ROW_SIZE
+        return ROW.pack(key, 0, 0, chunk.id, flags)
+
+    def settle(self) -> None:
+        """Forget what the open transaction used: it was committed."""
+        for chunk in self.touched.values():
+            chunk.seek(chunk.free, chunk.directory)
+        self.touched = {}
+        self.created = set()
+        self._open = None
+
+    def rewind(self, *, keep: bool) -> list[Chunk]:
+        """Take back what the open transaction used, and return the chunks that it made.
+
+        With `keep`, views of its records were handed out: their bytes stay as they are.
+        """
+        made = [self.remove(self.touched.pop(chunk).id) for chunk in sorted(self.created)]
+        for chunk in self.touched.values():
+            chunk.rewind(keep=keep)
+        self.settle()
+        return made

@@ -1,0 +1,218 @@
+"""What one transaction has changed in one store: rows that no one else sees yet, laid over the index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .extent import (
+    LIVE,
+    TOMBSTONE,
+    ZERO,
+    Extent,
+    Run,
+    clip,
+    empty_run,
+    find_equal,
+    find_one,
+    last_wins,
+    live,
+    overlay,
+    overlay_pieces,
+    run_from_bytes,
+)
+from .heap import Heap
+from .index import unpack_row
+from .table import Table
+
+_MANY_ROWS = 1 << 16
+
+
+class Edit(NamedTuple):
+    """A private copy of an object that replaces its record, and its bytes when it was last stored."""
+
+    object: Any
+    stored: bytes
+
+
+class Staging:
+    """The uncommitted rows of one store.
+
+    Single writes collect in a dictionary of packed rows; bulk writes, and the dictionary when it has grown,
+    become runs. A run that is not much smaller than the one before it is merged into it, so that n rows cost
+    n log n in whatever pieces they come.
+
+    Attributes
+    ----------
+    lent : bool
+        A view of uncommitted bytes was handed out, so an abort must leave them as they are.
+    changes : int
+        Counts writes.
+    """
+
+    def __init__(self, heap: Heap, table: Table, record_count: int) -> None:
+        self.heap = heap
+        self.table = table
+        self.lent = False
+        self.changes = 0
+        self.rows: dict[int, bytes] = {}
+        self.edits: dict[int, Edit] = {}
+        self._runs: list[Run] = []
+        self._record_count = record_count
+
+    # ------------------------------------------------------------------ writing
+
+    def put(self, key: int, items: npt.NDArray[Any], flags: int = 0) -> None:
+        """Store one record."""
+        rows = self.rows
+        rows[key] = self.heap.put(key, items, flags)
+        self.changes += 1
+        if self.edits:
+            self.edits.pop(key, None)
+        if len(rows) > _MANY_ROWS:
+            self._pack_rows()
+
+    def put_zeros(self, key: int, length: int) -> Extent:
+        """Allocate one zeroed record that may change in place."""
+        row = self.heap.put_zeros(key, length, LIVE | ZERO)
+        self.rows[key] = row
+        self.edits.pop(key, None)
+        self.changes += 1
+        self.lent = True
+        return unpack_row(row)
+
+    def put_many(
+        self,
+        keys: npt.NDArray[np.uint64],
+        items: npt.NDArray[Any],
+        lengths: npt.NDArray[np.int64],
+        flags: int = 0,
+    ) -> None:
+        """Store many records; of equal keys the last one stays."""
+        self._add(last_wins(self.heap.put_many(keys, items, lengths, flags)))
+
+    def delete(self, key: int) -> bool:
+        """Delete one record, and tell whether there was one."""
+        row = self.staged(key) or self.table.find(key)
+        if row is None or row[4] & TOMBSTONE:
+            return False
+        self.rows[key] = self.heap.bury_one(key)
+        self.edits.pop(key, None)
+        self.changes += 1
+        return True
+
+    def delete_range(self, start: int, stop: int) -> int:
+        """Delete the records of a key range, and return how many there were."""
+        found = [piece["key"].copy() for piece in self._pieces(start, stop, reverse=False)]
+        if not found:
+            return 0
+        keys = np.concatenate(found)
+        self._add(self.heap.bury(keys))
+        return len(keys)
+
+    def add_edit(self, key: int, private: Any) -> None:
+        """Note an object whose bytes, if they change, replace its record."""
+        self.edits[key] = Edit(private, bytes(private))
+
+    def store_edits(self) -> None:
+        """Store the objects whose bytes changed since they were last stored."""
+        for key, (private, stored) in list(self.edits.items()):
+            now = bytes(private)
+            if now != stored:
+                self.put(key, np.frombuffer(now, self.heap.schema.dtype), LIVE)
+                self.edits[key] = Edit(private, now)
+
+    def _add(self, run: Run) -> None:
+        self.changes += 1
+        for key in [key for key in self.edits if find_one(run, key) is not None]:
+            del self.edits[key]
+        self._pack_rows()
+        if len(run):
+            self._runs.append(run)
+        self._merge_tiers()
+
+    def _pack_rows(self) -> None:
+        if self.rows:
+            self._runs.append(last_wins(run_from_bytes(b"".join(self.rows.values()))))
+            self.rows = {}
+            self._merge_tiers()
+
+    def _merge_tiers(self) -> None:
+        runs = self._runs
+        while len(runs) > 1 and 2 * len(runs[-1]) >= len(runs[-2]):
+            newer = runs.pop()
+            runs[-1] = overlay(newer, runs[-1])
+
+    def run(self) -> Run:
+        """Return all staged rows, tombstones included."""
+        self.store_edits()
+        self._pack_rows()
+        while len(self._runs) > 1:
+            newer = self._runs.pop()
+            self._runs[-1] = overlay(newer, self._runs[-1])
+        return self._runs[0] if self._runs else empty_run()
+
+    def is_changed(self) -> bool:
+        """Tell whether there is anything to commit: rows, or a chunk that the store does not have yet."""
+        self.store_edits()
+        return bool(self.heap.touched)
+
+    def only_row(self) -> bytes | None:
+        """Return the staged row if there is just one."""
+        self.store_edits()
+        return next(iter(self.rows.values())) if len(self.rows) == 1 and not self._runs else None
+
+    # ------------------------------------------------------------------ reading
+
+    def staged(self, key: int) -> Extent | None:
+        """Return the staged row of a key, tombstone or not, or None if the key was not touched."""
+        row = self.rows.get(key)
+        if row is not None:
+            return unpack_row(row)
+        for run in reversed(self._runs):
+            extent = find_one(run, key)
+            if extent is not None:
+                return extent
+        return None
+
+    def find(self, key: int) -> Extent | None:
+        """Return the extent of a key as this transaction sees it, or None."""
+        row = self.staged(key)
+        if row is None:
+            return self.table.find(key)
+        if row[4] & TOMBSTONE:
+            return None
+        self.lent = True
+        return row
+
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return one row per ascending key; the key that has none gets a tombstone."""
+        staged = self.run()
+        where = np.searchsorted(staged["key"], keys)
+        found = find_equal(staged, keys, where)
+        self.lent = self.lent or bool(found.any())
+        rows = self.table.lookup(keys)
+        rows[found] = staged[where[found]]
+        return rows
+
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows of a key range, as this transaction sees it, as consecutive runs."""
+        self.lent = self.lent or len(clip(self.run(), start, stop)) > 0
+        return self._pieces(start, stop, reverse=reverse)
+
+    def _pieces(self, start: int, stop: int, *, reverse: bool) -> Iterator[Run]:
+        older = self.table.pieces(start, stop, reverse=reverse)
+        for piece in overlay_pieces(clip(self.run(), start, stop), older, reverse=reverse):
+            rows = live(piece)
+            if len(rows):
+                yield rows
+
+    def record_count(self) -> int:
+        """Return how many records the store has, as this transaction sees it."""
+        staged = self.run()
+        replaced = self.table.existing(staged["key"])
+        return self._record_count - len(replaced) + len(live(staged))
+

@@ -1,0 +1,331 @@
+"""Storage: the open files of one database, and the protocol by which they change: commit, checkpoint, close.
+
+It decides in what order chunks, index and superblock are written and flushed. What a record means, and who may
+read or write, is for the layers above; what opening does after a crash is in ``recovery.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+
+from . import files
+from .chunk import Chunk
+from .errors import FailedError
+from .extent import ROW_SIZE, TOMBSTONE, ZERO, Extent
+from .header import PAGE, Header, round_up
+from .heap import Heap
+from .index import Catalog, Index, unpack_row
+from .lock import Lock
+from .paths import Paths
+from .schema import Schema
+from .segment import SEGMENT_SIZE, data_crc, pack_segment
+from .staging import Staging
+from .superblock import Superblock
+
+MAX_CHUNK_SIZE = 4 << 30
+CHECKPOINT_COMMITS = 1 << 17
+"""After this many commits a checkpoint is made, so that opening after a crash has little to walk."""
+CHECKPOINT_SIZE = 1 << 30
+"""And after this many bytes."""
+
+
+class Part(NamedTuple):
+    """What a commit will append to one chunk: packed rows, and the CRC of their records."""
+
+    chunk: Chunk
+    rows: bytes
+    crc: int
+
+
+class Gone(NamedTuple):
+    """A chunk that is to be unlinked once a checkpoint has made that safe."""
+
+    store: int
+    chunk: int
+
+
+class Storage:
+    """The files of one database, open for writing.
+
+    Notes
+    -----
+    Any number of threads may read heaps and index; the caller lets one stage and commit. Checkpoints may be
+    made from any thread.
+    """
+
+    def __init__(self, paths: Paths, lock: Lock, superblock: Superblock, index: Index, chunk_size: int) -> None:
+        self.paths = paths
+        self.superblock = superblock
+        self.index = index
+        self.chunk_size = chunk_size
+        self.heaps: dict[str, Heap] = {}
+        self.next_chunk = max(superblock.next_chunk, index.next_chunk)
+        self.dirty: dict[int, Chunk] = {}
+        self.directory_dirty = False
+        self.epoch_pending = True
+        self.gone: list[Gone] = []
+        self.failure = ""
+        self._lock = lock
+        self._live: dict[int, Chunk] = {}
+        self._commit_lock = threading.RLock()
+        self._uncheckpointed_size = 0
+
+    # ------------------------------------------------------------------ stores and chunks
+
+    def add_heap(self, heap: Heap) -> None:
+        """Make a committed store known."""
+        self.heaps[heap.name] = heap
+        self.index.add_table(heap.store, heap.item_size, heap.check)
+
+    def new_heap(self, name: str, schema: Schema) -> Heap:
+        """Make the heap of a new store, with its first chunk, whose id is the store's id."""
+        heap = Heap(self.next_chunk, name, schema, self.create_chunk)
+        heap.roll()
+        self.index.add_table(heap.store, heap.item_size, heap.check)
+        return heap
+
+    def create_chunk(self, heap: Heap, size: int) -> Chunk:
+        """Create the next chunk file of a store, with room for one record of `size` bytes."""
+        last = heap.chunks[max(heap.chunks)].header.file_size if heap.chunks else 0
+        usual = min(2 * last, MAX_CHUNK_SIZE) if last else self.chunk_size
+        about = {"name": heap.name, "kind": heap.schema.kind, "schema": heap.schema.descriptor}
+        fixed = (self.superblock.database, self.next_chunk, heap.store, heap.item_size)
+        draft = Header(*fixed, 0, time.time_ns(), about)
+        least = round_up(draft.data_offset + size + ROW_SIZE + 2 * SEGMENT_SIZE, PAGE)
+        header = Header(*fixed, max(usual, least), draft.created, about)
+        chunk = Chunk.create(self.paths.chunk(self.next_chunk), header)
+        self.next_chunk += 1
+        self.directory_dirty = True
+        self.dirty[chunk.id] = chunk
+        return chunk
+
+    def live_array(self, heap: Heap, extent: Extent) -> npt.NDArray[Any]:
+        """Return an extent's items for changing in place.
+
+        A record that a CRC covers can be changed only when no crash can make recovery check it any more.
+        """
+        chunk = heap.chunks[extent[3]]
+        if not extent[4] & ZERO and extent[1] + extent[2] * heap.item_size > chunk.settled:
+            self.checkpoint()
+        self._live[chunk.id] = chunk
+        return heap.live_array(extent)
+
+    # ------------------------------------------------------------------ commit
+
+    def check_usable(self) -> None:
+        """Raise if the database is closed, or an earlier commit failed half-way."""
+        self.index.leveldb.check_open()
+        if self.failure:
+            raise FailedError(
+                f"{self.paths.root}: an earlier write failed ({self.failure}), so what is on disk is not known; "
+                "close the database and open it again"
+            )
+
+    def commit(
+        self, stagings: Iterable[Staging], *, sync: bool, created: Iterable[Heap] = (), dropped: Heap | None = None
+    ) -> None:
+        """Make what was staged the next commit; an exception before its first segment changes nothing.
+
+        Parameters
+        ----------
+        stagings : iterable of Staging
+            One for each store.
+        sync : bool
+            Return only when the commit is on disk.
+        created : iterable of Heap
+            Stores that this commit creates; each has a staging.
+        dropped : Heap, optional
+            The store that this commit drops; its staging has the row that says so.
+        """
+        created = list(created)
+        with self._commit_lock:
+            self.check_usable()
+            stagings = [staging for staging in stagings if staging.is_changed()]
+            parts = [part for staging in stagings for part in _parts(staging)]
+            if not parts:
+                return
+            if self.epoch_pending:
+                self.checkpoint()
+            for part in parts:
+                part.chunk.reserve_directory(len(part.rows) // ROW_SIZE)
+            with self._poisoning():
+                self._append(parts, self.index.last + 1)
+                if sync:
+                    self._flush()
+                self._put(stagings, self._catalog(created, dropped))
+                self._settle(stagings, created, dropped)
+        if self._checkpoint_due():
+            self.checkpoint()
+
+    def _catalog(self, created: list[Heap], dropped: Heap | None) -> Catalog | None:
+        """Return the catalog after a commit, or None if it does not change it."""
+        if not created and dropped is None:
+            return None
+        catalog = {name: entry for name, entry in self.index.catalog.items() if dropped is None or name != dropped.name}
+        for heap in created:
+            about = {"kind": heap.schema.kind, "schema": heap.schema.descriptor}
+            catalog[heap.name] = {"store": heap.store, **about}
+        return catalog
+
+    def _append(self, parts: list[Part], commit: int) -> None:
+        epoch, count = self.superblock.epoch, len(parts)
+        for number, (chunk, rows, crc) in enumerate(parts):
+            start, free = chunk.committed, chunk.free
+            packed = pack_segment(chunk.id, commit, epoch, count, number, start, free, crc, rows)
+            self.dirty[chunk.id] = chunk
+            chunk.append_segment(packed, free)
+            self._uncheckpointed_size += free - start + len(packed)
+
+    def _put(self, stagings: list[Staging], catalog: Catalog | None) -> None:
+        commit = self.index.last + 1
+        row = stagings[0].only_row() if len(stagings) == 1 and catalog is None else None
+        if row is not None:
+            self.index.put_one(commit, stagings[0].heap.store, unpack_row(row), row)
+        else:
+            self.index.put(commit, {staging.heap.store: staging.run() for staging in stagings}, catalog)
+
+    def _settle(self, stagings: list[Staging], created: list[Heap], dropped: Heap | None) -> None:
+        for staging in stagings:
+            staging.heap.settle()
+        for heap in created:
+            self.heaps[heap.name] = heap
+        if dropped is not None:
+            del self.heaps[dropped.name]
+            # The chunk that says that the store was dropped, its last one, must go last.
+            self.gone += [Gone(dropped.store, chunk) for chunk in sorted(dropped.chunks)]
+
+    @contextlib.contextmanager
+    def _poisoning(self) -> Iterator[None]:
+        """Refuse all further writes if the body fails: its outcome on disk is unknown."""
+        try:
+            yield
+        except BaseException as error:
+            self.failure = f"{type(error).__name__}: {error}"
+            raise
+
+    def _flush(self) -> None:
+        for chunk in self.dirty.values():
+            chunk.flush()
+        self.dirty = {}
+        if self.directory_dirty:
+            files.flush_directory(self.paths.chunks)
+            self.directory_dirty = False
+
+    def discard(self, stagings: Iterable[Staging], created: Iterable[Heap] = ()) -> None:
+        """Take back what was staged; after a failed commit leave everything for recovery."""
+        if self.failure:
+            return
+        with self._commit_lock:
+            for staging in stagings:
+                for chunk in staging.heap.rewind(keep=staging.lent):
+                    self.dirty.pop(chunk.id, None)
+                    self._live.pop(chunk.id, None)
+                    files.unlink(chunk.path)
+            for heap in created:
+                self.index.remove_table(heap.store)
+
+    # ------------------------------------------------------------------ checkpoint
+
+    def _checkpoint_due(self) -> bool:
+        behind = self.index.last - self.index.checkpoint
+        return behind >= CHECKPOINT_COMMITS or self._uncheckpointed_size >= CHECKPOINT_SIZE
+
+    def checkpoint(self) -> None:
+        """Bring everything to disk, the index and changes made in place too; then unlink what is gone."""
+        with self._commit_lock:
+            self.check_usable()
+            with self._poisoning():
+                self.dirty.update(self._live)
+                self._flush()
+                grown = self._heads()
+                self.index.write_checkpoint(
+                    self.next_chunk,
+                    {chunk.id: (chunk.committed, chunk.directory) for chunk in grown},
+                    self.gone,
+                )
+                self._write_superblock()
+                for chunk in grown:
+                    chunk.settled = chunk.committed
+                self._uncheckpointed_size = 0
+                self._unlink_gone()
+
+    def _heads(self) -> list[Chunk]:
+        """Return the chunks that hold a commit and grew since the last checkpoint."""
+        chunks = (chunk for heap in self.heaps.values() for chunk in heap.chunks.values())
+        known = self.index.heads
+        return [
+            chunk
+            for chunk in chunks
+            if chunk.directory < chunk.header.file_size and known.get(chunk.id) != (chunk.committed, chunk.directory)
+        ]
+
+    def _write_superblock(self) -> None:
+        old = self.superblock
+        new = old._replace(
+            sequence=old.sequence + 1,
+            checkpoint=self.index.last,
+            epoch=old.epoch + self.epoch_pending,
+            next_chunk=self.next_chunk,
+        )
+        new.write(self.paths.superblock)
+        self.superblock = new
+        self.epoch_pending = False
+
+    def _unlink_gone(self) -> None:
+        lasts = set({gone.store: gone for gone in self.gone}.values())
+        for batch in ([gone for gone in self.gone if gone not in lasts], lasts):
+            for gone in batch:
+                files.unlink(self.paths.chunk(gone.chunk))
+                self._live.pop(gone.chunk, None)
+                self.dirty.pop(gone.chunk, None)
+            if batch:
+                files.flush_directory(self.paths.chunks)
+        self.gone = []
+
+    def close(self) -> None:
+        """Checkpoint, unless nothing changed or a write failed; then close the index and let the lock go."""
+        try:
+            unsaved = self.dirty or self._live or self.gone or self.index.last != self.superblock.checkpoint
+            if unsaved and not self.failure:
+                self.checkpoint()
+        finally:
+            self.index.close()
+            for heap in self.heaps.values():
+                heap.arrays.clear()
+                heap.live_arrays.clear()
+            self._lock.release()
+
+    def disown(self) -> None:
+        """Let go of everything in a forked child, where it is the parent's."""
+        self.index.disown()
+        self._lock.disown()
+
+
+def _parts(staging: Staging) -> list[Part]:
+    """Return what a commit appends to each chunk that a store's staged rows touched."""
+    heap = staging.heap
+    row = staging.only_row()
+    if row is not None and len(heap.touched) == 1:
+        chunk = next(iter(heap.touched.values()))
+        return [Part(chunk, row, _row_crc(chunk, unpack_row(row), heap.item_size))]
+    run = staging.run()
+    parts = []
+    for chunk in heap.touched.values():
+        rows = run[run["chunk"] == chunk.id]
+        if len(rows) or chunk.free != chunk.committed or chunk.id in heap.created:
+            crc = data_crc(memoryview(chunk.source), rows, heap.item_size)
+            parts.append(Part(chunk, rows.tobytes(), crc))
+    return parts
+
+
+def _row_crc(chunk: Chunk, extent: Extent, item_size: int) -> int:
+    _, offset, length, _, flags = extent
+    covered = length and not flags & (TOMBSTONE | ZERO)
+    return zlib.crc32(chunk.source[offset : offset + length * item_size]) if covered else 0

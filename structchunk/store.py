@@ -1,0 +1,235 @@
+"""Store: the mapping face that array stores and object stores share. What a record looks like is theirs."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Iterator, MutableMapping
+from contextlib import AbstractContextManager
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .batch import Batch
+from .cursor import Cursor
+from .errors import KeyNotFound
+from .extent import KEY_END, TOMBSTONE, Extent, Run
+from .gather import batches, gather
+from .heap import Heap
+from .keys import as_bound, as_key, as_keys
+from .ranges import Items, Keys, Range, Values
+from .staging import Staging
+
+R = TypeVar("R")
+BATCH_SIZE = 1 << 16
+
+
+class Binding(Protocol):
+    """What a store reads and writes through: the latest commit, a transaction or a snapshot."""
+
+    heap: Heap
+
+    def find(self, key: int) -> Extent | None:
+        """Return the extent of a key, or None."""
+
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return one row per ascending key; the key that has none gets a tombstone."""
+
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows of a key range as consecutive runs."""
+
+    def record_count(self) -> int:
+        """Return how many records the store has."""
+
+    def version(self) -> int:
+        """Return a number that changes whenever the answers above may have."""
+
+    def writing(self) -> AbstractContextManager[Staging]:
+        """Enter the transaction that a write belongs to; one of its own outside of any."""
+
+    def open_staging(self) -> Staging | None:
+        """Return the open transaction's staging, or None outside of one."""
+
+    def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
+        """Return an extent's items for changing in place, or None where that is not allowed."""
+
+
+class Store(MutableMapping[int, R], Generic[R]):
+    """A named, typed, ordered map from ``uint64`` keys to records.
+
+    Notes
+    -----
+    A store reads and writes through what it was got from. From a database: every read sees the latest commit,
+    every write is a transaction of its own. From a transaction: it reads the transaction's own writes. From a
+    snapshot: it reads one commit, and cannot write.
+
+    Any number of threads may use one. A range read (iteration, ``scan``, ``get_many``) sees one commit from
+    beginning to end.
+    """
+
+    def __init__(self, binding: Binding) -> None:
+        self._binding = binding
+        self._heap = binding.heap
+        self._find = binding.find
+
+    @property
+    def name(self) -> str:
+        """The store's name."""
+        return self._heap.name
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of one item, in an object store of one record."""
+        return self._heap.schema.dtype
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} of {self.dtype}, {len(self)} records>"
+
+    # ------------------------------------------------------------------ one record
+
+    @abc.abstractmethod
+    def _record(self, extent: Extent) -> R:
+        """Return the record at an extent."""
+
+    @abc.abstractmethod
+    def put(self, key: int, value: Any) -> None:
+        """Store one record, replacing what the key had."""
+
+    def __getitem__(self, key: int) -> R:
+        extent = self._find(key if type(key) is int else as_key(key))
+        if extent is None:
+            raise KeyNotFound(f"store {self.name!r} has no record {key}")
+        return self._record(extent)
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        self.put(key, value)
+
+    def __contains__(self, key: object) -> bool:
+        return self._find(as_key(key)) is not None
+
+    def __delitem__(self, key: int) -> None:
+        if not self.delete(key):
+            raise KeyNotFound(f"store {self.name!r} has no record {key}")
+
+    def delete(self, key: int) -> bool:
+        """Delete a record, and tell whether there was one.
+
+        Raises
+        ------
+        ReadOnlyError
+            The store is bound to a snapshot, or the database is open for reading.
+        """
+        key = as_key(key)
+        with self._binding.writing() as staging:
+            return staging.delete(key)
+
+    # ------------------------------------------------------------------ ranges
+
+    def __len__(self) -> int:
+        return self._binding.record_count()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.keys())
+
+    def __reversed__(self) -> Iterator[int]:
+        return iter(self.keys(reverse=True))
+
+    def keys(  # type: ignore[override]
+        self, start: int | None = None, stop: int | None = None, *, reverse: bool = False
+    ) -> Keys:
+        """Return a view of the keys in ``[start, stop)``, ascending unless `reverse`."""
+        return Keys(self._range(start, stop, reverse=reverse))
+
+    def values(  # type: ignore[override]
+        self, start: int | None = None, stop: int | None = None, *, reverse: bool = False
+    ) -> Values[R]:
+        """Return a view of the records with keys in ``[start, stop)``."""
+        return Values(self._range(start, stop, reverse=reverse))
+
+    def items(  # type: ignore[override]
+        self, start: int | None = None, stop: int | None = None, *, reverse: bool = False
+    ) -> Items[R]:
+        """Return a view of the pairs of key and record with keys in ``[start, stop)``."""
+        return Items(self._range(start, stop, reverse=reverse))
+
+    def _range(self, start: int | None, stop: int | None, *, reverse: bool) -> Range[R]:
+        low, high = as_bound(start, 0), as_bound(stop, KEY_END)
+        return Range(self._binding, self._record, low, high, reverse=reverse)
+
+    def delete_range(self, start: int | None = None, stop: int | None = None) -> int:
+        """Delete all records with keys in ``[start, stop)``, and return how many there were."""
+        low, high = as_bound(start, 0), as_bound(stop, KEY_END)
+        with self._binding.writing() as staging:
+            return staging.delete_range(low, high)
+
+    def clear(self) -> None:
+        """Delete all records, in one transaction."""
+        self.delete_range()
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Store many records in one transaction, as ``dict.update`` does (use ``put_many`` for arrays)."""
+        with self._binding.writing() as staging:
+            for key, value in dict(*args, **kwargs).items():
+                self._stage(staging, as_key(key), value)
+
+    @abc.abstractmethod
+    def _stage(self, staging: Staging, key: int, value: Any) -> None:
+        """Put one record into a transaction."""
+
+    def cursor(self) -> Cursor[R]:
+        """Return a cursor, which starts on no record."""
+        return Cursor(self._binding, self.__getitem__)
+
+    # ------------------------------------------------------------------ bulk
+
+    def get_many(self, keys: Iterable[int] | npt.NDArray[Any]) -> Batch:
+        """Return the records of many keys, in the order of the keys, which may repeat.
+
+        Parameters
+        ----------
+        keys : array_like of int, shape (n,)
+
+        Returns
+        -------
+        Batch
+            A copy, unless the records happen to lie back to back.
+
+        Raises
+        ------
+        KeyNotFound
+            A key has no record; the message names the first such.
+        """
+        wanted = as_keys(keys)
+        ascending = bool((wanted[1:] > wanted[:-1]).all())
+        distinct, where = (wanted, None) if ascending else np.unique(wanted, return_inverse=True)
+        rows = self._binding.lookup(distinct)
+        missing = rows["flags"] & TOMBSTONE != 0
+        if missing.any():
+            count = int(missing.sum())
+            raise KeyNotFound(f"store {self.name!r} has no record {distinct[np.argmax(missing)]} ({count} are missing)")
+        return gather(self._heap, rows if where is None else rows[where])
+
+    def scan(
+        self, start: int | None = None, stop: int | None = None, *, batch_size: int = BATCH_SIZE
+    ) -> Iterator[Batch]:
+        """Sweep the records with keys in ``[start, stop)`` in ascending order.
+
+        Parameters
+        ----------
+        start, stop : int, optional
+            Range of keys.
+        batch_size : int
+            Records in a batch, at most. A batch is smaller where records stop lying back to back for long.
+
+        Yields
+        ------
+        Batch
+            A view of the file where records lie back to back, else a copy.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        return self._scan(as_bound(start, 0), as_bound(stop, KEY_END), batch_size)
+
+    def _scan(self, start: int, stop: int, batch_size: int) -> Iterator[Batch]:
+        for run in self._binding.pieces(start, stop):
+            yield from batches(self._heap, run, batch_size)

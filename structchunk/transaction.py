@@ -1,0 +1,309 @@
+"""Transaction (write) and Snapshot (read): what a store is bound to other than the latest commit."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .array_store import ArrayStore
+from .errors import ClosedError, ReadOnlyError, StoreNotFound
+from .extent import DROPPED, TOMBSTONE, Extent, Run
+from .heap import Heap
+from .index import View
+from .object_store import ObjectStore
+from .schema import Schema
+from .staging import Staging
+from .storage import Storage
+from .stores import AnyStore, Catalogue, bind, check_store_name
+
+
+class InTransaction:
+    """Binding of a store to a transaction."""
+
+    def __init__(self, transaction: Transaction, staging: Staging) -> None:
+        self.heap = staging.heap
+        self._transaction = transaction
+        self._staging = staging
+
+    def open_staging(self) -> Staging:
+        """Return the transaction's staging, unless the transaction has ended."""
+        self._transaction.check_open()
+        return self._staging
+
+    def find(self, key: int) -> Extent | None:
+        """Return the extent of a key, or None."""
+        return self.open_staging().find(key)
+
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return one row per ascending key; the key that has none gets a tombstone."""
+        return self.open_staging().lookup(keys)
+
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows of a key range as consecutive runs."""
+        pieces = self.open_staging().pieces(start, stop, reverse=reverse)
+        return self._while_open(pieces)
+
+    def _while_open(self, pieces: Iterator[Run]) -> Iterator[Run]:
+        for piece in pieces:
+            yield piece
+            self._transaction.check_open()
+
+    def record_count(self) -> int:
+        """Return how many records the store has."""
+        return self.open_staging().record_count()
+
+    def version(self) -> int:
+        """Return a number that changes with every write."""
+        return self.open_staging().changes
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Staging]:
+        """Enter the transaction; leaving does not commit it."""
+        yield self.open_staging()
+
+    def live_array(self, extent: Extent) -> npt.NDArray[Any]:
+        """Return an extent's items for changing in place."""
+        return self._transaction.storage.live_array(self.heap, extent)
+
+
+class Transaction:
+    """An atomic change of any number of stores, all or nothing.
+
+    Made by ``db.transaction()``. As a context manager it commits at the end, and aborts on any exception.
+
+    Notes
+    -----
+    There is one write transaction at a time; beginning another one waits. Use a transaction from one thread at
+    a time. Stores got from it (``txn[name]``) read its own writes, and refuse to work once it has ended.
+    Commit returns when the change is on disk, or with ``sync=False`` when it is with the operating system.
+    """
+
+    def __init__(self, storage: Storage, *, sync: bool, release: Callable[[], None]) -> None:
+        self.storage = storage
+        self._sync = sync
+        self._release = release
+        self._stagings: dict[str, Staging] = {}
+        self._created: dict[str, Heap] = {}
+        self._dropped: Heap | None = None
+        self._ended = ""
+
+    # ------------------------------------------------------------------ stores
+
+    def __getitem__(self, name: str) -> AnyStore:
+        """Return a store, bound to this transaction."""
+        heap = self._heap(name)
+        if heap is None:
+            raise StoreNotFound(f"no store {name!r}; create it with array_store() or object_store()")
+        return bind(InTransaction(self, self._staging(heap)))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._created or name in self.storage.heaps
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self.storage.heaps, *self._created])
+
+    def array_store(self, name: str, dtype: Any = None) -> ArrayStore:
+        """Open an array store, or create it in this transaction; see ``Database.array_store``."""
+        return Catalogue(self).array_store(name, dtype)
+
+    def object_store(self, name: str, cls: Any = None) -> ObjectStore[Any]:
+        """Open an object store, or create it in this transaction; see ``Database.object_store``."""
+        return Catalogue(self).object_store(name, cls)
+
+    def create(self, name: str, schema: Schema) -> None:
+        """Create a store in this transaction."""
+        self.check_open()
+        heap = self.storage.new_heap(check_store_name(name), schema)
+        self._created[name] = heap
+        self._staging(heap)
+
+    def drop(self, heap: Heap) -> None:
+        """Drop a committed store; a transaction drops one store, and nothing else."""
+        staging = self.staging(heap)
+        staging.rows[0] = heap.bury_one(0, TOMBSTONE | DROPPED)
+        self._dropped = heap
+
+    def schema(self, name: str) -> Schema | None:
+        """Return the type of a store, or None if there is no such store."""
+        self.check_open()
+        heap = self._heap(name)
+        return None if heap is None else heap.schema
+
+    def _heap(self, name: str) -> Heap | None:
+        self.check_open()
+        return self._created.get(name) or self.storage.heaps.get(name)
+
+    def _staging(self, heap: Heap) -> Staging:
+        staging = self._stagings.get(heap.name)
+        if staging is None:
+            index = self.storage.index
+            staging = Staging(heap, index.table(heap.store), index.record_count(heap.store))
+            self._stagings[heap.name] = staging
+        return staging
+
+    def staging(self, heap: Heap) -> Staging:
+        """Return what this transaction has changed in a committed store."""
+        self.check_open()
+        return self._staging(heap)
+
+    # ------------------------------------------------------------------ end
+
+    def check_open(self) -> None:
+        """Raise ClosedError if the transaction has ended."""
+        if self._ended:
+            raise ClosedError(f"the transaction {self._ended}; begin another with db.transaction()")
+
+    def commit(self) -> None:
+        """Make the changes permanent and visible to all.
+
+        Raises
+        ------
+        OSError
+            ENOSPC and the like, before anything was committed: the transaction is aborted.
+        FailedError
+            An earlier write failed half-way: reopen the database.
+        """
+        self.check_open()
+        try:
+            self.storage.commit(
+                self._stagings.values(), sync=self._sync, created=self._created.values(), dropped=self._dropped
+            )
+        except BaseException:
+            self.abort()
+            raise
+        self._end("was committed")
+
+    def abort(self) -> None:
+        """Take all changes back. Idempotent; after a commit it does nothing."""
+        if self._ended:
+            return
+        try:
+            self.storage.discard(self._stagings.values(), self._created.values())
+        finally:
+            self._end("was aborted")
+
+    def _end(self, how: str) -> None:
+        self._ended = how
+        self._release()
+
+    def disown(self) -> None:
+        """End it in a forked child, where it is the parent's, without touching anything."""
+        self._ended = "was begun before fork()"
+
+    def __enter__(self) -> Transaction:
+        self.check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and not self._ended:
+            self.commit()
+        else:
+            self.abort()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.abort()
+
+
+class InSnapshot:
+    """Binding of a store to a snapshot."""
+
+    def __init__(self, snapshot: Snapshot, heap: Heap) -> None:
+        self.heap = heap
+        self._snapshot = snapshot
+
+    def open_staging(self) -> None:
+        """Return None: a snapshot has no transaction."""
+
+    def find(self, key: int) -> Extent | None:
+        """Return the extent of a key, or None."""
+        return self._snapshot.view().find(self.heap.store, key)
+
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return one row per ascending key; the key that has none gets a tombstone."""
+        return self._snapshot.view().lookup(self.heap.store, keys)
+
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows of a key range as consecutive runs."""
+        return self._snapshot.view().pieces(self.heap.store, start, stop, reverse=reverse)
+
+    def record_count(self) -> int:
+        """Return how many records the store has."""
+        return self._snapshot.view().record_count(self.heap.store)
+
+    def version(self) -> int:
+        """Return the same number always."""
+        self._snapshot.view()
+        return 0
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Staging]:
+        """Refuse."""
+        raise ReadOnlyError("a snapshot cannot be written; write through the database or a transaction")
+        yield
+
+    def live_array(self, extent: Extent) -> None:
+        """Return None: nothing may be changed through a snapshot."""
+
+
+class Snapshot:
+    """The database as of one commit, for reading. Made by ``db.snapshot()``.
+
+    Notes
+    -----
+    Any number of threads may use one. Keep it short: until it is closed, LevelDB keeps old index tables. What
+    was read from it stays valid after it is closed. Records that may change in place (objects, arrays made
+    by ``new()``) show their present bytes.
+    """
+
+    def __init__(self, view: View, heaps: dict[str, Heap]) -> None:
+        self._view: View | None = view
+        self._heaps = dict(heaps)
+        self._finalizer = weakref.finalize(self, view.close)
+
+    @property
+    def commit_number(self) -> int:
+        """Number of the commit that this snapshot shows."""
+        return self.view().commit
+
+    def view(self) -> View:
+        """Return the index as of the snapshot's commit."""
+        if self._view is None:
+            raise ClosedError("the snapshot is closed; take another with db.snapshot()")
+        return self._view
+
+    def __getitem__(self, name: str) -> AnyStore:
+        """Return a store as of the snapshot's commit."""
+        self.view()
+        heap = self._heaps.get(name)
+        if heap is None:
+            raise StoreNotFound(f"the snapshot has no store {name!r}; it has {sorted(self._heaps)}")
+        return bind(InSnapshot(self, heap))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._heaps
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._heaps)
+
+    def close(self) -> None:
+        """Let the snapshot go. Idempotent."""
+        self._view = None
+        self._finalizer()
+
+    def __enter__(self) -> Snapshot:
+        self.view()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
