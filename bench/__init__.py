@@ -1,0 +1,1 @@
+"""Side-by-side benchmarks of structchunk and its peers: ``python -m bench --help``."""

@@ -1,0 +1,67 @@
+"""structchunk itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+import structchunk as sc
+from bench.data import Floats, Keys
+from bench.peers.base import Peer
+
+
+class StructChunk(Peer):
+    """An array store of float64."""
+
+    package = "structchunk"
+
+    def open(self) -> None:
+        self.db = sc.open(self.settings.folder / "bench.sc", sync=self.settings.durable)
+        self.store = self.db.array_store("values", np.float64)
+
+    def close(self) -> None:
+        self.db.close()
+
+    def get(self, key: int) -> Floats:
+        return self.store[key]
+
+    def fillsync(self, keys: Keys, values: Floats) -> None:
+        for key, value in zip(keys.tolist(), values, strict=True):
+            with self.db.transaction(sync=True) as txn:
+                txn["values"].put(key, value)
+
+    def fillrandom(self, keys: Keys, values: Floats) -> None:
+        with self.db.transaction() as txn:
+            put = txn["values"].put
+            for key, value in zip(keys.tolist(), values, strict=True):
+                put(key, value)
+
+    def fillbatch(self, keys: Keys, values: Floats) -> None:
+        self.store.put_many(keys, values)
+
+    def readrandom(self, keys: Sequence[int]) -> float:
+        store, total = self.store, 0.0
+        for key in keys:
+            total += store[key][-1]
+        return total
+
+    def readmissing(self, keys: Sequence[int]) -> int:
+        get, found = self.store.get, 0
+        for key in keys:
+            if get(key) is not None:
+                found += 1
+        return found
+
+    def readmany(self, keys: Keys) -> Floats:
+        return self.store.get_many(keys).values
+
+    def readseq(self) -> tuple[int, float]:
+        count, total = 0, 0.0
+        for _key, value in self.store.items():
+            count += 1
+            total += value[-1]
+        return count, total
+
+    def scansum(self) -> Floats:
+        return np.concatenate([batch.reduce(np.add) for batch in self.store.scan()])
