@@ -3,7 +3,7 @@
 from .array_store import ArrayStore
 from .batch import Batch
 from .cursor import Cursor
-from .database import Database, open
+from .database import Database, open, rebuild_index
 from .errors import (
     ClosedError,
     CorruptionError,
@@ -18,6 +18,7 @@ from .errors import (
 )
 from .object_store import Array, Object, ObjectStore
 from .transaction import Snapshot, Transaction
+from .verify import Problem
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ __all__ = [
     "LockedError",
     "Object",
     "ObjectStore",
+    "Problem",
     "ReadOnlyError",
     "SchemaError",
     "Snapshot",
@@ -42,4 +44,5 @@ __all__ = [
     "StoreNotFound",
     "Transaction",
     "open",
+    "rebuild_index",
 ]

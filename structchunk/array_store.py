@@ -134,5 +134,3 @@ class ArrayStore(Store[Array]):
         array = self._binding.live_array(extent)
         assert array is not None  # a binding that can write can lend what it wrote
         return array
-
-

@@ -54,13 +54,13 @@ class Batch:
     def __iter__(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         bounds = self.offsets.tolist()
         values = self.values
-        for key, low, high in zip(self.keys.tolist(), bounds, bounds[1:]):
+        for key, low, high in zip(self.keys.tolist(), bounds, bounds[1:], strict=False):
             yield key, values[low:high]
 
     def __repr__(self) -> str:
         return f"Batch({len(self)} records, {len(self.values)} items of {self.values.dtype})"
 
-    def reduce(self, ufunc: np.ufunc, dtype: npt.DTypeLike = None) -> npt.NDArray[Any]:
+    def reduce(self, ufunc: np.ufunc, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
         """Reduce every record to one number.
 
         Parameters
@@ -82,10 +82,13 @@ class Batch:
         """
         starts = self.offsets[:-1]
         filled = self.offsets[1:] > starts
-        if filled.all():
-            if len(self.keys):
-                return ufunc.reduceat(self.values, starts, dtype=dtype)
-            return ufunc.reduce(self.values.reshape(0, 1), axis=1, dtype=dtype)
+        result: npt.NDArray[Any]
+        if filled.all() and len(self.keys):
+            result = ufunc.reduceat(self.values, starts, dtype=dtype)
+            return result
+        if not len(self.keys):
+            result = ufunc.reduce(self.values.reshape(0, 1), axis=1, dtype=dtype)
+            return result
         if ufunc.identity is None:
             empty = int(self.keys[np.flatnonzero(~filled)[0]])
             raise ValueError(f"{ufunc.__name__} has no identity, and the record of key {empty} is empty")

@@ -22,15 +22,15 @@ class Block:
         self.run = run
         self.floor = floor
         self.last = last
-        self.keys = memoryview(np.ascontiguousarray(run["key"], np.uint64))
-        self.rows = memoryview(run.view(np.uint8)) if len(run) else memoryview(b"")
+        self.keys = np.ascontiguousarray(run["key"], np.uint64).data
+        self.rows = run.view(np.uint8).data
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key that this block answers for, or None."""
         keys = self.keys
         at = bisect_left(keys, key)
         if at < len(keys) and keys[at] == key:
-            return ROW.unpack_from(self.rows, at * ROW_SIZE)  # type: ignore[return-value]
+            return ROW.unpack_from(self.rows, at * ROW_SIZE)
         return None
 
 
@@ -74,4 +74,3 @@ class BlockCache:
     def clear(self) -> None:
         """Remove all blocks."""
         self.drop(0, KEY_END)
-

@@ -156,6 +156,11 @@ class Chunk:
         mapping = self.target if writable else self.source
         return np.frombuffer(mapping, dtype, count=self.header.file_size // dtype.itemsize)
 
+    def working_offsets(self) -> tuple[int, int]:
+        """Return free and directory offset as the header has them, for those who read it from outside."""
+        fields = HeaderFields.from_buffer_copy(self.source[:TEXT_OFFSET])
+        return fields.free_offset, fields.directory_offset
+
     def segments(self, position: int | None = None) -> Iterator[Segment]:
         """Yield the directory's segments from a position downwards, by default from the end of the file."""
         header = self.header
@@ -243,8 +248,7 @@ class Chunk:
         if any(self.source[slot : self.directory]):
             files.write(self.path, slot, bytes(self.directory - slot))
             mended = True
-        fields = HeaderFields.from_buffer_copy(self.source[: TEXT_OFFSET])
-        if (fields.free_offset, fields.directory_offset) != (self.free, self.directory):
+        if self.working_offsets() != (self.free, self.directory):
             offsets = self.free.to_bytes(8, "little") + self.directory.to_bytes(8, "little")
             files.write(self.path, HeaderFields.free_offset.offset, offsets)
             mended = True

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from structchunk.errors import SchemaError
-from structchunk.exact import exact
-from structchunk.keys import as_key, as_keys
-from structchunk.schema import ITEMS, Schema, explain_difference
-from structchunk.sources import as_source, as_tuple, check_names, schema_of
+from .errors import SchemaError
+from .exact import exact
+from .keys import as_key, as_keys
+from .schema import ITEMS, Schema, explain_difference
+from .sources import as_source, as_tuple, check_names, schema_of
 
 __all__ = ["as_block", "as_items", "as_key", "as_keys", "as_record", "as_records"]
 

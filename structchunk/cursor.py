@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Generic, Protocol, TypeVar
 
-
-
 from .errors import KeyNotFound
 from .extent import KEY_END, Run, empty_run
 from .keys import as_key
@@ -114,5 +112,3 @@ class Cursor(Generic[R]):
         self._at = len(window) - 1 if reverse else 0
         self._key = int(window["key"][self._at])
         return True
-
-

@@ -29,6 +29,7 @@ from .staging import Staging
 from .storage import MAX_CHUNK_SIZE, Storage
 from .stores import AnyStore, Catalogue, bind, check_store_name
 from .transaction import Snapshot, Transaction
+from .verify import Problem, verify_storage
 
 CHUNK_SIZE = 64 << 20
 MIN_CHUNK_SIZE = 4 * PAGE
@@ -259,6 +260,9 @@ class Database:
         self._writer_thread = 0
         self._writer.release()
 
+    def _open_transaction(self) -> Transaction | None:
+        return None if self._transaction is None else self._transaction()
+
     def _check_writable(self) -> None:
         self.check_open()
         if self._mode == "r":
@@ -267,6 +271,27 @@ class Database:
     def snapshot(self) -> Snapshot:
         """Return the database as of the latest commit, for reading."""
         return Snapshot(self.storage.index.view(), self.storage.heaps)
+
+    def verify(self, progress: Callable[[int, int], object] | None = None) -> list[Problem]:
+        """Check headers, directories, checksums, and every index row against its chunk.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called as ``progress(done, total)``, in chunks.
+
+        Returns
+        -------
+        list of Problem
+            What is wrong, where, and what to do; empty if all is well.
+
+        Notes
+        -----
+        Changes nothing, and does not raise on damage. It checks one commit while others go on. Records that
+        may change in place are under no checksum.
+        """
+        self.check_open()
+        return verify_storage(self.storage, progress)
 
     def sync(self) -> None:
         """Bring everything to disk: all commits, the index, and changes made in place to live records."""
@@ -285,7 +310,7 @@ class Database:
         """
         if self._closed:
             return
-        transaction = self._transaction and self._transaction()
+        transaction = self._open_transaction()
         if transaction is not None and self._writer_thread == threading.get_ident():
             transaction.abort()
         with self._writer:
@@ -298,7 +323,7 @@ class Database:
         self._closed = True
         self._writer = threading.Lock()
         self._writer_thread = 0
-        transaction = self._transaction and self._transaction()
+        transaction = self._open_transaction()
         if transaction is not None:
             transaction.disown()
         self.storage.disown()
@@ -368,6 +393,41 @@ def open(
     return _open_locked(Paths(root), mode, round_up(size, PAGE), sync=bool(sync))
 
 
+def rebuild_index(path: str | os.PathLike[str], progress: Callable[[int, int], object] | None = None) -> None:
+    """Make the index of a closed database anew, from its chunk files alone.
+
+    Parameters
+    ----------
+    path : path-like
+        The database's directory.
+    progress : callable, optional
+        Called as ``progress(done, total)``, in chunks.
+
+    Raises
+    ------
+    CorruptionError
+        A chunk file is damaged where a durable commit stood; nothing was changed.
+    LockedError
+        The database is open.
+
+    Notes
+    -----
+    Whatever state the index is in, and if there is none, this gives the last whole commit: its stores and their
+    types, every record, no deleted one, and nothing of a transaction that was not committed.
+    """
+    root = os.path.realpath(path)
+    if not os.path.isdir(os.path.join(root, "chunks")):
+        raise FileNotFoundError(f"no database at {root}")
+    paths = Paths(root)
+    lock = Lock(paths.lock)
+    try:
+        storage = open_storage(paths, lock, CHUNK_SIZE, rebuild=True, progress=progress)
+    except BaseException:
+        lock.release()
+        raise
+    storage.close()
+
+
 def _open_locked(paths: Paths, mode: str, chunk_size: int, *, sync: bool) -> Database:
     may_create = mode in ("a", "x")
     if not may_create and not os.path.lexists(paths.superblock) and not os.path.isdir(paths.chunks):
@@ -384,5 +444,3 @@ def _open_locked(paths: Paths, mode: str, chunk_size: int, *, sync: bool) -> Dat
         lock.release()
         raise
     return Database(storage, mode=mode, sync=sync)
-
-

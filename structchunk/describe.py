@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from structchunk.descriptor import MAX_DEPTH, MAX_DIMS, MAX_SIZE, is_reserved, scalar_dtype
-from structchunk.errors import SchemaError
-from structchunk.objects import fields_of
+from .descriptor import MAX_DEPTH, MAX_DIMS, MAX_SIZE, is_reserved, scalar_dtype
+from .errors import SchemaError
+from .objects import fields_of
 
 __all__ = ["ctype_node", "dtype_node", "refuse"]
 
@@ -33,6 +33,8 @@ def dtype_node(dtype: np.dtype[Any], path: str, depth: int = 0) -> Any:
         refuse(path, dtype, "long doubles differ from machine to machine")
     if dtype.itemsize == 0:
         refuse(path, dtype, "it has no size: give a width, as in 'S8' or 'U8'")
+    if dtype.kind in "mM" and np.datetime_data(dtype)[0] == "generic":
+        refuse(path, dtype, "it has no unit: give one, as in 'M8[ns]'")
     return _scalar_node(dtype, path)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from structchunk.objects import Object
+from .objects import Object
 
 __all__ = [
     "MAX_DEPTH",
@@ -44,7 +44,7 @@ MAX_SIZE = 2**31 - 1  # NumPy keeps item sizes in a C int
 _UNITS = "Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as"
 _SCALAR = re.compile(
     r"[<>|](?:b1|[iu][1248]|f[248]|c8|c16|[SV][1-9][0-9]{0,9}|U[1-9][0-9]{0,8}"
-    rf"|[mM]8(?:\[(?:[1-9][0-9]{{0,9}})?(?:{_UNITS})\])?)"
+    rf"|[mM]8\[(?:[1-9][0-9]{{0,9}})?(?:{_UNITS})\])"
 )
 _CTYPES: dict[str, type[Any]] = {
     **{"b1": ctypes.c_bool, "S1": ctypes.c_char, "f4": ctypes.c_float, "f8": ctypes.c_double},

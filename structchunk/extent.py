@@ -18,9 +18,7 @@ import numpy.typing as npt
 Run: TypeAlias = npt.NDArray[Any]
 Extent: TypeAlias = tuple[int, int, int, int, int]
 
-EXTENT_DTYPE = np.dtype(
-    [("key", "<u8"), ("offset", "<u8"), ("length", "<u8"), ("chunk", "<u4"), ("flags", "<u4")]
-)
+EXTENT_DTYPE = np.dtype([("key", "<u8"), ("offset", "<u8"), ("length", "<u8"), ("chunk", "<u4"), ("flags", "<u4")])
 ROW = struct.Struct("<QQQII")
 ROW_SIZE = 32
 assert EXTENT_DTYPE.itemsize == ROW.size == ROW_SIZE
@@ -49,14 +47,10 @@ def run_from_bytes(rows: bytes | bytearray | memoryview) -> Run:
     return np.frombuffer(rows, EXTENT_DTYPE)
 
 
-def make_run(
-    keys: npt.NDArray[np.uint64], offsets: Any, lengths: Any, chunks: Any, flags: int = 0
-) -> Run:
+def make_run(keys: npt.NDArray[np.uint64], offsets: Any, lengths: Any, chunks: Any, flags: int = 0) -> Run:
     """Return rows with these columns; scalars are spread over all rows."""
     run = np.empty(len(keys), EXTENT_DTYPE)
-    columns = zip(("key", "offset", "length", "chunk", "flags"), (keys, offsets, lengths, chunks, flags))
-    for name, column in columns:
-        run[name] = column
+    run["key"], run["offset"], run["length"], run["chunk"], run["flags"] = keys, offsets, lengths, chunks, flags
     return run
 
 
@@ -71,7 +65,8 @@ def last_wins(rows: Run) -> Run:
         return rows
     rows = rows[np.argsort(rows["key"], kind="stable")]
     keys = rows["key"]
-    return rows[np.append(keys[1:] != keys[:-1], True)]
+    last: Run = rows[np.append(keys[1:] != keys[:-1], True)]
+    return last
 
 
 def live(run: Run) -> Run:
@@ -129,7 +124,8 @@ def clip(run: Run, start: int, stop: int) -> Run:
     keys = run["key"]
     low = np.searchsorted(keys, np.uint64(start)) if start > 0 else 0
     high = np.searchsorted(keys, np.uint64(stop)) if stop < KEY_END else len(run)
-    return run[low : max(low, high)]
+    part: Run = run[low : max(low, high)]
+    return part
 
 
 def overlay_pieces(newer: Run, older: Iterable[Run], *, reverse: bool = False) -> Iterator[Run]:
@@ -172,7 +168,7 @@ def coalesce(run: Run, item_size: int) -> Run:
     if not len(run):
         return run
     starts = np.concatenate([[0], breaks(run, item_size)])
-    joined = run[starts]
+    joined: Run = run[starts]
     joined["length"] = np.add.reduceat(run["length"], starts)
     return joined
 
@@ -180,7 +176,10 @@ def coalesce(run: Run, item_size: int) -> Run:
 def by_offset(run: Run) -> Run:
     """Return the rows of one chunk in the order in which their bytes lie."""
     offset = run["offset"]
-    return run if bool((offset[1:] >= offset[:-1]).all()) else run[np.argsort(offset, kind="stable")]
+    if bool((offset[1:] >= offset[:-1]).all()):
+        return run
+    ordered: Run = run[np.argsort(offset, kind="stable")]
+    return ordered
 
 
 def misplaced(run: Run, low: int, high: int, item_size: int) -> npt.NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def batches(heap: Heap, run: Run, batch_size: int) -> Iterator[Batch]:
     if len(cuts) and (len(cuts) + 1) * LONG_STRETCH > len(run):
         cuts = _copy_cuts(run, heap.item_size)
     bounds = [0, *cuts.tolist(), len(run)]
-    for low, high in zip(bounds, bounds[1:]):
+    for low, high in pairwise(bounds):
         for first in range(low, high, batch_size):
             yield gather(heap, run[first : min(first + batch_size, high)])
 
@@ -78,7 +79,11 @@ def _copy(heap: Heap, run: Run, offsets: npt.NDArray[np.int64]) -> npt.NDArray[A
 
 
 def _copy_windows(
-    items: npt.NDArray[Any], starts: npt.NDArray[Any], length: int, out: npt.NDArray[Any], chosen: npt.NDArray[Any]
+    items: npt.NDArray[Any],
+    starts: npt.NDArray[Any],
+    length: int,
+    out: npt.NDArray[Any],
+    chosen: npt.NDArray[Any],
 ) -> None:
     """Copy records of one length: one memory copy a record, from windows over the file at every item."""
     if not length:
@@ -94,15 +99,23 @@ def _copy_windows(
 
 
 def _copy_each(
-    items: npt.NDArray[Any], starts: npt.NDArray[Any], lengths: npt.NDArray[Any], out: npt.NDArray[Any], at: npt.NDArray[Any]
+    items: npt.NDArray[Any],
+    starts: npt.NDArray[Any],
+    lengths: npt.NDArray[Any],
+    out: npt.NDArray[Any],
+    at: npt.NDArray[Any],
 ) -> None:
     """Copy long records one by one: the memory copies outweigh the loop."""
-    for start, length, to in zip(starts.tolist(), lengths.tolist(), at.tolist()):
+    for start, length, to in zip(starts.tolist(), lengths.tolist(), at.tolist(), strict=True):
         out[to : to + length] = items[start : start + length]
 
 
 def _copy_items(
-    items: npt.NDArray[Any], starts: npt.NDArray[Any], lengths: npt.NDArray[Any], out: npt.NDArray[Any], at: npt.NDArray[Any]
+    items: npt.NDArray[Any],
+    starts: npt.NDArray[Any],
+    lengths: npt.NDArray[Any],
+    out: npt.NDArray[Any],
+    at: npt.NDArray[Any],
 ) -> None:
     """Copy short records of different lengths, item by item."""
     within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -172,7 +172,12 @@ def parse_header(raw: bytes, path: str, actual_size: int) -> Header:
         _parse_about(raw[TEXT_OFFSET : TEXT_OFFSET + fields.text_size], path),
         tuple(int.from_bytes(ids[i : i + 4], "little") for i in range(0, len(ids), 4)),
     )
-    need(fields.header_size == round_up(end, PAGE), f"header size {fields.header_size}", round_up(end, PAGE), 12)
+    need(
+        fields.header_size == round_up(end, PAGE),
+        f"header size {fields.header_size}",
+        round_up(end, PAGE),
+        12,
+    )
     data_offset = round_up(fields.header_size, fields.item_size)
     need(fields.data_offset == data_offset, f"data offset {fields.data_offset}", data_offset, 48)
     need(data_offset <= actual_size, f"data offset {data_offset}", f"at most {actual_size}", 48)
@@ -185,8 +190,10 @@ def _parse_about(text: bytes, path: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         found = f"unreadable JSON ({type(error).__name__})"
         raise CorruptionError(path, offset=TEXT_OFFSET, found=found, expected="JSON") from error
-    named = isinstance(about, dict) and isinstance(about.get("name"), str) and about.get("kind") in ("array", "object")
+    named = (
+        isinstance(about, dict) and isinstance(about.get("name"), str) and about.get("kind") in ("array", "object")
+    )
     if not named or "schema" not in about:
         expected = "a JSON object with name, kind and schema"
         raise CorruptionError(path, offset=TEXT_OFFSET, found=repr(about)[:200], expected=expected)
-    return about
+    return dict(about)

@@ -67,7 +67,11 @@ class View:
 
     def record_count(self, store: int) -> int:
         """Return how many records the store has."""
-        return sum(count.record_count for count in self._index.read_live(store, self.snapshot).values())
+        return sum(count.record_count for count in self.live(store).values())
+
+    def live(self, store: int) -> dict[int, Live]:
+        """Return what is live in each chunk of a store."""
+        return self._index.read_live(store, self.snapshot)
 
     def close(self) -> None:
         """Let the snapshot go."""
@@ -335,5 +339,5 @@ class Index:
 
 def unpack_row(row: bytes) -> Extent:
     """Return a packed row as an extent."""
-    extent: Extent = ROW.unpack(row)  # type: ignore[assignment]
+    extent: Extent = ROW.unpack(row)
     return extent

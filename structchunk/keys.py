@@ -94,7 +94,7 @@ def as_keys(keys: object) -> _Keys:
 def modular(values: range) -> _Keys:
     """Return a range as uint64 modulo 2**64, in which what is negative is large and nothing overflows."""
     first, step = np.uint64(values.start % 2**64), np.uint64(values.step % 2**64)
-    return first + step * np.arange(len(values), dtype=np.uint64)  # type: ignore[no-any-return]
+    return first + step * np.arange(len(values), dtype=np.uint64)
 
 
 def _from_range(keys: range) -> _Keys:

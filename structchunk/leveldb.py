@@ -239,7 +239,15 @@ def _corruption(path: str, error: Exception) -> CorruptionError:
 def _os_error(path: str, error: Exception) -> OSError:
     """LevelDB hands on the text of an errno, but not its number."""
     text = str(error)
-    for number in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.EACCES, errno.EROFS):
+    for number in (
+        errno.ENOSPC,
+        errno.EIO,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EMFILE,
+        errno.EACCES,
+        errno.EROFS,
+    ):
         if os.strerror(number) in text:
             return OSError(number, text, path)
     return OSError(errno.EIO, text, path)

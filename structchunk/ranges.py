@@ -27,9 +27,7 @@ class Rows(Protocol):
 class Range(Generic[R]):
     """The rows with ``start <= key < stop``, in one direction, and how to turn an extent into a record."""
 
-    def __init__(
-        self, rows: Rows, record: Callable[[Extent], R], start: int, stop: int, *, reverse: bool
-    ) -> None:
+    def __init__(self, rows: Rows, record: Callable[[Extent], R], start: int, stop: int, *, reverse: bool) -> None:
         self._rows = rows
         self._start = start
         self._stop = stop

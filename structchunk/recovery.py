@@ -77,7 +77,9 @@ def _check_nothing_there(paths: Paths) -> None:
         )
     if os.path.isdir(paths.chunks) and os.listdir(paths.chunks):
         advice = "restore the superblock from a copy, or run structchunk.rebuild_index(path)"
-        raise CorruptionError(paths.superblock, found="no superblock", expected="one beside the chunks", advice=advice)
+        raise CorruptionError(
+            paths.superblock, found="no superblock", expected="one beside the chunks", advice=advice
+        )
 
 
 def open_storage(
@@ -97,7 +99,7 @@ def open_storage(
     CorruptionError
         The index is lost and `rebuild` was not asked for, or chunks are damaged or missing.
     """
-    superblock = _read_superblock(paths, rebuild=rebuild)
+    superblock = _superblock_for_rebuild(paths) if rebuild else _read_superblock(paths)
     index = None if rebuild else _open_index(paths, superblock)
     try:
         log = _read_log(paths, superblock, index, progress)
@@ -118,27 +120,53 @@ def open_storage(
         raise
 
 
-def _read_superblock(paths: Paths, *, rebuild: bool) -> Superblock:
-    try:
-        superblock = read_superblock(paths.superblock)
-    except (CorruptionError, FileNotFoundError):
-        if not rebuild:
-            raise
-        return _guess_superblock(paths)
+def _read_superblock(paths: Paths) -> Superblock:
+    superblock = read_superblock(paths.superblock)
     files.flush(paths.superblock)  # a killed process may have left the newest slot unsynced
     return superblock
 
 
-def _guess_superblock(paths: Paths) -> Superblock:
-    """Make a superblock up from the index, if that is whole: without both, the checkpoint is not known."""
-    generation = max([0, *paths.list_indexes()])
-    index = Index.open(paths.index(generation))
-    index.close()
-    chunks = [Chunk.open(paths.chunk(chunk)) for chunk in sorted(index.heads)]
+def _superblock_for_rebuild(paths: Paths) -> Superblock:
+    """Return the superblock, put right by what index and chunks say if its newest slot, or all of it, is lost.
+
+    Raises
+    ------
+    CorruptionError
+        The superblock is lost, and so is the index: nothing says up to which commit all must be there.
+    """
+    index = _try_index(paths)
+    try:
+        superblock = _read_superblock(paths)
+    except (CorruptionError, FileNotFoundError):
+        if index is None:
+            raise
+        superblock = Superblock(index.database, max(paths.list_indexes()), 1, 0, 1, 1)
+        create_superblock(paths.superblock, superblock)
+    if index is not None and index.database == superblock.database:
+        superblock = superblock._replace(
+            checkpoint=max(superblock.checkpoint, index.checkpoint),
+            next_chunk=max(superblock.next_chunk, index.next_chunk),
+        )
+    chunks = [chunk for chunk in map(_try_chunk, map(paths.chunk, paths.list_chunks())) if chunk is not None]
     epochs = [segment.epoch for chunk in chunks for segment in chunk.segments()]
-    superblock = Superblock(index.database, generation, 1, index.checkpoint, max([1, *epochs]), index.next_chunk)
-    create_superblock(paths.superblock, superblock)
-    return superblock
+    return superblock._replace(epoch=max([superblock.epoch, *epochs]))
+
+
+def _try_index(paths: Paths) -> Index | None:
+    """Return what the newest index says, closed again, or None if it cannot be read."""
+    try:
+        index = Index.open(paths.index(max(paths.list_indexes())))
+    except (CorruptionError, OSError, ValueError):
+        return None
+    index.close()
+    return index
+
+
+def _try_chunk(path: str) -> Chunk | None:
+    try:
+        return Chunk.open(path)
+    except (CorruptionError, OSError):
+        return None
 
 
 def _open_index(paths: Paths, superblock: Superblock) -> Index:
@@ -147,7 +175,10 @@ def _open_index(paths: Paths, superblock: Superblock) -> Index:
     if index.database != superblock.database:
         found, expected = f"the index of database {index.database.hex()}", superblock.database.hex()
     elif index.checkpoint < superblock.checkpoint:
-        found, expected = f"an index as of commit {index.checkpoint}", f"commit {superblock.checkpoint} or later"
+        found, expected = (
+            f"an index as of commit {index.checkpoint}",
+            f"commit {superblock.checkpoint} or later",
+        )
     else:
         return index
     index.close()
@@ -231,6 +262,13 @@ def _tail(chunk: Chunk, superblock: Superblock, log: Log) -> Iterator[Segment]:
     commit, epoch = (0, 0) if log.lost else (log.base, superblock.epoch)
     end = chunk.free
     for segment in chunk.segments(chunk.directory):
+        if segment.epoch > superblock.epoch:
+            # An epoch is on disk before the first commit of it, so the newest slot was there, and is damaged.
+            found, expected = (
+                f"a commit of epoch {segment.epoch}",
+                f"epoch {superblock.epoch}, the superblock's",
+            )
+            raise CorruptionError(chunk.path, offset=segment.low, found=found, expected=expected, advice=REBUILD)
         if segment.commit > log.base and segment.epoch != superblock.epoch:
             return
         if segment.commit <= commit or segment.epoch < epoch or segment.start < end:
@@ -402,7 +440,10 @@ def _add_heaps(storage: Storage, catalog: Catalog, log: Log, without: Container[
         heap = Heap(store, name, schema, storage.create_chunk)
         for chunk in chunks:
             if chunk.header.item_size != heap.item_size:
-                found, expected = f"items of {chunk.header.item_size} bytes", f"{heap.item_size}, as its type says"
+                found, expected = (
+                    f"items of {chunk.header.item_size} bytes",
+                    f"{heap.item_size}, as its type says",
+                )
                 raise CorruptionError(chunk.path, offset=40, found=found, expected=expected)
             heap.add(chunk)
         storage.add_heap(heap)

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from structchunk.describe import ctype_node, dtype_node, refuse
-from structchunk.descriptor import all_fields, ctype_of, dtype_of
-from structchunk.errors import CorruptionError, SchemaError
-from structchunk.objects import Array
+from .describe import ctype_node, dtype_node, refuse
+from .descriptor import all_fields, ctype_of, dtype_of
+from .errors import CorruptionError, SchemaError
+from .objects import Array
 
 __all__ = ["ITEMS", "Schema", "array_schema", "explain_difference", "object_schema", "schema_from_descriptor"]
 

@@ -11,7 +11,18 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .extent import LIVE, ROW_SIZE, TOMBSTONE, ZERO, Run, by_offset, coalesce, is_sorted, misplaced, run_from_bytes
+from .extent import (
+    LIVE,
+    ROW_SIZE,
+    TOMBSTONE,
+    ZERO,
+    Run,
+    by_offset,
+    coalesce,
+    is_sorted,
+    misplaced,
+    run_from_bytes,
+)
 
 MAGIC = b"SEGM"
 SEGMENT = struct.Struct("<4sIIIQQQQIII")
@@ -40,7 +51,15 @@ class Segment(NamedTuple):
 
 
 def pack_segment(
-    chunk: int, commit: int, epoch: int, parts: int, part: int, start: int, end: int, data_crc: int, rows: bytes
+    chunk: int,
+    commit: int,
+    epoch: int,
+    parts: int,
+    part: int,
+    start: int,
+    end: int,
+    data_crc: int,
+    rows: bytes,
 ) -> bytes:
     """Return the segment's bytes as they stand in the file: the rows, then the record."""
     count = len(rows) // ROW_SIZE

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from structchunk.keys import modular
-from structchunk.schema import ITEMS, Schema, object_schema
+from .keys import modular
+from .schema import ITEMS, Schema, object_schema
 
 __all__ = ["as_source", "as_tuple", "check_names", "schema_of"]
 

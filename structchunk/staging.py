@@ -215,4 +215,3 @@ class Staging:
         staged = self.run()
         replaced = self.table.existing(staged["key"])
         return self._record_count - len(replaced) + len(live(staged))
-

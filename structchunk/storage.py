@@ -7,6 +7,7 @@ read or write, is for the layers above; what opening does after a crash is in ``
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 import zlib
@@ -128,8 +129,23 @@ class Storage:
                 "close the database and open it again"
             )
 
+    @contextlib.contextmanager
+    def committing(self) -> Iterator[None]:
+        """Hold off commits and checkpoints while the body runs."""
+        with self._commit_lock:
+            yield
+
+    def is_creating(self, name: str) -> bool:
+        """Tell whether a file in the chunk directory is one that an open transaction makes."""
+        return name in {os.path.basename(chunk.path) for chunk in list(self.dirty.values())}
+
     def commit(
-        self, stagings: Iterable[Staging], *, sync: bool, created: Iterable[Heap] = (), dropped: Heap | None = None
+        self,
+        stagings: Iterable[Staging],
+        *,
+        sync: bool,
+        created: Iterable[Heap] = (),
+        dropped: Heap | None = None,
     ) -> None:
         """Make what was staged the next commit; an exception before its first segment changes nothing.
 
@@ -168,7 +184,9 @@ class Storage:
         """Return the catalog after a commit, or None if it does not change it."""
         if not created and dropped is None:
             return None
-        catalog = {name: entry for name, entry in self.index.catalog.items() if dropped is None or name != dropped.name}
+        catalog = {
+            name: entry for name, entry in self.index.catalog.items() if dropped is None or name != dropped.name
+        }
         for heap in created:
             about = {"kind": heap.schema.kind, "schema": heap.schema.descriptor}
             catalog[heap.name] = {"store": heap.store, **about}
@@ -263,7 +281,8 @@ class Storage:
         return [
             chunk
             for chunk in chunks
-            if chunk.directory < chunk.header.file_size and known.get(chunk.id) != (chunk.committed, chunk.directory)
+            if chunk.directory < chunk.header.file_size
+            and known.get(chunk.id) != (chunk.committed, chunk.directory)
         ]
 
     def _write_superblock(self) -> None:

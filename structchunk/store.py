@@ -134,21 +134,15 @@ class Store(MutableMapping[int, R], Generic[R]):
     def __reversed__(self) -> Iterator[int]:
         return iter(self.keys(reverse=True))
 
-    def keys(  # type: ignore[override]
-        self, start: int | None = None, stop: int | None = None, *, reverse: bool = False
-    ) -> Keys:
+    def keys(self, start: int | None = None, stop: int | None = None, *, reverse: bool = False) -> Keys:
         """Return a view of the keys in ``[start, stop)``, ascending unless `reverse`."""
         return Keys(self._range(start, stop, reverse=reverse))
 
-    def values(  # type: ignore[override]
-        self, start: int | None = None, stop: int | None = None, *, reverse: bool = False
-    ) -> Values[R]:
+    def values(self, start: int | None = None, stop: int | None = None, *, reverse: bool = False) -> Values[R]:
         """Return a view of the records with keys in ``[start, stop)``."""
         return Values(self._range(start, stop, reverse=reverse))
 
-    def items(  # type: ignore[override]
-        self, start: int | None = None, stop: int | None = None, *, reverse: bool = False
-    ) -> Items[R]:
+    def items(self, start: int | None = None, stop: int | None = None, *, reverse: bool = False) -> Items[R]:
         """Return a view of the pairs of key and record with keys in ``[start, stop)``."""
         return Items(self._range(start, stop, reverse=reverse))
 
@@ -206,7 +200,9 @@ class Store(MutableMapping[int, R], Generic[R]):
         missing = rows["flags"] & TOMBSTONE != 0
         if missing.any():
             count = int(missing.sum())
-            raise KeyNotFound(f"store {self.name!r} has no record {distinct[np.argmax(missing)]} ({count} are missing)")
+            raise KeyNotFound(
+                f"store {self.name!r} has no record {distinct[np.argmax(missing)]} ({count} are missing)"
+            )
         return gather(self._heap, rows if where is None else rows[where])
 
     def scan(

@@ -117,7 +117,7 @@ class Table:
         """Return the extent of a key as of the latest commit, or None. The hot path: no lock, no LevelDB."""
         row = self._delta.rows.get(key)
         if row is not None:
-            extent: Extent = ROW.unpack(row)  # type: ignore[assignment]
+            extent: Extent = ROW.unpack(row)
             return None if extent[4] & TOMBSTONE else extent
         block = self._cache.find(key)
         return self._find_uncached(key) if block is None else block.find(key)
@@ -144,8 +144,10 @@ class Table:
         """Return one row for each of these ascending keys; the key that has none gets a tombstone."""
         if len(keys) <= FEW_KEYS:
             found = [self.find(key) if at is None else self.find_at(key, at) for key in keys.tolist()]
-            rows = [(key, 0, 0, 0, TOMBSTONE) if row is None else row for key, row in zip(keys.tolist(), found)]
-            return np.array(rows, EXTENT_DTYPE)
+            dead = [(key, 0, 0, 0, TOMBSTONE) for key in keys.tolist()]
+            return np.array(
+                [old if row is None else row for old, row in zip(dead, found, strict=True)], EXTENT_DTYPE
+            )
         rows = empty_run(len(keys))
         rows["key"] = keys
         rows["flags"] = TOMBSTONE
@@ -299,7 +301,7 @@ class Table:
         self._load_delta()
         pages = self._dense_pages(run) if len(run) >= PAGE_ROWS else None
         if pages is None:
-            rows = memoryview(run.view(np.uint8))
+            rows = run.view(np.uint8).data
             keys = run["key"].tolist()
             packed = [(key, bytes(rows[i * ROW_SIZE : (i + 1) * ROW_SIZE])) for i, key in enumerate(keys)]
             return Change([(self._key(b"D", key), row) for key, row in packed], [], packed, [], 0, -1)
@@ -326,7 +328,7 @@ class Table:
     def _rewrite(self, run: Run, pages: list[Pair], folded: list[int]) -> Change:
         """Put a run into these pages, which are all that it overlaps, in place of their present rows."""
         merged = live(overlay(run, self._decode_pages(pages)))
-        packed = memoryview(np.ascontiguousarray(merged).view(np.uint8))
+        packed = np.ascontiguousarray(merged).view(np.uint8).data
         keys = merged["key"]
         puts = []
         for first in range(0, len(merged), PAGE_ROWS):
@@ -350,7 +352,7 @@ class Table:
         return len(self._delta) > max(MIN_FOLD_ROWS, record_count // FOLD_FRACTION)
 
     def fold(self) -> Iterator[Change]:
-        """Yield changes that move the delta into pages, a group of pages at a time; apply each before the next."""
+        """Yield changes that move the delta into pages, a group at a time; apply each before the next."""
         rest = self.delta_run()
         while len(rest):
             low = int(rest["key"][0])
@@ -373,10 +375,13 @@ def keys_of_store(leveldb: LevelDB, store: int) -> Iterator[bytes]:
 def _shared(run: Run, keys: npt.NDArray[np.uint64]) -> Run:
     """Return the run's rows that have one of these ascending keys."""
     if not len(run) or not len(keys):
-        return run[:0]
+        return empty_run()
     run = clip(run, int(keys[0]), int(keys[-1]) + 1)
+    shared: Run
     if len(run) < len(keys):
         where = np.searchsorted(keys, run["key"])
-        return run[keys[np.minimum(where, len(keys) - 1)] == run["key"]]
-    where = np.searchsorted(run["key"], keys)
-    return run[where[find_equal(run, keys, where)]]
+        shared = run[keys[np.minimum(where, len(keys) - 1)] == run["key"]]
+    else:
+        where = np.searchsorted(run["key"], keys)
+        shared = run[where[find_equal(run, keys, where)]]
+    return shared

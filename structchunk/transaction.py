@@ -6,7 +6,7 @@ import contextlib
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -172,7 +172,10 @@ class Transaction:
         self.check_open()
         try:
             self.storage.commit(
-                self._stagings.values(), sync=self._sync, created=self._created.values(), dropped=self._dropped
+                self._stagings.values(),
+                sync=self._sync,
+                created=self._created.values(),
+                dropped=self._dropped,
             )
         except BaseException:
             self.abort()
@@ -244,11 +247,9 @@ class InSnapshot:
         self._snapshot.view()
         return 0
 
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[Staging]:
+    def writing(self) -> NoReturn:
         """Refuse."""
         raise ReadOnlyError("a snapshot cannot be written; write through the database or a transaction")
-        yield
 
     def live_array(self, extent: Extent) -> None:
         """Return None: nothing may be changed through a snapshot."""
@@ -305,5 +306,3 @@ class Snapshot:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
