@@ -39,6 +39,15 @@ class ArrayStore(Store[Array]):
         start = extent[1] // self._item_size
         return self._arrays[extent[3]][start : start + extent[2]]
 
+    def __getitem__(self, key: int) -> Array:
+        """Return the array of a key: the same as in any store, written out because it is the hottest path."""
+        extent = self._find(key if type(key) is int else as_key(key))
+        if extent is None or extent[4] & LIVE:
+            return super().__getitem__(key)
+        _, offset, length, chunk, _ = extent
+        start = offset // self._item_size
+        return self._arrays[chunk][start : start + length]
+
     def _stage(self, staging: Staging, key: int, value: Any) -> None:
         staging.put(key, as_items(value, self.dtype))
 

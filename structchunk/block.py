@@ -6,32 +6,60 @@ import random
 from bisect import bisect_left
 
 import numpy as np
+import numpy.typing as npt
 
-from .extent import KEY_END, ROW, ROW_SIZE, Extent, Run
+from .extent import KEY_END, ROW, ROW_SIZE, Extent, Run, find_equal
 
 CACHE_ROWS = 1 << 22
 """How many rows the cache of one store may hold: about 160 MB."""
 
 
 class Block:
-    """Consecutive pages of one store, decoded: all its rows with ``floor <= key <= last``. Immutable."""
+    """Consecutive pages of one store, decoded: all its rows with ``floor <= key <= last``. Immutable.
 
-    __slots__ = ("floor", "keys", "last", "rows", "run")
+    Keys that are evenly spaced, as those of time series and of counters are, need no search: ``step`` is their
+    distance, or 0 if they are not.
+    """
+
+    __slots__ = ("count", "first", "floor", "keys", "last", "rows", "run", "step")
 
     def __init__(self, run: Run, floor: int, last: int) -> None:
         self.run = run
         self.floor = floor
         self.last = last
-        self.keys = np.ascontiguousarray(run["key"], np.uint64).data
+        keys = np.ascontiguousarray(run["key"], np.uint64)
+        self.count = len(keys)
+        self.keys = keys.data
         self.rows = run.view(np.uint8).data
+        self.first = int(keys[0]) if len(keys) else 0
+        self.step = _even_step(keys)
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key that this block answers for, or None."""
-        keys = self.keys
-        at = bisect_left(keys, key)
-        if at < len(keys) and keys[at] == key:
-            return ROW.unpack_from(self.rows, at * ROW_SIZE)
-        return None
+        if self.step:
+            at, rest = divmod(key - self.first, self.step)
+            if rest or not 0 <= at < self.count:
+                return None
+        else:
+            at = bisect_left(self.keys, key)
+            if at == self.count or self.keys[at] != key:
+                return None
+        return ROW.unpack_from(self.rows, at * ROW_SIZE)
+
+    def search(self, keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+        """Return where in the run each of many keys is, and whether it is there at all."""
+        if self.step:
+            where, rest = np.divmod(keys - np.uint64(self.first), np.uint64(self.step))
+            return where.astype(np.intp), (rest == 0) & (where < self.count)  # what is below first wraps around
+        found = np.searchsorted(np.asarray(self.keys), keys)
+        return found, find_equal(self.run, keys, found)
+
+
+def _even_step(keys: npt.NDArray[np.uint64]) -> int:
+    if len(keys) < 2:
+        return 0
+    steps = keys[1:] - keys[:-1]
+    return int(steps[0]) if bool((steps == steps[0]).all()) else 0
 
 
 class BlockCache:

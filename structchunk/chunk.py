@@ -220,10 +220,13 @@ class Chunk:
         else:
             files.write(self.path, offset, data.view(np.uint8) if isinstance(data, np.ndarray) else data)
 
-    def append_segment(self, packed: bytes, free: int) -> None:
-        """Store a packed segment below the directory, and move both offsets on."""
-        low = self.directory - len(packed)
-        self.store(low, packed, len(packed))
+    def append_segment(self, rows: bytes | memoryview, record: bytes, free: int) -> None:
+        """Store a segment's record and rows below the directory, and move both offsets on."""
+        top = self.directory - SEGMENT_SIZE
+        low = top - len(rows)
+        self.store(top, record, SEGMENT_SIZE)
+        if rows:
+            self.store(low, rows, len(rows))
         self.move(free, low)
 
     def seek(self, free: int, directory: int) -> None:

@@ -9,6 +9,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,22 @@ MIN_CHUNK_SIZE = 4 * PAGE
 _MODES = ("r", "r+", "a", "x")
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+class OwnTransaction:
+    """The transaction of a single write; entering it gives the staging of the one store that is written."""
+
+    def __init__(self, database: Database, heap: Heap) -> None:
+        self._transaction = database.transaction()
+        self._heap = heap
+
+    def __enter__(self) -> Staging:
+        return self._transaction.staging(self._heap)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._transaction.__exit__(kind, error, trace)
 
 
 class AtLatest:
@@ -70,11 +87,9 @@ class AtLatest:
         self._database.check_open()
         return self._index.last
 
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[Staging]:
-        """Enter a transaction that is committed at the end."""
-        with self._database.transaction() as transaction:
-            yield transaction.staging(self.heap)
+    def writing(self) -> OwnTransaction:
+        """Return a transaction that is committed at the end."""
+        return OwnTransaction(self._database, self.heap)
 
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place, or None if the database is open for reading."""

@@ -141,6 +141,7 @@ def _to_time(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
     if np.datetime_data(source.dtype)[0] == "generic" and not nothing.all():
         raise TypeError(f"{where}found {source.dtype} without a unit, expected {dtype}")
     try:
+        np.promote_types(source.dtype, dtype)  # older NumPy compares months with days, and warns
         result = source.astype(dtype)
         bad = (result != source) | (result.astype(source.dtype) != source)
     except OverflowError as error:

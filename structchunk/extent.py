@@ -121,11 +121,14 @@ def find_one(run: Run, key: int) -> Extent | None:
 
 def clip(run: Run, start: int, stop: int) -> Run:
     """Return the rows with ``start <= key < stop``, as a view."""
-    keys = run["key"]
-    low = np.searchsorted(keys, np.uint64(start)) if start > 0 else 0
-    high = np.searchsorted(keys, np.uint64(stop)) if stop < KEY_END else len(run)
-    part: Run = run[low : max(low, high)]
+    low = _count_below(run, start)
+    part: Run = run[low : max(low, _count_below(run, stop))]
     return part
+
+
+def _count_below(run: Run, bound: int) -> int:
+    """Return how many rows have a key below `bound`, which may be ``KEY_END``."""
+    return int(np.searchsorted(run["key"], np.uint64(bound))) if bound < KEY_END else len(run)
 
 
 def overlay_pieces(newer: Run, older: Iterable[Run], *, reverse: bool = False) -> Iterator[Run]:
@@ -160,6 +163,16 @@ def breaks(run: Run, item_size: int) -> npt.NDArray[np.intp]:
     return np.flatnonzero(apart) + 1
 
 
+def uniform_length(run: Run, item_size: int) -> int:
+    """Return the length that all records have, if they lie back to back in one chunk as well, else 0."""
+    if not len(run):
+        return 0
+    length, offset = int(run["length"][0]), run["offset"]
+    alike = (run["length"] == length).all() and (run["chunk"] == run["chunk"][0]).all()
+    even = alike and (offset[1:] - offset[:-1] == length * item_size).all()
+    return length if even else 0
+
+
 def coalesce(run: Run, item_size: int) -> Run:
     """Return the stretches of records that lie back to back: one row each, with the first row's key.
 
@@ -171,6 +184,18 @@ def coalesce(run: Run, item_size: int) -> Run:
     joined: Run = run[starts]
     joined["length"] = np.add.reduceat(run["length"], starts)
     return joined
+
+
+def rows_in_chunk(run: Run, chunk: int) -> Run:
+    """Return the rows of one chunk, as a view where they stand together."""
+    mine = run["chunk"] == chunk
+    count = int(np.count_nonzero(mine))
+    first = int(np.argmax(mine)) if count else 0
+    together: Run = run[first : first + count]
+    if bool(mine[first : first + count].all()):
+        return together
+    picked: Run = run[mine]
+    return picked
 
 
 def by_offset(run: Run) -> Run:

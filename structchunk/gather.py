@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .batch import Batch
-from .extent import Run, breaks
+from .extent import Run, breaks, uniform_length
 from .heap import Heap
 
 LONG_STRETCH = 1024
@@ -35,6 +35,11 @@ def gather(heap: Heap, run: Run) -> Batch:
 
 def batches(heap: Heap, run: Run, batch_size: int) -> Iterator[Batch]:
     """Yield the records of a run as batches of at most `batch_size` records."""
+    length = uniform_length(run, heap.item_size)
+    if length:
+        for first in range(0, len(run), batch_size):
+            yield _uniform(heap, run[first : first + batch_size], length)
+        return
     cuts = breaks(run, heap.item_size)
     if len(cuts) and (len(cuts) + 1) * LONG_STRETCH > len(run):
         cuts = _copy_cuts(run, heap.item_size)
@@ -42,6 +47,12 @@ def batches(heap: Heap, run: Run, batch_size: int) -> Iterator[Batch]:
     for low, high in pairwise(bounds):
         for first in range(low, high, batch_size):
             yield gather(heap, run[first : min(first + batch_size, high)])
+
+
+def _uniform(heap: Heap, run: Run, length: int) -> Batch:
+    """Return records of one length that lie back to back."""
+    offsets = np.arange(0, (len(run) + 1) * length, length)
+    return Batch(np.ascontiguousarray(run["key"]), offsets, _stretch(heap, run, len(run) * length))
 
 
 def _copy_cuts(run: Run, item_size: int) -> npt.NDArray[Any]:

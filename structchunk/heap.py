@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .chunk import Chunk
 from .errors import CorruptionError
-from .extent import ROW, ROW_SIZE, TOMBSTONE, Extent, Run, make_run, misplaced
+from .extent import EXTENT_DTYPE, ROW, ROW_SIZE, TOMBSTONE, Extent, Run, make_run, misplaced
 from .schema import Schema
 
 SPARSE_SIZE = 1 << 16
@@ -174,7 +174,8 @@ class Heap:
         """Store many records back to back, over as many chunks as they need, and return their rows in order."""
         ends = np.cumsum(lengths)
         needed = ends * self.item_size + np.arange(1, len(keys) + 1) * ROW_SIZE
-        runs = []
+        run = np.empty(len(keys), EXTENT_DTYPE)
+        run["key"], run["length"], run["flags"] = keys, lengths, flags
         first = done = 0
         while first < len(keys):
             chunk = self._room(int(lengths[first]) * self.item_size)
@@ -185,12 +186,15 @@ class Heap:
             chunk.reserve(offset + size)
             if size:
                 chunk.store(offset, items[done:last], size)
-            starts = offset + (ends[first:upto] - lengths[first:upto] - done) * self.item_size
-            runs.append(make_run(keys[first:upto], starts, lengths[first:upto], chunk.id, flags))
+            starts = ends[first:upto] - lengths[first:upto]
+            starts -= done
+            starts *= self.item_size
+            run["offset"][first:upto] = starts + offset
+            run["chunk"][first:upto] = chunk.id
             chunk.free = offset + size
             chunk.limit -= ROW_SIZE * (upto - first)
             first, done = upto, last
-        return runs[0] if len(runs) == 1 else np.concatenate(runs) if runs else make_run(keys, 0, 0, 0)
+        return run
 
     def bury(self, keys: npt.NDArray[np.uint64], flags: int = TOMBSTONE) -> Run:
         """Return tombstones for these keys, with room made for them in the directories."""

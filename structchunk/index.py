@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .errors import CorruptionError
+from .errors import ClosedError, CorruptionError, StoreNotFound
 from .extent import ROW, TOMBSTONE, Extent, Run, live
 from .leveldb import REBUILD, LevelDB, Pair
 from .table import Change, Clock, Table, keys_of_store
@@ -48,10 +48,24 @@ class View:
     dropping old tables: keep it short.
     """
 
-    def __init__(self, index: Index, commit: int, snapshot: Any) -> None:
+    def __init__(self, index: Index, commit: int, version: int, snapshot: Any) -> None:
         self.commit = commit
-        self.snapshot = snapshot
+        self.version = version
+        self._snapshot = snapshot
         self._index = index
+
+    @property
+    def snapshot(self) -> Any:
+        """The plyvel snapshot.
+
+        Raises
+        ------
+        ClosedError
+            It was let go, so that a range that is still being read cannot go on as of another commit.
+        """
+        if self._snapshot is None:
+            raise ClosedError("the snapshot is closed; take another with db.snapshot()")
+        return self._snapshot
 
     def find(self, store: int, key: int) -> Extent | None:
         """Return the extent of a key, or None."""
@@ -75,7 +89,7 @@ class View:
 
     def close(self) -> None:
         """Let the snapshot go."""
-        self.snapshot = None
+        self._snapshot = None
 
 
 class Live(NamedTuple):
@@ -175,8 +189,17 @@ class Index:
         return self._clock.last
 
     def table(self, store: int) -> Table:
-        """Return the table of a store that was added."""
-        return self._tables[store]
+        """Return the table of a store that was added.
+
+        Raises
+        ------
+        StoreNotFound
+            The store was dropped.
+        """
+        table = self._tables.get(store)
+        if table is None:
+            raise StoreNotFound("the store was dropped")
+        return table
 
     def add_table(self, store: int, item_size: int, check: Check) -> Table:
         """Make a store's rows readable; `check` raises if a run points outside the store's chunks."""
@@ -191,12 +214,13 @@ class Index:
 
     def record_count(self, store: int) -> int:
         """Return how many records the store has, as of the latest commit."""
+        self.table(store)
         return sum(count.record_count for count in self.live[store].values())
 
     def view(self) -> View:
         """Return the index as of the latest commit."""
         with self._clock.lock:
-            return View(self, self._clock.last, self.leveldb.snapshot())
+            return View(self, self._clock.last, self._clock.version, self.leveldb.snapshot())
 
     # ------------------------------------------------------------------ writing
 
@@ -255,9 +279,9 @@ class Index:
             removed += change.deletes
         clock = self._clock
         with clock.lock:
-            clock.version += 1
+            clock.version += 1  # before the caches: a reader that saw them must see this
             self.leveldb.write(puts, removed)
-            clock.last = commit  # before the caches: a reader that saw them must see this
+            clock.last = commit
             for (store, chunk), count in counts.items():
                 self.live[store][chunk] = count
             for store, change in changes.items():

@@ -94,7 +94,8 @@ def as_keys(keys: object) -> _Keys:
 def modular(values: range) -> _Keys:
     """Return a range as uint64 modulo 2**64, in which what is negative is large and nothing overflows."""
     first, step = np.uint64(values.start % 2**64), np.uint64(values.step % 2**64)
-    return first + step * np.arange(len(values), dtype=np.uint64)
+    numbers: _Keys = first + step * np.arange(len(values), dtype=np.uint64)
+    return numbers
 
 
 def _from_range(keys: range) -> _Keys:
@@ -115,8 +116,8 @@ def _from_array(keys: npt.NDArray[Any]) -> _Keys:
 
 
 def _from_list(keys: list[Any]) -> _Keys:
-    if not set(map(type, keys)) <= {int}:
-        keys = list(map(as_key, keys))
+    if not set(map(type, keys)) <= {int} or min(keys, default=0) < 0:
+        keys = list(map(as_key, keys))  # NumPy before 2 would make a large key of a negative one
     try:
         # Told the dtype: left to itself, NumPy makes floats of small and large integers together.
         return np.array(keys, dtype=np.uint64)

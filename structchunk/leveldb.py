@@ -15,7 +15,7 @@ import os
 import stat
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import plyvel
@@ -41,6 +41,57 @@ _used = False
 _inherited = False
 
 
+class Gate:
+    """Lets calls into a handle until it is shut, then waits for those in flight.
+
+    Entering gives the handle; leaving translates what LevelDB raised.
+    """
+
+    def __init__(self, path: str, handle: Any) -> None:
+        self._path = path
+        self._handle = handle
+        self._calls = 0
+        self._refusal = ""
+        self._idle = threading.Condition(threading.Lock())
+
+    def check(self) -> None:
+        """Raise ClosedError once the gate is shut."""
+        if self._refusal:
+            raise ClosedError(self._refusal)
+
+    def __enter__(self) -> Any:
+        with self._idle:
+            self.check()
+            self._calls += 1
+        return self._handle
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        with self._idle:
+            self._calls -= 1
+            if not self._calls and self._refusal:
+                self._idle.notify_all()
+        if isinstance(error, plyvel.Error):
+            raise _translated(self._path, error) from error
+
+    def shut(self, refusal: str) -> Any:
+        """Refuse further calls, wait for those in flight, and return the handle; None if it was shut before."""
+        with self._idle:
+            if self._refusal:
+                return None
+            self._refusal = refusal
+            self._idle.wait_for(lambda: not self._calls)
+        handle, self._handle = self._handle, None
+        return handle
+
+    def disown(self) -> None:
+        """Give the handle up without touching it: in a forked child, closing it would hang."""
+        if self._handle is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._handle))
+        self._handle = None
+        self._idle = threading.Condition(threading.Lock())
+        self._refusal = FORKED
+
+
 class LevelDB:
     """One LevelDB directory.
 
@@ -54,10 +105,7 @@ class LevelDB:
         global _used
         _used = True
         self.path = path
-        self._handle = handle
-        self._calls = 0
-        self._refusal = ""
-        self._idle = threading.Condition(threading.Lock())
+        self._gate = Gate(path, handle)
         _open_handles.add(self)
 
     @classmethod
@@ -65,8 +113,10 @@ class LevelDB:
         """Create a new, empty LevelDB directory."""
         _refuse_after_fork()
         files.make_directory(path)
-        with _translated(path):
+        try:
             return cls(path, plyvel.DB(path, create_if_missing=True, **_OPTIONS))
+        except plyvel.Error as error:
+            raise _translated(path, error) from error
 
     @classmethod
     def open(cls, path: str) -> LevelDB:
@@ -84,42 +134,25 @@ class LevelDB:
         except plyvel.Error as error:
             raise _corruption(path, error) from error
 
-    @contextlib.contextmanager
-    def _entered(self) -> Iterator[Any]:
-        """Count a call in flight, and translate what LevelDB raises."""
-        with self._idle:
-            if self._refusal:
-                raise ClosedError(self._refusal)
-            self._calls += 1
-        try:
-            with _translated(self.path):
-                yield self._handle
-        finally:
-            with self._idle:
-                self._calls -= 1
-                if not self._calls:
-                    self._idle.notify_all()
-
     def check_open(self) -> None:
         """Raise ClosedError after :meth:`close`, or in a forked child."""
-        if self._refusal:
-            raise ClosedError(self._refusal)
+        self._gate.check()
 
     def snapshot(self) -> Any:
         """Return a plyvel snapshot of the present state."""
-        with self._entered() as handle:
+        with self._gate as handle:
             return handle.snapshot()
 
     def get(self, key: bytes, snapshot: Any = None) -> bytes | None:
         """Return the value of a key, or None."""
-        with self._entered() as handle:
+        with self._gate as handle:
             value: bytes | None = (snapshot or handle).get(key, verify_checksums=True)
             return value
 
     def read(self, start: bytes, stop: bytes, count: int, snapshot: Any = None) -> list[Pair]:
         """Return the first `count` pairs with ``start <= key < stop``."""
         pairs: list[Pair] = []
-        with self._entered() as handle:
+        with self._gate as handle:
             iterator = (snapshot or handle).raw_iterator(verify_checksums=True)
             iterator.seek(start)
             while len(pairs) < count and iterator.valid() and (key := iterator.key()) < stop:
@@ -130,7 +163,7 @@ class LevelDB:
     def read_back(self, start: bytes, stop: bytes, count: int, snapshot: Any = None) -> list[Pair]:
         """Return the last `count` pairs with ``start <= key < stop``, in ascending order."""
         pairs: list[Pair] = []
-        with self._entered() as handle:
+        with self._gate as handle:
             iterator = (snapshot or handle).raw_iterator(verify_checksums=True)
             iterator.seek(stop)
             if iterator.valid():
@@ -145,7 +178,7 @@ class LevelDB:
 
     def write(self, puts: Iterable[Pair], deletes: Iterable[bytes] = (), *, sync: bool = False) -> None:
         """Apply all of it as one atomic batch."""
-        with self._entered() as handle:
+        with self._gate as handle:
             batch = handle.write_batch(transaction=True, sync=sync)
             for key in deletes:
                 batch.delete(key)
@@ -163,12 +196,9 @@ class LevelDB:
 
     def close(self) -> None:
         """Wait for the calls in flight, then close. Idempotent."""
-        with self._idle:
-            if self._refusal:
-                return
-            self._refusal = CLOSED
-            self._idle.wait_for(lambda: not self._calls)
-        handle, self._handle = self._handle, None
+        handle = self._gate.shut(CLOSED)
+        if handle is None:
+            return
         if self._log_size() > _SMALL_LOG:
             # Compacting an empty range flushes the memory table, so that the next open replays nothing.
             with contextlib.suppress(plyvel.Error):
@@ -184,12 +214,8 @@ class LevelDB:
         return size
 
     def disown(self) -> None:
-        """Give the handle up without touching it: in a forked child, closing it would hang."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
-        self._idle = threading.Condition(threading.Lock())
-        self._refusal = FORKED
+        """Give the handle up in a forked child."""
+        self._gate.disown()
 
 
 def _disown_all() -> None:
@@ -222,14 +248,10 @@ def _check_entries(path: str) -> None:
             raise CorruptionError(entry.path, found=found, expected="a regular file", advice=REBUILD)
 
 
-@contextlib.contextmanager
-def _translated(path: str) -> Iterator[None]:
-    try:
-        yield
-    except plyvel.CorruptionError as error:
-        raise _corruption(path, error) from error
-    except plyvel.IOError as error:
-        raise _os_error(path, error) from error
+def _translated(path: str, error: Exception) -> Exception:
+    if isinstance(error, plyvel.CorruptionError):
+        return _corruption(path, error)
+    return _os_error(path, error)
 
 
 def _corruption(path: str, error: Exception) -> CorruptionError:

@@ -50,7 +50,7 @@ class Segment(NamedTuple):
     low: int
 
 
-def pack_segment(
+def pack_record(
     chunk: int,
     commit: int,
     epoch: int,
@@ -59,12 +59,12 @@ def pack_segment(
     start: int,
     end: int,
     data_crc: int,
-    rows: bytes,
+    rows: bytes | memoryview,
 ) -> bytes:
-    """Return the segment's bytes as they stand in the file: the rows, then the record."""
+    """Return the record that stands above a segment's rows."""
     count = len(rows) // ROW_SIZE
     head = SEGMENT.pack(MAGIC, parts, part, count, commit, epoch, start, end, data_crc, zlib.crc32(rows), 0)
-    return rows + head + OWN_CRC.pack(zlib.crc32(head, chunk))
+    return head + OWN_CRC.pack(zlib.crc32(head, chunk))
 
 
 def data_crc(raw: memoryview, rows: Run, item_size: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,7 +53,7 @@ class Staging:
         Counts writes.
     """
 
-    def __init__(self, heap: Heap, table: Table, record_count: int) -> None:
+    def __init__(self, heap: Heap, table: Table, record_count: Callable[[], int]) -> None:
         self.heap = heap
         self.table = table
         self.lent = False
@@ -157,12 +157,12 @@ class Staging:
 
     def is_changed(self) -> bool:
         """Tell whether there is anything to commit: rows, or a chunk that the store does not have yet."""
-        self.store_edits()
+        if self.edits:
+            self.store_edits()
         return bool(self.heap.touched)
 
     def only_row(self) -> bytes | None:
         """Return the staged row if there is just one."""
-        self.store_edits()
         return next(iter(self.rows.values())) if len(self.rows) == 1 and not self._runs else None
 
     # ------------------------------------------------------------------ reading
@@ -214,4 +214,4 @@ class Staging:
         """Return how many records the store has, as this transaction sees it."""
         staged = self.run()
         replaced = self.table.existing(staged["key"])
-        return self._record_count - len(replaced) + len(live(staged))
+        return self._record_count() - len(replaced) + len(live(staged))

@@ -14,19 +14,20 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 from . import files
 from .chunk import Chunk
 from .errors import FailedError
-from .extent import ROW_SIZE, TOMBSTONE, ZERO, Extent
+from .extent import ROW_SIZE, TOMBSTONE, ZERO, Extent, rows_in_chunk
 from .header import PAGE, Header, round_up
 from .heap import Heap
 from .index import Catalog, Index, unpack_row
 from .lock import Lock
 from .paths import Paths
 from .schema import Schema
-from .segment import SEGMENT_SIZE, data_crc, pack_segment
+from .segment import SEGMENT_SIZE, data_crc, pack_record
 from .staging import Staging
 from .superblock import Superblock
 
@@ -41,7 +42,7 @@ class Part(NamedTuple):
     """What a commit will append to one chunk: packed rows, and the CRC of their records."""
 
     chunk: Chunk
-    rows: bytes
+    rows: bytes | memoryview
     crc: int
 
 
@@ -171,12 +172,15 @@ class Storage:
                 self.checkpoint()
             for part in parts:
                 part.chunk.reserve_directory(len(part.rows) // ROW_SIZE)
-            with self._poisoning():
+            try:
                 self._append(parts, self.index.last + 1)
                 if sync:
                     self._flush()
                 self._put(stagings, self._catalog(created, dropped))
                 self._settle(stagings, created, dropped)
+            except BaseException as error:
+                self._poison(error)
+                raise
         if self._checkpoint_due():
             self.checkpoint()
 
@@ -196,10 +200,10 @@ class Storage:
         epoch, count = self.superblock.epoch, len(parts)
         for number, (chunk, rows, crc) in enumerate(parts):
             start, free = chunk.committed, chunk.free
-            packed = pack_segment(chunk.id, commit, epoch, count, number, start, free, crc, rows)
+            record = pack_record(chunk.id, commit, epoch, count, number, start, free, crc, rows)
             self.dirty[chunk.id] = chunk
-            chunk.append_segment(packed, free)
-            self._uncheckpointed_size += free - start + len(packed)
+            chunk.append_segment(rows, record, free)
+            self._uncheckpointed_size += free - start + len(rows)
 
     def _put(self, stagings: list[Staging], catalog: Catalog | None) -> None:
         commit = self.index.last + 1
@@ -219,14 +223,9 @@ class Storage:
             # The chunk that says that the store was dropped, its last one, must go last.
             self.gone += [Gone(dropped.store, chunk) for chunk in sorted(dropped.chunks)]
 
-    @contextlib.contextmanager
-    def _poisoning(self) -> Iterator[None]:
-        """Refuse all further writes if the body fails: its outcome on disk is unknown."""
-        try:
-            yield
-        except BaseException as error:
-            self.failure = f"{type(error).__name__}: {error}"
-            raise
+    def _poison(self, error: BaseException) -> None:
+        """Refuse all further writes: what this one left on disk is unknown."""
+        self.failure = f"{type(error).__name__}: {error}"
 
     def _flush(self) -> None:
         for chunk in self.dirty.values():
@@ -259,20 +258,23 @@ class Storage:
         """Bring everything to disk, the index and changes made in place too; then unlink what is gone."""
         with self._commit_lock:
             self.check_usable()
-            with self._poisoning():
-                self.dirty.update(self._live)
-                self._flush()
-                grown = self._heads()
-                self.index.write_checkpoint(
-                    self.next_chunk,
-                    {chunk.id: (chunk.committed, chunk.directory) for chunk in grown},
-                    self.gone,
-                )
-                self._write_superblock()
-                for chunk in grown:
-                    chunk.settled = chunk.committed
-                self._uncheckpointed_size = 0
+            try:
+                self._write_checkpoint()
                 self._unlink_gone()
+            except BaseException as error:
+                self._poison(error)
+                raise
+
+    def _write_checkpoint(self) -> None:
+        self.dirty.update(self._live)
+        self._flush()
+        grown = self._heads()
+        heads = {chunk.id: (chunk.committed, chunk.directory) for chunk in grown}
+        self.index.write_checkpoint(self.next_chunk, heads, self.gone)
+        self._write_superblock()
+        for chunk in grown:
+            chunk.settled = chunk.committed
+        self._uncheckpointed_size = 0
 
     def _heads(self) -> list[Chunk]:
         """Return the chunks that hold a commit and grew since the last checkpoint."""
@@ -337,10 +339,10 @@ def _parts(staging: Staging) -> list[Part]:
     run = staging.run()
     parts = []
     for chunk in heap.touched.values():
-        rows = run[run["chunk"] == chunk.id]
+        rows = rows_in_chunk(run, chunk.id)
         if len(rows) or chunk.free != chunk.committed or chunk.id in heap.created:
             crc = data_crc(memoryview(chunk.source), rows, heap.item_size)
-            parts.append(Part(chunk, rows.tobytes(), crc))
+            parts.append(Part(chunk, rows.view(np.uint8).data, crc))
     return parts
 
 

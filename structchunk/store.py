@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .batch import Batch
 from .cursor import Cursor
 from .errors import KeyNotFound
-from .extent import KEY_END, TOMBSTONE, Extent, Run
+from .extent import KEY_END, TOMBSTONE, Extent, Run, empty_run
 from .gather import batches, gather
 from .heap import Heap
 from .keys import as_bound, as_key, as_keys
@@ -33,7 +33,7 @@ class Binding(Protocol):
         """Return the extent of a key, or None."""
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
-        """Return one row per ascending key; the key that has none gets a tombstone."""
+        """Return one row per key, in ascending order, repeated or not; a tombstone for the key that has none."""
 
     def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range as consecutive runs."""
@@ -100,6 +100,11 @@ class Store(MutableMapping[int, R], Generic[R]):
         if extent is None:
             raise KeyNotFound(f"store {self.name!r} has no record {key}")
         return self._record(extent)
+
+    def get(self, key: int, default: Any = None) -> Any:
+        """Return the record of a key, or the default if it has none."""
+        extent = self._find(key if type(key) is int else as_key(key))
+        return default if extent is None else self._record(extent)
 
     def __setitem__(self, key: int, value: Any) -> None:
         self.put(key, value)
@@ -194,16 +199,14 @@ class Store(MutableMapping[int, R], Generic[R]):
             A key has no record; the message names the first such.
         """
         wanted = as_keys(keys)
-        ascending = bool((wanted[1:] > wanted[:-1]).all())
-        distinct, where = (wanted, None) if ascending else np.unique(wanted, return_inverse=True)
-        rows = self._binding.lookup(distinct)
+        order = np.argsort(wanted)
+        rows = empty_run(len(wanted))
+        rows[order] = self._binding.lookup(wanted[order])
         missing = rows["flags"] & TOMBSTONE != 0
         if missing.any():
-            count = int(missing.sum())
-            raise KeyNotFound(
-                f"store {self.name!r} has no record {distinct[np.argmax(missing)]} ({count} are missing)"
-            )
-        return gather(self._heap, rows if where is None else rows[where])
+            first, count = wanted[np.argmax(missing)], int(missing.sum())
+            raise KeyNotFound(f"store {self.name!r} has no record {first} ({count} are missing)")
+        return gather(self._heap, rows)
 
     def scan(
         self, start: int | None = None, stop: int | None = None, *, batch_size: int = BATCH_SIZE

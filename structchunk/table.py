@@ -30,6 +30,7 @@ from .extent import (
     find_equal,
     is_sorted,
     live,
+    make_run,
     overlay,
     overlay_pieces,
     run_from_bytes,
@@ -48,11 +49,15 @@ _KEY = struct.Struct(">cIQ")
 
 
 class At(Protocol):
-    """One commit of the index: a plyvel snapshot, and the number of the commit that it shows."""
+    """One state of the index: a plyvel snapshot, and the clock's version when it was taken.
+
+    The number of the commit would not do: a fold, which is no commit, moves rows from the delta into pages, and
+    the delta of after it does not go with the pages of before it.
+    """
 
     @property
-    def commit(self) -> int:
-        """The commit's number."""
+    def version(self) -> int:
+        """The clock's version."""
 
     @property
     def snapshot(self) -> Any:
@@ -130,9 +135,9 @@ class Table:
 
     def find_at(self, key: int, at: At) -> Extent | None:
         """Return the extent of a key as of a commit, or None."""
-        if at.commit == self._clock.last:
+        if at.version == self._clock.version:
             extent = self.find(key)
-            if at.commit == self._clock.last:  # else a commit came in between, and may be what was seen
+            if at.version == self._clock.version:  # else a commit came in between, and may be what was seen
                 return extent
         row = self._leveldb.get(self._key(b"D", key), at.snapshot)
         if row is not None:
@@ -141,34 +146,41 @@ class Table:
         return self._load(key, 1, at.snapshot).find(key)
 
     def lookup(self, keys: npt.NDArray[np.uint64], at: At | None = None) -> Run:
-        """Return one row for each of these ascending keys; the key that has none gets a tombstone."""
+        """Return one row per key, in ascending order, repeated or not; a tombstone for the key that has none."""
         if len(keys) <= FEW_KEYS:
-            found = [self.find(key) if at is None else self.find_at(key, at) for key in keys.tolist()]
-            dead = [(key, 0, 0, 0, TOMBSTONE) for key in keys.tolist()]
-            return np.array(
-                [old if row is None else row for old, row in zip(dead, found, strict=True)], EXTENT_DTYPE
-            )
-        rows = empty_run(len(keys))
-        rows["key"] = keys
-        rows["flags"] = TOMBSTONE
-        present = self.existing(keys, at)
-        if len(present) == len(keys):
-            return present
-        rows[np.searchsorted(keys, present["key"])] = present
+            return np.array([self._row(key, at) for key in keys.tolist()], EXTENT_DTYPE)
+        rows = make_run(keys, 0, 0, 0, TOMBSTONE)
+        for block, first, upto in self._blocks_of(keys, at):
+            where, found = block.search(keys[first:upto])
+            if found.all():
+                rows[first:upto] = block.run[where]
+            else:
+                rows[first:upto][found] = block.run[where[found]]
+        delta = self.delta_run(at)
+        where = np.searchsorted(delta["key"], keys)
+        found = find_equal(delta, keys, where)
+        rows[found] = delta[where[found]]
         return rows
 
+    def _row(self, key: int, at: At | None) -> Extent:
+        extent = self.find(key) if at is None else self.find_at(key, at)
+        return (key, 0, 0, 0, TOMBSTONE) if extent is None else extent
+
     def existing(self, keys: npt.NDArray[np.uint64], at: At | None = None) -> Run:
-        """Return the live rows of these ascending keys, without those that have none."""
+        """Return the live rows of these keys of a run, without those that have none."""
+        parts = [_shared(block.run, keys[first:upto]) for block, first, upto in self._blocks_of(keys, at)]
         delta = self.delta_run(at)
-        parts = [empty_run()]
-        done, wide = 0, False
-        while done < len(keys):
-            block = self._block(int(keys[done]), at, wide=wide)
-            upto = done + int(np.searchsorted(keys[done:], np.uint64(block.last), side="right"))
-            parts.append(_shared(block.run, keys[done:upto]))
-            wide = upto - done > DENSE_KEYS
-            done = upto
-        return live(overlay(_shared(delta, keys), np.concatenate(parts)))
+        return live(overlay(_shared(delta, keys), np.concatenate([empty_run(), *parts])))
+
+    def _blocks_of(self, keys: npt.NDArray[np.uint64], at: At | None) -> Iterator[tuple[Block, int, int]]:
+        """Yield the blocks that answer for ascending keys, each with its first and last position among them."""
+        first, wide = 0, False
+        while first < len(keys):
+            block = self._block(int(keys[first]), at, wide=wide)
+            upto = first + int(np.searchsorted(keys[first:], np.uint64(block.last), side="right"))
+            yield block, first, upto
+            wide = upto - first > DENSE_KEYS
+            first = upto
 
     # ------------------------------------------------------------------ range reads
 
@@ -176,10 +188,9 @@ class Table:
         """Yield the live rows with ``start <= key < stop`` as consecutive runs, in either direction."""
         delta = clip(self.delta_run(at), start, stop)
         pages = self._page_pieces(start, stop, at, reverse)
-        for piece in overlay_pieces(delta, pages, reverse=reverse):
-            rows = live(piece)
-            if len(rows):
-                yield rows
+        if len(delta):
+            pages = map(live, overlay_pieces(delta, pages, reverse=reverse))
+        return (piece for piece in pages if len(piece))
 
     def _page_pieces(self, start: int, stop: int, at: At | None, reverse: bool) -> Iterator[Run]:
         while start < stop:
@@ -196,13 +207,15 @@ class Table:
         clock = self._clock
         with clock.lock:
             version = clock.version
-            if at is None or at.commit == clock.last:
+            latest = at is None or at.version == version
+            if latest:
                 block = self._cache.find(key)
                 if block is not None and (not wide or len(block.keys) > PAGE_ROWS or self._is_whole(block)):
                     return block
         loaded = self._load(key, GROUP_PAGES if wide else 1, at.snapshot if at else None, reverse=reverse)
         with clock.lock:
-            if version == clock.version and (at is None or at.commit == clock.last):
+            if latest and version == clock.version:
+                self._load_delta()  # find() trusts a cached block where the delta has no row
                 self._cache.insert(loaded)
         return loaded
 
@@ -263,7 +276,7 @@ class Table:
     def delta_run(self, at: At | None = None) -> Run:
         """Return the delta, tombstones included, as of a commit or the latest one."""
         with self._clock.lock:
-            if at is None or at.commit == self._clock.last:
+            if at is None or at.version == self._clock.version:
                 self._load_delta()
                 return self._delta.run()
         return self._decode_delta(self._read_delta(at.snapshot))
@@ -290,9 +303,9 @@ class Table:
     def forget(self) -> None:
         """Drop all that is cached, so that the next read asks LevelDB."""
         with self._clock.lock:
+            self._cache.clear()  # first: find() takes no lock, and a block without the delta may be out of date
             self._delta_loaded = False
             self._delta = Delta()
-            self._cache.clear()
 
     # ------------------------------------------------------------------ changes
 

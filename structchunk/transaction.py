@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -143,7 +144,7 @@ class Transaction:
         staging = self._stagings.get(heap.name)
         if staging is None:
             index = self.storage.index
-            staging = Staging(heap, index.table(heap.store), index.record_count(heap.store))
+            staging = Staging(heap, index.table(heap.store), partial(index.record_count, heap.store))
             self._stagings[heap.name] = staging
         return staging
 
@@ -212,8 +213,9 @@ class Transaction:
             self.abort()
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):
-            self.abort()
+        if not getattr(self, "_ended", "was never begun"):
+            with contextlib.suppress(Exception):
+                self.abort()
 
 
 class InSnapshot:
