@@ -85,9 +85,7 @@ def _workload_tables(contest: Contest, results: Results) -> Iterator[str]:
             yield from _rows(contest, times, count, ratios(times, reference))
 
 
-def _rows(
-    contest: Contest, times: dict[str, list[float]], count: int, ratio: dict[str, float]
-) -> Iterator[str]:
+def _rows(contest: Contest, times: dict[str, list[float]], count: int, ratio: dict[str, float]) -> Iterator[str]:
     for name in contest.peers:
         if name in times:
             median, least, most = statistics.median(times[name]), min(times[name]), max(times[name])

@@ -216,9 +216,7 @@ def run(path: Path) -> None:
         db = sc.open(path, mode="r")
     with db:
         aircraft = len(db["dep_delay"]) - 1
-        with timed(
-            f"swept {aircraft:,} aircraft", rows, rows * row_size("dep_delay", "air_time", "distance")
-        ):
+        with timed(f"swept {aircraft:,} aircraft", rows, rows * row_size("dep_delay", "air_time", "distance")):
             fleet = sweep(db)
         report(db, fleet)
         count = compare(everything(db, fleet))

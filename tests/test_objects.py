@@ -1,7 +1,5 @@
 """Object and Array: printed, copied, compared, and made in one line."""
 
-# ruff: noqa: RUF012 - lists of fields are how ctypes is written
-
 from __future__ import annotations
 
 import copy
