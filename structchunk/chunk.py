@@ -132,6 +132,10 @@ class Chunk:
     @property
     def source(self) -> mmap.mmap:
         """A mapping that can only be read, by whatever means."""
+        return self._source or self.map_source()
+
+    def map_source(self) -> mmap.mmap:
+        """Map the file for reading, unless it is mapped already: from then on it may be unlinked."""
         if self._source is None:
             self._source = self._map(mmap.ACCESS_READ)
         return self._source

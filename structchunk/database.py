@@ -9,24 +9,18 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from . import files
 from .array_store import ArrayStore
 from .errors import LockedError, ReadOnlyError, StoreNotFound
-from .extent import Extent, Run
 from .header import PAGE, round_up
-from .heap import Heap
+from .latest import AtLatest
 from .lock import Lock
 from .object_store import ObjectStore
 from .paths import Paths
 from .recovery import create_storage, open_storage
 from .schema import Schema
-from .staging import Staging
 from .storage import MAX_CHUNK_SIZE, Storage
 from .stores import AnyStore, Catalogue, bind, check_store_name
 from .transaction import Snapshot, Transaction
@@ -37,64 +31,6 @@ MIN_CHUNK_SIZE = 4 * PAGE
 _MODES = ("r", "r+", "a", "x")
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
-
-
-class OwnTransaction:
-    """The transaction of a single write; entering it gives the staging of the one store that is written."""
-
-    def __init__(self, database: Database, heap: Heap) -> None:
-        self._transaction = database.transaction()
-        self._heap = heap
-
-    def __enter__(self) -> Staging:
-        return self._transaction.staging(self._heap)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._transaction.__exit__(kind, error, trace)
-
-
-class AtLatest:
-    """Binding of a store to the latest commit; every write is a transaction of its own."""
-
-    def __init__(self, database: Database, heap: Heap) -> None:
-        self.heap = heap
-        self._database = database
-        self._index = database.storage.index
-        # Straight to the index: this is the path of every single read.
-        self.find: Callable[[int], Extent | None] = self._index.table(heap.store).find
-
-    def open_staging(self) -> None:
-        """Return None: there is no open transaction here."""
-
-    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
-        """Return one row per ascending key; the key that has none gets a tombstone."""
-        with contextlib.closing(self._index.view()) as view:
-            return view.lookup(self.heap.store, keys)
-
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range, all as of the present commit, as consecutive runs."""
-        return self._index.view().pieces(self.heap.store, start, stop, reverse=reverse)
-
-    def record_count(self) -> int:
-        """Return how many records the store has."""
-        self._database.check_open()
-        return self._index.record_count(self.heap.store)
-
-    def version(self) -> int:
-        """Return the number of the last commit."""
-        self._database.check_open()
-        return self._index.last
-
-    def writing(self) -> OwnTransaction:
-        """Return a transaction that is committed at the end."""
-        return OwnTransaction(self._database, self.heap)
-
-    def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
-        """Return an extent's items for changing in place, or None if the database is open for reading."""
-        database = self._database
-        return None if database.mode == "r" else database.storage.live_array(self.heap, extent)
 
 
 class Database:

@@ -147,10 +147,10 @@ class Heap:
         end = offset + size
         if end > chunk.reserved:
             chunk.reserve(end)
+        chunk.free = end  # first: should the store fail, its bytes are a gap, and what is above stays zeros
+        chunk.limit -= ROW_SIZE
         if size:
             chunk.store(offset, items, size)
-        chunk.free = end
-        chunk.limit -= ROW_SIZE
         return ROW.pack(key, offset, len(items), chunk.id, flags)
 
     def put_zeros(self, key: int, length: int, flags: int) -> bytes:
@@ -184,6 +184,7 @@ class Heap:
             last = int(ends[upto - 1])
             offset, size = chunk.free, (last - done) * self.item_size
             chunk.reserve(offset + size)
+            chunk.free = offset + size
             if size:
                 chunk.store(offset, items[done:last], size)
             starts = ends[first:upto] - lengths[first:upto]
@@ -191,7 +192,6 @@ class Heap:
             starts *= self.item_size
             run["offset"][first:upto] = starts + offset
             run["chunk"][first:upto] = chunk.id
-            chunk.free = offset + size
             chunk.limit -= ROW_SIZE * (upto - first)
             first, done = upto, last
         return run

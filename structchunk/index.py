@@ -48,7 +48,8 @@ class View:
     dropping old tables: keep it short.
     """
 
-    def __init__(self, index: Index, commit: int, version: int, snapshot: Any) -> None:
+    def __init__(self, index: Index, tables: Mapping[int, Table], commit: int, version: int, snapshot: Any) -> None:
+        self._tables = dict(tables)  # a store that is dropped later stays readable here
         self.commit = commit
         self.version = version
         self._snapshot = snapshot
@@ -69,15 +70,15 @@ class View:
 
     def find(self, store: int, key: int) -> Extent | None:
         """Return the extent of a key, or None."""
-        return self._index.table(store).find_at(key, self)
+        return self._tables[store].find_at(key, self)
 
     def lookup(self, store: int, keys: npt.NDArray[np.uint64]) -> Run:
         """Return one row per ascending key; the key that has none gets a tombstone."""
-        return self._index.table(store).lookup(keys, self)
+        return self._tables[store].lookup(keys, self)
 
     def pieces(self, store: int, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range as consecutive runs."""
-        return self._index.table(store).pieces(start, stop, self, reverse=reverse)
+        return self._tables[store].pieces(start, stop, self, reverse=reverse)
 
     def record_count(self, store: int) -> int:
         """Return how many records the store has."""
@@ -215,12 +216,14 @@ class Index:
     def record_count(self, store: int) -> int:
         """Return how many records the store has, as of the latest commit."""
         self.table(store)
-        return sum(count.record_count for count in self.live[store].values())
+        # A copy of the values: another thread may add a chunk meanwhile.
+        return sum(count.record_count for count in list(self.live.get(store, {}).values()))
 
     def view(self) -> View:
         """Return the index as of the latest commit."""
         with self._clock.lock:
-            return View(self, self._clock.last, self._clock.version, self.leveldb.snapshot())
+            clock = self._clock
+            return View(self, self._tables, clock.last, clock.version, self.leveldb.snapshot())
 
     # ------------------------------------------------------------------ writing
 

@@ -15,6 +15,7 @@ import os
 import stat
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,6 +33,17 @@ _OPTIONS: dict[str, Any] = {
     "lru_cache_size": 32 << 20,
     "paranoid_checks": True,
 }
+_ERRNOS = (
+    errno.ENOSPC,
+    errno.EIO,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EACCES,
+    errno.EROFS,
+    errno.EAGAIN,  # LevelDB's own lock: another program has it
+)
 REBUILD = "restore the index with structchunk.rebuild_index(path): the chunk files hold all that it held"
 CLOSED = "the database is closed; open it again"
 FORKED = "this database was opened before fork(); open it again in this process"
@@ -53,6 +65,7 @@ class Gate:
         self._calls = 0
         self._refusal = ""
         self._idle = threading.Condition(threading.Lock())
+        self._discarded: deque[Any] = deque()
 
     def check(self) -> None:
         """Raise ClosedError once the gate is shut."""
@@ -63,6 +76,8 @@ class Gate:
         with self._idle:
             self.check()
             self._calls += 1
+        if self._discarded:
+            self._discarded.clear()
         return self._handle
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -78,18 +93,50 @@ class Gate:
         with self._idle:
             if self._refusal:
                 return None
-            self._refusal = refusal
+            self._refusal = refusal  # from here on no snapshot goes before the handle is closed
             self._idle.wait_for(lambda: not self._calls)
         handle, self._handle = self._handle, None
         return handle
 
     def disown(self) -> None:
         """Give the handle up without touching it: in a forked child, closing it would hang."""
-        if self._handle is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._handle))
+        for given_up in (self._handle, *self._discarded):
+            _leak(given_up)
         self._handle = None
         self._idle = threading.Condition(threading.Lock())
         self._refusal = FORKED
+
+    def discard(self, snapshot: Any) -> None:
+        """Let a plyvel snapshot go: with the next call, for plyvel crashes if one goes while it closes.
+
+        Takes no lock, since the garbage collector may call it at any time.
+        """
+        if self._refusal == FORKED:
+            _leak(snapshot)
+        else:
+            self._discarded.append(snapshot)
+
+
+def _leak(thing: Any) -> None:
+    """Keep an object from ever being destroyed."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+class Snapshot:
+    """The state of a LevelDB at one time, for as long as this object lives."""
+
+    __slots__ = ("_gate", "inner")
+
+    def __init__(self, gate: Gate, inner: Any) -> None:
+        self._gate = gate
+        self.inner = inner
+
+    def __del__(self) -> None:
+        self._gate.discard(self.inner)
+
+
+def _source(handle: Any, snapshot: Snapshot | None) -> Any:
+    return handle if snapshot is None else snapshot.inner
 
 
 class LevelDB:
@@ -132,39 +179,37 @@ class LevelDB:
         try:
             return cls(path, plyvel.DB(path, create_if_missing=False, **_OPTIONS))
         except plyvel.Error as error:
-            raise _corruption(path, error) from error
+            raise (_os_error if _errno_in(error) else _corruption)(path, error) from error
 
     def check_open(self) -> None:
         """Raise ClosedError after :meth:`close`, or in a forked child."""
         self._gate.check()
 
-    def snapshot(self) -> Any:
-        """Return a plyvel snapshot of the present state."""
+    def snapshot(self) -> Snapshot:
+        """Return the present state, for `get`, `read` and `read_back`."""
         with self._gate as handle:
-            return handle.snapshot()
+            return Snapshot(self._gate, handle.snapshot())
 
-    def get(self, key: bytes, snapshot: Any = None) -> bytes | None:
+    def get(self, key: bytes, snapshot: Snapshot | None = None) -> bytes | None:
         """Return the value of a key, or None."""
         with self._gate as handle:
-            value: bytes | None = (snapshot or handle).get(key, verify_checksums=True)
+            value: bytes | None = _source(handle, snapshot).get(key, verify_checksums=True)
             return value
 
-    def read(self, start: bytes, stop: bytes, count: int, snapshot: Any = None) -> list[Pair]:
+    def read(self, start: bytes, stop: bytes, count: int, snapshot: Snapshot | None = None) -> list[Pair]:
         """Return the first `count` pairs with ``start <= key < stop``."""
         pairs: list[Pair] = []
-        with self._gate as handle:
-            iterator = (snapshot or handle).raw_iterator(verify_checksums=True)
+        with self._gate as handle, _source(handle, snapshot).raw_iterator(verify_checksums=True) as iterator:
             iterator.seek(start)
             while len(pairs) < count and iterator.valid() and (key := iterator.key()) < stop:
                 pairs.append((key, iterator.value()))
                 iterator.next()
         return pairs
 
-    def read_back(self, start: bytes, stop: bytes, count: int, snapshot: Any = None) -> list[Pair]:
+    def read_back(self, start: bytes, stop: bytes, count: int, snapshot: Snapshot | None = None) -> list[Pair]:
         """Return the last `count` pairs with ``start <= key < stop``, in ascending order."""
         pairs: list[Pair] = []
-        with self._gate as handle:
-            iterator = (snapshot or handle).raw_iterator(verify_checksums=True)
+        with self._gate as handle, _source(handle, snapshot).raw_iterator(verify_checksums=True) as iterator:
             iterator.seek(stop)
             if iterator.valid():
                 iterator.prev()
@@ -259,17 +304,9 @@ def _corruption(path: str, error: Exception) -> CorruptionError:
 
 
 def _os_error(path: str, error: Exception) -> OSError:
-    """LevelDB hands on the text of an errno, but not its number."""
-    text = str(error)
-    for number in (
-        errno.ENOSPC,
-        errno.EIO,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.EMFILE,
-        errno.EACCES,
-        errno.EROFS,
-    ):
-        if os.strerror(number) in text:
-            return OSError(number, text, path)
-    return OSError(errno.EIO, text, path)
+    return OSError(_errno_in(error) or errno.EIO, str(error), path)
+
+
+def _errno_in(error: Exception) -> int:
+    """Return the number of an errno, of which LevelDB hands on the text only, or 0."""
+    return next((number for number in _ERRNOS if os.strerror(number) in str(error)), 0)

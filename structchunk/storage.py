@@ -76,6 +76,7 @@ class Storage:
         self.failure = ""
         self._lock = lock
         self._live: dict[int, Chunk] = {}
+        self._creating: set[str] = set()
         self._commit_lock = threading.RLock()
         self._uncheckpointed_size = 0
 
@@ -103,6 +104,7 @@ class Storage:
         least = round_up(draft.data_offset + size + ROW_SIZE + 2 * SEGMENT_SIZE, PAGE)
         header = Header(*fixed, max(usual, least), draft.created, about)
         chunk = Chunk.create(self.paths.chunk(self.next_chunk), header)
+        self._creating.add(os.path.basename(chunk.path))
         self.next_chunk += 1
         self.directory_dirty = True
         self.dirty[chunk.id] = chunk
@@ -138,7 +140,7 @@ class Storage:
 
     def is_creating(self, name: str) -> bool:
         """Tell whether a file in the chunk directory is one that an open transaction makes."""
-        return name in {os.path.basename(chunk.path) for chunk in list(self.dirty.values())}
+        return name in self._creating
 
     def commit(
         self,
@@ -214,12 +216,15 @@ class Storage:
             self.index.put(commit, {staging.heap.store: staging.run() for staging in stagings}, catalog)
 
     def _settle(self, stagings: list[Staging], created: list[Heap], dropped: Heap | None) -> None:
+        self._creating.clear()
         for staging in stagings:
             staging.heap.settle()
         for heap in created:
             self.heaps[heap.name] = heap
         if dropped is not None:
             del self.heaps[dropped.name]
+            for chunk in dropped.chunks.values():
+                chunk.map_source()  # for the snapshots that go on reading it when the file is gone
             # The chunk that says that the store was dropped, its last one, must go last.
             self.gone += [Gone(dropped.store, chunk) for chunk in sorted(dropped.chunks)]
 
@@ -245,6 +250,7 @@ class Storage:
                     self.dirty.pop(chunk.id, None)
                     self._live.pop(chunk.id, None)
                     files.unlink(chunk.path)
+            self._creating.clear()
             for heap in created:
                 self.index.remove_table(heap.store)
 
@@ -278,7 +284,7 @@ class Storage:
 
     def _heads(self) -> list[Chunk]:
         """Return the chunks that hold a commit and grew since the last checkpoint."""
-        chunks = (chunk for heap in self.heaps.values() for chunk in heap.chunks.values())
+        chunks = [chunk for heap in self.heaps.values() for chunk in list(heap.chunks.values())]
         known = self.index.heads
         return [
             chunk

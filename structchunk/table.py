@@ -35,6 +35,7 @@ from .extent import (
     overlay_pieces,
     run_from_bytes,
 )
+from .keys import as_key
 from .leveldb import REBUILD, LevelDB, Pair
 
 PAGE_ROWS = 512
@@ -128,6 +129,7 @@ class Table:
         return self._find_uncached(key) if block is None else block.find(key)
 
     def _find_uncached(self, key: int) -> Extent | None:
+        as_key(key)  # the hot path leaves this to here: no cache answers for what is out of range
         if not self._delta_loaded:
             self._load_delta()
             return self.find(key)

@@ -17,6 +17,7 @@ from .errors import ClosedError, ReadOnlyError, StoreNotFound
 from .extent import DROPPED, TOMBSTONE, Extent, Run
 from .heap import Heap
 from .index import View
+from .keys import as_key
 from .object_store import ObjectStore
 from .schema import Schema
 from .staging import Staging
@@ -39,7 +40,7 @@ class InTransaction:
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key, or None."""
-        return self.open_staging().find(key)
+        return self.open_staging().find(as_key(key))
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
         """Return one row per ascending key; the key that has none gets a tombstone."""
@@ -230,7 +231,7 @@ class InSnapshot:
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key, or None."""
-        return self._snapshot.view().find(self.heap.store, key)
+        return self._snapshot.view().find(self.heap.store, as_key(key))
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
         """Return one row per ascending key; the key that has none gets a tombstone."""

@@ -82,7 +82,7 @@ def verify_storage(storage: Storage, progress: Progress | None = None) -> list[P
 
 
 def _places(heap: Heap) -> list[Place]:
-    return [Place(chunk, chunk.committed, chunk.directory) for chunk in heap.chunks.values()]
+    return [Place(chunk, chunk.committed, chunk.directory) for chunk in list(heap.chunks.values())]
 
 
 # ---------------------------------------------------------------------- files
