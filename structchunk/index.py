@@ -70,15 +70,15 @@ class View:
 
     def find(self, store: int, key: int) -> Extent | None:
         """Return the extent of a key, or None."""
-        return self._tables[store].find_at(key, self)
+        return _table(self._tables, store).find_at(key, self)
 
     def lookup(self, store: int, keys: npt.NDArray[np.uint64]) -> Run:
         """Return one row per ascending key; the key that has none gets a tombstone."""
-        return self._tables[store].lookup(keys, self)
+        return _table(self._tables, store).lookup(keys, self)
 
     def pieces(self, store: int, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range as consecutive runs."""
-        return self._tables[store].pieces(start, stop, self, reverse=reverse)
+        return _table(self._tables, store).pieces(start, stop, self, reverse=reverse)
 
     def record_count(self, store: int) -> int:
         """Return how many records the store has."""
@@ -197,16 +197,13 @@ class Index:
         StoreNotFound
             The store was dropped.
         """
-        table = self._tables.get(store)
-        if table is None:
-            raise StoreNotFound("the store was dropped")
-        return table
+        return _table(self._tables, store)
 
     def add_table(self, store: int, item_size: int, check: Check) -> Table:
         """Make a store's rows readable; `check` raises if a run points outside the store's chunks."""
         self._item_sizes[store] = item_size
         self.live[store] = self.read_live(store)
-        table = self._tables[store] = Table(self.leveldb, self._clock, store, check)
+        table = self._tables[store] = Table(self.leveldb, self._clock, store, item_size, check)
         return table
 
     def remove_table(self, store: int) -> None:
@@ -362,6 +359,13 @@ class Index:
         """Close LevelDB, once the calls in flight are done. Idempotent."""
         self.leveldb.close()
         self.forget()
+
+
+def _table(tables: Mapping[int, Table], store: int) -> Table:
+    table = tables.get(store)
+    if table is None:
+        raise StoreNotFound("the store was dropped")
+    return table
 
 
 def unpack_row(row: bytes) -> Extent:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -39,6 +40,8 @@ from .keys import as_key
 from .leveldb import REBUILD, LevelDB, Pair
 
 PAGE_ROWS = 512
+POINT_PAGES = 8
+"""How many pages are read to find one key: the fixed cost of decoding one would outweigh its rows."""
 GROUP_PAGES = 128
 """How many pages are read, or rewritten by a fold, at a time."""
 MIN_FOLD_ROWS = 32768
@@ -95,16 +98,19 @@ class Table:
     ----------
     leveldb, clock : LevelDB, Clock
         Shared by all tables of the index.
-    store : int
-        The store's id.
+    store, item_size : int
+        The store's id, and the bytes of one of its items.
     check : callable
         Raises CorruptionError if a run, read from disk, points outside the store's chunks.
     """
 
-    def __init__(self, leveldb: LevelDB, clock: Clock, store: int, check: Callable[[Run], None]) -> None:
+    def __init__(
+        self, leveldb: LevelDB, clock: Clock, store: int, item_size: int, check: Callable[[Run], None]
+    ) -> None:
         self._leveldb = leveldb
         self._clock = clock
         self._store = store
+        self._item_size = item_size
         self._check = check
         self._cache = BlockCache()
         self._delta = Delta()
@@ -121,12 +127,19 @@ class Table:
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key as of the latest commit, or None. The hot path: no lock, no LevelDB."""
-        row = self._delta.rows.get(key)
-        if row is not None:
+        rows = self._delta.rows
+        if rows and (row := rows.get(key)) is not None:
             extent: Extent = ROW.unpack(row)
             return None if extent[4] & TOMBSTONE else extent
-        block = self._cache.find(key)
-        return self._find_uncached(key) if block is None else block.find(key)
+        cache = self._cache
+        at = bisect_left(cache.lasts, key)
+        try:
+            block = cache.blocks[at]
+        except IndexError:
+            return self._find_uncached(key)
+        if block.floor <= key <= block.last:  # checked, as a writer may be half-way through the cache
+            return block.find(key)
+        return self._find_uncached(key)
 
     def _find_uncached(self, key: int) -> Extent | None:
         as_key(key)  # the hot path leaves this to here: no cache answers for what is out of range
@@ -145,7 +158,7 @@ class Table:
         if row is not None:
             run = self._decode_delta([(self._key(b"D", key), row)])
             return None if run["flags"][0] & TOMBSTONE else run[0].item()
-        return self._load(key, 1, at.snapshot).find(key)
+        return self._load(key, POINT_PAGES, at.snapshot).find(key)
 
     def lookup(self, keys: npt.NDArray[np.uint64], at: At | None = None) -> Run:
         """Return one row per key, in ascending order, repeated or not; a tombstone for the key that has none."""
@@ -212,9 +225,13 @@ class Table:
             latest = at is None or at.version == version
             if latest:
                 block = self._cache.find(key)
-                if block is not None and (not wide or len(block.keys) > PAGE_ROWS or self._is_whole(block)):
+                if block is not None and (
+                    not wide or block.count > POINT_PAGES * PAGE_ROWS or self._is_whole(block)
+                ):
                     return block
-        loaded = self._load(key, GROUP_PAGES if wide else 1, at.snapshot if at else None, reverse=reverse)
+            stop = KEY_END if wide or not latest else self._cache.next_floor(key)
+            count = GROUP_PAGES if wide else POINT_PAGES << self._cache.eagerness()
+        loaded = self._load(key, count, at.snapshot if at else None, stop=stop, reverse=reverse)
         with clock.lock:
             if latest and version == clock.version:
                 self._load_delta()  # find() trusts a cached block where the delta has no row
@@ -225,18 +242,21 @@ class Table:
     def _is_whole(block: Block) -> bool:
         return block.floor == 0 and block.last == KEY_END - 1
 
-    def _load(self, key: int, count: int, snapshot: Any, *, reverse: bool = False) -> Block:
-        """Read the page that answers for a key, and its neighbours up to `count` pages."""
-        first, end = self._key(b"P", 0), self._end(b"P")
-        here = self._key(b"P", key)
+    def _load(self, key: int, count: int, snapshot: Any, *, stop: int = KEY_END, reverse: bool = False) -> Block:
+        """Read the page that answers for a key, and its neighbours below `stop`, up to `count` pages."""
+        first, here = self._key(b"P", 0), self._key(b"P", key)
+        end = self._end(b"P") if stop == KEY_END else self._key(b"P", stop)
         pages = self._leveldb.read(here, end, 1 if reverse else count, snapshot)
-        last = KEY_END - 1 if len(pages) < (1 if reverse else count) else self._last_key(pages[-1])
+        last = stop - 1 if len(pages) < (1 if reverse else count) else self._last_key(pages[-1])
         before = self._leveldb.read_back(first, here, count if reverse else 1, snapshot)
         floor = self._last_key(before[0]) + 1 if before else 0
         if reverse:
             pages = before[1:] + pages if len(before) == count else before + pages
             floor = floor if len(before) == count else 0
-        return Block(self._decode_pages(pages), floor, last)
+        run = self._decode_pages(pages)
+        if len(run) and int(run["key"][0]) < floor:
+            raise self._damaged("pages that overlap", "each page's keys above those of the page before")
+        return Block(run, floor, last, self._item_size)
 
     def _last_key(self, page: Pair) -> int:
         if len(page[0]) != _KEY.size:
