@@ -148,7 +148,7 @@ class Chunk:
         return self._target
 
     def _map(self, access: int) -> mmap.mmap:
-        with files.opened(self.path, write=access == mmap.ACCESS_WRITE) as fd:
+        with files.advised(self.path), files.opened(self.path, write=access == mmap.ACCESS_WRITE) as fd:
             size = os.fstat(fd).st_size
             if size != self.header.file_size:
                 expected = f"{self.header.file_size} bytes"
@@ -214,7 +214,8 @@ class Chunk:
                 pass
             else:
                 return ahead
-        files.reserve(self.path, start, exact - start)
+        if exact > start:  # else the record is empty
+            files.reserve(self.path, start, exact - start)
         return exact
 
     def store(self, offset: int, data: Any, size: int) -> None:
@@ -262,9 +263,13 @@ class Chunk:
         return mended
 
     def prepare(self) -> None:
-        """Make the hole all zeros, once: a crash may have left bytes in it."""
+        """Make the hole all zeros, on disk too, once: a crash may have left bytes in it.
+
+        So what a torn write leaves of a segment is zeros, and never a part of one that was lost before.
+        """
         if not self._prepared:
-            files.clear(self.path, self.free, self.directory)
+            if files.clear(self.path, self.free, self.directory):
+                self.flush()
             self._prepared = True
 
     def rewind(self, *, keep: bool) -> None:
@@ -287,7 +292,7 @@ def read_header(path: str) -> Header:
     CorruptionError
         It is damaged, or not a regular file, or not of the size that it says.
     """
-    with files.opened(path) as fd:
+    with files.advised(path), files.opened(path) as fd:
         size = os.fstat(fd).st_size
         raw = os.pread(fd, PAGE, 0)
         if len(raw) >= 16:

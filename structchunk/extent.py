@@ -209,6 +209,15 @@ def by_offset(run: Run) -> Run:
 
 def misplaced(run: Run, low: int, high: int, item_size: int) -> npt.NDArray[np.bool_]:
     """Tell which records do not lie, aligned, within bytes ``[low, high)``. No sum here can wrap around."""
+    if uniform_length(run, item_size) and not (run["flags"] & ~np.uint32(ALL_FLAGS)).any():
+        ends = run[[0, -1]]  # between them offsets rise evenly, in steps of whole items
+        if not misplaced_one_by_one(ends, low, high, item_size).any():
+            return np.zeros(len(run), bool)
+    return misplaced_one_by_one(run, low, high, item_size)
+
+
+def misplaced_one_by_one(run: Run, low: int, high: int, item_size: int) -> npt.NDArray[np.bool_]:
+    """Tell the same as :func:`misplaced`, looking at every row."""
     offset, length = run["offset"], run["length"]
     outside = (offset < np.uint64(low)) | (offset > np.uint64(high)) | (offset % np.uint64(item_size) != 0)
     room = (np.uint64(high) - np.minimum(offset, np.uint64(high))) // np.uint64(item_size)

@@ -36,6 +36,18 @@ def opened(path: str, *, write: bool = False) -> Iterator[int]:
         os.close(fd)
 
 
+@contextlib.contextmanager
+def advised(path: str) -> Iterator[None]:
+    """Say what to do if the body runs out of file descriptors."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        message = f"{error.strerror}: each chunk file takes up to two; raise the limit (ulimit -n)"
+        raise OSError(error.errno, message, path) from error
+
+
 def _not_regular(path: str) -> CorruptionError:
     return CorruptionError(
         path,

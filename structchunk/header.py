@@ -172,12 +172,8 @@ def parse_header(raw: bytes, path: str, actual_size: int) -> Header:
         _parse_about(raw[TEXT_OFFSET : TEXT_OFFSET + fields.text_size], path),
         tuple(int.from_bytes(ids[i : i + 4], "little") for i in range(0, len(ids), 4)),
     )
-    need(
-        fields.header_size == round_up(end, PAGE),
-        f"header size {fields.header_size}",
-        round_up(end, PAGE),
-        12,
-    )
+    size = header.header_size  # as this text would be written: where data begins follows from it
+    need(fields.header_size == size, f"header size {fields.header_size}", size, 12)
     data_offset = round_up(fields.header_size, fields.item_size)
     need(fields.data_offset == data_offset, f"data offset {fields.data_offset}", data_offset, 48)
     need(data_offset <= actual_size, f"data offset {data_offset}", f"at most {actual_size}", 48)

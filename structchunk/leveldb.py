@@ -153,6 +153,7 @@ class LevelDB:
         _used = True
         self.path = path
         self._gate = Gate(path, handle)
+        self._logs: set[str] = set()
         _open_handles.add(self)
 
     @classmethod
@@ -232,12 +233,18 @@ class LevelDB:
             batch.write()
 
     def flush_logs(self) -> None:
-        """Bring the write-ahead logs to disk: a synced write alone would leave a hole below itself."""
+        """Bring the write-ahead logs to disk: a synced write alone would leave a hole below itself.
+
+        Their names too, and that of CURRENT: LevelDB leaves that to the next change of its manifest.
+        """
         self.check_open()
-        for name in os.listdir(self.path):
-            if name.endswith(".log"):
-                with contextlib.suppress(FileNotFoundError):
-                    files.flush(os.path.join(self.path, name))
+        logs = {name for name in os.listdir(self.path) if name.endswith(".log")}
+        for name in logs:
+            with contextlib.suppress(FileNotFoundError):
+                files.flush(os.path.join(self.path, name))
+        if logs != self._logs:
+            files.flush_directory(self.path)
+            self._logs = logs
 
     def close(self) -> None:
         """Wait for the calls in flight, then close. Idempotent."""

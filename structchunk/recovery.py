@@ -59,6 +59,7 @@ def create_storage(paths: Paths, lock: Lock, chunk_size: int) -> Storage:
     database = uuid.uuid4().bytes
     index = Index.create(paths.index(1), database)
     index.write_checkpoint(1, {})
+    files.flush_directory(paths.root)  # else the superblock might be found alone
     first = Superblock(database, 1, 1, 0, 1, 1)
     create_superblock(paths.superblock, first)
     files.flush_directory(paths.root)
@@ -281,7 +282,7 @@ def _check_end(chunk: Chunk, position: int, checkpoint: int) -> None:
     """Raise if what ends the directory at `position` is damage to a commit that was on disk for sure."""
     source = memoryview(chunk.source)
     top = position - SEGMENT_SIZE
-    if top < chunk.header.data_offset or not any(source[top:position]):
+    if top < chunk.header.data_offset or _is_torn(source[top:position]):
         return
     commit = SEGMENT.unpack_from(source, top)[4]
     if commit <= checkpoint or _follows_durable(chunk, source, top, checkpoint):
@@ -292,6 +293,11 @@ def _check_end(chunk: Chunk, position: int, checkpoint: int) -> None:
             expected=f"the segment of a commit up to {checkpoint}",
             advice="restore this chunk from a copy; nothing was changed",
         )
+
+
+def _is_torn(record: memoryview) -> bool:
+    """Tell whether a segment's record was never written, or not to its end, or only the half beyond a sector's."""
+    return not any(record[-4:]) or not any(record[: SEGMENT_SIZE // 2])
 
 
 def _follows_durable(chunk: Chunk, source: memoryview, below: int, checkpoint: int) -> bool:

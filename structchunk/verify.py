@@ -189,6 +189,8 @@ def _check_index(
 
 
 def _compare(run: Run, expected: Run, where: str) -> Iterator[Problem]:
+    if len(run) == len(expected) and np.array_equal(run.view("<u8"), expected.view("<u8")):
+        return
     missing = np.setdiff1d(expected["key"], run["key"])
     surplus = np.setdiff1d(run["key"], expected["key"])
     if len(missing):
