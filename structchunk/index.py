@@ -15,6 +15,7 @@ import json
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -224,9 +225,9 @@ class Index:
 
     # ------------------------------------------------------------------ writing
 
-    def put_one(self, commit: int, store: int, extent: Extent, row: bytes) -> None:
-        """Apply a commit that is one row of one store."""
-        table = self._tables[store]
+    def put_one(self, commit: int, store: int, row: bytes) -> None:
+        """Apply a commit that is one packed row of one store."""
+        table, extent = self._tables[store], unpack_row(row)
         counts = self._recount_one(store, table.find(extent[0]), extent)
         self._write(commit, {store: table.put_one(extent[0], row)}, counts)
         self._fold_if_due(store)
@@ -289,7 +290,7 @@ class Index:
 
     def _fold_if_due(self, store: int) -> None:
         table = self._tables[store]
-        if table.needs_fold(self.record_count(store)):
+        if table.needs_fold(partial(self.record_count, store)):
             for change in table.fold():
                 self._write(self._clock.last, {store: change}, {})
 

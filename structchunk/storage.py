@@ -211,7 +211,7 @@ class Storage:
         commit = self.index.last + 1
         row = stagings[0].only_row() if len(stagings) == 1 and catalog is None else None
         if row is not None:
-            self.index.put_one(commit, stagings[0].heap.store, unpack_row(row), row)
+            self.index.put_one(commit, stagings[0].heap.store, row)
         else:
             self.index.put(commit, {staging.heap.store: staging.run() for staging in stagings}, catalog)
 

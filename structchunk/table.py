@@ -382,9 +382,10 @@ class Table:
             if change.folded:
                 self._delta.remove(change.folded)
 
-    def needs_fold(self, record_count: int) -> bool:
-        """Tell whether the delta has outgrown its fraction of the pages."""
-        return len(self._delta) > max(MIN_FOLD_ROWS, record_count // FOLD_FRACTION)
+    def needs_fold(self, record_count: Callable[[], int]) -> bool:
+        """Tell whether the delta has outgrown its fraction of the store; its size is asked for only then."""
+        count = len(self._delta.rows)
+        return count > MIN_FOLD_ROWS and count > record_count() // FOLD_FRACTION
 
     def fold(self) -> Iterator[Change]:
         """Yield changes that move the delta into pages, a group at a time; apply each before the next."""
