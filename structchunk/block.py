@@ -81,11 +81,12 @@ class BlockCache:
         self._row_count = 0
         self._inserted = 0
 
-    def eagerness(self) -> int:
-        """Return how often to double what is read for one key, 0 to 4.
+    def is_full(self) -> bool:
+        """Tell whether a further block would drive another one out: then single keys are not worth one."""
+        return self._row_count > CACHE_ROWS - CACHE_ROWS // 8
 
-        Who has missed often will miss again; but when blocks have to be dropped, reading ahead is in vain.
-        """
+    def eagerness(self) -> int:
+        """Return how often to double what is read for one key, 0 to 4: who has missed often will miss again."""
         return min(self._inserted // EAGER_AFTER, 4)
 
     def find(self, key: int) -> Block | None:
@@ -112,7 +113,6 @@ class BlockCache:
         self._inserted += 1
         while self._row_count > CACHE_ROWS and len(self.blocks) > 1:
             self._remove(random.randrange(len(self.blocks)))
-            self._inserted = 0
 
     def drop(self, low: int, high: int) -> None:
         """Remove the blocks that answer for any key in ``[low, high]``."""

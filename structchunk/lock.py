@@ -49,9 +49,9 @@ class Lock:
                 raise LockedError(
                     f"{path}: process {holder} has the database open; wait until it has closed it"
                 ) from error
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)  # may find the disk full: not held then
             _held.add(self._identity)
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Let the next one in. Idempotent."""

@@ -29,6 +29,7 @@ from .extent import (
     clip,
     empty_run,
     find_equal,
+    find_one,
     is_sorted,
     live,
     make_run,
@@ -146,7 +147,20 @@ class Table:
         if not self._delta_loaded:
             self._load_delta()
             return self.find(key)
+        if self._cache.is_full():
+            return self._find_in_page(key, None)
         return self._block(key, None).find(key)
+
+    def _find_in_page(self, key: int, snapshot: Any) -> Extent | None:
+        """Return the extent of a key from the one page that answers for it, decoding just its row."""
+        pages = self._leveldb.read(self._key(b"P", key), self._end(b"P"), 1, snapshot)
+        if not pages:
+            return None
+        self._check_page_size(pages[0][1])
+        extent = find_one(run_from_bytes(pages[0][1]), key)
+        if extent is not None:
+            self._check(np.array([extent], EXTENT_DTYPE))
+        return extent
 
     def find_at(self, key: int, at: At) -> Extent | None:
         """Return the extent of a key as of a commit, or None."""
@@ -158,7 +172,7 @@ class Table:
         if row is not None:
             run = self._decode_delta([(self._key(b"D", key), row)])
             return None if run["flags"][0] & TOMBSTONE else run[0].item()
-        return self._load(key, POINT_PAGES, at.snapshot).find(key)
+        return self._find_in_page(key, at.snapshot)
 
     def lookup(self, keys: npt.NDArray[np.uint64], at: At | None = None) -> Run:
         """Return one row per key, in ascending order, repeated or not; a tombstone for the key that has none."""
@@ -267,8 +281,7 @@ class Table:
 
     def _decode_pages(self, pages: list[Pair]) -> Run:
         for _, value in pages:
-            if not value or len(value) % ROW_SIZE or len(value) > PAGE_ROWS * ROW_SIZE:
-                raise self._damaged(f"a page of {len(value)} bytes", f"1 to {PAGE_ROWS} rows of {ROW_SIZE} bytes")
+            self._check_page_size(value)
         if not pages:
             return empty_run()
         run = run_from_bytes(b"".join([value for _, value in pages]) if len(pages) > 1 else pages[0][1])
@@ -279,6 +292,10 @@ class Table:
             raise self._damaged("a tombstone in a page", "live records only")
         self._check(run)
         return run
+
+    def _check_page_size(self, value: bytes) -> None:
+        if not value or len(value) % ROW_SIZE or len(value) > PAGE_ROWS * ROW_SIZE:
+            raise self._damaged(f"a page of {len(value)} bytes", f"1 to {PAGE_ROWS} rows of {ROW_SIZE} bytes")
 
     def _decode_delta(self, pairs: list[Pair]) -> Run:
         if any(len(value) != ROW_SIZE for _, value in pairs):
