@@ -10,7 +10,6 @@ import numpy.typing as npt
 from .convert import as_block, as_items
 from .extent import LIVE, Extent
 from .keys import as_key, as_keys
-from .staging import Staging
 from .store import Binding, Store
 
 Array = npt.NDArray[Any]
@@ -48,8 +47,8 @@ class ArrayStore(Store[Array]):
         start = offset // self._item_size
         return self._arrays[chunk][start : start + length]
 
-    def _stage(self, staging: Staging, key: int, value: Any) -> None:
-        staging.put(key, as_items(value, self.dtype))
+    def _items(self, value: Any) -> Array:
+        return as_items(value, self._heap.schema.dtype)
 
     def put(self, key: int, values: npt.ArrayLike) -> None:
         """Store one array, replacing what the key had.

@@ -106,12 +106,14 @@ class BlockCache:
     def insert(self, block: Block) -> None:
         """Add a block in place of those that it overlaps; drop others at random when there are too many."""
         self.drop(block.floor, block.last)
+        if block.count > CACHE_ROWS:
+            return
         at = bisect_left(self.lasts, block.last)
         self.lasts.insert(at, block.last)
         self.blocks.insert(at, block)
         self._row_count += len(block.keys)
         self._inserted += 1
-        while self._row_count > CACHE_ROWS and len(self.blocks) > 1:
+        while self._row_count > CACHE_ROWS:
             self._remove(random.randrange(len(self.blocks)))
 
     def drop(self, low: int, high: int) -> None:

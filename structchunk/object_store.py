@@ -32,6 +32,8 @@ class ObjectStore(Store[T], Generic[T]):
     private copies. A live object stays valid for as long as the caller holds it.
     """
 
+    _put_flags = LIVE
+
     def __init__(self, binding: Binding, cls: type[T]) -> None:
         super().__init__(binding)
         self._cls = cls
@@ -70,8 +72,8 @@ class ObjectStore(Store[T], Generic[T]):
         staging.add_edit(extent[0], private)
         return private
 
-    def _stage(self, staging: Staging, key: int, value: Any) -> None:
-        staging.put(key, as_record(value, self._heap.schema), LIVE)
+    def _items(self, value: Any) -> npt.NDArray[Any]:
+        return as_record(value, self._heap.schema)
 
     def new(self, key: int, **fields: Any) -> T:
         """Make an object, all zeros but for the given fields, and return it.

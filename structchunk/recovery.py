@@ -204,7 +204,17 @@ def _read_log(paths: Paths, superblock: Superblock, index: Index | None, progres
             chunk.seek(*head)
             chunk.settled = chunk.free
         log.segments += _tail(chunk, superblock, log)
+    if index.checkpoint > superblock.checkpoint:
+        _check_epochs(paths, superblock, log)
     return log
+
+
+def _check_epochs(paths: Paths, superblock: Superblock, log: Log) -> None:
+    """Raise if the superblock is an old one: a crash just before it was written leaves no commit of a later epoch."""
+    epoch = max((segment.epoch for chunk in log.chunks.values() for segment in chunk.segments()), default=0)
+    if epoch > superblock.epoch:
+        found, expected = f"a superblock of epoch {superblock.epoch}", f"epoch {epoch}, as a chunk has it"
+        raise CorruptionError(paths.superblock, found=found, expected=expected, advice=REBUILD)
 
 
 def _read_whole_log(paths: Paths, superblock: Superblock, good: int | None, progress: Progress | None) -> Log:

@@ -67,6 +67,8 @@ class Store(MutableMapping[int, R], Generic[R]):
     beginning to end.
     """
 
+    _put_flags = 0
+
     def __init__(self, binding: Binding) -> None:
         self._binding = binding
         self._heap = binding.heap
@@ -167,13 +169,14 @@ class Store(MutableMapping[int, R], Generic[R]):
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Store many records in one transaction, as ``dict.update`` does (use ``put_many`` for arrays)."""
+        records = [(as_key(key), self._items(value)) for key, value in dict(*args, **kwargs).items()]
         with self._binding.writing() as staging:
-            for key, value in dict(*args, **kwargs).items():
-                self._stage(staging, as_key(key), value)
+            for key, items in records:
+                staging.put(key, items, self._put_flags)
 
     @abc.abstractmethod
-    def _stage(self, staging: Staging, key: int, value: Any) -> None:
-        """Put one record into a transaction."""
+    def _items(self, value: Any) -> npt.NDArray[Any]:
+        """Return what ``put`` takes as items of the store's dtype."""
 
     def cursor(self) -> Cursor[R]:
         """Return a cursor, which starts on no record."""

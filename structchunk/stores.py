@@ -51,12 +51,12 @@ class Catalogue:
 
     def _prepare(self, name: str, kind: str, asked: Schema | None) -> None:
         stored = self._handle.schema(check_store_name(name))
-        if stored is not None:
-            check_schema(name, stored, kind, asked)
-        elif asked is not None:
+        if stored is None and asked is not None:
             self._handle.create(name, asked)
-        else:
+            stored = self._handle.schema(name)  # another thread may have been faster, with another type
+        if stored is None:
             raise StoreNotFound(f"no store {name!r}; give its type to create it")
+        check_schema(name, stored, kind, asked)
 
 
 def bind(binding: Binding) -> AnyStore:

@@ -158,8 +158,11 @@ class Table:
             return None
         self._check_page_size(pages[0][1])
         extent = find_one(run_from_bytes(pages[0][1]), key)
-        if extent is not None:
-            self._check(np.array([extent], EXTENT_DTYPE))
+        if extent is None:
+            return None
+        if extent[4] & TOMBSTONE:
+            raise self._damaged("a tombstone in a page", "live records only")
+        self._check(np.array([extent], EXTENT_DTYPE))
         return extent
 
     def find_at(self, key: int, at: At) -> Extent | None:
