@@ -31,6 +31,7 @@ _OPTIONS: dict[str, Any] = {
     "bloom_filter_bits": 10,
     "write_buffer_size": 16 << 20,
     "lru_cache_size": 32 << 20,
+    "max_file_size": 32 << 20,  # few files, as opening looks at each
     "paranoid_checks": True,
 }
 _ERRNOS = (
