@@ -38,8 +38,8 @@ class Database:
 
     Notes
     -----
-    Any number of threads may use one. There is one write transaction at a time; others wait. After ``fork()``
-    a child must open the database anew. As a context manager it closes at the end.
+    Any number of threads may use one. There is one write transaction at a time; others wait. A child of
+    ``fork()`` is refused. As a context manager it closes at the end.
 
     What was committed with ``sync=True`` is on disk when the commit returns. With ``sync=False`` it survives
     the end of the process, and after a power cut the database comes back as of some earlier commit, whole:
@@ -221,7 +221,8 @@ class Database:
 
     def snapshot(self) -> Snapshot:
         """Return the database as of the latest commit, for reading."""
-        return Snapshot(self.storage.index.view(), self.storage.heaps)
+        with self.storage.committing():  # else a store could come or go between the two
+            return Snapshot(self.storage.index.view(), self.storage.heaps)
 
     def verify(self, progress: Callable[[int, int], object] | None = None) -> list[Problem]:
         """Check headers, directories, checksums, and every index row against its chunk.
@@ -263,7 +264,7 @@ class Database:
             return
         transaction = self._open_transaction()
         if transaction is not None and self._writer_thread == threading.get_ident():
-            transaction.abort()
+            transaction.close()
         with self._writer:
             if not self._closed:
                 self._closed = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
@@ -53,9 +54,10 @@ def create_storage(paths: Paths, lock: Lock, chunk_size: int) -> Storage:
     """Make a new, empty database. The superblock comes last: without one there is nothing yet."""
     _check_nothing_there(paths)
     for generation in paths.list_indexes():
-        shutil.rmtree(paths.index(generation))
-    if not os.path.isdir(paths.chunks):
+        _remove_index(paths.index(generation))
+    if not os.path.lexists(paths.chunks):
         files.make_directory(paths.chunks)
+    files.check_directory(paths.chunks)
     database = uuid.uuid4().bytes
     index = Index.create(paths.index(1), database)
     index.write_checkpoint(1, {})
@@ -100,6 +102,7 @@ def open_storage(
     CorruptionError
         The index is lost and `rebuild` was not asked for, or chunks are damaged or missing.
     """
+    files.check_directory(paths.chunks)
     superblock = _superblock_for_rebuild(paths) if rebuild else _read_superblock(paths)
     index = None if rebuild else _open_index(paths, superblock)
     try:
@@ -149,8 +152,14 @@ def _superblock_for_rebuild(paths: Paths) -> Superblock:
             next_chunk=max(superblock.next_chunk, index.next_chunk),
         )
     chunks = [chunk for chunk in map(_try_chunk, map(paths.chunk, paths.list_chunks())) if chunk is not None]
-    epochs = [segment.epoch for chunk in chunks for segment in chunk.segments()]
-    return superblock._replace(epoch=max([superblock.epoch, *epochs]))
+    mine = [chunk for chunk in chunks if chunk.header.database == superblock.database]
+    commits = [(segment.epoch, segment.commit) for chunk in mine for segment in chunk.segments()]
+    newest = max((epoch for epoch, _ in commits), default=0)
+    if newest <= superblock.epoch:
+        return superblock
+    # The checkpoint that began an epoch is on disk before the first commit of it.
+    first = min(commit for epoch, commit in commits if epoch == newest)
+    return superblock._replace(epoch=newest, checkpoint=max(superblock.checkpoint, first - 1))
 
 
 def _try_index(paths: Paths) -> Index | None:
@@ -210,7 +219,7 @@ def _read_log(paths: Paths, superblock: Superblock, index: Index | None, progres
 
 
 def _check_epochs(paths: Paths, superblock: Superblock, log: Log) -> None:
-    """Raise if the superblock is an old one: a crash just before it was written leaves no commit of a later epoch."""
+    """Raise if the superblock is an old one: a crash before it was written leaves no commit of a later epoch."""
     epoch = max((segment.epoch for chunk in log.chunks.values() for segment in chunk.segments()), default=0)
     if epoch > superblock.epoch:
         found, expected = f"a superblock of epoch {superblock.epoch}", f"epoch {epoch}, as a chunk has it"
@@ -397,7 +406,7 @@ def _with_new_index(paths: Paths, lock: Lock, superblock: Superblock, log: Log, 
     generation = superblock.generation + 1
     path = paths.index(generation)
     if os.path.lexists(path):
-        shutil.rmtree(path)
+        _remove_index(path)
     next_chunk = max([superblock.next_chunk, *(chunk + 1 for chunk in log.chunks)])
     index = Index.create(path, superblock.database, log.good, next_chunk)
     try:
@@ -417,8 +426,16 @@ def _with_new_index(paths: Paths, lock: Lock, superblock: Superblock, log: Log, 
         raise
     for old in paths.list_indexes():
         if old != generation:
-            shutil.rmtree(paths.index(old))
+            _remove_index(paths.index(old))
     return storage
+
+
+def _remove_index(path: str) -> None:
+    """Remove an index directory, or what stands in its place."""
+    if stat.S_ISDIR(os.lstat(path).st_mode):
+        shutil.rmtree(path)
+    else:
+        files.unlink(path)
 
 
 def _good_chunks(log: Log) -> list[Chunk]:
@@ -468,16 +485,19 @@ def _add_heaps(storage: Storage, catalog: Catalog, log: Log, without: Container[
 def _take_over(storage: Storage, log: Log, dropped: set[int], replaced: Container[int] = ()) -> None:
     """Mend the chunks' ends, note what is not known to be on disk, and what is to be unlinked.
 
-    Debris goes only after the next checkpoint: until then the index might still have to be made anew.
+    Debris goes before the next checkpoint, which counts its ids as taken: a header that never reached the disk
+    would be damage from then on. Chunks that hold commits go after it: the index might have to be made anew.
     """
+    for debris in log.debris:
+        files.unlink(storage.paths.chunk(debris))
     heads = storage.index.heads
     for chunk in log.chunks.values():
-        unwanted = chunk.id in log.debris or chunk.id in replaced or chunk.header.store in dropped
-        if unwanted:
+        if chunk.id in log.debris:
+            continue
+        if chunk.id in replaced or chunk.header.store in dropped:
             storage.gone.append(Gone(chunk.header.store, chunk.id))
         elif chunk.mend() or heads.get(chunk.id) != (chunk.committed, chunk.directory):
             storage.dirty[chunk.id] = chunk
-    storage.gone += [Gone(0, chunk) for chunk in log.debris if chunk not in log.chunks]
     storage.gone.sort(key=lambda gone: gone.chunk)
     storage.next_chunk = max([storage.next_chunk, *(chunk + 1 for chunk in [*log.chunks, *log.debris])])
     storage.directory_dirty = True

@@ -103,11 +103,12 @@ class Storage:
         draft = Header(*fixed, 0, time.time_ns(), about)
         least = round_up(draft.data_offset + size + ROW_SIZE + 2 * SEGMENT_SIZE, PAGE)
         header = Header(*fixed, max(usual, least), draft.created, about)
-        chunk = Chunk.create(self.paths.chunk(self.next_chunk), header)
-        self._creating.add(os.path.basename(chunk.path))
-        self.next_chunk += 1
-        self.directory_dirty = True
-        self.dirty[chunk.id] = chunk
+        with self._commit_lock:  # a checkpoint of another thread counts it, and flushes it, or neither
+            chunk = Chunk.create(self.paths.chunk(self.next_chunk), header)
+            self._creating.add(os.path.basename(chunk.path))
+            self.next_chunk += 1
+            self.directory_dirty = True
+            self.dirty[chunk.id] = chunk
         return chunk
 
     def live_array(self, heap: Heap, extent: Extent) -> npt.NDArray[Any]:
@@ -246,6 +247,8 @@ class Storage:
             return
         with self._commit_lock:
             for staging in stagings:
+                if staging.lent:
+                    self.dirty.update(staging.heap.touched)  # so that the next checkpoint keeps the gap
                 for chunk in staging.heap.rewind(keep=staging.lent):
                     self.dirty.pop(chunk.id, None)
                     self._live.pop(chunk.id, None)

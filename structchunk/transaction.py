@@ -24,6 +24,8 @@ from .staging import Staging
 from .storage import Storage
 from .stores import AnyStore, Catalogue, bind, check_store_name
 
+CLOSED = "was aborted when the database was closed"
+
 
 class InTransaction:
     """Binding of a store to a transaction."""
@@ -105,10 +107,12 @@ class Transaction:
         return bind(InTransaction(self, self._staging(heap)))
 
     def __contains__(self, name: object) -> bool:
+        self.check_open()
         return name in self._created or name in self.storage.heaps
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self.storage.heaps, *self._created])
+        self.check_open()
+        return iter(sorted([*self.storage.heaps, *self._created]))
 
     def array_store(self, name: str, dtype: Any = None) -> ArrayStore:
         """Open an array store, or create it in this transaction; see ``Database.array_store``."""
@@ -197,6 +201,11 @@ class Transaction:
         self._ended = how
         self._release()
 
+    def close(self) -> None:
+        """Abort it because the database is closed: leaving its ``with`` block then tells so."""
+        self.abort()
+        self._ended = CLOSED
+
     def disown(self) -> None:
         """End it in a forked child, where it is the parent's, without touching anything."""
         self._ended = "was begun before fork()"
@@ -208,7 +217,7 @@ class Transaction:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and not self._ended:
+        if kind is None and self._ended in ("", CLOSED):
             self.commit()
         else:
             self.abort()
@@ -296,7 +305,7 @@ class Snapshot:
         return name in self._heaps
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._heaps)
+        return iter(sorted(self._heaps))
 
     def close(self) -> None:
         """Let the snapshot go. Idempotent."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .chunk import Chunk, read_header
-from .errors import Error
+from .errors import ClosedError, Error
 from .extent import LIVE, TOMBSTONE, ZERO, Run, by_offset, empty_run, last_wins, live, misplaced
 from .heap import Heap
 from .index import View
@@ -172,6 +172,8 @@ def _check_index(
     try:
         run = np.concatenate([empty_run(), *view.pieces(heap.store, 0, 2**64)])
         counts = view.live(heap.store)
+    except ClosedError:  # closed by another thread meanwhile: that is no damage
+        raise
     except (Error, OSError) as error:
         yield Problem(str(error), where, REBUILD)
         return

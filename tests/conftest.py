@@ -1,0 +1,82 @@
+"""Options of the slow sweeps, and databases that are checked when the test is done with them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import hypothesis
+import pytest
+
+import structchunk as sc
+
+OpenDB: TypeAlias = Callable[..., sc.Database]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=0, help="what random sweeps begin with")
+    parser.addoption("--budget", type=float, default=1, help="how many times the usual work sweeps do")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.register_profile("structchunk", deadline=None, print_blob=True)
+    hypothesis.settings.load_profile("structchunk")
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """What random sweeps begin with: --seed."""
+    return int(request.config.getoption("--seed"))
+
+
+@pytest.fixture
+def budget(request: pytest.FixtureRequest) -> float:
+    """How many times the usual work sweeps do: --budget."""
+    return float(request.config.getoption("--budget"))
+
+
+def check_whole(path: Any) -> None:
+    """Reopen a database, and find nothing wrong in it."""
+    with sc.open(path, "r+") as db:
+        assert db.verify() == []
+
+
+@pytest.fixture
+def open_db(tmp_path: Path) -> Iterator[OpenDB]:
+    """``open_db(mode="a", *, name="test.sc", **options)``; at the end all must verify, and again when reopened."""
+    opened: list[sc.Database] = []
+
+    def open_one(mode: str = "a", *, name: str = "test.sc", **options: Any) -> sc.Database:
+        opened.append(sc.open(tmp_path / name, mode, **options))
+        return opened[-1]
+
+    yield open_one
+    for db in opened:
+        if not db.closed:
+            try:
+                assert db.verify() == []
+            finally:
+                db.close()
+    for path in {db.path for db in opened}:
+        check_whole(path)
+
+
+@pytest.fixture
+def db(open_db: OpenDB) -> sc.Database:
+    """A new database of small chunks whose commits do not wait for the disk."""
+    return open_db(chunk_size=16 << 10, sync=False)
+
+
+@pytest.fixture
+def new_root(tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """Return paths that are not taken, in memory if that is possible: there a flush costs nothing."""
+    memory = "/dev/shm"
+    base = tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else tmp_path)
+    numbers = itertools.count()
+    yield lambda: os.path.join(base, f"root-{next(numbers)}")
+    shutil.rmtree(base)

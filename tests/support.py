@@ -1,0 +1,96 @@
+"""Helpers that several test modules share: runs against dictionaries, and a database's files by hand."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from hypothesis import strategies as st
+
+from structchunk.extent import EXTENT_DTYPE, TOMBSTONE, Extent, Run, empty_run
+
+UUID = bytes(range(16))
+"""The database uuid of files that tests make by hand."""
+Model = dict[int, Extent]
+
+EDGE_KEYS = (0, 1, 2**32, 2**63 - 1, 2**63, 2**64 - 2, 2**64 - 1)
+keys = st.one_of(st.integers(0, 40), st.sampled_from(EDGE_KEYS), st.integers(0, 2**64 - 1))
+
+
+alive_tails = st.tuples(st.integers(512, 600).map(lambda n: 8 * n), st.integers(0, 9), st.just(1), st.just(0))
+dead_tails = st.just((0, 0, 1, TOMBSTONE))
+single_rows = st.tuples(keys, st.one_of(alive_tails, alive_tails, dead_tails)).map(lambda row: (row[0], *row[1]))
+
+
+def row_lists(max_size: int = 30) -> st.SearchStrategy[list[Extent]]:
+    """Draw rows in no order, keys repeating."""
+    return st.lists(single_rows, max_size=max_size)
+
+
+def models(max_size: int = 30) -> st.SearchStrategy[Model]:
+    """Draw a run as a dictionary from key to row."""
+    return row_lists(max_size).map(lambda rows: {row[0]: row for row in rows})
+
+
+def rows_of(rows: Iterable[Extent]) -> Run:
+    """Return rows, in their order, as an array."""
+    made = list(rows)
+    return np.array(made, EXTENT_DTYPE) if made else empty_run()
+
+
+def run_of(model: Model) -> Run:
+    """Return a dictionary's rows as a run."""
+    return rows_of(model[key] for key in sorted(model))
+
+
+def model_of(run: Run) -> Model:
+    """Return a run as a dictionary, having checked that it is one: ascending, no key twice."""
+    model = {row[0]: row for row in run.tolist()}
+    assert list(model) == sorted(model)
+    assert len(model) == len(run)
+    return model
+
+
+def alive(model: Model) -> Model:
+    """Return the rows that are not tombstones."""
+    return {key: row for key, row in model.items() if not row[4] & TOMBSTONE}
+
+
+def between(model: Model, start: int, stop: int) -> Model:
+    """Return the rows with ``start <= key < stop``."""
+    return {key: row for key, row in model.items() if start <= key < stop}
+
+
+def count_descriptors() -> int:
+    """Return how many file descriptors this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def run_python(code: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter, warnings being errors."""
+    command = [sys.executable, "-W", "error", "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def in_child(work: Callable[[], object], timeout: int = 20) -> str:
+    """Run a function in a forked child; return the repr of its result, or its error's name and message."""
+    source, sink = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(timeout)  # a child that hangs is killed
+        try:
+            said = repr(work())
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(sink, said.encode()[:60000])
+        os._exit(0)
+    os.close(sink)
+    with open(source, "rb") as pipe:
+        said = pipe.read().decode()
+    assert os.waitpid(pid, 0)[1] == 0, f"the child died: {said!r}"
+    return said

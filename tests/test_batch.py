@@ -1,0 +1,120 @@
+"""Batch: a ragged block, and its sums by record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import structchunk as sc
+
+RECORDS = [[1, 2, 3], [], [4], [5, 6]]
+
+
+def make(records: list[list[Any]], dtype: Any = "f8") -> sc.Batch:
+    lengths = [len(record) for record in records]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    values = np.array([item for record in records for item in record], dtype)
+    return sc.Batch(np.arange(10, 10 + len(records), dtype=np.uint64), offsets, values)
+
+
+def test_is_what_a_store_returns(db: sc.Database) -> None:
+    store = db.array_store("floats", "f8")
+    store.put_many([10, 11, 12, 13], range(1, 7), [3, 0, 1, 2])
+    for batch in (*store.scan(), store.get_many([10, 11, 12, 13])):
+        assert type(batch) is sc.Batch
+        assert batch.keys.dtype == np.uint64
+        assert batch.offsets.dtype == np.int64
+        assert batch.values.dtype == np.float64
+        assert batch.keys.tolist() == [10, 11, 12, 13]
+        assert batch.offsets.tolist() == [0, 3, 3, 4, 6]
+        assert batch.values.tolist() == [1, 2, 3, 4, 5, 6]
+        assert not batch.values.flags.writeable
+    empty = store.get_many([])
+    assert (empty.keys.shape, empty.offsets.tolist(), empty.values.shape) == ((0,), [0], (0,))
+    assert (empty.keys.dtype, empty.offsets.dtype, empty.values.dtype) == (np.uint64, np.int64, np.float64)
+    assert list(store.scan(50)) == []
+
+
+def test_length_lengths_and_repr() -> None:
+    batch = make(RECORDS)
+    assert len(batch) == 4
+    assert batch.lengths.tolist() == [3, 0, 1, 2]
+    assert repr(batch) == "Batch(4 records, 6 items of float64)"
+    assert len(make([])) == 0
+    assert make([]).lengths.tolist() == []
+
+
+def test_iterates_over_keys_and_arrays() -> None:
+    pairs = list(make(RECORDS))
+    assert [key for key, _ in pairs] == [10, 11, 12, 13]
+    assert {type(key) for key, _ in pairs} == {int}
+    assert [value.tolist() for _, value in pairs] == RECORDS
+    assert list(make([])) == []
+
+
+def test_index_is_a_position() -> None:
+    batch = make(RECORDS)
+    assert [batch[at].tolist() for at in range(4)] == RECORDS
+    assert [batch[at].tolist() for at in range(-4, 0)] == RECORDS
+    assert batch[np.int64(3)].tolist() == [5, 6]
+    assert np.shares_memory(batch[0], batch.values)
+    for at in (4, -5, 10):
+        with pytest.raises(IndexError, match="4 records"):
+            batch[at]
+
+
+def test_reduce() -> None:
+    batch = make([[1, 2, 3], [4], [5, 6]])
+    assert batch.reduce(np.add).tolist() == [6, 4, 11]
+    assert batch.reduce(np.maximum).tolist() == [3, 4, 6]
+    assert batch.reduce(np.multiply).tolist() == [6, 4, 30]
+    assert batch.reduce(np.add, dtype=np.int8).dtype == np.int8
+
+
+def test_reduce_of_empty_records_gives_the_identity() -> None:
+    for records in ([[]], [[], []], [[], [1.0, 2.0]], [[1.0], []], [[], [2.0], []], RECORDS):
+        assert make(records).reduce(np.add).tolist() == [sum(record) for record in records]
+        assert make(records).reduce(np.multiply).tolist() == [float(np.prod(record)) for record in records]
+    assert make(RECORDS, bool).reduce(np.logical_and).tolist() == [True] * 4
+    assert make([[], [True]], bool).reduce(np.logical_or).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("ufunc", [np.maximum, np.minimum, np.fmax])
+def test_reduce_of_an_empty_record_without_identity_names_it(ufunc: np.ufunc) -> None:
+    with pytest.raises(ValueError, match=rf"{ufunc.__name__}.*key 11"):
+        make(RECORDS).reduce(ufunc)
+    assert make([]).reduce(ufunc).shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "f4", "f8", ">i4", "c16", "?", "m8[s]"])
+def test_reduce_has_the_dtype_of_numpy(dtype: str) -> None:
+    for records in ([[1, 0], [1]], [[1, 0], [], [1]], [[]], []):
+        expected = np.add.reduce(np.zeros(0, dtype)).dtype
+        found = make(records, dtype).reduce(np.add)
+        assert found.shape == (len(records),)
+        assert found.dtype == expected
+
+
+@given(
+    st.lists(st.lists(st.integers(-100, 100), max_size=5), max_size=8), st.sampled_from(["i2", "f4", "f8", "i8"])
+)
+def test_reduce_is_reduce_of_each(records: list[list[int]], dtype: str) -> None:
+    batch = make(records, dtype)
+    expected = [np.add.reduce(np.array(record, dtype)) for record in records]
+    found = batch.reduce(np.add)
+    assert found.tolist() == [item.item() for item in expected]
+    assert all(found.dtype == item.dtype for item in expected)
+
+
+def test_reduce_over_a_scan(db: sc.Database) -> None:
+    store = db.array_store("floats", "f8")
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, 9, 3000)
+    store.put_many(range(3000), rng.random(lengths.sum()), lengths)
+    store.put_many(range(0, 3000, 7), rng.random((429, 2)))
+    sums = np.concatenate([batch.reduce(np.add) for batch in store.scan(batch_size=500)])
+    assert np.allclose(sums, [value.sum() for value in store.values()], rtol=1e-14, atol=0)

@@ -1,0 +1,232 @@
+"""The algebra of runs, each function against a dictionary or a loop over plain ints."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import Model, alive, between, keys, model_of, models, row_lists, rows_of, run_of
+
+from structchunk import extent
+from structchunk.extent import (
+    ALL_FLAGS,
+    DROPPED,
+    EXTENT_DTYPE,
+    KEY_END,
+    LIVE,
+    ROW,
+    ROW_SIZE,
+    TOMBSTONE,
+    ZERO,
+    Extent,
+    Run,
+)
+
+bounds = st.one_of(keys, st.just(KEY_END))
+uint64 = st.one_of(st.integers(0, 200), st.integers(2**64 - 200, 2**64 - 1), st.integers(0, 2**64 - 1))
+flag_words = st.integers(0, 2**32 - 1)
+any_rows = st.lists(st.tuples(uint64, uint64, uint64, st.integers(0, 2**32 - 1), flag_words), max_size=20)
+
+
+def test_flags_are_those_of_the_format() -> None:
+    assert (TOMBSTONE, LIVE, ZERO, DROPPED, ALL_FLAGS) == (1, 2, 4, 8, 15)
+
+
+@given(any_rows)
+def test_rows_and_bytes_are_each_other(rows: list[Extent]) -> None:
+    packed = b"".join(struct.pack("<QQQII", *row) for row in rows)
+    run = extent.run_from_bytes(packed) if packed else extent.empty_run()
+    assert run.tolist() == rows
+    assert run.tobytes() == packed
+    assert b"".join(ROW.pack(*row) for row in rows) == packed
+
+
+def test_run_from_bytes_does_not_copy() -> None:
+    packed = bytearray(2 * ROW_SIZE)
+    run = extent.run_from_bytes(packed)
+    packed[0] = 7
+    assert run["key"].tolist() == [7, 0]
+
+
+def test_empty_run_is_zeroed() -> None:
+    assert extent.empty_run().tolist() == []
+    assert extent.empty_run(2).tolist() == [(0, 0, 0, 0, 0)] * 2
+    assert extent.empty_run().dtype == EXTENT_DTYPE
+
+
+@given(any_rows)
+def test_make_run_takes_columns(rows: list[Extent]) -> None:
+    run = rows_of(rows)
+    made = extent.make_run(run["key"], run["offset"], run["length"], run["chunk"], flags=3)
+    assert made.tolist() == [(*row[:4], 3) for row in rows]
+
+
+def test_make_run_spreads_scalars() -> None:
+    made = extent.make_run(np.array([3, 5], np.uint64), 64, 2, 9)
+    assert made.tolist() == [(3, 64, 2, 9, 0), (5, 64, 2, 9, 0)]
+
+
+@given(st.lists(keys, max_size=5))
+def test_is_sorted(numbers: list[int]) -> None:
+    expected = all(low < high for low, high in itertools.pairwise(numbers))
+    assert extent.is_sorted(np.array(numbers, np.uint64)) is expected
+
+
+@given(row_lists())
+def test_last_wins(rows: list[Extent]) -> None:
+    expected: Model = {row[0]: row for row in rows}
+    assert model_of(extent.last_wins(rows_of(rows))) == expected
+
+
+@given(models())
+def test_live(model: Model) -> None:
+    assert model_of(extent.live(run_of(model))) == alive(model)
+
+
+@given(models(), models())
+def test_overlay(newer: Model, older: Model) -> None:
+    both = run_of(newer), run_of(older)
+    before = [run.copy() for run in both]
+    assert model_of(extent.overlay(*both)) == {**older, **newer}
+    assert all((run == copy).all() for run, copy in zip(both, before, strict=True))
+
+
+@given(models(), models())
+def test_overlay_of_the_same_keys_and_of_a_tail(model: Model, other: Model) -> None:
+    shared = {key: other[key] for key in other if key in model}
+    assert model_of(extent.overlay(run_of(shared), run_of(model))) == {**model, **shared}
+    tail = {key: row for key, row in other.items() if key > max(model, default=-1)}
+    assert model_of(extent.overlay(run_of(tail), run_of(model))) == {**model, **tail}
+
+
+@given(models(), st.lists(keys, max_size=10).map(sorted))
+def test_find_equal(model: Model, wanted: list[int]) -> None:
+    run, numbers = run_of(model), np.array(wanted, np.uint64)
+    found = extent.find_equal(run, numbers, np.searchsorted(run["key"], numbers))
+    assert found.tolist() == [key in model for key in wanted]
+
+
+@given(models(), keys)
+def test_find_one(model: Model, key: int) -> None:
+    run = run_of(model)
+    for wanted in (key, *model):
+        assert extent.find_one(run, wanted) == model.get(wanted)
+
+
+def test_find_one_returns_plain_ints() -> None:
+    found = extent.find_one(rows_of([(7, 8, 1, 1, 0)]), 7)
+    assert found is not None
+    assert {type(value) for value in found} == {int}
+
+
+@given(models(), bounds, bounds)
+def test_clip(model: Model, start: int, stop: int) -> None:
+    run = run_of(model)
+    part = extent.clip(run, start, stop)
+    assert model_of(part) == between(model, start, stop)
+    assert not len(part) or np.shares_memory(part, run)
+
+
+def cut(run: Run, places: list[int]) -> list[Run]:
+    """Return consecutive pieces of a run, empty ones too."""
+    ends = [0, *sorted(min(place, len(run)) for place in places), len(run)]
+    return [run[low:high] for low, high in itertools.pairwise(ends)]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@given(newer=models(), older=models(), places=st.lists(st.integers(0, 30), max_size=4))
+def test_overlay_pieces(*, reverse: bool, newer: Model, older: Model, places: list[int]) -> None:
+    pieces = cut(run_of(older), places)
+    got = list(extent.overlay_pieces(run_of(newer), pieces[::-1] if reverse else pieces, reverse=reverse))
+    whole = np.concatenate([extent.empty_run(), *(got[::-1] if reverse else got)])
+    assert model_of(whole) == {**older, **newer}
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_overlay_pieces_is_lazy(*, reverse: bool) -> None:
+    drawn = []
+
+    def older() -> object:
+        for key in (5, 3) if reverse else (3, 5):
+            drawn.append(key)
+            yield rows_of([(key, 0, 0, 1, 0)])
+
+    pieces = extent.overlay_pieces(rows_of([(4, 0, 0, 1, 0)]), older(), reverse=reverse)
+    next(pieces)
+    assert len(drawn) == 1
+
+
+small_rows = st.tuples(st.integers(0, 9), st.integers(0, 6), st.integers(0, 3), st.integers(1, 2), st.just(0))
+
+
+def stretches(rows: list[Extent], item_size: int) -> list[list[Extent]]:
+    """Split rows where they stop lying back to back, one by one."""
+    found: list[list[Extent]] = []
+    for row in rows:
+        last = found[-1][-1] if found else None
+        if last is not None and (last[1] + last[2] * item_size, last[3]) == (row[1], row[3]):
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
+
+
+@given(st.lists(small_rows, max_size=12), st.sampled_from([1, 2, 3]))
+def test_breaks_and_coalesce(rows: list[Extent], item_size: int) -> None:
+    expected, run = stretches(rows, item_size), rows_of(rows)
+    places = np.cumsum([len(stretch) for stretch in expected])[:-1]
+    assert extent.breaks(run, item_size).tolist() == places.tolist()
+    joined = extent.coalesce(run, item_size)
+    assert joined.tolist() == [
+        (first[0], first[1], sum(row[2] for row in [first, *rest]), *first[3:]) for first, *rest in expected
+    ]
+    assert run.tolist() == rows
+
+
+@given(st.lists(small_rows, max_size=12))
+def test_by_offset_is_stable(rows: list[Extent]) -> None:
+    assert extent.by_offset(rows_of(rows)).tolist() == sorted(rows, key=lambda row: row[1])
+
+
+def is_misplaced(row: Extent, low: int, high: int, item_size: int) -> bool:
+    """Tell, in ints that do not wrap around, whether a row points outside."""
+    _, offset, length, _, flags = row
+    inside = low <= offset and offset + length * item_size <= high and offset % item_size == 0
+    return not inside or flags > ALL_FLAGS
+
+
+@given(
+    rows=any_rows,
+    low=st.integers(0, 300),
+    size=st.integers(0, 2**40),
+    item_size=st.one_of(st.integers(1, 16), st.integers(2**31, 2**62)),
+)
+def test_misplaced_never_wraps_around(rows: list[Extent], low: int, size: int, item_size: int) -> None:
+    high = low + size
+    edge = high // item_size * item_size
+    rows += [(0, edge, 0, 1, 0), (0, edge, 1, 1, 0), (0, low, (high - low) // item_size, 1, 0)]
+    got = extent.misplaced(rows_of(rows), low, high, item_size).tolist()
+    assert got == [is_misplaced(row, low, high, item_size) for row in rows]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (0, 64, 2**61, 1, 0),  # 2**61 items of 8 bytes: the sum is 64 again
+        (0, 2**64 - 8, 1, 1, 0),  # ends at 0
+        (0, 2**64 - 8, 10, 1, 0),  # ends at 72
+        (0, 64, 2**64 - 1, 1, 0),
+        (0, 56, 1, 1, 0),  # below
+        (0, 65, 1, 1, 0),  # not aligned
+        (0, 136, 0, 1, 0),  # above
+        (0, 120, 2, 1, 0),  # one item too many
+        (0, 64, 1, 1, 16),  # an unknown flag
+    ],
+)
+def test_misplaced_finds(row: Extent) -> None:
+    fine = (0, 64, 8, 1, ALL_FLAGS)
+    assert extent.misplaced(rows_of([fine, row, fine]), 64, 128, 8).tolist() == [False, True, False]

@@ -1,0 +1,627 @@
+"""Table and Index against dictionaries: runs large and small, folds, views of older commits, damage."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support import UUID, Model, alive, between, keys, model_of, models, rows_of, run_of, single_rows
+
+from structchunk import block, table
+from structchunk.errors import ClosedError, CorruptionError, StoreNotFound
+from structchunk.extent import KEY_END, ROW, TOMBSTONE, Extent, Run
+from structchunk.index import CATALOG, CHECKPOINT, LAST, Index, View, unpack_row
+from structchunk.table import Change, Table
+
+STORES = {1: 8, 2: 4}
+"""Stores of the tests, and the sizes of their items."""
+SMALL = {
+    "PAGE_ROWS": 4,
+    "POINT_PAGES": 2,
+    "GROUP_PAGES": 3,
+    "MIN_FOLD_ROWS": 6,
+    "FOLD_FRACTION": 4,
+    "FEW_KEYS": 3,
+    "DENSE_KEYS": 1,
+}
+
+
+@contextlib.contextmanager
+def small_limits(cache_rows: int) -> Iterator[None]:
+    """Make pages, groups, deltas and the cache so small that a few rows exercise them all."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SMALL.items():
+            patch.setattr(table, name, value)
+        patch.setattr(block, "CACHE_ROWS", cache_rows)
+        yield
+
+
+def accept(run: Run) -> None:
+    """Find nothing wrong with a run."""
+
+
+def add_tables(index: Index, check: Callable[[Run], None] = accept) -> None:
+    for store, item_size in STORES.items():
+        index.add_table(store, item_size, check)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    with small_limits(cache_rows=1 << 20):
+        made = Index.create(str(tmp_path / "index"), UUID)
+        add_tables(made)
+        yield made
+        made.close()
+
+
+def dense(first: int, count: int, *, step: int = 1, chunk: int = 1, flags: int = 0) -> Run:
+    """Return rows of one item each, at evenly spaced keys."""
+    return rows_of(
+        (key, 0 if flags else 4096 + 8 * key % 2**40, 0 if flags else 1, chunk, flags)
+        for key in range(first, first + step * count, step)
+    )
+
+
+def whole(pieces: Iterator[Run], *, reverse: bool = False) -> Model:
+    """Return consecutive pieces as a dictionary, having checked their order."""
+    found = list(pieces)
+    assert all(len(piece) for piece in found)
+    return model_of(np.concatenate([rows_of([]), *(found[::-1] if reverse else found)]))
+
+
+def as_rows(run: Run) -> Model:
+    """Return the rows that lookup() found, having checked that the others are tombstones."""
+    return {row[0]: row for row in run.tolist() if not row[4] & TOMBSTONE}
+
+
+def figures(model: Model, item_size: int) -> dict[int, tuple[int, int]]:
+    """Return live records and bytes per chunk."""
+    rows = sorted(alive(model).values(), key=lambda row: row[3])
+    grouped = ((chunk, list(group)) for chunk, group in itertools.groupby(rows, key=lambda row: row[3]))
+    return {chunk: (len(group), sum(row[2] for row in group) * item_size) for chunk, group in grouped}
+
+
+class Comparison(RuleBasedStateMachine):
+    """Random commits, folds, evictions and reopenings; whatever is read equals a dictionary."""
+
+    cache_rows = 1 << 20
+
+    @initialize()
+    def create(self) -> None:
+        self.limits = small_limits(self.cache_rows)
+        self.limits.__enter__()
+        self.directory = tempfile.mkdtemp()
+        self.commit = 0
+        self.index = Index.create(f"{self.directory}/index", UUID)
+        add_tables(self.index)
+        self.models: dict[int, Model] = {store: {} for store in STORES}
+        self.views: list[tuple[View, dict[int, Model]]] = []
+
+    def teardown(self) -> None:
+        self.index.close()
+        self.limits.__exit__(None, None, None)
+        shutil.rmtree(self.directory)
+
+    def put(self, changes: dict[int, Model]) -> None:
+        self.commit += 1
+        self.index.put(self.commit, {store: run_of(model) for store, model in changes.items()})
+        for store, model in changes.items():
+            self.models[store] = alive({**self.models[store], **model})
+
+    # ------------------------------------------------------------------ changes
+
+    @rule(store=st.sampled_from(list(STORES)), model=models(5), chunk=st.integers(1, 3))
+    def put_some(self, store: int, model: Model, chunk: int) -> None:
+        self.put({store: {key: (*row[:3], chunk, row[4]) for key, row in model.items()}})
+
+    @rule(both=st.fixed_dictionaries({store: models(8) for store in STORES}))
+    def put_both(self, both: dict[int, Model]) -> None:
+        self.put(both)
+
+    @rule(
+        store=st.sampled_from(list(STORES)),
+        first=st.one_of(st.integers(0, 60), st.integers(2**64 - 80, 2**64 - 61)),
+        count=st.integers(4, 30),
+        step=st.integers(1, 2),
+        flags=st.sampled_from([0, 0, TOMBSTONE]),
+    )
+    def put_range(self, store: int, first: int, count: int, step: int, flags: int) -> None:
+        self.put({store: model_of(dense(first, count, step=step, flags=flags))})
+
+    @rule(store=st.sampled_from(list(STORES)), extent=single_rows)
+    def put_one(self, store: int, extent: Extent) -> None:
+        self.commit += 1
+        self.index.put_one(self.commit, store, ROW.pack(*extent))
+        self.models[store] = alive({**self.models[store], extent[0]: extent})
+
+    # ------------------------------------------------------------------ readers
+
+    @precondition(lambda self: len(self.views) < 4)
+    @rule()
+    def take_view(self) -> None:
+        self.views.append((self.index.view(), {store: dict(model) for store, model in self.models.items()}))
+
+    @precondition(lambda self: self.views)
+    @rule(data=st.data())
+    def drop_view(self, data: st.DataObject) -> None:
+        view, _ = self.views.pop(data.draw(st.integers(0, len(self.views) - 1)))
+        view.close()
+
+    @rule()
+    def forget(self) -> None:
+        self.index.forget()
+
+    @rule()
+    def reopen(self) -> None:
+        self.views = []
+        self.index.write_checkpoint(5, {1: (4096, 8192)})
+        self.index.close()
+        self.index = Index.open(f"{self.directory}/index")
+        add_tables(self.index)
+        assert (self.index.last, self.index.checkpoint, self.index.next_chunk) == (self.commit, self.commit, 5)
+
+    @rule(store=st.sampled_from(list(STORES)), wanted=st.lists(keys, unique=True, max_size=12).map(sorted))
+    def look_up(self, store: int, wanted: list[int]) -> None:
+        numbers = np.array(wanted, np.uint64)
+        expected = {key: row for key, row in self.models[store].items() if key in wanted}
+        latest = self.index.table(store)
+        found = latest.lookup(numbers)
+        assert found["key"].tolist() == wanted
+        assert as_rows(found) == expected
+        assert model_of(latest.existing(numbers)) == expected
+        for key in wanted:
+            assert latest.find(key) == expected.get(key)
+
+    @rule(store=st.sampled_from(list(STORES)), ends=st.tuples(keys, keys), reverse=st.booleans())
+    def read_range(self, store: int, ends: tuple[int, int], *, reverse: bool) -> None:
+        low, high = sorted(ends)
+        for stop in (high, high + 1):
+            got = whole(self.index.table(store).pieces(low, stop, reverse=reverse), reverse=reverse)
+            assert got == between(self.models[store], low, stop)
+
+    @precondition(lambda self: self.views)
+    @rule(data=st.data(), store=st.sampled_from(list(STORES)), wanted=st.lists(keys, unique=True, max_size=8))
+    def read_view(self, data: st.DataObject, store: int, wanted: list[int]) -> None:
+        view, expected = data.draw(st.sampled_from(self.views))
+        model = expected[store]
+        assert view.record_count(store) == len(model)
+        for reverse in (False, True):
+            assert whole(view.pieces(store, 0, KEY_END, reverse=reverse), reverse=reverse) == model
+        wanted = sorted({*wanted, *list(model)[:5]})
+        found = view.lookup(store, np.array(wanted, np.uint64))
+        assert found["key"].tolist() == wanted
+        assert as_rows(found) == {key: model[key] for key in wanted if key in model}
+        for key in wanted:
+            assert view.find(store, key) == model.get(key)
+
+    # ------------------------------------------------------------------ always
+
+    @invariant()
+    def everything_is_there(self) -> None:
+        for store, model in self.models.items():
+            for reverse in (False, True):
+                pieces = self.index.table(store).pieces(0, KEY_END, reverse=reverse)
+                assert whole(pieces, reverse=reverse) == model
+            assert all(self.index.table(store).find(key) == row for key, row in model.items())
+
+    @invariant()
+    def figures_are_right(self) -> None:
+        for store, model in self.models.items():
+            expected = figures(model, STORES[store])
+            for counts in (self.index.live[store], self.index.read_live(store)):
+                assert {chunk: tuple(live) for chunk, live in counts.items() if any(live)} == expected
+            assert self.index.record_count(store) == len(model)
+
+
+class TinyCache(Comparison):
+    """The same, with room for hardly a page in the cache."""
+
+    cache_rows = 5
+
+
+COMPARED = settings(max_examples=30, stateful_step_count=20, deadline=None)
+TestComparison = Comparison.TestCase
+TestComparison.settings = COMPARED
+TestTinyCache = TinyCache.TestCase
+TestTinyCache.settings = COMPARED
+
+
+# ---------------------------------------------------------------------- pages, delta, folds
+
+
+def count_rows(index: Index, region: bytes, store: int = 1) -> int:
+    """Return how many rows LevelDB has in a region of a store."""
+    prefix = region + struct.pack(">I", store)
+    return sum(len(value) for _, value in index.leveldb.read(prefix, prefix + b"\xff" * 9, 1 << 30)) // 32
+
+
+def test_small_runs_go_to_the_delta_and_large_ones_to_pages(index: Index) -> None:
+    index.put(1, {1: dense(0, 3)})
+    assert (count_rows(index, b"D"), count_rows(index, b"P")) == (3, 0)
+    index.put(2, {1: dense(2, 9)})
+    assert (count_rows(index, b"D"), count_rows(index, b"P")) == (2, 9)
+
+
+def test_a_delta_that_has_outgrown_its_limit_is_folded(index: Index) -> None:
+    for commit in range(1, 8):
+        assert count_rows(index, b"D") == commit - 1
+        index.put(commit, {1: dense(10 * commit, 1)})
+    assert (count_rows(index, b"D"), count_rows(index, b"P")) == (0, 7)
+    index.put(8, {1: dense(10, 1, flags=TOMBSTONE)})
+    assert (count_rows(index, b"D"), count_rows(index, b"P")) == (1, 7)
+
+
+def test_pages_are_full_and_appending_fills_the_last_one(index: Index) -> None:
+    index.put(1, {1: dense(0, 6)})
+    index.put(2, {1: dense(6, 7)})
+    prefix = b"P" + struct.pack(">I", 1)
+    sizes = [len(value) // 32 for _, value in index.leveldb.read(prefix, prefix + b"\xff" * 9, 99)]
+    assert sizes == [4, 4, 4, 1]
+
+
+def test_a_sparse_large_run_does_not_rewrite_all_pages(index: Index) -> None:
+    index.put(1, {1: dense(0, 400)})
+    index.put(2, {1: dense(0, 5, step=80)})
+    assert (count_rows(index, b"D"), count_rows(index, b"P")) == (5, 400)
+
+
+def test_views_taken_while_a_delta_is_folded(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[View] = []
+    due, fold = Table.needs_fold, Table.fold
+
+    def needs_fold(self: Table, record_count: Callable[[], int]) -> bool:
+        taken.append(index.view())
+        return due(self, record_count)
+
+    def folding(self: Table) -> Iterator[Change]:
+        for change in fold(self):
+            yield change
+            taken.append(index.view())
+            assert set(taken[-1].lookup(1, numbers)["flags"].tolist()) == {0}
+
+    index.put(1, {1: dense(0, 40, step=2)})
+    for commit in range(2, 8):
+        index.put(commit, {1: dense(10 * commit + 1, 1)})
+    monkeypatch.setattr(Table, "needs_fold", needs_fold)
+    monkeypatch.setattr(Table, "fold", folding)
+    monkeypatch.setattr(table, "FOLD_FRACTION", 100)
+    expected = whole(index.table(1).pieces(0, KEY_END)) | model_of(dense(81, 1))
+    numbers = np.array(sorted(expected), np.uint64)
+    index.put(8, {1: dense(81, 1)})
+    assert count_rows(index, b"D") == 0
+    assert len(taken) > 3
+    for view in taken:
+        index.forget()
+        assert whole(view.pieces(1, 0, KEY_END)) == expected
+        assert as_rows(view.lookup(1, numbers)) == expected
+        assert {key: view.find(1, key) for key in expected} == expected
+        assert whole(index.table(1).pieces(0, KEY_END)) == expected  # nothing out of date was cached
+    started = [view.pieces(1, 0, KEY_END) for view in taken]
+    first = [next(pieces) for pieces in started]
+    index.put(9, {1: dense(0, 60, flags=TOMBSTONE)})
+    for piece, rest in zip(first, started, strict=True):
+        assert whole(itertools.chain([piece], rest)) == expected
+
+
+def test_a_point_read_notices_a_commit_that_comes_in_between(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    index.put(1, {1: dense(0, 8)})
+    view, find = index.view(), Table.find
+
+    def find_after_a_commit(self: Table, key: int) -> Extent | None:
+        monkeypatch.setattr(Table, "find", find)
+        index.put(2, {1: dense(0, 8, flags=TOMBSTONE)})
+        return find(self, key)
+
+    monkeypatch.setattr(Table, "find", find_after_a_commit)
+    assert view.find(1, 3) == (3, 4120, 1, 1, 0)
+    assert index.table(1).find(3) is None
+
+
+def test_a_range_goes_on_as_of_its_view(index: Index) -> None:
+    index.put(1, {1: dense(0, 40)})
+    for reverse in (False, True):
+        expected = whole(index.table(1).pieces(0, KEY_END))
+        view = index.view()
+        pieces = view.pieces(1, 0, KEY_END, reverse=reverse)
+        first = next(pieces)
+        index.put(index.last + 1, {1: dense(0, 40, flags=TOMBSTONE)})
+        assert whole(itertools.chain([first], pieces), reverse=reverse) == expected
+        index.put(index.last + 1, {1: dense(0, 50)})
+
+
+def test_a_closed_view_refuses_rather_than_read_another_commit(index: Index) -> None:
+    index.put(1, {1: dense(0, 40)})
+    view = index.view()
+    pieces = view.pieces(1, 0, KEY_END)
+    next(pieces)
+    index.put(2, {1: dense(0, 40, flags=TOMBSTONE)})
+    view.close()
+    for read in (lambda: list(pieces), lambda: view.find(1, 3), lambda: view.record_count(1)):
+        with pytest.raises(ClosedError, match="snapshot is closed"):
+            read()
+
+
+def test_a_cached_page_does_not_hide_a_delta_that_is_not_loaded(index: Index) -> None:
+    index.put(1, {1: dense(0, 8)})
+    index.put(2, {1: rows_of([(3, 8000, 5, 1, 0)])})
+    index.forget()
+    latest = index.table(1)
+    latest._block(3, None)
+    assert latest.find(3) == (3, 8000, 5, 1, 0)
+
+
+def test_the_cache_keeps_to_its_limit(tmp_path: Path) -> None:
+    with small_limits(cache_rows=10):
+        index = Index.create(str(tmp_path / "index"), UUID)
+        add_tables(index)
+        index.put(1, {1: dense(0, 200)})
+        for key in range(200):
+            assert index.table(1).find(key) is not None
+            assert index.table(1)._cache._row_count <= 10
+        index.close()
+
+
+spans = st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda span: (span[0], sum(span)))
+
+
+@given(st.lists(st.tuples(spans, st.booleans()), max_size=20), st.integers(0, 90))
+def test_cached_blocks_are_disjoint_and_drop_drops_all(steps: list[tuple[tuple[int, int], bool]], key: int) -> None:
+    cache = block.BlockCache()
+    for (low, high), dropped in steps:
+        if dropped:
+            cache.drop(low, high)
+        else:
+            cache.insert(block.Block(dense(low, high - low + 1), low, high, 8))
+        found = [cache.find(at) for at in range(low, high + 1)]
+        assert all((one is None) is dropped for one in found)
+        edges = [edge for one in cache.blocks for edge in (one.floor, one.last)]
+        assert edges == sorted(edges)
+        assert cache.lasts == edges[1::2]
+    answer = cache.find(key)
+    assert answer is None or answer.floor <= key <= answer.last
+    cache.clear()
+    assert cache.find(key) is None
+
+
+def test_a_point_read_comes_from_the_cache(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    index.put(1, {1: dense(0, 8)})
+    view = index.view()
+    expected = index.table(1).find(3), index.table(1).find(99)
+    monkeypatch.setattr(index.leveldb, "read", None)
+    monkeypatch.setattr(index.leveldb, "get", None)
+    assert (index.table(1).find(3), index.table(1).find(99)) == expected
+    assert (view.find(1, 3), view.find(1, 99)) == expected
+
+
+# ---------------------------------------------------------------------- stores, catalog, checkpoint
+
+ENTRY = {"kind": "array", "schema": {"kind": "array", "type": "<f8"}}
+
+
+def test_dropping_a_store_takes_all_its_rows(index: Index) -> None:
+    index.put(1, {1: dense(0, 9), 2: dense(0, 9)}, {"a": {"store": 1, **ENTRY}, "b": {"store": 2, **ENTRY}})
+    index.put(2, {1: dense(3, 1), 2: dense(3, 1)})
+    index.put(3, {1: dense(0, 1)}, {"b": {"store": 2, **ENTRY}})
+    assert [count_rows(index, region) for region in (b"D", b"P", b"C")] == [0, 0, 0]
+    assert [count_rows(index, region, 2) for region in (b"D", b"P")] == [1, 9]
+    assert set(index.catalog) == {"b"}
+    for read in (lambda: index.table(1), lambda: index.record_count(1), lambda: index.view().find(1, 0)):
+        with pytest.raises(StoreNotFound, match="dropped"):
+            read()
+    assert index.record_count(2) == 9
+
+
+def test_a_table_that_was_dropped_says_so(index: Index) -> None:
+    index.put(1, {1: dense(0, 9)}, {"a": {"store": 1, **ENTRY}})
+    mine = index.table(1)
+    assert mine.find(0) is not None
+    index.put(2, {}, {})
+    for read in (lambda: mine.find(0), lambda: list(mine.pieces(0, 9)), lambda: mine.lookup(dense(0, 9)["key"])):
+        with pytest.raises(StoreNotFound, match="'a'"):
+            read()
+
+
+def test_checkpoint_is_kept(tmp_path: Path) -> None:
+    index = Index.create(str(tmp_path / "index"), UUID, last=6, next_chunk=3)
+    add_tables(index)
+    assert (index.last, index.checkpoint, index.next_chunk, index.database) == (6, 0, 3, UUID)
+    index.put(7, {1: dense(0, 2, chunk=4), 2: dense(0, 3, chunk=9)}, {"a": {"store": 1, **ENTRY}})
+    index.write_checkpoint(10, {4: (5000, 9000), 9: (1, 2)})
+    index.write_checkpoint(10, {4: (5008, 8900)}, gone=[(2, 9)])
+    index.close()
+    again = Index.open(str(tmp_path / "index"))
+    assert (again.last, again.checkpoint, again.next_chunk, again.database) == (7, 7, 10, UUID)
+    assert again.heads == index.heads == {4: (5008, 8900)}
+    assert again.catalog == {"a": {"store": 1, **ENTRY}}
+    assert {store: again.read_live(store) for store in STORES} == {1: {4: (2, 16)}, 2: {}}
+    again.close()
+
+
+def test_the_checkpoint_is_one_synced_write_after_the_logs(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(index.leveldb, "flush_logs", lambda: calls.append("flush_logs"))
+    monkeypatch.setattr(index.leveldb, "write", lambda *_, sync=False: calls.append(f"write {sync}"))
+    index.write_checkpoint(1, {})
+    assert calls == ["flush_logs", "write True"]
+
+
+def test_a_commit_is_one_write(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[bytes, bytes]] = []
+    write = index.leveldb.write
+    monkeypatch.setattr(index.leveldb, "write", lambda puts, *rest: (calls.append(dict(puts)), write(puts, *rest)))
+    index.put(1, {1: dense(0, 20), 2: dense(0, 2)}, {"a": {"store": 1, **ENTRY}})
+    assert [call[LAST] for call in calls] == [struct.pack("<Q", 1)]
+    assert {key[:1] for key in calls[0]} == {b"M", b"C", b"P", b"D"}
+
+
+def test_figures_never_go_below_zero(index: Index) -> None:
+    index.put(1, {1: dense(0, 2)})
+    index.live[1][1] = type(index.live[1][1])(0, 0)
+    index.put(2, {1: dense(0, 2, flags=TOMBSTONE)})
+    assert index.live[1][1] == (0, 0)
+
+
+def test_closed_it_refuses(index: Index) -> None:
+    index.put(1, {1: dense(0, 9)})
+    index.table(1).find(3)
+    view = index.view()
+    index.close()
+    for read in (
+        lambda: index.table(1).find(3),
+        lambda: view.find(1, 3),
+        lambda: list(view.pieces(1, 0, 9)),
+        lambda: index.put(2, {1: dense(0, 9)}),
+        lambda: index.write_checkpoint(1, {}),
+    ):
+        with pytest.raises(ClosedError):
+            read()
+
+
+def test_unpack_row() -> None:
+    assert unpack_row(ROW.pack(1, 2, 3, 4, 5)) == (1, 2, 3, 4, 5)
+
+
+# ---------------------------------------------------------------------- damage
+
+
+def page(*numbers: int, last: int | None = None, flags: int = 0) -> tuple[bytes, bytes]:
+    """Return a page of store 1 with these keys, as LevelDB's key and value."""
+    value = b"".join(ROW.pack(key, 4096, 1, 1, flags) for key in numbers)
+    return struct.pack(">cIQ", b"P", 1, max(numbers, default=7) if last is None else last), value
+
+
+def delta(key: int, value: bytes) -> tuple[bytes, bytes]:
+    """Return a delta entry of store 1."""
+    return struct.pack(">cIQ", b"D", 1, key), value
+
+
+DAMAGE = {
+    "page of no rows": [page()],
+    "page of 31 bytes": [(page(7)[0], page(7)[1][:-1])],
+    "page of too many rows": [page(3, 4, 5, 6, 7)],
+    "page out of order": [page(5, 3, 7)],
+    "page with a key twice": [page(5, 5, 7)],
+    "page under another key": [page(5, 6, last=7)],
+    "page with a tombstone": [page(7, flags=TOMBSTONE)],
+    "pages that overlap": [page(1, 6), page(5, 7)],
+    "page key too long": [page(7), (page(7)[0] + b"x", page(7)[1])],
+    "page key too short": [(page(7)[0][:5] + b"\1", page(7)[1])],
+    "delta row too short": [delta(7, ROW.pack(7, 4096, 1, 1, 0)[:-1])],
+    "delta row too long": [delta(7, ROW.pack(7, 4096, 1, 1, 0) * 2)],
+    "delta row of another key": [delta(7, ROW.pack(6, 4096, 1, 1, 0))],
+    "delta key too long": [(delta(7, b"")[0] + b"x", ROW.pack(7, 4096, 1, 1, 0))],
+}
+READS: dict[str, Callable[[Index, View], object]] = {
+    "lookup": lambda index, view: index.table(1).lookup(np.arange(9, dtype=np.uint64)),
+    "existing": lambda index, view: index.table(1).existing(np.arange(9, dtype=np.uint64)),
+    "pieces": lambda index, view: list(index.table(1).pieces(0, KEY_END)),
+    "pieces back": lambda index, view: list(index.table(1).pieces(0, KEY_END, reverse=True)),
+    "put a large run": lambda index, view: index.put(9, {1: dense(0, 9)}),
+    "view lookup": lambda index, view: view.lookup(1, np.arange(9, dtype=np.uint64)),
+    "view pieces": lambda index, view: list(view.pieces(1, 0, KEY_END)),
+}
+
+
+def plant(index: Index, pairs: list[tuple[bytes, bytes]], *, older: bool) -> View:
+    """Put raw pairs into LevelDB behind the index's back, and return a view that sees them."""
+    index.leveldb.write(pairs)
+    index.forget()
+    view = index.view()
+    if older:
+        index.put(1, {2: dense(0, 1)})
+        index.forget()
+    return view
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+@pytest.mark.parametrize("pairs", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_rows_are_found(index: Index, pairs: list[Any], read: Callable[[Index, View], object]) -> None:
+    view = plant(index, pairs, older=True)
+    with pytest.raises(CorruptionError, match="rebuild_index"):
+        read(index, view)
+
+
+@pytest.mark.parametrize("pairs", DAMAGE.values(), ids=DAMAGE)
+def test_a_point_read_finds_damage_or_nothing(index: Index, pairs: list[Any]) -> None:
+    view = plant(index, pairs, older=True)
+    for find in (index.table(1).find, lambda key: view.find(1, key)):
+        with contextlib.suppress(CorruptionError):
+            assert find(7) in (None, (7, 4096, 1, 1, 0))
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+@pytest.mark.parametrize("pairs", [[page(5, 7)], [delta(7, ROW.pack(7, 4096, 1, 1, 0))]], ids=["page", "delta"])
+def test_rows_from_disk_are_checked(
+    tmp_path: Path, pairs: list[Any], read: Callable[[Index, View], object]
+) -> None:
+    seen: list[int] = []
+
+    def refuse(run: Run) -> None:
+        seen.extend(run["key"].tolist())
+        if 7 in seen:
+            raise CorruptionError("chunk", found="key 7", expected="less")
+
+    with small_limits(cache_rows=1 << 20):
+        index = Index.create(str(tmp_path / "index"), UUID)
+        add_tables(index, refuse)
+        view = plant(index, pairs, older=False)
+        with pytest.raises(CorruptionError, match="key 7"):
+            read(index, view)
+        with pytest.raises(CorruptionError, match="key 7"):
+            index.table(1).find(7)
+        index.close()
+
+
+def catalog_of(value: object) -> dict[bytes, bytes]:
+    return {CATALOG: json.dumps(value).encode()}
+
+
+checkpoint = struct.Struct("<16sIIQ")
+META: dict[str, dict[bytes, bytes | None]] = {
+    "no last": {LAST: None},
+    "short last": {LAST: b"1234567"},
+    "no checkpoint": {CHECKPOINT: None},
+    "short checkpoint": {CHECKPOINT: checkpoint.pack(UUID, 1, 1, 0)[:-1]},
+    "another version": {CHECKPOINT: checkpoint.pack(UUID, 2, 1, 0)},
+    "no catalog": {CATALOG: None},
+    "catalog that is not JSON": {CATALOG: b"{"},
+    "catalog that is not text": {CATALOG: b"\xff\xfe"},
+    "deep catalog": {CATALOG: b"[" * 100_000},
+    "catalog that is a list": {**catalog_of([1])},
+    "catalog of numbers": {**catalog_of({"a": 1})},
+    "catalog without a store": {**catalog_of({"a": ENTRY})},
+    "catalog with a store by name": {**catalog_of({"a": {"store": "1", **ENTRY}})},
+    "catalog without a kind": {**catalog_of({"a": {"store": 1, "schema": {}}})},
+    "catalog without a schema": {**catalog_of({"a": {"store": 1, "kind": "array"}})},
+    "short head": {b"H" + struct.pack(">I", 1): bytes(15)},
+    "long key of a head": {b"H" + struct.pack(">IB", 1, 1): bytes(16)},
+}
+
+
+@pytest.mark.parametrize("damage", META.values(), ids=META)
+def test_damaged_meta_values_are_found(index: Index, damage: dict[bytes, bytes | None]) -> None:
+    deletes = [key for key, value in damage.items() if value is None]
+    index.leveldb.write([(key, value) for key, value in damage.items() if value is not None], deletes)
+    index.close()
+    for _ in range(2):  # the first failure let LevelDB's lock go
+        with pytest.raises(CorruptionError, match="rebuild_index"):
+            Index.open(index.leveldb.path)
+
+
+@pytest.mark.parametrize("pair", [(struct.pack(">cII", b"C", 1, 1), bytes(15)), (b"C\0\0\0\1\0", bytes(16))])
+def test_damaged_figures_are_found(index: Index, pair: tuple[bytes, bytes]) -> None:
+    index.leveldb.write([pair])
+    with pytest.raises(CorruptionError, match="rebuild_index"):
+        index.add_table(1, 8, accept)

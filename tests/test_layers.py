@@ -1,0 +1,170 @@
+"""Imports follow the layers: every module imports only from modules below it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import structchunk
+
+PACKAGE = Path(structchunk.__path__[0])
+LAYERS = [
+    "__init__",
+    "database",
+    "latest",
+    "transaction",
+    "stores",
+    "array_store",
+    "object_store",
+    "store",
+    "verify",
+    "recovery",
+    "storage",
+    "staging",
+    "gather",
+    "heap",
+    "index",
+    "table",
+    "delta",
+    "block",
+    "leveldb",
+    "superblock",
+    "lock",
+    "paths",
+    "chunk",
+    "segment",
+    "header",
+    "files",
+    "cursor",
+    "ranges",
+    "batch",
+    "convert",
+    "sources",
+    "exact",
+    "keys",
+    "extent",
+    "schema",
+    "describe",
+    "descriptor",
+    "objects",
+    "errors",
+]
+"""All modules, from the top down. A new one goes where its imports allow it; if they allow no place, split it."""
+ONLY_IMPORTER = {"plyvel": "leveldb", "mmap": "chunk"}
+MAX_LINES = 400
+"""Lines that are not blank: what can be read in one sitting."""
+
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+def parse(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+
+
+def from_imports(node: ast.ImportFrom) -> set[str]:
+    """Return the dotted names that a ``from`` import names, those of this package from "structchunk" on."""
+    base = ".".join(filter(None, ["structchunk" if node.level else "", node.module or ""]))
+    if base == "structchunk":
+        return {f"structchunk.{alias.name}" for alias in node.names}
+    return {base}
+
+
+def imports(tree: ast.Module) -> set[str]:
+    """Return the dotted names of all that is imported anywhere in a module, inside functions too."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= from_imports(node)
+    return found
+
+
+def siblings(tree: ast.Module) -> set[str]:
+    """Return the modules of this package that a module imports."""
+    mine = {name.split(".", 1)[-1] for name in imports(tree) if name.split(".")[0] == "structchunk"}
+    return {"__init__" if name == "structchunk" else name for name in mine}
+
+
+def test_every_module_has_its_place() -> None:
+    assert sorted(LAYERS) == MODULES
+    assert not [path for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down(module: str) -> None:
+    below = LAYERS[LAYERS.index(module) + 1 :]
+    assert siblings(parse(module)) <= set(below)
+
+
+def test_no_cycle() -> None:
+    """Independent of the list: take away modules that import none of those left, until none are left."""
+    left = {module: siblings(parse(module)) for module in MODULES}
+    while left:
+        bottom = {module for module, needed in left.items() if not needed & left.keys()}
+        assert bottom, f"these import each other in a circle: {sorted(left)}"
+        left = {module: needed for module, needed in left.items() if module not in bottom}
+
+
+@pytest.mark.parametrize(("package", "importer"), ONLY_IMPORTER.items())
+def test_only_one_module_imports(package: str, importer: str) -> None:
+    importers = [module for module in MODULES if package in {name.split(".")[0] for name in imports(parse(module))}]
+    assert importers == [importer]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_is_imported_by_wildcard_or_by_name(module: str) -> None:
+    tree = parse(module)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert [alias.name for alias in node.names] != ["*"]
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            assert (node.id if isinstance(node, ast.Name) else node.attr) not in ("__import__", "import_module")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_are_short(module: str) -> None:
+    lines = (PACKAGE / f"{module}.py").read_text(encoding="utf-8").splitlines()
+    assert sum(bool(line.strip()) for line in lines) <= MAX_LINES
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_say_what_they_are(module: str) -> None:
+    assert ast.get_docstring(parse(module))
+
+
+@pytest.mark.parametrize("module", ["extent", "header", "segment", "keys", "batch", "paths", "errors"])
+def test_pure_modules_do_no_io(module: str) -> None:
+    assert not imports(parse(module)) & {"io", "mmap", "plyvel", "pathlib", "shutil", "structchunk.files"}
+
+
+def test_all_that_is_public_is_there() -> None:
+    assert sorted(structchunk.__all__) == structchunk.__all__
+    for name in structchunk.__all__:
+        assert getattr(structchunk, name).__doc__
+
+
+def test_importing_the_package_brings_in_nothing_but_what_it_needs() -> None:
+    code = "import sys, structchunk; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"pandas", "pytest", "hypothesis", "lmdb", "asyncio"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from . import files", {"files"}),
+        ("from .chunk import Chunk", {"chunk"}),
+        ("from structchunk.chunk import Chunk", {"chunk"}),
+        ("import structchunk.chunk", {"chunk"}),
+        ("import structchunk", {"__init__"}),
+        ("def f():\n    from .index import Index", {"index"}),
+        ("import os, mmap\nfrom collections import abc", set()),
+    ],
+)
+def test_the_walk_sees_every_kind_of_import(source: str, expected: set[str]) -> None:
+    assert siblings(ast.parse(source)) == expected
