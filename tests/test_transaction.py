@@ -448,7 +448,7 @@ def test_views_lent_by_an_aborted_transaction_survive_reopening(open_db: OpenDB)
         assert lent.tolist() == [2, 3]
 
 
-def test_closing_the_database_inside_tells_so(open_db: OpenDb) -> None:
+def test_closing_the_database_inside_tells_so(open_db: OpenDB) -> None:
     db = open_db()
     db.array_store("a", np.int64)
     with pytest.raises(sc.ClosedError, match="aborted when the database was closed"), db.transaction() as txn:
