@@ -1,0 +1,337 @@
+"""Every place where structchunk changes a file, wrapped: to stop there, or to record what may be left."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import shutil
+import stat
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from structchunk import files
+from structchunk.chunk import Chunk
+from structchunk.leveldb import LevelDB
+
+SECTOR = 512
+OPERATIONS = (
+    *("create", "make_directory", "write", "reserve", "clear"),
+    *("flush", "flush_directory", "rename", "unlink"),
+)
+Notice: TypeAlias = Callable[[str, tuple[Any, ...], bool], object]
+
+
+class Seam:
+    """While entered, calls ``notice(operation, arguments, done)`` before, halfway through, and after every change.
+
+    ``done`` is true after it. Halfway is where a store to a mapping has copied half of its bytes.
+    """
+
+    def __init__(self, notice: Notice) -> None:
+        self._notice = notice
+        self._saved: list[tuple[Any, str, Any]] = []
+
+    def __enter__(self) -> Seam:
+        for name in OPERATIONS:
+            self._replace(files, name, self._around(name, getattr(files, name)))
+        self._replace(Chunk, "store", self._store(Chunk.store))
+        self._replace(Chunk, "append_segment", self._around("append_segment", Chunk.append_segment))
+        self._replace(shutil, "rmtree", self._around("rmtree", shutil.rmtree))
+        for name in ("write", "close"):
+            self._replace(LevelDB, name, self._around(f"LevelDB.{name}", getattr(LevelDB, name)))
+        for name in ("create", "open"):
+            made = self._around(f"LevelDB.{name}", LevelDB.__dict__[name].__func__)
+            self._replace(LevelDB, name, classmethod(made))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for holder, name, value in reversed(self._saved):
+            setattr(holder, name, value)
+        self._saved = []
+
+    def _replace(self, holder: Any, name: str, value: Any) -> None:
+        self._saved.append((holder, name, holder.__dict__[name]))
+        setattr(holder, name, value)
+
+    def _around(self, operation: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            self._notice(operation, args, False)
+            result = function(*args, **kwargs)
+            self._notice(operation, args, True)
+            return result
+
+        return wrapped
+
+    def _store(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(chunk: Chunk, offset: int, data: Any, size: int) -> None:
+            self._notice("store", (chunk.path,), False)
+            if size > 1:
+                raw = data.tobytes() if isinstance(data, np.ndarray) else bytes(data)
+                chunk.target[offset : offset + size // 2] = raw[: size // 2]
+                self._notice("half a store", (chunk.path,), False)
+            function(chunk, offset, data, size)
+            self._notice("store", (chunk.path,), True)
+
+        return wrapped
+
+
+# ---------------------------------------------------------------------- what a power cut leaves
+
+Entries: TypeAlias = dict[str, int]
+"""Names of a directory, and the inodes that they lead to."""
+DIRECTORY = 0
+"""In place of the inode of a directory."""
+
+
+class Event(NamedTuple):
+    """The files of a database at one moment.
+
+    ``entries`` has for each directory its versions since it was last flushed, ``data`` for each inode its contents
+    since then; the first is on disk for sure, the last is the present one. ``logs`` says how many bytes of
+    LevelDB's logs are on disk. ``label`` is for messages, ``mark`` the oracle's.
+    """
+
+    label: str
+    mark: Any
+    entries: dict[str, tuple[Entries, ...]]
+    data: dict[int, tuple[bytes, ...]]
+    logs: dict[int, int]
+
+
+class Recorder(Seam):
+    """Records an :class:`Event` at each change of a database's files; what is there at first is on disk.
+
+    Parameters
+    ----------
+    root : str
+    mark : callable
+        Returns what to note with each event.
+    """
+
+    def __init__(self, root: str, mark: Callable[[], Any]) -> None:
+        super().__init__(self._record)
+        self.events: list[Event] = []
+        self._root = root
+        self._mark = mark
+        self._entries: dict[str, tuple[Entries, ...]] = {}
+        self._data: dict[int, tuple[bytes, ...]] = {}
+        self._logs: dict[int, int] = {}
+        self._scan()
+        self._data = {inode: versions[-1:] for inode, versions in self._data.items()}
+        self._logs = {inode: len(versions[-1]) for inode, versions in self._data.items()}
+        self._entries = {path: versions[-1:] for path, versions in self._entries.items()}
+
+    def _record(self, operation: str, args: tuple[Any, ...], done: bool) -> None:
+        self._scan()
+        if done:
+            self._note_flushed(operation, args)
+        label = f"{'after' if done else 'before'} {operation} {self._relative(args)}"
+        self.events.append(Event(label, self._mark(), dict(self._entries), dict(self._data), dict(self._logs)))
+
+    def _relative(self, args: tuple[Any, ...]) -> str:
+        return os.path.relpath(args[0], self._root) if args and isinstance(args[0], str) else ""
+
+    def _note_flushed(self, operation: str, args: tuple[Any, ...]) -> None:
+        if operation == "flush":
+            inode = os.stat(args[0]).st_ino
+            self._data[inode] = self._data[inode][-1:]
+            self._logs[inode] = len(self._data[inode][0])
+        elif operation == "flush_directory":
+            path = self._relative(args)
+            if path in self._entries:
+                self._entries[path] = self._entries[path][-1:]
+
+    def note_synced_write(self, leveldb: LevelDB) -> None:
+        """Note that LevelDB has flushed the log that it writes to, the one with the highest number."""
+        names = self._entries[os.path.relpath(leveldb.path, self._root)][-1]
+        newest = max((name for name in names if name.endswith(".log")), default=None)
+        if newest is not None:
+            self._logs[names[newest]] = len(self._data[names[newest]][-1])
+
+    def _scan(self) -> None:
+        while True:
+            try:
+                self._scan_once()
+            except FileNotFoundError:
+                continue  # LevelDB's own thread has removed a file just now
+            return
+
+    def _scan_once(self) -> None:
+        pending = [""]
+        seen = {}
+        while pending:
+            path = pending.pop()
+            entries = {}
+            for entry in _listing(os.path.join(self._root, path)):
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    entries[entry.name] = DIRECTORY
+                    pending.append(os.path.normpath(os.path.join(path, entry.name)))
+                elif entry.name not in ("lock", "LOCK", "LOG", "LOG.old"):
+                    entries[entry.name] = status.st_ino
+                    self._note_content(status.st_ino, entry.path)
+            seen[os.path.normpath(path)] = entries
+        for path in list(self._entries):
+            if path not in seen:
+                del self._entries[path]
+        for path, entries in seen.items():
+            versions = self._entries.get(path, ({},))
+            if versions[-1] != entries:
+                self._entries[path] = (*versions, entries)
+            elif path not in self._entries:
+                self._entries[path] = versions
+
+    def _note_content(self, inode: int, path: str) -> None:
+        with open(path, "rb") as file:
+            content = file.read()
+        versions = self._data.get(inode, (b"",))
+        if versions[-1] != content:
+            self._data[inode] = (*versions, content)
+        elif inode not in self._data:
+            self._data[inode] = versions
+
+
+def _listing(path: str) -> list[os.DirEntry[str]]:
+    with os.scandir(path) as entries:
+        return list(entries)
+
+
+class SyncedWrites:
+    """While entered, tells a recorder of LevelDB's synced writes, which only their ``sync`` argument shows."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def __enter__(self) -> None:
+        self._write = write = LevelDB.write
+        recorder = self._recorder
+
+        def wrapped(leveldb: LevelDB, puts: Any, deletes: Any = (), *, sync: bool = False) -> None:
+            write(leveldb, puts, deletes, sync=sync)
+            if sync:
+                recorder.note_synced_write(leveldb)
+
+        LevelDB.write = wrapped  # type: ignore[method-assign]
+
+    def __exit__(self, *exc: object) -> None:
+        LevelDB.write = self._write  # type: ignore[method-assign]
+
+
+class Cut(NamedTuple):
+    """Which of what was not flushed a power cut leaves: of sectors, of directory entries, of LevelDB's logs.
+
+    ``sectors`` is old, new, mix, files (each file one of these), one_old or one_new; ``entries`` old, new or mix;
+    ``logs`` none, all, prefix, or hole (a stretch of zeros); ``index`` keep, lose or behead (without its CURRENT).
+    """
+
+    sectors: str
+    entries: str
+    logs: str
+    index: str = "keep"
+
+
+KILL = Cut("new", "new", "all")
+
+
+def draw_cut(rng: random.Random) -> Cut:
+    """Return a kind of power cut."""
+    sectors = rng.choice(("old", "new", "mix", "mix", "files", "files", "one_old", "one_new"))
+    entries = rng.choice(("old", "new", "new", "mix"))
+    logs = rng.choice(("none", "all", "all", "prefix", "prefix", "hole"))
+    index = rng.choices(("keep", "lose", "behead"), (90, 7, 3))[0]
+    return Cut(sectors, entries, logs, index)
+
+
+def build(event: Event, cut: Cut, rng: random.Random, target: str) -> None:
+    """Write the image of a power cut to a new directory."""
+    kept: dict[int, bytes] = {}
+    dirty = [inode for inode, versions in event.data.items() if len(versions) > 1]
+    special = rng.choice(dirty) if dirty else -1
+    _build_directory(event, cut, rng, ("", target), kept, special)
+
+
+def _build_directory(
+    event: Event, cut: Cut, rng: random.Random, place: tuple[str, str], kept: dict[int, bytes], special: int
+) -> None:
+    path, target = place
+    os.mkdir(target)
+    is_index = os.path.basename(path).startswith("index-")
+    versions = event.entries[os.path.normpath(path)]
+    for name, inode in _surviving(versions, "new" if is_index else cut.entries, rng).items():
+        inside, beyond = os.path.join(path, name), os.path.join(target, name)
+        if inode == DIRECTORY:
+            lost = cut.index == "lose" and name.startswith("index-")
+            if not lost and os.path.normpath(inside) in event.entries:
+                _build_directory(event, cut, rng, (inside, beyond), kept, special)
+        elif not (is_index and cut.index == "behead" and name == "CURRENT"):
+            if inode not in kept:
+                if is_index:
+                    kept[inode] = _index_file(event, cut, rng, name, inode)
+                else:
+                    kept[inode] = _sectors(event.data[inode], cut.sectors, rng, special=inode == special)
+            with open(beyond, "xb") as file:
+                file.write(kept[inode])
+
+
+def _surviving(versions: tuple[Entries, ...], mode: str, rng: random.Random) -> Entries:
+    if mode == "old":
+        return versions[0]
+    if mode == "new":
+        return versions[-1]
+    found = {}
+    for name in {name for version in versions for name in version}:
+        inode = rng.choice(versions).get(name)
+        if inode is not None:
+            found[name] = inode
+    return found
+
+
+def _index_file(event: Event, cut: Cut, rng: random.Random, name: str, inode: int) -> bytes:
+    """LevelDB flushes its tables and its manifest itself; a log may lack what was not flushed."""
+    content = event.data[inode][-1]
+    flushed = event.logs.get(inode, 0)
+    if not name.endswith(".log") or cut.logs == "all" or flushed >= len(content):
+        return content
+    if cut.logs == "none":
+        return content[:flushed]
+    if cut.logs == "prefix":
+        return content[: rng.randint(flushed, len(content))]
+    start = rng.randint(flushed, len(content))
+    stop = rng.randint(start, len(content))
+    return content[:start] + bytes(stop - start) + content[stop:]
+
+
+def _sectors(versions: tuple[bytes, ...], mode: str, rng: random.Random, *, special: bool) -> bytes:
+    """Return a content in which each sector is that of one of the versions, and so is the size."""
+    if mode == "files":
+        mode = rng.choice(("old", "new", "new", "mix"))
+    if mode == "old":
+        return versions[0]
+    if len(versions) == 1 or mode == "new" or (mode == "one_old" and not special):
+        return versions[-1]
+    if mode == "one_new" and not special:
+        return versions[0]
+    size = max(map(len, versions))
+    count = -(-size // SECTOR)
+    table = np.zeros((len(versions), count * SECTOR), np.uint8)
+    for row, version in zip(table, versions, strict=True):
+        row[: len(version)] = np.frombuffer(version, np.uint8)
+    table = table.reshape(len(versions), count, SECTOR)
+    chosen = _choose(table, mode, np.random.default_rng(rng.getrandbits(64)))
+    return table[chosen, np.arange(count)].tobytes()[:size]
+
+
+def _choose(table: Any, mode: str, rng: np.random.Generator) -> Any:
+    """Return which version each sector has."""
+    versions, count, _ = table.shape
+    if mode == "mix":
+        return rng.integers(0, versions, count)
+    changed = np.flatnonzero((table[0] != table[-1]).any(axis=1))
+    chosen = np.full(count, versions - 1 if mode == "one_old" else 0)
+    if len(changed):
+        chosen[rng.choice(changed)] = 0 if mode == "one_old" else versions - 1
+    return chosen

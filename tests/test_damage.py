@@ -1,0 +1,280 @@
+"""Damaged, missing, exchanged and planted files: reported or harmless, never silently different, nor a crash."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import random
+import shutil
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from crash import CHUNK_SIZE, contents, shrink
+from killer import Killer, started
+
+import structchunk as sc
+from structchunk.chunk import Chunk
+
+NewRoot = Callable[[], str]
+Damage = Callable[[str], object]
+DTYPES = {"ints": "<i4", "bytes": "u1", "odd": np.dtype([("a", "u1"), ("b", "<u2")])}
+GOOD = ("reported", "harmless", "rebuilt")
+
+
+class Base(NamedTuple):
+    """A sound, closed database; it at an earlier time; another one; and a file with what the first holds."""
+
+    now: str
+    before: str
+    other: str
+    expected: str
+
+
+def fill(root: str, seed: int, rounds: int) -> None:
+    """Create a database, or change one, without records that may change in place: no CRC covers them for ever."""
+    rng = random.Random(seed)
+    with sc.open(root, chunk_size=CHUNK_SIZE) as db:
+        for name, dtype in DTYPES.items():
+            store = db.array_store(name, dtype)
+            for _ in range(rounds):
+                lengths = [rng.randint(0, 20) for _ in range(40)]
+                keys = rng.sample(range(10, 400), 40)
+                store.put_many(
+                    keys, np.frombuffer(rng.randbytes(sum(lengths) * store.dtype.itemsize), dtype), lengths
+                )
+            for key in rng.sample(sorted(store), 10):
+                del store[key]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    directory = tmp_path_factory.mktemp("base")
+    now, before, other = (str(directory / name) for name in ("now", "before", "other"))
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch.setattr)
+        fill(now, 1, 5)
+        shutil.copytree(now, before)
+        fill(now, 2, 5)
+        fill(now, 3, 1)
+        fill(other, 1, 5)
+        with sc.open(now) as db:
+            held = contents(db)
+    expected = directory / "expected"
+    expected.write_bytes(pickle.dumps(held))
+    return Base(now, before, other, str(expected))
+
+
+@pytest.fixture(scope="module")
+def killer() -> Iterator[Killer]:
+    with started() as killer:
+        yield killer
+
+
+@pytest.fixture
+def check(base: Base, killer: Killer, new_root: NewRoot) -> Callable[[str, Damage], str]:
+    """Return what applies damage to a copy of the base, checks what becomes of it, and returns the verdict."""
+
+    def check_one(what: str, damage: Damage) -> str:
+        root = shutil.copytree(base.now, new_root())
+        damage(root)
+        end = killer.run(task="damaged", root=root, expected=base.expected, seconds=30)
+        assert end["status"] == 0, f"{what}: ended with {end['status']}"
+        assert end["verdict"] in GOOD, f"{what}: {end['verdict']}"
+        shutil.rmtree(root)
+        return str(end["verdict"])
+
+    return check_one
+
+
+Check = Callable[[str, Damage], str]
+
+
+def files_of(root: str) -> list[str]:
+    """Return the relative paths of all files."""
+    names = [Path(base, name).relative_to(root) for base, _, names in os.walk(root) for name in names]
+    return sorted(str(name) for name in names if name.name not in ("lock", "LOCK", "LOG", "LOG.old"))
+
+
+def chunks_of(root: str) -> list[str]:
+    """Return the relative paths of the chunk files."""
+    return [name for name in files_of(root) if name.endswith(".chunk")]
+
+
+# ---------------------------------------------------------------------- bytes
+
+
+def interesting_offsets(root: str, name: str, rng: random.Random) -> list[int]:
+    """Return where a file may be cut, or a bit flipped: the ends of all that it consists of, and anywhere."""
+    size = os.path.getsize(os.path.join(root, name))
+    found = {0, 1, 7, 8, size // 2, size - 1, size - 4, size - 64, *(rng.randrange(size) for _ in range(3))}
+    if name.endswith(".chunk"):
+        chunk = Chunk.open(os.path.join(root, name))
+        segments = list(chunk.segments())
+        found |= {12, 40, 48, 56, 80, 88, 96, 104, 110, 4095, chunk.header.data_offset}
+        for segment in rng.sample(segments, min(3, len(segments))):
+            found |= {segment.start, segment.end, segment.low, segment.low - 1, segment.low + 32, segment.low - 64}
+            found.add(rng.randint(segment.start, segment.end))
+            found.add(rng.randrange(segment.low, size))
+    elif name == "superblock":
+        found |= {16, 40, 60, 64, 4096, 4096 + 40, 4096 + 60, 8191}
+    return sorted(at for at in found if 0 <= at < size)
+
+
+def sites(root: str, rng: random.Random, count: float) -> list[tuple[str, int]]:
+    """Return files and offsets, drawn from all interesting ones."""
+    names = [name for name in files_of(root) if os.path.getsize(os.path.join(root, name))]
+    found = [(name, at) for name in names for at in interesting_offsets(root, name, rng)]
+    return sorted(rng.sample(found, min(len(found), round(count))))
+
+
+@pytest.mark.timeout(0)
+def test_truncated(base: Base, check: Check, seed: int, budget: float) -> None:
+    verdicts: Counter[str] = Counter()
+    for name, at in sites(base.now, random.Random(seed), 90 * budget):
+        verdict = check(
+            f"{name} cut at {at}", lambda root, name=name, at=at: os.truncate(os.path.join(root, name), at)
+        )
+        verdicts[verdict] += 1
+    assert verdicts["reported"] > 10
+    assert verdicts["rebuilt"] > 3
+
+
+def flip(path: str, at: int, bit: int) -> None:
+    """Flip one bit of a file."""
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1 << bit]))
+
+
+@pytest.mark.timeout(0)
+def test_flipped_bit(base: Base, check: Check, seed: int, budget: float) -> None:
+    rng = random.Random(seed)
+    verdicts: Counter[str] = Counter()
+    for name, at in sites(base.now, rng, 160 * budget):
+        bit = rng.randrange(8)
+        what = f"{name}, byte {at}, bit {bit}"
+        verdict = check(what, lambda root, name=name, at=at, bit=bit: flip(os.path.join(root, name), at, bit))
+        verdicts[verdict] += 1
+    assert verdicts["reported"] > 10
+    assert verdicts["rebuilt"] > 3
+
+
+@pytest.mark.timeout(0)
+def test_zeroed_sector(base: Base, check: Check, seed: int, budget: float) -> None:
+    rng = random.Random(seed)
+
+    def zero(path: str, at: int) -> None:
+        with open(path, "r+b") as file:
+            file.seek(at)
+            file.write(bytes(min(512, os.path.getsize(path) - at)))
+
+    for name, at in sites(base.now, rng, 60 * budget):
+        start = at // 512 * 512
+        check(f"{name} zeroed at {start}", lambda root, name=name, at=start: zero(os.path.join(root, name), at))
+
+
+# ---------------------------------------------------------------------- files
+
+
+def test_missing_file(base: Base, check: Check) -> None:
+    for name in files_of(base.now):
+        verdict = check(f"no {name}", lambda root, name=name: os.unlink(os.path.join(root, name)))
+        if os.path.getsize(os.path.join(base.now, name)):
+            assert verdict == ("reported" if name.endswith(".chunk") else "rebuilt"), name
+
+
+def test_missing_index(base: Base, check: Check) -> None:
+    index = next(name.split("/")[0] for name in files_of(base.now) if name.startswith("index-"))
+    assert check("no index", lambda root: shutil.rmtree(os.path.join(root, index))) == "rebuilt"
+
+
+def replace(source: str, target: str, name: str) -> None:
+    """Put a file or directory of one database in the place of another's."""
+    there = os.path.join(target, name)
+    if os.path.isdir(there):
+        shutil.rmtree(there)
+        shutil.copytree(os.path.join(source, name), there)
+    else:
+        shutil.copyfile(os.path.join(source, name), there)
+
+
+@pytest.mark.parametrize("origin", ["before", "other"])
+def test_file_of_another_time_or_database(base: Base, check: Check, origin: str) -> None:
+    source = getattr(base, origin)
+    for name in files_of(source):
+        if os.path.exists(os.path.join(base.now, name)):
+            check(f"{name} of {source}", lambda root, name=name: replace(source, root, name))
+
+
+@pytest.mark.parametrize("origin", ["before", "other"])
+def test_old_index_and_old_superblock(base: Base, check: Check, origin: str) -> None:
+    source = getattr(base, origin)
+    index = next(name.split("/")[0] for name in files_of(source) if name.startswith("index-"))
+
+    def replace_both(root: str) -> None:
+        replace(source, root, index)
+        replace(source, root, "superblock")
+
+    check("index", lambda root: replace(source, root, index))
+    check("superblock", lambda root: replace(source, root, "superblock"))
+    check("index and superblock", replace_both)
+
+
+def test_swapped_chunks(base: Base, check: Check) -> None:
+    names = chunks_of(base.now)
+
+    def swap(root: str, first: str, second: str) -> None:
+        paths = [os.path.join(root, name) for name in (first, second)]
+        os.rename(paths[0], paths[0] + ".draft")
+        os.rename(paths[1], paths[0])
+        os.rename(paths[0] + ".draft", paths[1])
+
+    for first, second in itertools.pairwise(names):
+        verdict = check(f"{first}, {second}", lambda root, one=first, two=second: swap(root, one, two))
+        assert verdict == "reported"
+
+
+def test_chunk_under_another_name(base: Base, check: Check) -> None:
+    first, *_, last = chunks_of(base.now)
+    beyond = os.path.join(os.path.dirname(last), "00000099.chunk")
+    verdict = check("a copy", lambda root: shutil.copyfile(os.path.join(root, first), os.path.join(root, beyond)))
+    assert verdict == "reported"
+
+
+# ---------------------------------------------------------------------- things that are no files
+
+
+def plant(root: str, name: str, kind: str) -> None:
+    """Put something else in the place of a file."""
+    path = os.path.join(root, name)
+    moved = os.path.join(os.path.dirname(root), f"moved-{os.path.basename(root)}")
+    if os.path.lexists(path):
+        os.rename(path, moved)
+    if kind == "link":
+        os.symlink(moved, path)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        os.mkdir(path)
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path)
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory", "socket"])
+def test_special_file(base: Base, check: Check, kind: str) -> None:
+    names = [*files_of(base.now), "lock"]
+    for name in names:
+        verdict = check(f"a {kind} for {name}", lambda root, name=name: plant(root, name, kind))
+        assert verdict == ("rebuilt" if name.startswith("index-") else "reported"), f"a {kind} for {name}"
+    for name in ("chunks", next(name.split("/")[0] for name in names if name.startswith("index-"))):
+        verdict = check(f"a {kind} for {name}", lambda root, name=name: plant(root, name, kind))
+        assert verdict != "harmless", f"a {kind} for {name}"

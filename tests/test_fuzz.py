@@ -1,0 +1,272 @@
+"""Parsers of what is on disk, fed with anything: a CorruptionError or a sound answer, nothing else."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from support import UUID
+
+import structchunk as sc
+from structchunk.extent import EXTENT_DTYPE, ROW, TOMBSTONE, is_sorted, misplaced
+from structchunk.header import TEXT_OFFSET, Header, checksum, parse_header
+from structchunk.index import CATALOG, CHECKPOINT, LAST, Index
+from structchunk.leveldb import LevelDB
+from structchunk.schema import schema_from_descriptor
+from structchunk.segment import MAGIC, OWN_CRC, SEGMENT, SEGMENT_SIZE, data_crc, walk
+from structchunk.superblock import CRC, SLOT, Superblock, parse_slot
+from structchunk.table import Clock, Table
+
+SIZE = 8192
+DATA = 4096
+ABOUT = {"name": "a", "kind": "array", "schema": {"kind": "array", "type": "<f8"}}
+HEADER = Header(UUID, 1, 1, 8, SIZE, 0, ABOUT, (7, 8)).pack()
+
+u32 = st.one_of(st.integers(0, 9), st.integers(0, 2**32 - 1), st.just(2**32 - 1))
+u64 = st.one_of(
+    st.integers(0, 9), st.integers(DATA // 8, SIZE // 8).map(lambda n: 8 * n), st.integers(0, 2**64 - 1)
+)
+rows = st.lists(
+    st.tuples(u64, u64, u64, st.one_of(st.just(1), u32), st.one_of(st.integers(0, 15), u32)), max_size=5
+)
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@st.composite
+def edited(draw: st.DrawFn, original: bytes) -> bytes:
+    """Draw bytes that are nearly the original."""
+    raw = bytearray(original)
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(raw) - 1))
+        new = draw(st.binary(min_size=1, max_size=8))
+        raw[at : at + len(new)] = new[: len(raw) - at]
+    return bytes(raw)
+
+
+# ---------------------------------------------------------------------- chunk files
+
+
+@settings(max_examples=300)
+@given(st.one_of(st.binary(max_size=200), edited(HEADER)), st.booleans())
+def test_header(raw: bytes, mend: bool) -> None:
+    """With its CRC put right or not."""
+    if mend and len(raw) >= TEXT_OFFSET:
+        text_size, count = struct.unpack_from("<II", raw, 72)
+        text = raw[TEXT_OFFSET : TEXT_OFFSET + text_size + 4 * count]
+        raw = raw[:80] + struct.pack("<I", checksum(raw[:TEXT_OFFSET], text)) + raw[84:]
+    try:
+        header = parse_header(raw, "path", SIZE)
+    except sc.CorruptionError:
+        return
+    assert header.file_size == SIZE
+    assert header.data_offset % header.item_size == 0
+    assert TEXT_OFFSET <= header.header_size <= header.data_offset <= SIZE
+
+
+@st.composite
+def directories(draw: st.DrawFn) -> bytes:
+    """Draw a chunk file whose directory has segments of any numbers, most of them with CRCs that hold."""
+    raw = bytearray(draw(st.binary(max_size=64)).ljust(SIZE, b"\1"))
+    position = SIZE
+    for _ in range(draw(st.integers(1, 3))):
+        packed = b"".join(ROW.pack(*row) for row in draw(rows))
+        count = draw(st.one_of(st.just(len(packed) // ROW.size), u32))
+        numbers = (draw(u32), draw(u32), count, draw(u64), draw(u64), draw(u64), draw(u64), draw(u32))
+        magic = draw(st.sampled_from([MAGIC, MAGIC, MAGIC, b"SEGN"]))
+        head = SEGMENT.pack(magic, *numbers, zlib.crc32(packed), 0)
+        whole = packed + head + OWN_CRC.pack(zlib.crc32(head, draw(st.sampled_from([1, 1, 1, 2]))))
+        raw[position - len(whole) : position] = whole
+        position -= len(whole)
+    return bytes(raw)
+
+
+@settings(max_examples=300)
+@given(directories(), st.sampled_from([1, 2, 3, 8, 24]), st.integers(0, SIZE))
+def test_directory(raw: bytes, item_size: int, start: int) -> None:
+    """What is taken for a segment lies in the file, and so do all its records."""
+    view = memoryview(raw)
+    for position in (SIZE, start):
+        low = position
+        for segment in walk(view, position, 1, DATA, item_size):
+            assert DATA <= segment.start <= segment.end <= segment.low < low
+            low = segment.low
+            assert is_sorted(segment.rows["key"])
+            records = segment.rows[segment.rows["flags"] & TOMBSTONE == 0]
+            assert not misplaced(records, segment.start, segment.end, item_size).any()
+            for _, offset, length, _, _ in records.tolist():
+                assert offset + length * item_size <= SIZE
+            data_crc(view, segment.rows, item_size)
+
+
+def test_directory_of_a_size_that_wraps_around() -> None:
+    head = SEGMENT.pack(MAGIC, 1, 0, 2**32 - 1, 1, 1, DATA, DATA, 0, 0, 0)
+    raw = bytes(SIZE - SEGMENT_SIZE) + head + OWN_CRC.pack(zlib.crc32(head, 1))
+    assert list(walk(memoryview(raw), SIZE, 1, DATA, 8)) == []
+
+
+@settings(max_examples=200)
+@given(st.one_of(st.binary(max_size=80), edited(Superblock(UUID, 1, 2, 3, 4, 5).pack())), st.booleans())
+def test_superblock_slot(raw: bytes, mend: bool) -> None:
+    if mend and len(raw) == SLOT.size + CRC.size:
+        raw = raw[: SLOT.size] + CRC.pack(zlib.crc32(raw[: SLOT.size]))
+    slot = parse_slot(raw)
+    assert slot is None or slot.pack() == raw
+
+
+# ---------------------------------------------------------------------- the index
+
+
+@pytest.fixture(scope="module")
+def leveldb(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    made = LevelDB.create(str(tmp_path_factory.mktemp("fuzz") / "index"))
+    yield made
+    made.close()
+
+
+def check_rows(run: Any) -> None:
+    """What Heap.check does for a store of one chunk."""
+    if misplaced(run, DATA, SIZE, 8).any() or (run["chunk"] != 1).any():
+        raise sc.CorruptionError("path", found="a bad row", expected="a good one")
+
+
+pages = st.one_of(
+    st.binary(max_size=100), rows.map(lambda drawn: b"".join(ROW.pack(*row) for row in sorted(drawn)))
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(st.sampled_from([b"P", b"D"]), u64, st.booleans(), pages), max_size=4), u64)
+def test_pages_and_delta(leveldb: LevelDB, drawn: list[tuple[bytes, int, bool, bytes]], key: int) -> None:
+    """What is read from the index has ascending keys, and all records lie in the chunk."""
+    pairs = {}
+    for region, last, matching, value in drawn:
+        if matching and len(value) >= ROW.size:
+            last = ROW.unpack(value[-ROW.size :] if len(value) % ROW.size == 0 else value[: ROW.size])[0]
+        pairs[region + b"\0\0\0\1" + last.to_bytes(8, "big")] = value
+    leveldb.write(pairs.items(), [key for key, _ in leveldb.read(b"D", b"Q", 1 << 20)])
+    for read in (
+        lambda table: list(table.pieces(0, 2**64)),
+        lambda table: list(table.pieces(0, 2**64, reverse=True)),
+        lambda table: [table.lookup(np.arange(0, 50, dtype=np.uint64))],
+        lambda table: [np.array([table.find(key) or (key, DATA, 0, 1, 0)], EXTENT_DTYPE)],
+    ):
+        try:
+            pieces = read(Table(leveldb, Clock(0), 1, 8, check_rows))
+        except sc.CorruptionError:
+            continue
+        for piece in pieces:
+            assert is_sorted(piece["key"])
+            alive = piece[piece["flags"] & TOMBSTONE == 0]
+            assert not misplaced(alive, DATA, SIZE, 8).any()
+
+
+catalogs = st.one_of(st.binary(max_size=30), json_values.map(lambda value: json.dumps(value).encode()))
+entries = st.fixed_dictionaries({}, optional={"store": json_values, "kind": json_values, "schema": json_values})
+
+
+@settings(max_examples=200)
+@given(
+    st.one_of(
+        catalogs, st.dictionaries(st.text(max_size=3), entries).map(lambda value: json.dumps(value).encode())
+    ),
+    st.one_of(st.just(bytes(8)), st.binary(max_size=10)),
+    st.one_of(st.just(UUID + struct.pack("<IIQ", 1, 1, 0)), st.binary(max_size=40)),
+    st.dictionaries(st.binary(max_size=9), st.binary(max_size=17), max_size=3),
+)
+@example(b"[" * 100_000, bytes(8), UUID + struct.pack("<IIQ", 1, 1, 0), {})
+def test_catalog_and_heads(
+    leveldb: LevelDB, catalog: bytes, last: bytes, checkpoint: bytes, extra: dict[bytes, bytes]
+) -> None:
+    old = [key for key, _ in leveldb.read(b"\0", b"\xff" * 20, 1 << 20)]
+    leveldb.write([(b"H" + key, value) for key, value in extra.items()], old)
+    leveldb.write([(CATALOG, catalog), (LAST, last), (CHECKPOINT, checkpoint)])
+    try:
+        index = Index(leveldb)
+    except sc.CorruptionError:
+        return
+    for entry in index.catalog.values():
+        assert isinstance(entry["store"], int)
+
+
+# ---------------------------------------------------------------------- schemas
+
+nodes: st.SearchStrategy[Any] = st.recursive(
+    st.sampled_from(["<f8", "u1", "<U3", "S0", "V0", "O", ">i4", "<M8[ns]", "P"]) | json_values,
+    lambda inner: st.fixed_dictionaries(
+        {},
+        optional={
+            "array": inner,
+            "item": inner,
+            "items": inner,
+            "length": st.integers(-1, 2**70),
+            "shape": st.lists(st.integers(-1, 2**40), max_size=3),
+            "fields": st.lists(
+                st.fixed_dictionaries(
+                    {}, optional={"name": st.text(max_size=4), "type": inner, "offset": st.integers(-1, 100)}
+                ),
+                max_size=3,
+            ),
+            "size": st.integers(-1, 2**70),
+            "name": st.text(max_size=4),
+            "kind": st.text(max_size=4),
+            "type": inner,
+            "class": inner,
+        },
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=400)
+@given(
+    st.one_of(
+        json_values, st.fixed_dictionaries({"kind": st.sampled_from(["array", "object", "x"]), "type": nodes})
+    )
+)
+def test_schema(descriptor: Any) -> None:
+    try:
+        schema = schema_from_descriptor(descriptor, "path")
+    except sc.CorruptionError:
+        return
+    assert schema.item_size >= 1
+    assert not schema.dtype.hasobject
+    assert schema_from_descriptor(schema.descriptor, "path") == schema
+
+
+def stored_descriptors() -> list[Any]:
+    """Return descriptors of real types, to be changed a little."""
+    import ctypes
+
+    from structchunk.schema import array_schema, object_schema
+
+    inner = type("Inner", (ctypes.Structure,), {"_fields_": [("a", ctypes.c_uint8), ("b", ctypes.c_double * 3)]})
+    outer = type("Outer", (ctypes.Structure,), {"_fields_": [("x", inner), ("y", inner * 2)]})
+    dtypes = [np.dtype("<f8"), np.dtype([("a", "u1"), ("b", "<i4", (2, 3))], align=True)]
+    return [*(array_schema(dtype).descriptor for dtype in dtypes), object_schema(outer).descriptor]
+
+
+def mutate(value: Any, data: st.DataObject) -> Any:
+    """Return JSON in which one thing, somewhere, is another."""
+    if isinstance(value, dict) and value and data.draw(st.integers(0, 4)):
+        key = data.draw(st.sampled_from(sorted(value)))
+        return {**value, key: mutate(value[key], data)}
+    if isinstance(value, list) and value and data.draw(st.integers(0, 4)):
+        at = data.draw(st.integers(0, len(value) - 1))
+        return [*value[:at], mutate(value[at], data), *value[at + 1 :]]
+    return data.draw(st.one_of(json_values, nodes, st.integers(-1, 2**70)))
+
+
+@settings(max_examples=400)
+@given(st.sampled_from(stored_descriptors()), st.data())
+def test_schema_nearly_right(descriptor: Any, data: st.DataObject) -> None:
+    test_schema.hypothesis.inner_test(mutate(descriptor, data))  # type: ignore[attr-defined]
