@@ -3,8 +3,9 @@
 LevelDB keys, big-endian numbers (`table.py` has the two regions of a store)::
 
     M last          u8 last commit
-    M checkpoint    16s database uuid, u4 format version, u4 next chunk id, u8 checkpoint
+    M checkpoint    16s database uuid, u4 format version, u4 next chunk id, u8 checkpoint, u8 its batch
     M catalog       JSON: {name: {"store": id, "kind": ..., "schema": ...}}
+    B batch u8      nothing: one row for each write batch after the checkpoint
     H chunk u4      u8 free offset, u8 directory offset, as of the checkpoint
     C store u4 · chunk u4   u8 live records, u8 bytes of live records
 """
@@ -31,7 +32,8 @@ LAST = b"Mlast"
 CHECKPOINT = b"Mcheckpoint"
 CATALOG = b"Mcatalog"
 _U8 = struct.Struct("<Q")
-_CHECKPOINT = struct.Struct("<16sIIQ")
+_CHECKPOINT = struct.Struct("<16sIIQQ")
+_BATCH_KEY = struct.Struct(">cQ")
 _TWO_U8 = struct.Struct("<QQ")
 _HEAD_KEY = struct.Struct(">cI")
 _LIVE_KEY = struct.Struct(">cII")
@@ -110,6 +112,9 @@ class Index:
     Notes
     -----
     Any number of threads may read; the caller lets one write at a time.
+
+    ``whole`` is False if a power cut took a batch and left a later one: LevelDB may hold two logs that are not
+    on disk, and the older one can lose more. Up to the checkpoint all is there even then.
     """
 
     def __init__(self, leveldb: LevelDB) -> None:
@@ -120,10 +125,14 @@ class Index:
         checkpoint = leveldb.get(CHECKPOINT)
         if last is None or checkpoint is None or len(last) != 8 or len(checkpoint) != _CHECKPOINT.size:
             raise self._damaged("no last commit or checkpoint", "both")
-        self.database, version, self.next_chunk, self.checkpoint = _CHECKPOINT.unpack(checkpoint)
+        self.database, version, self.next_chunk, self.checkpoint, batch = _CHECKPOINT.unpack(checkpoint)
         if version != VERSION:
             raise self._damaged(f"format version {version}", f"version {VERSION}")
         self._clock = Clock(_U8.unpack(last)[0])
+        self._checkpoint_batch = batch
+        batches = [key for key, _ in leveldb.read(b"B", b"C", 1 << 32)]
+        self._batch = batch + len(batches)
+        self.whole = batches == [_BATCH_KEY.pack(b"B", number) for number in range(batch + 1, self._batch + 1)]
         self.catalog = self._read_catalog()
         self.live: dict[int, dict[int, Live]] = {}
         heads = self._read_rows(b"H", _HEAD_KEY)
@@ -133,7 +142,7 @@ class Index:
     def create(cls, path: str, database: bytes, last: int = 0, next_chunk: int = 1) -> Index:
         """Create an empty index whose checkpoint is 0; not durable before its first checkpoint."""
         leveldb = LevelDB.create(path)
-        checkpoint = _CHECKPOINT.pack(database, VERSION, next_chunk, 0)
+        checkpoint = _CHECKPOINT.pack(database, VERSION, next_chunk, 0, 0)
         leveldb.write([(LAST, _U8.pack(last)), (CHECKPOINT, checkpoint), (CATALOG, b"{}")])
         return cls(leveldb)
 
@@ -272,7 +281,8 @@ class Index:
         extra: Iterable[Pair] = (),
         deletes: Iterable[bytes] = (),
     ) -> None:
-        puts = [(LAST, _U8.pack(commit)), *extra]
+        self._batch += 1
+        puts = [(LAST, _U8.pack(commit)), (_BATCH_KEY.pack(b"B", self._batch), b""), *extra]
         puts += [(_LIVE_KEY.pack(b"C", *place), _TWO_U8.pack(*count)) for place, count in counts.items()]
         removed = list(deletes)
         for change in changes.values():
@@ -335,12 +345,13 @@ class Index:
         self.leveldb.flush_logs()
         last = self._clock.last
         puts = [(_HEAD_KEY.pack(b"H", chunk), _TWO_U8.pack(*head)) for chunk, head in heads.items()]
-        puts.append((CHECKPOINT, _CHECKPOINT.pack(self.database, VERSION, next_chunk, last)))
+        puts.append((CHECKPOINT, _CHECKPOINT.pack(self.database, VERSION, next_chunk, last, self._batch)))
         gone = list(gone)
         deletes = [_HEAD_KEY.pack(b"H", chunk) for _, chunk in gone]
         deletes += [_LIVE_KEY.pack(b"C", store, chunk) for store, chunk in gone]
+        deletes += [_BATCH_KEY.pack(b"B", batch) for batch in range(self._checkpoint_batch + 1, self._batch + 1)]
         self.leveldb.write(puts, deletes, sync=True)
-        self.checkpoint, self.next_chunk = last, next_chunk
+        self.checkpoint, self.next_chunk, self._checkpoint_batch = last, next_chunk, self._batch
         self.heads.update(heads)
         for store, chunk in gone:
             self.heads.pop(chunk, None)

@@ -11,8 +11,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Container
 
 import numpy as np
 
@@ -24,30 +23,13 @@ from .heap import Heap
 from .index import Catalog, Index
 from .leveldb import REBUILD
 from .lock import Lock
+from .log import Log, Progress, check_complete, find_good, read_log, read_whole_log, rewind
 from .paths import Paths
 from .schema import schema_from_descriptor
-from .segment import SEGMENT, SEGMENT_SIZE, Segment, data_crc, parse_segment
 from .storage import Gone, Storage
 from .superblock import Superblock, create_superblock, read_superblock
 
-Progress = Callable[[int, int], object]
 LOAD_ROWS = 1 << 20
-
-
-@dataclass
-class Log:
-    """What the directories of all chunks say.
-
-    ``base`` is the checkpoint that it was read from; ``segments`` are those behind it, or, if the index is
-    lost, all of them; ``good`` is the last whole commit.
-    """
-
-    base: int
-    lost: bool
-    chunks: dict[int, Chunk] = field(default_factory=dict)
-    segments: list[Segment] = field(default_factory=list)
-    debris: list[int] = field(default_factory=list)
-    good: int = 0
 
 
 def create_storage(paths: Paths, lock: Lock, chunk_size: int) -> Storage:
@@ -106,16 +88,15 @@ def open_storage(
     superblock = _superblock_for_rebuild(paths) if rebuild else _read_superblock(paths)
     index = None if rebuild else _open_index(paths, superblock)
     try:
-        log = _read_log(paths, superblock, index, progress)
-        _find_good(log)
+        log = read_log(paths, superblock, index, progress)
+        find_good(log)
         if index is not None:
-            _check_complete(paths, index, log)
-        _rewind(log)
-        ahead = index is not None and index.last > log.good
-        if index is None or ahead:
+            check_complete(paths, index, log)
+        rewind(log)
+        if index is None or index.last > log.good or not index.whole:
             if index is not None:
                 index.close()
-                log = _read_whole_log(paths, superblock, log.good, progress)
+                log = read_whole_log(paths, superblock, log.good, progress)
             return _with_new_index(paths, lock, superblock, log, chunk_size)
         return _with_index(paths, lock, superblock, index, log, chunk_size)
     except BaseException:
@@ -195,185 +176,7 @@ def _open_index(paths: Paths, superblock: Superblock) -> Index:
     raise CorruptionError(path, found=found, expected=expected, advice=REBUILD)
 
 
-# ---------------------------------------------------------------------- reading the log
-
-
-def _read_log(paths: Paths, superblock: Superblock, index: Index | None, progress: Progress | None) -> Log:
-    """Read the directories from their heads as of the checkpoint; from the ends of the files if there is none."""
-    if index is None:
-        return _read_whole_log(paths, superblock, None, progress)
-    log = Log(index.checkpoint, False)
-    for chunk_id in paths.list_chunks():
-        chunk = _open_chunk(paths, superblock, chunk_id, max(index.next_chunk, superblock.next_chunk), log)
-        if chunk is None:
-            continue
-        head = index.heads.get(chunk_id)
-        if head is not None:
-            _check_head(chunk, head)
-            chunk.seek(*head)
-            chunk.settled = chunk.free
-        log.segments += _tail(chunk, superblock, log)
-    if index.checkpoint > superblock.checkpoint:
-        _check_epochs(paths, superblock, log)
-    return log
-
-
-def _check_epochs(paths: Paths, superblock: Superblock, log: Log) -> None:
-    """Raise if the superblock is an old one: a crash before it was written leaves no commit of a later epoch."""
-    epoch = max((segment.epoch for chunk in log.chunks.values() for segment in chunk.segments()), default=0)
-    if epoch > superblock.epoch:
-        found, expected = f"a superblock of epoch {superblock.epoch}", f"epoch {epoch}, as a chunk has it"
-        raise CorruptionError(paths.superblock, found=found, expected=expected, advice=REBUILD)
-
-
-def _read_whole_log(paths: Paths, superblock: Superblock, good: int | None, progress: Progress | None) -> Log:
-    """Read all directories from the ends of the files; up to commit `good`, if that is known already."""
-    log = Log(superblock.checkpoint if good is None else good, True)
-    ids = paths.list_chunks()
-    for done, chunk_id in enumerate(ids):
-        if progress is not None:
-            progress(done, len(ids))
-        chunk = _open_chunk(paths, superblock, chunk_id, superblock.next_chunk, log)
-        if chunk is not None:
-            segments = list(_tail(chunk, superblock, log))
-            end = segments[-1].low if segments else chunk.header.file_size
-            _check_end(chunk, end, superblock.checkpoint)
-            log.segments += segments
-    if progress is not None:
-        progress(len(ids), len(ids))
-    if good is not None:
-        log.good = good
-        log.segments = [segment for segment in log.segments if segment.commit <= good]
-        _rewind(log)
-    return log
-
-
-def _open_chunk(paths: Paths, superblock: Superblock, chunk_id: int, next_chunk: int, log: Log) -> Chunk | None:
-    """Open a chunk file; one that a crash left half-made is noted as debris."""
-    path = paths.chunk(chunk_id)
-    try:
-        chunk = Chunk.open(path)
-    except CorruptionError:
-        if chunk_id < next_chunk:
-            raise
-        log.debris.append(chunk_id)
-        return None
-    header = chunk.header
-    if header.chunk != chunk_id or header.database != superblock.database:
-        found = f"chunk {header.chunk} of database {header.database.hex()}"
-        expected = f"chunk {chunk_id} of database {superblock.database.hex()}"
-        advice = "put back the file that belongs here"
-        raise CorruptionError(path, offset=16, found=found, expected=expected, advice=advice)
-    log.chunks[chunk_id] = chunk
-    return chunk
-
-
-def _check_head(chunk: Chunk, head: tuple[int, int]) -> None:
-    free, directory = head
-    header = chunk.header
-    if not header.data_offset <= free <= directory <= header.file_size:
-        found = f"free offset {free} and directory offset {directory} in the index"
-        expected = f"offsets in {header.data_offset} to {header.file_size}"
-        raise CorruptionError(chunk.path, found=found, expected=expected, advice=REBUILD)
-
-
-def _tail(chunk: Chunk, superblock: Superblock, log: Log) -> Iterator[Segment]:
-    """Yield the segments from the chunk's present position that belong to this line of commits."""
-    commit, epoch = (0, 0) if log.lost else (log.base, superblock.epoch)
-    end = chunk.free
-    for segment in chunk.segments(chunk.directory):
-        if segment.epoch > superblock.epoch:
-            # An epoch is on disk before the first commit of it, so the newest slot was there, and is damaged.
-            found, expected = (
-                f"a commit of epoch {segment.epoch}",
-                f"epoch {superblock.epoch}, the superblock's",
-            )
-            raise CorruptionError(chunk.path, offset=segment.low, found=found, expected=expected, advice=REBUILD)
-        if segment.commit > log.base and segment.epoch != superblock.epoch:
-            return
-        if segment.commit <= commit or segment.epoch < epoch or segment.start < end:
-            return
-        commit, epoch, end = segment.commit, segment.epoch, segment.end
-        yield segment
-
-
-def _check_end(chunk: Chunk, position: int, checkpoint: int) -> None:
-    """Raise if what ends the directory at `position` is damage to a commit that was on disk for sure."""
-    source = memoryview(chunk.source)
-    top = position - SEGMENT_SIZE
-    if top < chunk.header.data_offset or _is_torn(source[top:position]):
-        return
-    commit = SEGMENT.unpack_from(source, top)[4]
-    if commit <= checkpoint or _follows_durable(chunk, source, top, checkpoint):
-        raise CorruptionError(
-            chunk.path,
-            offset=top,
-            found="a damaged segment",
-            expected=f"the segment of a commit up to {checkpoint}",
-            advice="restore this chunk from a copy; nothing was changed",
-        )
-
-
-def _is_torn(record: memoryview) -> bool:
-    """Tell whether a segment's record was never written, or not to its end, or only the half beyond a sector's."""
-    return not any(record[-4:]) or not any(record[: SEGMENT_SIZE // 2])
-
-
-def _follows_durable(chunk: Chunk, source: memoryview, below: int, checkpoint: int) -> bool:
-    """Tell whether a whole segment of a durable commit stands somewhere below a position."""
-    header = chunk.header
-    at = below
-    while (at := chunk.source.rfind(b"SEGM", header.data_offset, at)) >= 0:
-        segment = parse_segment(source, at + SEGMENT_SIZE, chunk.id, header.data_offset, header.item_size)
-        if segment is not None and segment.commit <= checkpoint:
-            return True
-    return False
-
-
-# ---------------------------------------------------------------------- deciding
-
-
-def _find_good(log: Log) -> None:
-    """Set ``good``: the checkpoint, and then every next commit of which all parts are there and sound."""
-    commits: dict[int, list[Segment]] = {}
-    for segment in log.segments:
-        if segment.commit > log.base:
-            commits.setdefault(segment.commit, []).append(segment)
-    log.good = log.base
-    while _is_whole(commits.get(log.good + 1, []), log):
-        log.good += 1
-    log.segments = [segment for segment in log.segments if segment.commit <= log.good]
-
-
-def _is_whole(parts: list[Segment], log: Log) -> bool:
-    if not parts or sorted(part.part for part in parts) != list(range(parts[0].parts)):
-        return False
-    return all(_data_is_sound(part, log.chunks[part.chunk]) for part in parts)
-
-
-def _data_is_sound(segment: Segment, chunk: Chunk) -> bool:
-    return data_crc(memoryview(chunk.source), segment.rows, chunk.header.item_size) == segment.data_crc
-
-
-def _check_complete(paths: Paths, index: Index, log: Log) -> None:
-    """Raise if a chunk that the index knows is not there."""
-    for chunk in index.heads:
-        if chunk not in log.chunks:
-            advice = "put the file back from a copy of the database"
-            raise CorruptionError(paths.chunk(chunk), found="no such file", expected="a chunk", advice=advice)
-
-
-def _rewind(log: Log) -> None:
-    """Position every chunk behind its last good segment; those without one are debris."""
-    for segment in log.segments:
-        chunk = log.chunks[segment.chunk]
-        chunk.seek(segment.end, segment.low)
-    for chunk in list(log.chunks.values()):
-        if chunk.directory == chunk.header.file_size:
-            log.debris.append(chunk.id)
-
-
-# ---------------------------------------------------------------------- acting
+# ---------------------------------------------------------------------- bringing the index to it
 
 
 def _with_index(

@@ -463,7 +463,26 @@ def test_a_commit_is_one_write(index: Index, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(index.leveldb, "write", lambda puts, *rest: (calls.append(dict(puts)), write(puts, *rest)))
     index.put(1, {1: dense(0, 20), 2: dense(0, 2)}, {"a": {"store": 1, **ENTRY}})
     assert [call[LAST] for call in calls] == [struct.pack("<Q", 1)]
-    assert {key[:1] for key in calls[0]} == {b"M", b"C", b"P", b"D"}
+    assert {key[:1] for key in calls[0]} == {b"M", b"B", b"C", b"P", b"D"}
+
+
+def test_a_batch_that_was_lost_before_a_later_one_is_noticed(index: Index) -> None:
+    index.put(1, {1: dense(0, 2)})
+    index.write_checkpoint(1, {})
+    for commit in (2, 3, 4):
+        index.put(commit, {1: dense(10 * commit, 2)})
+    first, second, third = [key for key, _ in index.leveldb.read(b"B", b"C", 9)]
+    assert Index(index.leveldb).whole
+    index.leveldb.write([], [third])
+    assert Index(index.leveldb).whole  # a later commit that is lost leaves a whole prefix
+    index.leveldb.write([(third, b"")], [second])
+    assert not Index(index.leveldb).whole
+    index.leveldb.write([(second, b"")], [first])
+    assert not Index(index.leveldb).whole
+    index.leveldb.write([(first, b"")])
+    index.write_checkpoint(1, {})
+    assert index.leveldb.read(b"B", b"C", 9) == []
+    assert Index(index.leveldb).whole
 
 
 def test_figures_never_go_below_zero(index: Index) -> None:

@@ -23,6 +23,7 @@ LAYERS = [
     "store",
     "verify",
     "recovery",
+    "log",
     "storage",
     "staging",
     "gather",
