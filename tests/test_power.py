@@ -137,7 +137,6 @@ def test_index_is_never_needed(seed: int, budget: float, new_root: NewRoot) -> N
             assert check_image(events[at], cut, new_root, f"{name} {at}")
 
 
-@pytest.mark.xfail(strict=False, reason="a batch lost below a later one leaves counts of live records wrong")
 @pytest.mark.timeout(0)
 def test_logs_of_leveldb_are_lost_unequally(
     seed: int, budget: float, new_root: NewRoot, monkeypatch: pytest.MonkeyPatch
