@@ -2,6 +2,7 @@
 
 from .array_store import ArrayStore
 from .batch import Batch
+from .compaction import CompactionReport
 from .cursor import Cursor
 from .database import Database, open, rebuild_index
 from .errors import (
@@ -17,6 +18,7 @@ from .errors import (
     StoreNotFound,
 )
 from .object_store import Array, Object, ObjectStore
+from .stats import ChunkStats, StoreStats
 from .transaction import Snapshot, Transaction
 from .verify import Problem
 
@@ -26,7 +28,9 @@ __all__ = [
     "Array",
     "ArrayStore",
     "Batch",
+    "ChunkStats",
     "ClosedError",
+    "CompactionReport",
     "CorruptionError",
     "Cursor",
     "Database",
@@ -42,6 +46,7 @@ __all__ = [
     "Snapshot",
     "StoreExists",
     "StoreNotFound",
+    "StoreStats",
     "Transaction",
     "open",
     "rebuild_index",

@@ -9,10 +9,12 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from . import files
 from .array_store import ArrayStore
+from .compaction import CompactionReport, compact_store
 from .errors import LockedError, ReadOnlyError, StoreNotFound
 from .header import PAGE, round_up
 from .latest import AtLatest
@@ -21,6 +23,7 @@ from .object_store import ObjectStore
 from .paths import Paths
 from .recovery import create_storage, open_storage
 from .schema import Schema
+from .stats import StoreStats, store_stats
 from .storage import MAX_CHUNK_SIZE, Storage
 from .stores import AnyStore, Catalogue, bind, check_store_name
 from .transaction import Snapshot, Transaction
@@ -244,6 +247,79 @@ class Database:
         self.check_open()
         return verify_storage(self.storage, progress)
 
+    def stats(self) -> dict[str, StoreStats]:
+        """Return what each store holds, in records and bytes, and what it costs, chunk by chunk.
+
+        Returns
+        -------
+        dict of str to StoreStats
+
+        Notes
+        -----
+        The figures are kept up with every commit, so that this is quick whatever the stores hold.
+        """
+        self.check_open()
+        index = self.storage.index
+        heaps = sorted(self.storage.heaps.items())
+        return {name: store_stats(heap, index.live.get(heap.store, {})) for name, heap in heaps}
+
+    def compact(self, *names: str, progress: Callable[[int, int], object] | None = None) -> list[CompactionReport]:
+        """Rewrite stores in order of key, drop what was replaced or deleted, and give its disk space back.
+
+        Parameters
+        ----------
+        *names : str
+            Stores; none means all.
+        progress : callable, optional
+            Called as ``progress(done, total)``, in bytes of live records.
+
+        Returns
+        -------
+        list of CompactionReport
+            One for each store, in the given order.
+
+        Raises
+        ------
+        StoreNotFound
+            There is no such store; nothing was done.
+        LockedError
+            This thread has a transaction open.
+        OSError
+            ENOSPC when the disk has no room for the copy of a store; that store is as it was.
+
+        Notes
+        -----
+        Each store is one commit, atomic and durable, during which other transactions wait and reads go on.
+        Afterwards a scan of the store is one contiguous sweep of its new chunks. It takes disk space for a copy
+        of the store while it lasts, and memory for the rows (some hundred bytes a record), not for the records.
+
+        Arrays, batches, snapshots and scans stay valid; the disk space of an old chunk comes back when the last
+        of them goes. A chunk is skipped while anyone holds a view through which its records can be changed in
+        place (an object, or an array made by ``new()``); who asks for one meanwhile waits until the store is
+        done. Such records are copied as they are then: older snapshots and batches do not follow later changes.
+        Sparse arrays stay sparse.
+        """
+        self._check_writable()
+        wanted = list(dict.fromkeys(names or self))
+        stats = self.stats()
+        for name in wanted:
+            self[name]  # raises if there is none, before anything is done
+        total = sum(stats[name].live for name in wanted)
+        reports = []
+        done = 0
+        for name in wanted:
+            reports.append(self._compact(name, partial(_report, progress, done, total)))
+            done += stats[name].live
+            _report(progress, done, total)
+        return reports
+
+    def _compact(self, name: str, progress: Callable[[int], object]) -> CompactionReport:
+        with self.transaction(sync=True) as transaction:
+            heap = self.storage.heaps.get(name)
+            if heap is None:
+                raise StoreNotFound(f"store {name!r} was dropped")
+            return compact_store(self.storage, transaction.staging(heap), transaction.commit, progress)
+
     def sync(self) -> None:
         """Bring everything to disk: all commits, the index, and changes made in place to live records."""
         self._check_writable()
@@ -291,6 +367,11 @@ class Database:
             warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=1)
             with contextlib.suppress(Exception):
                 self.close()
+
+
+def _report(progress: Callable[[int, int], object] | None, before: int, total: int, done: int = 0) -> None:
+    if progress is not None:
+        progress(before + done, total)
 
 
 def _disown_all() -> None:
