@@ -2,8 +2,9 @@
 
 from .array_store import ArrayStore
 from .batch import Batch
+from .compaction import CompactionReport
 from .cursor import Cursor
-from .database import Database, open, rebuild_index
+from .database import Database
 from .errors import (
     ClosedError,
     CorruptionError,
@@ -17,6 +18,8 @@ from .errors import (
     StoreNotFound,
 )
 from .object_store import Array, Object, ObjectStore
+from .opening import open, rebuild_index
+from .stats import ChunkStats, StoreStats
 from .transaction import Snapshot, Transaction
 from .verify import Problem
 
@@ -26,7 +29,9 @@ __all__ = [
     "Array",
     "ArrayStore",
     "Batch",
+    "ChunkStats",
     "ClosedError",
+    "CompactionReport",
     "CorruptionError",
     "Cursor",
     "Database",
@@ -42,6 +47,7 @@ __all__ = [
     "Snapshot",
     "StoreExists",
     "StoreNotFound",
+    "StoreStats",
     "Transaction",
     "open",
     "rebuild_index",

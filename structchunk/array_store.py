@@ -8,6 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from .convert import as_block, as_items
+from .errors import MovedError
 from .extent import LIVE, Extent
 from .keys import as_key, as_keys
 from .store import Binding, Store
@@ -45,7 +46,10 @@ class ArrayStore(Store[Array]):
             return super().__getitem__(key)
         _, offset, length, chunk, _ = extent
         start = offset // self._item_size
-        return self._arrays[chunk][start : start + length]
+        try:
+            return self._arrays[chunk][start : start + length]
+        except MovedError:
+            return self[key]
 
     def _items(self, value: Any) -> Array:
         return as_items(value, self._heap.schema.dtype)
@@ -139,6 +143,6 @@ class ArrayStore(Store[Array]):
             raise ValueError(f"length is {count}: no file holds so many items of {self._item_size} bytes")
         with self._binding.writing() as staging:
             extent = staging.put_zeros(number, count)
-        array = self._binding.live_array(extent)
+            array = self._binding.live_array(extent)  # before the commit: from then on compact() may move it
         assert array is not None  # a binding that can write can lend what it wrote
         return array

@@ -189,13 +189,13 @@ class Chunk:
         exact = round_up(end, PAGE)
         self.reserved = self._reserve_one_of(start, min(ahead, self.directory // PAGE * PAGE), exact)
 
-    def reserve_directory(self, row_count: int) -> None:
-        """Give blocks to the next segment, as :meth:`reserve` does to data."""
+    def reserve_directory(self, row_count: int, *, ahead: int = MIN_STEP) -> None:
+        """Give blocks to the next segment, and some more, as :meth:`reserve` does to data."""
         low = self.directory - SEGMENT_SIZE - row_count * ROW_SIZE
         if low >= self._directory_reserved:
             return
         stop = self._directory_reserved
-        for start in (low - MIN_STEP, low):
+        for start in (low - ahead, low):
             first = max(start, self.free) // PAGE * PAGE
             try:
                 files.reserve(self.path, first, stop - first)
@@ -224,6 +224,20 @@ class Chunk:
             self.target[offset : offset + size] = data
         else:
             files.write(self.path, offset, data.view(np.uint8) if isinstance(data, np.ndarray) else data)
+
+    def place(self, offset: int, data: Any, size: int) -> None:
+        """Store a contiguous buffer, with blocks for no more than itself: nothing is to follow soon."""
+        if size:
+            files.reserve(self.path, offset, size)
+            self.store(offset, data, size)
+
+    def copy_sparse(self, source: Chunk, start: int, size: int, offset: int, step: int) -> None:
+        """Store what another chunk has from `start` on at `offset`, `step` bytes at a time; holes stay holes."""
+        raw = memoryview(source.source)
+        for low, high in files.written(source.path, start, start + size):
+            for first in range(low, high, step):
+                upto = min(first + step, high)
+                self.place(offset + first - start, raw[first:upto], upto - first)
 
     def append_segment(self, rows: bytes | memoryview, record: bytes, free: int) -> None:
         """Store a segment's record and rows below the directory, and move both offsets on."""

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import operator
 import os
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
-from . import files
 from .array_store import ArrayStore
+from .compaction import CompactionReport, compact_store
 from .errors import LockedError, ReadOnlyError, StoreNotFound
-from .header import PAGE, round_up
 from .latest import AtLatest
-from .lock import Lock
 from .object_store import ObjectStore
-from .paths import Paths
-from .recovery import create_storage, open_storage
 from .schema import Schema
-from .storage import MAX_CHUNK_SIZE, Storage
+from .stats import StoreStats, store_stats
+from .storage import Storage
 from .stores import AnyStore, Catalogue, bind, check_store_name
 from .transaction import Snapshot, Transaction
 from .verify import Problem, verify_storage
-
-CHUNK_SIZE = 64 << 20
-MIN_CHUNK_SIZE = 4 * PAGE
-_MODES = ("r", "r+", "a", "x")
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
@@ -245,6 +238,79 @@ class Database:
         self.check_open()
         return verify_storage(self.storage, progress)
 
+    def stats(self) -> dict[str, StoreStats]:
+        """Return what each store holds, in records and bytes, and what it costs, chunk by chunk.
+
+        Returns
+        -------
+        dict of str to StoreStats
+
+        Notes
+        -----
+        The figures are kept up with every commit, so that this is quick whatever the stores hold.
+        """
+        self.check_open()
+        index = self.storage.index
+        heaps = sorted(self.storage.heaps.items())
+        return {name: store_stats(heap, index.live.get(heap.store, {})) for name, heap in heaps}
+
+    def compact(self, *names: str, progress: Callable[[int, int], object] | None = None) -> list[CompactionReport]:
+        """Rewrite stores in order of key, drop what was replaced or deleted, and give its disk space back.
+
+        Parameters
+        ----------
+        *names : str
+            Stores; none means all.
+        progress : callable, optional
+            Called as ``progress(done, total)``, in bytes of live records.
+
+        Returns
+        -------
+        list of CompactionReport
+            One for each store, in the given order.
+
+        Raises
+        ------
+        StoreNotFound
+            There is no such store; nothing was done.
+        LockedError
+            This thread has a transaction open.
+        OSError
+            ENOSPC when the disk has no room for the copy of a store; that store is as it was.
+
+        Notes
+        -----
+        Each store is one commit, atomic and durable, during which other transactions wait and reads go on.
+        Afterwards a scan of the store is one contiguous sweep of its new chunks. It takes disk space for a copy
+        of the store while it lasts, and memory for the rows (some hundred bytes a record), not for the records.
+
+        Arrays, batches, snapshots and scans stay valid; the disk space of an old chunk comes back when the last
+        of them goes. A chunk is skipped while anyone holds a view through which its records can be changed in
+        place (an object, or an array made by ``new()``); who asks for one meanwhile waits until the store is
+        done. Such records are copied as they are then: older snapshots and batches do not follow later changes.
+        Sparse arrays stay sparse.
+        """
+        self._check_writable()
+        wanted = list(dict.fromkeys(names or self))
+        stats = self.stats()
+        for name in wanted:
+            self[name]  # raises if there is none, before anything is done
+        total = sum(stats[name].live for name in wanted)
+        reports = []
+        done = 0
+        for name in wanted:
+            reports.append(self._compact(name, partial(_report, progress, done, total)))
+            done += stats[name].live
+            _report(progress, done, total)
+        return reports
+
+    def _compact(self, name: str, progress: Callable[[int], object]) -> CompactionReport:
+        with self.transaction(sync=True) as transaction:
+            heap = self.storage.heaps.get(name)
+            if heap is None:
+                raise StoreNotFound(f"store {name!r} was dropped")
+            return compact_store(self.storage, transaction.staging(heap), transaction.commit, progress)
+
     def sync(self) -> None:
         """Bring everything to disk: all commits, the index, and changes made in place to live records."""
         self._check_writable()
@@ -294,105 +360,14 @@ class Database:
                 self.close()
 
 
+def _report(progress: Callable[[int, int], object] | None, before: int, total: int, done: int = 0) -> None:
+    if progress is not None:
+        progress(before + done, total)
+
+
 def _disown_all() -> None:
     for database in list(_databases):
         database.disown()
 
 
 os.register_at_fork(after_in_child=_disown_all)
-
-
-def open(
-    path: str | os.PathLike[str], mode: str = "a", *, chunk_size: int = CHUNK_SIZE, sync: bool = True
-) -> Database:
-    """Open a database, or create it.
-
-    Parameters
-    ----------
-    path : path-like
-        The database's directory.
-    mode : {"r", "r+", "a", "x"}
-        ``"r"`` read, must exist; ``"r+"`` read and write, must exist; ``"a"`` create if missing; ``"x"``
-        create, must not exist.
-    chunk_size : int
-        Bytes of the first chunk file of a store, which is sparse; each further one is twice as large as the
-        one before, up to 4 GiB.
-    sync : bool
-        Whether commits wait for the disk, unless a transaction says otherwise.
-
-    Raises
-    ------
-    FileNotFoundError, FileExistsError
-        As the mode says.
-    LockedError
-        Another process, or another handle of this one, has the database open.
-    CorruptionError
-        What is on disk is damaged; the message says what to do.
-    """
-    if mode not in _MODES:
-        raise ValueError(f"mode is {mode!r}; it must be one of {', '.join(map(repr, _MODES))}")
-    size = operator.index(chunk_size)
-    if not MIN_CHUNK_SIZE <= size <= MAX_CHUNK_SIZE:
-        raise ValueError(f"chunk_size is {size}; it must be from {MIN_CHUNK_SIZE} to {MAX_CHUNK_SIZE} bytes")
-    root = os.path.realpath(path)
-    exists = os.path.lexists(os.path.join(root, "superblock"))
-    if mode == "x" and exists:
-        raise FileExistsError(f"{root} is a database already; open it with mode='a'")
-    if mode in ("r", "r+") and not os.path.isdir(root):
-        raise FileNotFoundError(f"no database at {root}; create it with mode='a'")
-    if not os.path.isdir(root):
-        files.make_directory(root)
-    return _open_locked(Paths(root), mode, round_up(size, PAGE), sync=bool(sync))
-
-
-def rebuild_index(path: str | os.PathLike[str], progress: Callable[[int, int], object] | None = None) -> None:
-    """Make the index of a closed database anew, from its chunk files alone.
-
-    Parameters
-    ----------
-    path : path-like
-        The database's directory.
-    progress : callable, optional
-        Called as ``progress(done, total)``, in chunks.
-
-    Raises
-    ------
-    CorruptionError
-        A chunk file is damaged where a durable commit stood; nothing was changed.
-    LockedError
-        The database is open.
-
-    Notes
-    -----
-    Whatever state the index is in, and if there is none, this gives the last whole commit: its stores and their
-    types, every record, no deleted one, and nothing of a transaction that was not committed.
-    """
-    root = os.path.realpath(path)
-    if not os.path.isdir(os.path.join(root, "chunks")):
-        raise FileNotFoundError(f"no database at {root}")
-    paths = Paths(root)
-    lock = Lock(paths.lock)
-    try:
-        storage = open_storage(paths, lock, CHUNK_SIZE, rebuild=True, progress=progress)
-    except BaseException:
-        lock.release()
-        raise
-    storage.close()
-
-
-def _open_locked(paths: Paths, mode: str, chunk_size: int, *, sync: bool) -> Database:
-    may_create = mode in ("a", "x")
-    if not may_create and not os.path.lexists(paths.superblock) and not os.path.isdir(paths.chunks):
-        raise FileNotFoundError(f"no database at {paths.root}; create it with mode='a'")
-    lock = Lock(paths.lock)
-    try:
-        if os.path.lexists(paths.superblock) or not may_create:
-            if mode == "x":
-                raise FileExistsError(f"{paths.root} is a database already; open it with mode='a'")
-            storage = open_storage(paths, lock, chunk_size)
-        else:
-            storage = create_storage(paths, lock, chunk_size)
-    except BaseException:
-        lock.release()
-        raise
-    return Database(storage, mode=mode, sync=sync)

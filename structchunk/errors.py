@@ -13,6 +13,7 @@ __all__ = [
     "FailedError",
     "KeyNotFound",
     "LockedError",
+    "MovedError",
     "ReadOnlyError",
     "SchemaError",
     "StoreExists",
@@ -54,6 +55,10 @@ class ReadOnlyError(Error):
 
 class LockedError(Error):
     """Another process, or another handle of this one, holds the database."""
+
+
+class MovedError(Error, LookupError):
+    """``compact()`` moved a record between finding and reading it: look it up again. Users never see this one."""
 
 
 class FailedError(Error):

@@ -127,6 +127,20 @@ def clear(path: str, start: int, stop: int) -> bool:
     return cleared
 
 
+def written(path: str, start: int, stop: int) -> list[tuple[int, int]]:
+    """Return the stretches of ``[start, stop)`` that are not holes."""
+    with opened(path) as fd:
+        return list(_written(fd, start, stop))
+
+
+def disk_size(path: str) -> int:
+    """Return how many bytes of disk a file takes; 0 if it is gone."""
+    try:
+        return os.stat(path).st_blocks * 512  # the unit of st_blocks, whatever the file system's blocks are
+    except FileNotFoundError:
+        return 0
+
+
 def _written(fd: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
     """Yield the stretches of the file that are not holes."""
     position = start

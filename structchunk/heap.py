@@ -6,15 +6,17 @@ takes back what an aborted transaction used, and turns extents into arrays.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
 
 from .chunk import Chunk
-from .errors import CorruptionError
-from .extent import EXTENT_DTYPE, ROW, ROW_SIZE, TOMBSTONE, Extent, Run, make_run, misplaced
+from .errors import CorruptionError, MovedError
+from .extent import EXTENT_DTYPE, ROW, ROW_SIZE, TOMBSTONE, Extent, Run, find_one, make_run, misplaced
 from .schema import Schema
 
 SPARSE_SIZE = 1 << 16
@@ -31,8 +33,41 @@ class Arrays(dict[int, npt.NDArray[Any]]):
 
     def __missing__(self, chunk: int) -> npt.NDArray[Any]:
         heap = self._heap
-        array = self[chunk] = heap.chunks[chunk].items(heap.schema.dtype, writable=self._writable)
+        found = heap.chunks.get(chunk)
+        if found is None:
+            return heap.retired_items(chunk, writable=self._writable)
+        try:
+            array = self.setdefault(chunk, found.items(heap.schema.dtype, writable=self._writable))
+        except FileNotFoundError:
+            if chunk in heap.chunks:
+                raise
+            return heap.retired_items(chunk, writable=self._writable)
+        if chunk not in heap.chunks:  # it was retired meanwhile, and is not to be kept
+            self.pop(chunk, None)
         return array
+
+
+class Retired:
+    """A chunk that compaction replaced, for those who go on reading it.
+
+    Parameters
+    ----------
+    chunk : Chunk
+    old, new : Run
+        Its records that may change in place, and the same ones where they are now.
+    """
+
+    def __init__(self, chunk: Chunk, old: Run, new: Run) -> None:
+        chunk.map_source()  # while it has a name
+        self.chunk = chunk
+        self._old = old
+        self._new = new
+
+    def moved(self, extent: Extent) -> Extent | None:
+        """Return where a record is now; None if it was not current any more when the others were moved."""
+        if find_one(self._old, extent[0]) != extent:
+            return None
+        return find_one(self._new, extent[0])
 
 
 class Heap:
@@ -62,6 +97,8 @@ class Heap:
         self.chunks: dict[int, Chunk] = {}
         self.arrays = Arrays(self, writable=False)
         self.live_arrays = Arrays(self, writable=True)
+        self.retired: WeakValueDictionary[int, Retired] = WeakValueDictionary()
+        self._retired_bounds: dict[int, tuple[int, int]] = {}
         self.touched: dict[int, Chunk] = {}
         self.created: set[int] = set()
         self._create_chunk = create_chunk
@@ -73,9 +110,30 @@ class Heap:
 
     def remove(self, chunk: int) -> Chunk:
         """Forget a chunk; its views stay valid."""
+        removed = self.chunks.pop(chunk)
         self.arrays.pop(chunk, None)
         self.live_arrays.pop(chunk, None)
-        return self.chunks.pop(chunk)
+        return removed
+
+    def retire(self, retired: Retired) -> None:
+        """Forget a chunk that was replaced, but for those who still hold it."""
+        chunk = retired.chunk
+        self._retired_bounds[chunk.id] = (chunk.header.data_offset, chunk.free)
+        self.retired[chunk.id] = retired
+        self.remove(chunk.id)
+
+    def retired_chunk(self, chunk: int) -> Retired:
+        """Return a chunk that was replaced.
+
+        Raises
+        ------
+        MovedError
+            No view as old as its extents is left, so that it was let go.
+        """
+        found = self.retired.get(chunk)
+        if found is None:
+            raise MovedError(f"chunk {chunk} of store {self.name!r} was replaced by compaction")
+        return found
 
     # ------------------------------------------------------------------ reading
 
@@ -89,6 +147,18 @@ class Heap:
         start = extent[1] // self.item_size
         return self.live_arrays[extent[3]][start : start + extent[2]]
 
+    def retired_items(self, chunk: int, *, writable: bool) -> npt.NDArray[Any]:
+        """Return a replaced chunk as one array of items, which is not kept; a change to it would be lost."""
+        retired = self.retired_chunk(chunk)
+        if writable:
+            raise MovedError(f"chunk {chunk} of store {self.name!r} was replaced by compaction")
+        return retired.chunk.items(self.schema.dtype)
+
+    def is_lent(self, chunk: int) -> bool:
+        """Tell whether anyone holds a writable view of a chunk."""
+        # Every view of it holds the array of the whole chunk; the dictionary and this call hold it, too.
+        return chunk in self.live_arrays and sys.getrefcount(self.live_arrays[chunk]) > 2
+
     def check(self, run: Run) -> None:
         """Raise CorruptionError unless all extents of a run lie inside this heap's chunks."""
         chunks = run["chunk"]
@@ -98,22 +168,35 @@ class Heap:
         alone = bool((chunks == first).all())
         for chunk_id in [first] if alone else np.unique(chunks).tolist():
             rows = run if alone else run[chunks == chunk_id]
-            chunk = self.chunks.get(chunk_id)
-            if chunk is None:
-                found = f"key {rows['key'][0]} in chunk {chunk_id}"
-                raise CorruptionError(self.name, found=found, expected=f"one of the chunks {sorted(self.chunks)}")
-            bad = misplaced(rows, chunk.header.data_offset, chunk.free, self.item_size)
+            low, high = self._bounds(chunk_id, rows)
+            bad = misplaced(rows, low, high, self.item_size)
             if bad.any():
                 row = rows[np.argmax(bad)]
                 found = f"key {row['key']} with {row['length']} items, flags {row['flags']}"
-                expected = f"whole items inside bytes {chunk.header.data_offset} to {chunk.free}"
-                raise CorruptionError(chunk.path, offset=int(row["offset"]), found=found, expected=expected)
+                expected = f"whole items inside bytes {low} to {high}"
+                chunk = self.chunks.get(chunk_id)
+                path = chunk.path if chunk else self.name
+                raise CorruptionError(path, offset=int(row["offset"]), found=found, expected=expected)
+
+    def _bounds(self, chunk_id: int, rows: Run) -> tuple[int, int]:
+        """Return where the data of a chunk begins and ends, of a replaced one too: old snapshots name it."""
+        chunk = self.chunks.get(chunk_id)
+        if chunk is not None:
+            return chunk.header.data_offset, chunk.free
+        bounds = self._retired_bounds.get(chunk_id)
+        if bounds is None:
+            found = f"key {rows['key'][0]} in chunk {chunk_id}"
+            raise CorruptionError(self.name, found=found, expected=f"one of the chunks {sorted(self.chunks)}")
+        return bounds
 
     # ------------------------------------------------------------------ writing
 
     def roll(self, size: int = 0) -> Chunk:
         """Start a new chunk, with room for a record of `size` bytes."""
-        chunk = self._create_chunk(self, size)
+        return self.begin(self._create_chunk(self, size))
+
+    def begin(self, chunk: Chunk) -> Chunk:
+        """Add a chunk that the open transaction made, and go on there."""
         self.add(chunk)
         self.created.add(chunk.id)
         self.touched[chunk.id] = chunk

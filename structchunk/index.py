@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -42,6 +42,18 @@ Catalog = dict[str, dict[str, Any]]
 Check = Callable[[Run], None]
 
 
+class Pin:
+    """Keeps alive what was current and is not any more, for the views that go on reading it.
+
+    Every view holds the pin of its time, and every pin the next one, so that what is kept goes with the last
+    view that might read it.
+    """
+
+    def __init__(self) -> None:
+        self.kept: list[object] = []
+        self.next: Pin | None = None
+
+
 class View:
     """The index as of one commit.
 
@@ -57,6 +69,7 @@ class View:
         self.version = version
         self._snapshot = snapshot
         self._index = index
+        self._pin = index.pin
 
     @property
     def snapshot(self) -> Any:
@@ -81,7 +94,11 @@ class View:
 
     def pieces(self, store: int, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range as consecutive runs."""
-        return _table(self._tables, store).pieces(start, stop, self, reverse=reverse)
+        return self._held(_table(self._tables, store).pieces(start, stop, self, reverse=reverse))
+
+    def _held(self, pieces: Iterator[Run]) -> Iterator[Run]:
+        """Pass runs on, so that this view, and what it pins, lives until the last of them has been read."""
+        yield from pieces
 
     def record_count(self, store: int) -> int:
         """Return how many records the store has."""
@@ -133,6 +150,7 @@ class Index:
         batches = [key for key, _ in leveldb.read(b"B", b"C", 1 << 32)]
         self._batch = batch + len(batches)
         self.whole = batches == [_BATCH_KEY.pack(b"B", number) for number in range(batch + 1, self._batch + 1)]
+        self.pin = Pin()
         self.catalog = self._read_catalog()
         self.live: dict[int, dict[int, Live]] = {}
         heads = self._read_rows(b"H", _HEAD_KEY)
@@ -232,6 +250,13 @@ class Index:
             clock = self._clock
             return View(self, self._tables, clock.last, clock.version, self.leveldb.snapshot())
 
+    def keep(self, things: Iterable[object]) -> None:
+        """Keep things alive for as long as there is a view that was taken before now."""
+        with self._clock.lock:
+            old = self.pin
+            self.pin = old.next = Pin()
+            old.kept += things
+
     # ------------------------------------------------------------------ writing
 
     def put_one(self, commit: int, store: int, row: bytes) -> None:
@@ -241,17 +266,29 @@ class Index:
         self._write(commit, {store: table.put_one(extent[0], row)}, counts)
         self._fold_if_due(store)
 
-    def put(self, commit: int, runs: Mapping[int, Run], catalog: Catalog | None = None) -> None:
+    def put(
+        self,
+        commit: int,
+        runs: Mapping[int, Run],
+        catalog: Catalog | None = None,
+        compacted: Container[int] = (),
+    ) -> None:
         """Apply a commit: a run, tombstones included, for each store; and the catalog, if it changed.
 
-        Stores that the new catalog does not have any more lose all their rows.
+        Stores that the new catalog does not have any more lose all their rows; those that were compacted are
+        written anew.
         """
         dropped = self._dropped(catalog)
-        runs = {store: run for store, run in runs.items() if len(run) and store not in dropped}
+        runs = {
+            store: run for store, run in runs.items() if (len(run) or store in compacted) and store not in dropped
+        }
         counts: Counts = {}
         for store, run in runs.items():
             self._recount(counts, store, self._tables[store].existing(run["key"]), run)
-        changes = {store: self._tables[store].put(run) for store, run in runs.items()}
+        changes = {}
+        for store, run in runs.items():
+            table = self._tables[store]
+            changes[store] = table.put_all(run) if store in compacted else table.put(run)
         extra = [] if catalog is None else [(CATALOG, json.dumps(catalog).encode())]
         self._write(commit, changes, counts, extra, [key for store in dropped for key in self._keys_of(store)])
         for name, entry in self.catalog.items():

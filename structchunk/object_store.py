@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .convert import as_record, as_records
-from .errors import Error, KeyNotFound
+from .errors import Error, KeyNotFound, MovedError
 from .extent import KEY_END, LIVE, ZERO, Extent, empty_run
 from .gather import gather
 from .keys import as_bound, as_key, as_keys
@@ -178,4 +178,7 @@ class ObjectStore(Store[T], Generic[T]):
             the one field ``items``.
         """
         pieces = list(self._binding.pieces(as_bound(start, 0), as_bound(stop, KEY_END)))
-        return gather(self._heap, np.concatenate([empty_run(), *pieces])).values
+        try:
+            return gather(self._heap, np.concatenate([empty_run(), *pieces])).values
+        except MovedError:
+            return self.records(start, stop)

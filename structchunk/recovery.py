@@ -193,16 +193,21 @@ def _with_index(
     }
     storage = Storage(paths, lock, superblock, index, chunk_size)
     _add_heaps(storage, catalog, log)
+    replaced = _replaced_chunks(log)
     if log.good > log.base:
         runs = {store: run for store, run in _runs(log).items() if store not in dropped}
-        index.put(log.good, runs, catalog if catalog != index.catalog else None)
-    _take_over(storage, log, dropped)
+        compacted = {log.chunks[chunk].header.store for chunk in replaced & log.chunks.keys()}
+        index.put(log.good, runs, catalog if catalog != index.catalog else None, compacted)
+    for heap in storage.heaps.values():
+        for chunk in replaced & heap.chunks.keys():  # only now: until here the index named them
+            heap.remove(chunk)
+    _take_over(storage, log, dropped, replaced)
     return storage
 
 
 def _with_new_index(paths: Paths, lock: Lock, superblock: Superblock, log: Log, chunk_size: int) -> Storage:
     """Make the index anew, in a new directory, from all good chunks that no other one replaces."""
-    replaced = {old for chunk in _good_chunks(log) for old in chunk.header.replaces}
+    replaced = _replaced_chunks(log)
     dropped = _dropped_stores(log)
     kept = [chunk for chunk in _good_chunks(log) if chunk.id not in replaced and chunk.header.store not in dropped]
     log.segments = [segment for segment in log.segments if segment.chunk not in replaced]
@@ -245,6 +250,11 @@ def _good_chunks(log: Log) -> list[Chunk]:
     return [chunk for chunk in log.chunks.values() if chunk.id not in log.debris]
 
 
+def _replaced_chunks(log: Log) -> set[int]:
+    """Return the chunks that compaction has replaced: by a commit that is whole, or its new chunks were no good."""
+    return {old for chunk in _good_chunks(log) for old in chunk.header.replaces}
+
+
 def _entry(chunk: Chunk) -> dict[str, object]:
     about = chunk.header.about
     return {"store": chunk.header.store, "kind": about["kind"], "schema": about["schema"]}
@@ -276,10 +286,8 @@ def _add_heaps(storage: Storage, catalog: Catalog, log: Log, without: Container[
         heap = Heap(store, name, schema, storage.create_chunk)
         for chunk in chunks:
             if chunk.header.item_size != heap.item_size:
-                found, expected = (
-                    f"items of {chunk.header.item_size} bytes",
-                    f"{heap.item_size}, as its type says",
-                )
+                found = f"items of {chunk.header.item_size} bytes"
+                expected = f"{heap.item_size}, as its type says"
                 raise CorruptionError(chunk.path, offset=40, found=found, expected=expected)
             heap.add(chunk)
         storage.add_heap(heap)

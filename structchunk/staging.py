@@ -24,7 +24,7 @@ from .extent import (
     overlay_pieces,
     run_from_bytes,
 )
-from .heap import Heap
+from .heap import Heap, Retired
 from .index import unpack_row
 from .table import Table
 
@@ -60,6 +60,7 @@ class Staging:
         self.changes = 0
         self.rows: dict[int, bytes] = {}
         self.edits: dict[int, Edit] = {}
+        self.replaced: list[Retired] = []
         self._runs: list[Run] = []
         self._record_count = record_count
 
@@ -93,6 +94,11 @@ class Staging:
     ) -> None:
         """Store many records; of equal keys the last one stays."""
         self._add(last_wins(self.heap.put_many(keys, items, lengths, flags)))
+
+    def replace(self, replaced: list[Retired], run: Run) -> None:
+        """Take these rows for all that is worth keeping of some chunks, which go with the commit."""
+        self.replaced = replaced
+        self._add(run)
 
     def delete(self, key: int) -> bool:
         """Delete one record, and tell whether there was one."""

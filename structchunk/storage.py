@@ -12,6 +12,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from . import files
 from .chunk import Chunk
-from .errors import FailedError
+from .errors import FailedError, LockedError, MovedError
 from .extent import ROW_SIZE, TOMBSTONE, ZERO, Extent, rows_in_chunk
 from .header import PAGE, Header, round_up
 from .heap import Heap
@@ -76,6 +77,9 @@ class Storage:
         self.failure = ""
         self._lock = lock
         self._live: dict[int, Chunk] = {}
+        self._moving: frozenset[int] = frozenset()
+        self._mover = 0
+        self._moved = threading.Condition()
         self._creating: set[str] = set()
         self._commit_lock = threading.RLock()
         self._uncheckpointed_size = 0
@@ -98,29 +102,87 @@ class Storage:
         """Create the next chunk file of a store, with room for one record of `size` bytes."""
         last = heap.chunks[max(heap.chunks)].header.file_size if heap.chunks else 0
         usual = min(2 * last, MAX_CHUNK_SIZE) if last else self.chunk_size
+        draft = self._draft(heap, ())
+        return self._create(replace(draft, file_size=max(usual, _least_size(draft, size))))
+
+    def create_replacement(self, heap: Heap, size: int, rest: int, replaces: tuple[int, ...]) -> Chunk:
+        """Create a chunk file in place of others.
+
+        It is of the size that a store grows to in doubling, from the first size on, until it holds `rest`
+        bytes of records and rows, or is of the largest size; a first record of `size` bytes fits in any case.
+        """
+        draft = self._draft(heap, replaces)
+        wanted, usual = _least_size(draft, rest), self.chunk_size
+        while usual < min(wanted, MAX_CHUNK_SIZE):
+            usual = min(2 * usual, MAX_CHUNK_SIZE)
+        return self._create(replace(draft, file_size=max(usual, _least_size(draft, size))))
+
+    def _draft(self, heap: Heap, replaces: tuple[int, ...]) -> Header:
         about = {"name": heap.name, "kind": heap.schema.kind, "schema": heap.schema.descriptor}
         fixed = (self.superblock.database, self.next_chunk, heap.store, heap.item_size)
-        draft = Header(*fixed, 0, time.time_ns(), about)
-        least = round_up(draft.data_offset + size + ROW_SIZE + 2 * SEGMENT_SIZE, PAGE)
-        header = Header(*fixed, max(usual, least), draft.created, about)
-        with self._commit_lock:  # a checkpoint of another thread counts it, and flushes it, or neither
-            chunk = Chunk.create(self.paths.chunk(self.next_chunk), header)
-            self._creating.add(os.path.basename(chunk.path))
-            self.next_chunk += 1
+        return Header(*fixed, 0, time.time_ns(), about, replaces)
+
+    def _create(self, header: Header) -> Chunk:
+        path = self.paths.chunk(header.chunk)
+        with self._commit_lock:  # a checkpoint of another thread has either all of this, or nothing
+            self._creating.add(os.path.basename(path))
+            chunk = Chunk.create(path, header)
             self.directory_dirty = True
             self.dirty[chunk.id] = chunk
+            self.next_chunk += 1
         return chunk
 
-    def live_array(self, heap: Heap, extent: Extent) -> npt.NDArray[Any]:
-        """Return an extent's items for changing in place.
+    # ------------------------------------------------------------------ changes in place
+
+    def live_array(self, heap: Heap, extent: Extent) -> npt.NDArray[Any] | None:
+        """Return an extent's items for changing in place, or None if it is not current any more.
 
         A record that a CRC covers can be changed only when no crash can make recovery check it any more.
+        While ``compact()`` moves it, this waits.
         """
-        chunk = heap.chunks[extent[3]]
+        chunk = heap.chunks.get(extent[3])
+        if chunk is None:
+            return self._moved_array(heap, extent)
         if not extent[4] & ZERO and extent[1] + extent[2] * heap.item_size > chunk.settled:
             self.checkpoint()
+        try:
+            array = heap.live_array(extent)
+        except MovedError:
+            return self._moved_array(heap, extent)
+        # After the view was made: so either moving() sees that it is out, or here it is seen that it must not be.
+        if chunk.id in self._moving or chunk.id not in heap.chunks:
+            return self._moved_array(heap, extent)
         self._live[chunk.id] = chunk
-        return heap.live_array(extent)
+        return array
+
+    def _moved_array(self, heap: Heap, extent: Extent) -> npt.NDArray[Any] | None:
+        with self._moved:
+            if extent[3] in self._moving and self._mover == threading.get_ident():
+                raise LockedError(
+                    f"compact() is moving record {extent[0]}: it cannot be had from within its progress"
+                )
+            self._moved.wait_for(lambda: extent[3] not in self._moving)
+        if extent[3] in heap.chunks:
+            return self.live_array(heap, extent)
+        moved = heap.retired_chunk(extent[3]).moved(extent)
+        return None if moved is None else self.live_array(heap, moved)
+
+    @contextlib.contextmanager
+    def moving(self, heap: Heap) -> Iterator[list[Chunk]]:
+        """Lend nothing of a heap's chunks while the body runs; yield those of which nothing is lent."""
+        self._set_moving(heap.chunks)
+        try:
+            free = [chunk for chunk in heap.chunks.values() if not heap.is_lent(chunk.id)]
+            self._set_moving(chunk.id for chunk in free)
+            yield free
+        finally:
+            self._set_moving(())
+
+    def _set_moving(self, chunks: Iterable[int]) -> None:
+        with self._moved:
+            self._mover = threading.get_ident()
+            self._moving = frozenset(chunks)
+            self._moved.notify_all()
 
     # ------------------------------------------------------------------ commit
 
@@ -214,12 +276,15 @@ class Storage:
         if row is not None:
             self.index.put_one(commit, stagings[0].heap.store, row)
         else:
-            self.index.put(commit, {staging.heap.store: staging.run() for staging in stagings}, catalog)
+            runs = {staging.heap.store: staging.run() for staging in stagings}
+            compacted = {staging.heap.store for staging in stagings if staging.replaced}
+            self.index.put(commit, runs, catalog, compacted)
 
     def _settle(self, stagings: list[Staging], created: list[Heap], dropped: Heap | None) -> None:
         self._creating.clear()
         for staging in stagings:
             staging.heap.settle()
+            self._retire(staging)
         for heap in created:
             self.heaps[heap.name] = heap
         if dropped is not None:
@@ -228,6 +293,16 @@ class Storage:
                 chunk.map_source()  # for the snapshots that go on reading it when the file is gone
             # The chunk that says that the store was dropped, its last one, must go last.
             self.gone += [Gone(dropped.store, chunk) for chunk in sorted(dropped.chunks)]
+
+    def _retire(self, staging: Staging) -> None:
+        """Forget the chunks that a commit replaced, but for the snapshots and scans that go on reading them."""
+        if not staging.replaced:
+            return
+        heap = staging.heap
+        self.index.keep(staging.replaced)
+        for old in staging.replaced:
+            heap.retire(old)
+            self.gone.append(Gone(heap.store, old.chunk.id))
 
     def _poison(self, error: BaseException) -> None:
         """Refuse all further writes: what this one left on disk is unknown."""
@@ -336,6 +411,11 @@ class Storage:
         """Let go of everything in a forked child, where it is the parent's."""
         self.index.disown()
         self._lock.disown()
+
+
+def _least_size(draft: Header, size: int) -> int:
+    """Return the size of a file that has room for a record of `size` bytes, or for as many of records and rows."""
+    return round_up(draft.data_offset + size + ROW_SIZE + 2 * SEGMENT_SIZE, PAGE)
 
 
 def _parts(staging: Staging) -> list[Part]:

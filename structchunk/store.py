@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .batch import Batch
 from .cursor import Cursor
-from .errors import KeyNotFound
+from .errors import KeyNotFound, MovedError
 from .extent import KEY_END, TOMBSTONE, Extent, Run, empty_run
 from .gather import batches, gather
 from .heap import Heap
@@ -101,12 +101,18 @@ class Store(MutableMapping[int, R], Generic[R]):
         extent = self._find(key if type(key) is int else as_key(key))
         if extent is None:
             raise KeyNotFound(f"store {self.name!r} has no record {key}")
-        return self._record(extent)
+        try:
+            return self._record(extent)
+        except MovedError:
+            return self[key]
 
     def get(self, key: int, default: Any = None) -> Any:
         """Return the record of a key, or the default if it has none."""
         extent = self._find(key if type(key) is int else as_key(key))
-        return default if extent is None else self._record(extent)
+        try:
+            return default if extent is None else self._record(extent)
+        except MovedError:
+            return self.get(key, default)
 
     def __setitem__(self, key: int, value: Any) -> None:
         self.put(key, value)
@@ -209,7 +215,10 @@ class Store(MutableMapping[int, R], Generic[R]):
         if missing.any():
             first, count = wanted[np.argmax(missing)], int(missing.sum())
             raise KeyNotFound(f"store {self.name!r} has no record {first} ({count} are missing)")
-        return gather(self._heap, rows)
+        try:
+            return gather(self._heap, rows)
+        except MovedError:
+            return self.get_many(wanted)
 
     def scan(
         self, start: int | None = None, stop: int | None = None, *, batch_size: int = BATCH_SIZE

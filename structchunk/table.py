@@ -362,6 +362,15 @@ class Table:
             return Change([(self._key(b"D", key), row) for key, row in packed], [], packed, [], 0, -1)
         return self._rewrite(run, pages, self._delta.shared(run))
 
+    def put_all(self, run: Run) -> Change:
+        """Return what putting a run changes if all of the store is written anew, as pages.
+
+        No row stays that another one shadows: it may point into a chunk that is to be unlinked.
+        """
+        rows = live(overlay(run, np.concatenate([empty_run(), *self.pieces(0, KEY_END)])))
+        deletes = list(keys_of_store(self._leveldb, self._store))
+        return Change(self._pages(rows), deletes, [], list(self._delta.rows), 0, KEY_END - 1)
+
     def put_one(self, key: int, row: bytes) -> Change:
         """Return what putting one packed row changes."""
         self._load_delta()
@@ -383,15 +392,19 @@ class Table:
     def _rewrite(self, run: Run, pages: list[Pair], folded: list[int]) -> Change:
         """Put a run into these pages, which are all that it overlaps, in place of their present rows."""
         merged = live(overlay(run, self._decode_pages(pages)))
-        packed = np.ascontiguousarray(merged).view(np.uint8).data
-        keys = merged["key"]
-        puts = []
-        for first in range(0, len(merged), PAGE_ROWS):
-            upto = min(first + PAGE_ROWS, len(merged))
-            puts.append((self._key(b"P", int(keys[upto - 1])), bytes(packed[first * ROW_SIZE : upto * ROW_SIZE])))
         deletes = [key for key, _ in pages] + [self._key(b"D", key) for key in folded]
         bounds = [int(run["key"][0]), int(run["key"][-1])] + [self._last_key(page) for page in pages]
-        return Change(puts, deletes, [], folded, min(bounds), max(bounds))
+        return Change(self._pages(merged), deletes, [], folded, min(bounds), max(bounds))
+
+    def _pages(self, rows: Run) -> list[Pair]:
+        """Return rows as pages."""
+        packed = np.ascontiguousarray(rows).view(np.uint8).data
+        keys = rows["key"]
+        pages = []
+        for first in range(0, len(rows), PAGE_ROWS):
+            upto = min(first + PAGE_ROWS, len(rows))
+            pages.append((self._key(b"P", int(keys[upto - 1])), bytes(packed[first * ROW_SIZE : upto * ROW_SIZE])))
+        return pages
 
     def apply(self, change: Change) -> None:
         """Bring the caches up to date with a change that LevelDB has taken. The caller holds the lock."""

@@ -71,7 +71,7 @@ class InTransaction:
         """Enter the transaction; leaving does not commit it."""
         yield self.open_staging()
 
-    def live_array(self, extent: Extent) -> npt.NDArray[Any]:
+    def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place."""
         return self._transaction.storage.live_array(self.heap, extent)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -91,13 +90,18 @@ def _places(heap: Heap) -> list[Place]:
 def _check_files(storage: Storage) -> Iterator[Problem]:
     """Yield what is in the database's directory and should not be, and what is not and should."""
     paths = storage.paths
-    known = {chunk for heap in storage.heaps.values() for chunk in heap.chunks}
-    known |= {gone.chunk for gone in storage.gone}
-    names = {os.path.basename(paths.chunk(chunk)) for chunk in known}
-    for entry in os.scandir(paths.chunks):
-        if not stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
+    entries = list(os.scandir(paths.chunks))
+    creating = {entry.name for entry in entries if storage.is_creating(entry.name)}
+    # In this order: what is there is being made, or is known by now, or was unlinked since.
+    known = {chunk for heap in list(storage.heaps.values()) for chunk in list(heap.chunks)}
+    known |= {gone.chunk for gone in list(storage.gone)}
+    names = creating | {os.path.basename(paths.chunk(chunk)) for chunk in known}
+    for entry in entries:
+        if not os.path.lexists(entry.path):
+            continue
+        if not entry.is_file(follow_symlinks=False):
             yield Problem("a link or special file", entry.path, "put a regular file in its place")
-        elif entry.name not in names and not storage.is_creating(entry.name):
+        elif entry.name not in names:
             yield Problem("a file that no store knows", entry.path, "move it out of the database")
 
 
@@ -110,7 +114,9 @@ def _check_chunk(heap: Heap, place: Place, checkpoint: int) -> tuple[list[Proble
     try:
         header = read_header(chunk.path)
     except (Error, OSError) as error:
-        return [Problem(str(error), chunk.path, RESTORE)], []
+        if chunk.id in heap.chunks:
+            return [Problem(str(error), chunk.path, RESTORE)], []
+        header = chunk.header  # compaction replaced it meanwhile: only its mapping is left
     problems = []
     if header != chunk.header:
         problems.append(Problem("a header of another chunk", chunk.path, RESTORE))
@@ -177,8 +183,8 @@ def _check_index(
     except (Error, OSError) as error:
         yield Problem(str(error), where, REBUILD)
         return
-    replaced = {old for place in places for old in place.chunk.header.replaces}
-    rows = [segment.rows for segment in sorted(segments, key=lambda s: s.commit) if segment.chunk not in replaced]
+    # None of a chunk that another one here replaces: with the commit that replaces it, it leaves the heap.
+    rows = [segment.rows for segment in sorted(segments, key=lambda s: s.commit)]
     expected = live(last_wins(np.concatenate([empty_run(), *rows])))
     yield from _compare(run, expected, where)
     yield from _check_extents(heap, places, run)

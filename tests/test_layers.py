@@ -14,6 +14,7 @@ import structchunk
 PACKAGE = Path(structchunk.__path__[0])
 LAYERS = [
     "__init__",
+    "opening",
     "database",
     "latest",
     "transaction",
@@ -21,10 +22,12 @@ LAYERS = [
     "array_store",
     "object_store",
     "store",
+    "compaction",
     "verify",
     "recovery",
     "log",
     "storage",
+    "stats",
     "staging",
     "gather",
     "heap",

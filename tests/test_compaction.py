@@ -1,0 +1,695 @@
+"""compact() and stats(): what is rewritten, what is given back, who goes on reading, and what a crash leaves.
+
+Run as a script, it is the process that compacts, and is killed, in the tests of crashes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import structchunk as sc
+from structchunk import compaction, files, leveldb, storage
+
+CHUNK_SIZE = 16 << 10
+Model = dict[int, list[float]]
+
+
+class Point(sc.Object):
+    _fields_ = [("x", ctypes.c_double), ("n", ctypes.c_int64)]
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[sc.Database]:
+    with sc.open(tmp_path / "test.sc", chunk_size=CHUNK_SIZE, sync=False) as db:
+        yield db
+        if not db.closed:
+            gc.collect()
+            assert db.verify() == []
+    check_whole(db.path)
+
+
+def check_whole(path: Any) -> None:
+    """Fail unless a closed database verifies, and is the same when its index is made anew."""
+    with sc.open(path) as db:
+        assert db.verify() == []
+        before = contents(db)
+    sc.rebuild_index(path)
+    with sc.open(path) as db:
+        assert db.verify() == []
+        assert contents(db) == before
+
+
+def contents(db: sc.Database) -> dict[str, dict[int, bytes]]:
+    """Return the bytes of all records, read through a snapshot, which lends nothing."""
+    with db.snapshot() as snapshot:
+        return {name: {key: bytes(record) for key, record in snapshot[name].items()} for name in snapshot}
+
+
+def scatter(store: sc.ArrayStore, count: int = 2000, *, seed: int = 0) -> Model:
+    """Fill a store in random order, replace and delete; return what it holds."""
+    rng = np.random.default_rng(seed)
+    model: Model = {}
+    for keys in np.array_split(rng.permutation(count), 10):
+        rows = {int(key): [float(key)] * int(rng.integers(0, 6)) for key in keys}
+        store.update(rows)
+        model |= rows
+    for key in rng.choice(count, count // 4, replace=False).tolist():
+        del store[key], model[key]
+    replaced = {key: [-1.0, key] for key in sorted(model)[::3]}
+    store.update(replaced)
+    return model | replaced
+
+
+def as_model(store: Any) -> Model:
+    return {key: record.tolist() for key, record in store.items()}
+
+
+def files_of(db: sc.Database) -> list[str]:
+    return sorted(os.listdir(db.storage.paths.chunks))
+
+
+def check_contiguous(db: sc.Database, name: str) -> None:
+    """Fail unless a scan of a store is one batch, of the very bytes of the file."""
+    (batch,) = db[name].scan()
+    ((chunk, _),) = db.storage.heaps[name].chunks.items()
+    assert np.shares_memory(batch.values, db.storage.heaps[name].arrays[chunk])
+
+
+# ---------------------------------------------------------------------- what it does
+
+
+def test_scattered_records_become_one_sweep(db: sc.Database) -> None:
+    store = db.array_store("a", "f8")
+    model = scatter(store)
+    before = db.stats()["a"]
+    assert len(list(store.scan())) > 1 or len(before.chunks) > 1
+    (report,) = db.compact("a")
+    assert report == db.compact("a")[0]._replace(
+        bytes_before=report.bytes_before, chunks_before=report.chunks_before
+    )
+    assert as_model(store) == model
+    check_contiguous(db, "a")
+    after = db.stats()["a"]
+    assert (report.records, report.skipped, report.chunks_after) == (len(model), (), 1)
+    assert (report.bytes_before, report.bytes_after) == (before.disk_size, after.disk_size)
+    assert (report.chunks_before, len(files_of(db))) == (len(before.chunks), 1)
+    assert after.garbage == 0 and before.garbage > 0 and after.records == len(model)
+
+
+def test_disk_use_is_that_of_what_is_live(tmp_path: Path) -> None:
+    with sc.open(tmp_path / "db", sync=False) as db:
+        store = db.array_store("a", "f8")
+        order = np.random.default_rng(0).permutation(20000)
+        for keys in np.array_split(order, 5):
+            store.put_many(keys, np.repeat(keys[:, None], 16, axis=1))
+        store.put_many(order[::2], np.zeros((10000, 16)))
+        store.delete_range(15000)
+        (report,) = db.compact()
+        (chunk,) = db.stats()["a"].chunks
+        assert chunk.live == 15000 * 16 * 8
+        assert report.bytes_after <= 1.05 * (chunk.live + chunk.directory)
+        assert report.bytes_before > 1.5 * report.bytes_after
+        on_disk = sum(os.stat(entry).st_blocks * 512 for entry in os.scandir(db.storage.paths.chunks))
+        assert on_disk == report.bytes_after
+        assert db.verify() == []
+    check_whole(tmp_path / "db")
+
+
+def test_writing_goes_on_in_the_new_chunk(db: sc.Database) -> None:
+    store = db.array_store("a", "f8")
+    model = scatter(store)
+    db.compact()
+    kept = files_of(db)
+    store[5000] = model[5000] = [1.0]
+    assert files_of(db) == kept
+    model |= scatter(store, 2500, seed=1) | {5000: [1.0]}
+    model = {key: value for key, value in model.items() if key in store}
+    db.compact()
+    assert as_model(store) == model
+    check_contiguous(db, "a")
+
+
+def test_several_new_chunks(db: sc.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (storage, compaction):
+        monkeypatch.setattr(module, "MAX_CHUNK_SIZE", CHUNK_SIZE)
+    monkeypatch.setattr(compaction, "STEP_SIZE", 1000)
+    store = db.array_store("a", "f8")
+    model = scatter(store) | {10000: [1.0] * 5000}
+    store[10000] = model[10000]
+    (report,) = db.compact()
+    assert 3 < report.chunks_after < report.chunks_before
+    assert as_model(store) == model
+    assert db.compact()[0].chunks_before == report.chunks_after
+    chunks = db.storage.heaps["a"].chunks.values()
+    assert len({chunk.header.replaces for chunk in chunks}) == 1
+
+
+def test_empty_stores(db: sc.Database) -> None:
+    store = db.array_store("emptied", "f8")
+    db.array_store("never filled", "f8")
+    scatter(store)
+    store.clear()
+    reports = db.compact()
+    assert [(report.records, report.chunks_after) for report in reports] == [(0, 1), (0, 1)]
+    assert len(files_of(db)) == 2 and len(store) == 0
+    assert db.stats()["emptied"].garbage == 0
+    store[1] = [2.0]
+    assert as_model(store) == {1: [2.0]}
+
+
+def test_several_stores(db: sc.Database) -> None:
+    models = {name: scatter(db.array_store(name, "f4"), 500, seed=ord(name)) for name in "abc"}
+    points = db.object_store("points", Point)
+    points.put_many([3, 1, 2], [(3.0, 3), (1.0, 1), (2.0, 2)])
+    said: list[tuple[int, int]] = []
+    assert [report.name for report in db.compact("b", "a", "b")] == ["b", "a"]
+    reports = db.compact(progress=lambda done, total: said.append((done, total)))
+    assert [report.name for report in reports] == ["a", "b", "c", "points"]
+    assert said == sorted(said) and said[-1][0] == said[-1][1] > 0
+    assert {name: as_model(db[name]) for name in "abc"} == models
+    assert points.records()["n"].tolist() == [1, 2, 3]
+    check_contiguous(db, "points")
+
+
+def test_what_is_refused(db: sc.Database, tmp_path: Path) -> None:
+    store = db.array_store("a", "f8")
+    model = scatter(store, 100)
+    with pytest.raises(sc.StoreNotFound):
+        db.compact("a", "b")
+    with db.transaction(), pytest.raises(sc.LockedError):
+        db.compact("a")
+    assert db.stats()["a"].garbage > 0 and as_model(store) == model
+    db.close()
+    for call in (db.compact, db.stats):
+        with pytest.raises(sc.ClosedError):
+            call()
+    with sc.open(db.path, "r") as reader, pytest.raises(sc.ReadOnlyError):
+        reader.compact()
+
+
+@pytest.mark.parametrize("failing", ["create", "reserve", "write"])
+def test_a_full_disk_changes_nothing(db: sc.Database, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    monkeypatch.setattr(compaction, "STEP_SIZE", 1000)
+    store = db.array_store("a", "f8")
+    model = scatter(store)
+    before = files_of(db)
+    real, calls = getattr(files, failing), []
+
+    def full(*args: Any) -> None:
+        calls.append(args)
+        if len(calls) == (3 if failing == "reserve" else 1):
+            raise OSError(28, "No space left on device")
+        real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, failing, full)
+        with pytest.raises(OSError, match="No space"):
+            db.compact()
+    assert files_of(db) == before and as_model(store) == model
+    assert db.verify() == []
+    assert db.compact()[0].chunks_after == 1
+    assert as_model(store) == model
+
+
+def test_sparse_arrays_stay_sparse(db: sc.Database) -> None:
+    store = db.array_store("a", "f8")
+    store[1] = [1.0]
+    big = store.new(2, 10_000_000)
+    big[5], big[5_000_000], big[-1] = 1, 2, 3
+    small = store.new(3, 10)
+    small[:] = 7
+    del big, small, store[1]
+    (report,) = db.compact()
+    assert report.skipped == () and report.bytes_after < 1 << 20
+    assert np.flatnonzero(store[2]).tolist() == [5, 5_000_000, 9_999_999] and store[2][5_000_000] == 2
+    store[3][0] = 8
+    assert store[3].tolist() == [8.0] + [7.0] * 9
+
+
+# ---------------------------------------------------------------------- who goes on reading
+
+
+def deleted_mappings(db: sc.Database) -> int:
+    """Return how many files of a database are mapped, though they were unlinked."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return len({line.split()[-2] for line in lines if db.path in line and line.endswith(".chunk (deleted)")})
+
+
+def look_while_compacting(db: sc.Database) -> tuple[Any, list[float]]:
+    """Hold a snapshot, scans and batches over two compactions; return a view from before, and its value."""
+    store = db.array_store("a", "f8")
+    model = scatter(store)
+    key = next(key for key, value in model.items() if len(value) == 2)
+    view, snapshot = store[key], db.snapshot()
+    scan, items = store.scan(batch_size=10), iter(store.items())
+    first, (low, _) = next(scan), next(items)
+    many = store.get_many(sorted(model))
+    db.compact()
+    store.update({key: [0.0] for key in model})
+    db.compact()
+    old = snapshot["a"]
+    assert as_model(old) == model
+    assert old[key].tolist() == model[key]
+    assert old.get_many([key]).values.tolist() == model[key]
+    assert {key: row.tolist() for batch in [first, *scan] for key, row in batch} == model
+    assert {low: model[low], **{key: row.tolist() for key, row in items}} == model
+    assert {key: row.tolist() for key, row in many} == model
+    assert db.verify() == []
+    assert deleted_mappings(db) > 1
+    snapshot.close()
+    with pytest.raises(sc.ClosedError):
+        old[key]
+    return view, model[key]
+
+
+def test_views_snapshots_and_scans_live_on(db: sc.Database) -> None:
+    held = [look_while_compacting(db)]
+    gc.collect()
+    assert held[0][0].tolist() == held[0][1]
+    assert deleted_mappings(db) == 1  # the view's
+    held.clear()
+    gc.collect()
+    assert deleted_mappings(db) == 0
+
+
+def test_space_comes_back_at_once_if_no_one_looks(db: sc.Database) -> None:
+    store = db.array_store("a", "f8")
+    model = scatter(store)
+    for _ in range(3):
+        assert as_model(store) == model
+        store.update(model)
+        db.compact()
+        assert deleted_mappings(db) == 0
+
+
+def test_a_chunk_of_a_held_object_is_skipped(db: sc.Database) -> None:
+    store = db.object_store("points", Point)
+    store.put_many(range(1000), [(key, key) for key in range(1000)])
+    point = store[500]
+    chunk = next(chunk for chunk in db.storage.heaps["points"].chunks if db.storage.heaps["points"].is_lent(chunk))
+    store.put_many(range(0, 1000, 2), [(-key, key) for key in range(0, 1000, 2)])
+    point = store[501]
+    (report,) = db.compact()
+    assert chunk in [skipped.chunk for skipped in report.skipped]
+    assert all("view" in skipped.why for skipped in report.skipped)
+    point.x = 7.5
+    assert store[501].x == 7.5
+    assert [p.n for p in store.values()] == list(range(1000))
+    del point
+    (report,) = db.compact()
+    assert report.skipped == ()
+    check_contiguous(db, "points")
+    assert store[501].x == 7.5 and store[500].x == -500
+    store[501].x = 8.5
+    db.close()
+    with sc.open(db.path) as again:
+        assert again["points"][501].x == 8.5
+
+
+def test_tombstones_stay_beside_a_skipped_chunk(db: sc.Database) -> None:
+    """A key that a skipped chunk still has must not come back when the index is made anew."""
+    store = db.array_store("a", "f8")
+    lent = store.new(0, 3)
+    store.update({key: [float(key)] * 10 for key in range(1, 100)})
+    heap = db.storage.heaps["a"]
+    skipped = max(heap.chunks)
+    while max(heap.chunks) == skipped:
+        store[1000] = [0.0] * 100
+    for key in range(1, 50):
+        del store[key]
+    store[7] = [7.5]
+    model = as_model(store)
+    (report,) = db.compact()
+    assert [chunk for chunk, _ in report.skipped] == [skipped]
+    assert as_model(store) == model and db.verify() == []
+    assert db.compact()[0].chunks_after == report.chunks_after
+    lent[0] = model[0][0] = 4.0
+    db.close()
+    check_whole(db.path)
+    with sc.open(db.path) as again:
+        assert as_model(again["a"]) == model
+        (report,) = again.compact()
+        assert report.skipped == () or not again.storage.heaps["a"].is_lent(skipped)
+        assert as_model(again["a"]) == model
+        assert again.verify() == []
+
+
+def test_a_range_in_progress_lends_what_was_moved(db: sc.Database) -> None:
+    store = db.object_store("points", Point)
+    store.put_many(range(100), [(key, key) for key in range(100)])
+    values = iter(store.items())
+    next(values)
+    gc.collect()
+    assert db.compact()[0].skipped == ()
+    store.put(50, Point(-1, -1))
+    for key, point in values:
+        point.n += 1
+        assert point.x == key
+    del point
+    assert [point.n for point in store.values()] == [0, *range(2, 51), -1, *range(52, 101)]
+
+
+def test_asking_for_an_object_that_is_being_moved(db: sc.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread waits; the progress callback cannot."""
+    store = db.object_store("points", Point)
+    store.put_many([2, 1], [(2.0, 2), (1.0, 1)])
+    got: list[Any] = []
+    threads: list[threading.Thread] = []
+
+    def asked(done: int, total: int) -> None:
+        if not threads:
+            with pytest.raises(sc.LockedError):
+                store[1]
+            threads.append(threading.Thread(target=lambda: got.append(store[1])))
+            threads[0].start()
+            threads[0].join(0.1)
+            assert threads[0].is_alive() and not got
+
+    assert db.compact(progress=asked)[0].skipped == ()
+    threads[0].join(10)
+    got.pop().n = 5
+    assert store[1].n == 5
+
+
+@pytest.mark.timeout(120)
+def test_threads_read_and_change_while_it_compacts(tmp_path: Path) -> None:
+    with sc.open(tmp_path / "db", chunk_size=CHUNK_SIZE, sync=False) as db:
+        arrays, points = db.array_store("a", "i8"), db.object_store("points", Point)
+        model = {key: [key] * (key % 5 + 1) for key in range(500)}
+        arrays.update(model)
+        points.put_many(range(51), [(0, 0)] * 51)
+        stop, failures, counts = threading.Event(), [], [0] * 3
+
+        def guarded(work: Callable[[], None]) -> None:
+            try:
+                while not stop.is_set():
+                    work()
+            except BaseException as error:
+                failures.append(error)
+                raise
+
+        def read() -> None:
+            for key in range(0, 500, 7):
+                assert arrays[key].tolist() == model[key]
+            assert arrays.get_many(list(model)).lengths.tolist() == [len(row) for row in model.values()]
+            assert sum(len(batch) for batch in arrays.scan(batch_size=64)) == 500
+            assert len(points.records()) == 51
+            with db.snapshot() as snapshot:
+                assert as_model(snapshot["a"]) == model
+
+        def change(which: int) -> None:
+            for key in range(which, 50, 3):
+                points[key].n += 1
+            counts[which] += 1
+            time.sleep(0.0005)
+
+        jobs: list[Callable[[], None]] = [read, *(lambda which=which: change(which) for which in range(3))]
+        jobs.append(lambda: (found := db.verify()) and pytest.fail(str(found)))
+        threads = [threading.Thread(target=guarded, args=(job,)) for job in jobs]
+        for thread in threads:
+            thread.start()
+        compacted = 0
+        for turn in range(20):
+            arrays.update({key: model[key] for key in range(turn % 3, 500, 3)})
+            points.put(50, Point(turn, turn))
+            compacted += sum(not report.skipped for report in db.compact())
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not failures and compacted > 20
+        assert [points[key].n for key in range(50)] == [counts[key % 3] for key in range(50)]
+        assert db.verify() == []
+    check_whole(tmp_path / "db")
+
+
+# ---------------------------------------------------------------------- against a dictionary
+
+lengths = st.one_of(st.integers(0, 5), st.sampled_from([300, 1500]))
+actions = st.one_of(
+    st.tuples(st.just("put"), st.integers(0, 30), lengths),
+    st.tuples(st.just("new"), st.integers(0, 30), lengths),
+    st.tuples(st.just("many"), st.integers(0, 30), st.integers(0, 60)),
+    st.tuples(st.just("delete"), st.integers(0, 30), st.integers(1, 12)),
+    st.tuples(st.just("compact"), st.booleans(), st.booleans()),
+    st.tuples(st.just("reopen"), st.booleans(), st.booleans()),
+    st.tuples(st.just("hold"), st.integers(0, 30), st.booleans()),
+    st.tuples(st.just("abort"), st.integers(0, 30), lengths),
+)
+
+
+class Play:
+    """Does actions to a database and to a dictionary."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.model: Model = {}
+        self.held: list[tuple[Any, list[float], bool]] = []
+        self.snapshots: list[tuple[sc.Snapshot, Model]] = []
+        self.count = 0.0
+        self.db = sc.open(path, chunk_size=CHUNK_SIZE, sync=False)
+        self.store = self.db.array_store("a", "f8")
+        self.live: set[int] = set()
+
+    def fresh(self, length: int) -> list[float]:
+        self.count += 1
+        return [self.count] * length
+
+    def put(self, key: int, length: int) -> None:
+        self.store[key] = self.model[key] = self.fresh(length)
+        self.live.discard(key)
+
+    def new(self, key: int, length: int) -> None:
+        self.model[key] = self.fresh(length)
+        self.store.new(key, length)[:] = self.model[key]
+        self.live.add(key)
+
+    def many(self, start: int, count: int) -> None:
+        rows = {key: self.fresh(key % 4) for key in range(start, start + count)}
+        self.store.update(rows)
+        self.model |= rows
+        self.live -= rows.keys()
+
+    def delete(self, start: int, count: int) -> None:
+        self.store.delete_range(start, start + count)
+        self.model = {key: value for key, value in self.model.items() if not start <= key < start + count}
+        self.live &= self.model.keys()
+
+    def abort(self, key: int, length: int) -> None:
+        with contextlib.suppress(KeyError), self.db.transaction() as transaction:
+            transaction["a"][key] = self.fresh(length)
+            raise KeyError
+
+    def hold(self, key: int, snapshot: bool) -> None:
+        if snapshot and not self.live:
+            self.snapshots.append((self.db.snapshot(), dict(self.model)))
+        elif key in self.model:
+            self.held.append((self.store[key], self.model[key], key in self.live))
+
+    def compact(self, let_go: bool, again: bool) -> None:
+        if let_go:
+            self.held = [held for held in self.held if not held[2]]
+        (report,) = self.db.compact("a")
+        assert report.records == len(self.model)
+        assert not report.skipped or any(live for _, _, live in self.held)
+        if not report.skipped:
+            assert report.chunks_after == 1 and self.db.stats()["a"].garbage == 0
+            assert len(list(self.store.scan())) == bool(self.model)
+        if again:
+            assert self.db.compact("a")[0].chunks_before == report.chunks_after
+
+    def reopen(self, rebuild: bool, lose: bool) -> None:
+        self.check()
+        self.held, self.snapshots = [], []
+        self.db.close()
+        if rebuild:
+            if lose:
+                shutil.rmtree(self.db.storage.paths.index(max(self.db.storage.paths.list_indexes())))
+            sc.rebuild_index(self.path)
+        self.db = sc.open(self.path, chunk_size=CHUNK_SIZE, sync=False)
+        self.store = self.db["a"]
+
+    def check(self) -> None:
+        with self.db.snapshot() as snapshot:
+            assert as_model(snapshot["a"]) == dict(sorted(self.model.items()))
+        for array, value, _ in self.held:
+            assert array.tolist() == value
+        for taken, model in self.snapshots:
+            assert as_model(taken["a"]) == model
+        stats = self.db.stats()["a"]
+        assert stats.records == len(self.model)
+        assert stats.live == 8 * sum(map(len, self.model.values()))
+        assert all(chunk.used == chunk.live + chunk.garbage and chunk.garbage >= 0 for chunk in stats.chunks)
+        assert self.db.verify() == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(actions, min_size=4, max_size=30))
+def test_equals_a_dictionary(script: list[tuple[Any, ...]]) -> None:
+    path = tempfile.mkdtemp(suffix=".sc")
+    play = Play(path)
+    try:
+        for action, *args in script:
+            getattr(play, action)(*args)
+            play.check()
+        play.reopen(rebuild=True, lose=True)
+        play.check()
+    finally:
+        play.db.close()
+        shutil.rmtree(path)
+
+
+# ---------------------------------------------------------------------- stats
+
+
+def test_stats(db: sc.Database) -> None:
+    assert db.stats() == {}
+    store = db.array_store("a", "i4")
+    store.put_many([1, 2, 3], [[1] * 100] * 3)
+    del store[1]
+    store[2] = [5] * 10
+    stats = db.stats()["a"]
+    (chunk,) = stats.chunks
+    assert (chunk.records, chunk.live, chunk.used, chunk.garbage) == (2, 440, 1240, 800)
+    assert chunk.directory == 4 * 64 + 5 * 32  # of the creation, and three commits
+    assert chunk.file_size == CHUNK_SIZE == chunk.free + chunk.used + chunk.directory + 4096
+    assert chunk.disk_size == os.stat(db.storage.heaps["a"].chunks[chunk.chunk].path).st_blocks * 512
+    assert (stats.name, stats.records, stats.live, stats.garbage) == ("a", 2, 440, 800)
+    assert stats.disk_size == chunk.disk_size
+
+
+# ---------------------------------------------------------------------- crashes
+
+
+def build(path: str) -> None:
+    """Make a database with all that matters to compaction."""
+    with sc.open(path, chunk_size=CHUNK_SIZE) as db:
+        first = db.array_store("first", "f8")
+        first.new(2000, 5)[:] = 6.0
+        scatter(first, 1500)
+        points = db.object_store("points", Point)
+        points.put_many(range(300), [(key, -key) for key in range(300)])
+        points.delete_range(100, 200)
+        db.array_store("third", "u1").put(1, [1] * 9)
+
+
+def do_compact(path: str, mode: str, arm: Callable[[], None]) -> None:
+    """Compact a database; `arm` is called when it begins."""
+    with sc.open(path, chunk_size=CHUNK_SIZE, sync=False) as db:
+        first = db["first"]
+        if mode == "relaxed":
+            change(db)
+        held = first[2000] if mode == "partial" else None
+        arm()
+        db.compact()
+        del held
+
+
+def change(db: sc.Database) -> None:
+    """Make changes that no checkpoint covers."""
+    with db.transaction() as transaction:
+        transaction["first"].put(9999, [9.0] * 50)
+        transaction["points"].put(150, Point(1, 1))
+    db["first"].delete_range(0, 700)
+
+
+def expected(path: str, mode: str) -> dict[str, dict[int, bytes]]:
+    copy = shutil.copytree(path, f"{path}.expected")
+    with sc.open(copy, chunk_size=CHUNK_SIZE) as db:
+        if mode == "relaxed":
+            change(db)
+        return contents(db)
+
+
+def sweep(source: str, target: str, mode: str) -> None:
+    """Kill a process at every event of a compaction in turn, each on a copy of its own, until one gets through."""
+    number = 0
+    while True:
+        number += 1
+        root = shutil.copytree(source, os.path.join(target, str(number)))
+        pid = os.fork()
+        if not pid:
+            try:
+                do_compact(root, mode, partial(die_at, number))
+                os._exit(0)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code != 77:
+            sys.exit(code)
+
+
+def die_at(number: int) -> None:
+    """Make this process end just before its event of a number: a call of files.py, or a write of LevelDB."""
+    count = 0
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == number:
+                os._exit(77)
+            return call(*args, **kwargs)
+
+        return wrapper
+
+    for name in ("create", "write", "reserve", "clear", "flush", "flush_directory", "unlink"):
+        setattr(files, name, counted(getattr(files, name)))
+    leveldb.LevelDB.write = counted(leveldb.LevelDB.write)  # type: ignore[method-assign]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("mode", ["whole", "partial", "relaxed"])
+def test_killed_at_every_event(tmp_path: Path, mode: str) -> None:
+    source, target = str(tmp_path / "source"), str(tmp_path / "images")
+    build(source)
+    model = expected(source, mode)
+    os.mkdir(target)
+    subprocess.run([sys.executable, __file__, source, target, mode], check=True, timeout=500)
+    images = sorted(os.listdir(target), key=int)
+    assert len(images) > 40
+    for image in images:
+        root = os.path.join(target, image)
+        check_image(root, model, lose=False)
+        check_image(shutil.copytree(root, f"{root}.lost"), model, lose=True)
+
+
+def check_image(root: str, model: dict[str, dict[int, bytes]], *, lose: bool) -> None:
+    """Fail unless a database is as it was, whether its index is there or not; then compact and look again."""
+    if lose:
+        for name in os.listdir(root):
+            if name.startswith("index-"):
+                shutil.rmtree(os.path.join(root, name))
+        sc.rebuild_index(root)
+    with sc.open(root, chunk_size=CHUNK_SIZE) as db:
+        assert db.verify() == []
+        assert contents(db) == model, root
+        db.sync()
+        known = {os.path.basename(c.path) for heap in db.storage.heaps.values() for c in heap.chunks.values()}
+        assert set(files_of(db)) == known
+        assert db.verify() == []
+        assert all(report.chunks_after == 1 for report in db.compact())
+        assert contents(db) == model
+    check_whole(root)
+
+
+if __name__ == "__main__":
+    sweep(*sys.argv[1:])
