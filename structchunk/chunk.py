@@ -184,7 +184,7 @@ class Chunk:
         """
         if end <= self.reserved:
             return
-        start = max(self.free, self.reserved) // PAGE * PAGE
+        start = max(self.free, self.reserved)
         ahead = round_up(end + max(MIN_STEP, self.free // 16), PAGE)
         exact = round_up(end, PAGE)
         self.reserved = self._reserve_one_of(start, min(ahead, self.directory // PAGE * PAGE), exact)
@@ -194,9 +194,9 @@ class Chunk:
         low = self.directory - SEGMENT_SIZE - row_count * ROW_SIZE
         if low >= self._directory_reserved:
             return
-        stop = self._directory_reserved
+        stop = min(self._directory_reserved, self.directory)
         for start in (low - ahead, low):
-            first = max(start, self.free) // PAGE * PAGE
+            first = max(start // PAGE * PAGE, self.free)
             try:
                 files.reserve(self.path, first, stop - first)
             except OSError:

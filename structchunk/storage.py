@@ -408,7 +408,8 @@ class Storage:
             self._lock.release()
 
     def disown(self) -> None:
-        """Let go of everything in a forked child, where it is the parent's."""
+        """Let go of everything in a forked child, where it is the parent's, whatever locks threads held."""
+        self._commit_lock = threading.RLock()
         self.index.disown()
         self._lock.disown()
 

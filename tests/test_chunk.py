@@ -608,3 +608,19 @@ def test_a_transaction_can_go_on_after_a_full_disk(small: sc.Database, monkeypat
         txn["a"][4] = [4.0]
     assert {key: array.tolist() for key, array in small["a"].items()} == {1: [1.0], 2: [2.0], 4: [4.0]}
     assert small.verify() == []
+
+
+def test_reserving_without_fallocate_writes_zeros_over_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS: what is committed in the pages next to the reserved stretch stays as it is."""
+    monkeypatch.delattr(os, "posix_fallocate")
+    path = tmp_path / "a.sc"
+    for first in range(0, 30, 10):
+        with sc.open(path, chunk_size=1 << 15) as db:
+            store = db.array_store("a", np.int32)
+            for key in range(first, first + 10):
+                store[key] = [key] * 7
+    with sc.open(path) as db:
+        assert {key: values.tolist() for key, values in db["a"].items()} == {key: [key] * 7 for key in range(30)}
+        assert db.verify() == []
