@@ -108,7 +108,7 @@ class Chunk:
         try:
             files.reserve(path, 0, header.header_size)
             files.write(path, 0, header.pack())
-        except OSError:
+        except BaseException:
             files.unlink(path)
             raise
         chunk = cls(path, header, header.data_offset, header.file_size)
@@ -147,6 +147,10 @@ class Chunk:
             self._target = self._map(mmap.ACCESS_WRITE)
         return self._target
 
+    def unmap(self) -> None:
+        """Let the mappings go; those that a view holds live on with it."""
+        self._fields = self._source = self._target = None
+
     def _map(self, access: int) -> mmap.mmap:
         with files.advised(self.path), files.opened(self.path, write=access == mmap.ACCESS_WRITE) as fd:
             size = os.fstat(fd).st_size
@@ -162,14 +166,22 @@ class Chunk:
 
     def working_offsets(self) -> tuple[int, int]:
         """Return free and directory offset as the header has them, for those who read it from outside."""
-        fields = HeaderFields.from_buffer_copy(self.source[:TEXT_OFFSET])
+        fields = HeaderFields.from_buffer_copy(self._peek(0, TEXT_OFFSET))
         return fields.free_offset, fields.directory_offset
+
+    def _peek(self, offset: int, size: int) -> bytes:
+        """Return bytes of the file; it need not be mapped for that, which would take a file descriptor."""
+        if self._source is not None:
+            return self._source[offset : offset + size]
+        return files.read(self.path, offset, size)
 
     def segments(self, position: int | None = None) -> Iterator[Segment]:
         """Yield the directory's segments from a position downwards, by default from the end of the file."""
         header = self.header
-        raw = memoryview(self.source)
         start = header.file_size if position is None else position
+        if not any(self._peek(start - SEGMENT_SIZE, SEGMENT_SIZE)):
+            return iter(())
+        raw = memoryview(self.source)
         return walk(raw, start, self.id, header.data_offset, header.item_size)
 
     # ------------------------------------------------------------------ writing
@@ -267,7 +279,7 @@ class Chunk:
         """End the directory here, and tell whether a crash had left more: zero the slot, correct the header."""
         mended = False
         slot = max(self.directory - SEGMENT_SIZE, self.free)
-        if any(self.source[slot : self.directory]):
+        if any(self._peek(slot, self.directory - slot)):
             files.write(self.path, slot, bytes(self.directory - slot))
             mended = True
         if self.working_offsets() != (self.free, self.directory):

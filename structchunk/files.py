@@ -73,7 +73,7 @@ def create(path: str, size: int) -> None:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
     try:
         os.ftruncate(fd, size)
-    except OSError:
+    except BaseException:
         os.unlink(path)
         raise
     finally:

@@ -17,6 +17,8 @@ LONG_STRETCH = 1024
 """A scan splits its batches where records stop lying back to back, if stretches have this many on average."""
 COPY_SIZE = 64 << 20
 """A scan copies no more bytes than this into one batch."""
+MAX_RECORD_TYPE = 1 << 31
+"""NumPy has no type of as many bytes."""
 WIDE_ITEMS = 512
 """Records of different lengths are copied one by one above this many items each, else item by item."""
 
@@ -75,7 +77,7 @@ def _copy(heap: Heap, run: Run, offsets: npt.NDArray[np.int64]) -> npt.NDArray[A
     out = np.empty(int(offsets[-1]), dtype)
     lengths = run["length"].astype(np.int64)
     chunks = run["chunk"]
-    uniform = bool((lengths == lengths[0]).all())
+    uniform = bool((lengths == lengths[0]).all()) and int(lengths[0]) * heap.item_size < MAX_RECORD_TYPE
     for chunk in np.unique(chunks).tolist():
         chosen = np.flatnonzero(chunks == chunk)
         items = heap.arrays[chunk]

@@ -16,7 +16,6 @@ PAGE = 4096
 MAX_HEADER_SIZE = 1 << 24
 CRC_OFFSET = 80
 TEXT_OFFSET = 104
-CHUNK_COUNT_END = 2**32
 
 
 class HeaderFields(ctypes.LittleEndianStructure):

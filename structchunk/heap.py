@@ -135,6 +135,13 @@ class Heap:
             raise MovedError(f"chunk {chunk} of store {self.name!r} was replaced by compaction")
         return found
 
+    def close(self) -> None:
+        """Let the mappings go that no view holds."""
+        self.arrays.clear()
+        self.live_arrays.clear()
+        for chunk in self.chunks.values():
+            chunk.unmap()
+
     # ------------------------------------------------------------------ reading
 
     def array(self, extent: Extent) -> npt.NDArray[Any]:

@@ -41,7 +41,11 @@ class OwnTransaction:
         self._heap = heap
 
     def __enter__(self) -> Staging:
-        return self._transaction.staging(self._heap)
+        try:
+            return self._transaction.staging(self._heap)
+        except BaseException:
+            self._transaction.abort()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -55,17 +55,17 @@ _inherited = False
 
 
 class Gate:
-    """Lets calls into a handle until it is shut, then waits for those in flight.
+    """Gives out a handle until it is shut: ``with gate.lock, gate as handle``. Leaving translates errors.
 
-    Entering gives the handle; leaving translates what LevelDB raised.
+    One call at a time goes in, so that none is in flight when the gate is shut. The lock is a plain one and is
+    taken by its own ``with``: whatever Ctrl-C interrupts, it is let go.
     """
 
     def __init__(self, path: str, handle: Any) -> None:
+        self.lock = threading.Lock()
         self._path = path
         self._handle = handle
-        self._calls = 0
         self._refusal = ""
-        self._idle = threading.Condition(threading.Lock())
         self._discarded: deque[Any] = deque()
 
     def check(self) -> None:
@@ -74,37 +74,30 @@ class Gate:
             raise ClosedError(self._refusal)
 
     def __enter__(self) -> Any:
-        with self._idle:
-            self.check()
-            self._calls += 1
+        self.check()
         if self._discarded:
             self._discarded.clear()
         return self._handle
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        with self._idle:
-            self._calls -= 1
-            if not self._calls and self._refusal:
-                self._idle.notify_all()
         if isinstance(error, plyvel.Error):
             raise _translated(self._path, error) from error
 
     def shut(self, refusal: str) -> Any:
-        """Refuse further calls, wait for those in flight, and return the handle; None if it was shut before."""
-        with self._idle:
+        """Refuse further calls, and return the handle; None if it was shut before."""
+        with self.lock:
             if self._refusal:
                 return None
             self._refusal = refusal  # from here on no snapshot goes before the handle is closed
-            self._idle.wait_for(lambda: not self._calls)
-        handle, self._handle = self._handle, None
-        return handle
+            handle, self._handle = self._handle, None
+            return handle
 
     def disown(self) -> None:
         """Give the handle up without touching it: in a forked child, closing it would hang."""
         for given_up in (self._handle, *self._discarded):
             _leak(given_up)
         self._handle = None
-        self._idle = threading.Condition(threading.Lock())
+        self.lock = threading.Lock()
         self._refusal = FORKED
 
     def discard(self, snapshot: Any) -> None:
@@ -145,8 +138,8 @@ class LevelDB:
 
     Notes
     -----
-    Any number of threads may call at the same time. After :meth:`close`, and in a forked child, every method
-    raises ClosedError.
+    Any number of threads may call; one call goes on at a time. After :meth:`close`, and in a forked child,
+    every method raises ClosedError.
     """
 
     def __init__(self, path: str, handle: Any) -> None:
@@ -189,19 +182,23 @@ class LevelDB:
 
     def snapshot(self) -> Snapshot:
         """Return the present state, for `get`, `read` and `read_back`."""
-        with self._gate as handle:
+        with self._gate.lock, self._gate as handle:
             return Snapshot(self._gate, handle.snapshot())
 
     def get(self, key: bytes, snapshot: Snapshot | None = None) -> bytes | None:
         """Return the value of a key, or None."""
-        with self._gate as handle:
+        with self._gate.lock, self._gate as handle:
             value: bytes | None = _source(handle, snapshot).get(key, verify_checksums=True)
             return value
 
     def read(self, start: bytes, stop: bytes, count: int, snapshot: Snapshot | None = None) -> list[Pair]:
         """Return the first `count` pairs with ``start <= key < stop``."""
         pairs: list[Pair] = []
-        with self._gate as handle, _source(handle, snapshot).raw_iterator(verify_checksums=True) as iterator:
+        with (
+            self._gate.lock,
+            self._gate as handle,
+            _source(handle, snapshot).raw_iterator(verify_checksums=True) as iterator,
+        ):
             iterator.seek(start)
             while len(pairs) < count and iterator.valid() and (key := iterator.key()) < stop:
                 pairs.append((key, iterator.value()))
@@ -211,7 +208,11 @@ class LevelDB:
     def read_back(self, start: bytes, stop: bytes, count: int, snapshot: Snapshot | None = None) -> list[Pair]:
         """Return the last `count` pairs with ``start <= key < stop``, in ascending order."""
         pairs: list[Pair] = []
-        with self._gate as handle, _source(handle, snapshot).raw_iterator(verify_checksums=True) as iterator:
+        with (
+            self._gate.lock,
+            self._gate as handle,
+            _source(handle, snapshot).raw_iterator(verify_checksums=True) as iterator,
+        ):
             iterator.seek(stop)
             if iterator.valid():
                 iterator.prev()
@@ -225,7 +226,7 @@ class LevelDB:
 
     def write(self, puts: Iterable[Pair], deletes: Iterable[bytes] = (), *, sync: bool = False) -> None:
         """Apply all of it as one atomic batch."""
-        with self._gate as handle:
+        with self._gate.lock, self._gate as handle:
             batch = handle.write_batch(transaction=True, sync=sync)
             for key in deletes:
                 batch.delete(key)
@@ -259,12 +260,11 @@ class LevelDB:
         handle.close()
 
     def _log_size(self) -> int:
-        size = 0
-        for name in os.listdir(self.path):
-            if name.endswith(".log"):
-                with contextlib.suppress(FileNotFoundError):
-                    size += os.stat(os.path.join(self.path, name)).st_size
-        return size
+        try:
+            names = [name for name in os.listdir(self.path) if name.endswith(".log")]
+            return sum(os.stat(os.path.join(self.path, name)).st_size for name in names)
+        except OSError:
+            return 0  # somebody removed the files: closing goes on
 
     def disown(self) -> None:
         """Give the handle up in a forked child."""

@@ -51,7 +51,8 @@ def read_log(paths: Paths, superblock: Superblock, index: Index | None, progress
         if head is not None:
             _check_head(chunk, head)
             chunk.seek(*head)
-            chunk.settled = chunk.free
+            if index.checkpoint == superblock.checkpoint:  # else a rebuild would check what lies behind the older
+                chunk.settled = chunk.free
         log.segments += _tail(chunk, superblock, log)
     if index.checkpoint > superblock.checkpoint:
         check_epochs(paths, superblock, log)

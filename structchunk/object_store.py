@@ -92,7 +92,7 @@ class ObjectStore(Store[T], Generic[T]):
 
         Raises
         ------
-        TypeError
+        TypeError, ValueError
             A field is unknown, or a value does not fit; nothing was changed.
         """
         number = as_key(key)
@@ -100,6 +100,8 @@ class ObjectStore(Store[T], Generic[T]):
         draft = self._cls()
         for name, value in fields.items():
             setattr(draft, name, value)
+            if isinstance(value, int) and getattr(draft, name) != value:  # ctypes would cut it silently
+                raise ValueError(f"field {name!r} cannot hold {value}")
         with self._binding.writing() as staging:
             extent = staging.put_zeros(number, 1)
             live = self._binding.live_array(extent)

@@ -81,6 +81,7 @@ class Storage:
         self._mover = 0
         self._moved = threading.Condition()
         self._creating: set[str] = set()
+        self._unlinked: set[int] = set()
         self._commit_lock = threading.RLock()
         self._uncheckpointed_size = 0
 
@@ -125,21 +126,23 @@ class Storage:
     def _create(self, header: Header) -> Chunk:
         path = self.paths.chunk(header.chunk)
         with self._commit_lock:  # a checkpoint of another thread has either all of this, or nothing
+            self.next_chunk += 1  # first: should this be interrupted, the id is used up
             self._creating.add(os.path.basename(path))
             chunk = Chunk.create(path, header)
             self.directory_dirty = True
             self.dirty[chunk.id] = chunk
-            self.next_chunk += 1
         return chunk
 
     # ------------------------------------------------------------------ changes in place
 
     def live_array(self, heap: Heap, extent: Extent) -> npt.NDArray[Any] | None:
-        """Return an extent's items for changing in place, or None if it is not current any more.
+        """Return an extent's items for changing in place; None if it is not current any more, or writing failed.
 
         A record that a CRC covers can be changed only when no crash can make recovery check it any more.
         While ``compact()`` moves it, this waits.
         """
+        if self.failure:
+            return None
         chunk = heap.chunks.get(extent[3])
         if chunk is None:
             return self._moved_array(heap, extent)
@@ -330,7 +333,8 @@ class Storage:
                     files.unlink(chunk.path)
             self._creating.clear()
             for heap in created:
-                self.index.remove_table(heap.store)
+                if self.heaps.get(heap.name) is not heap:  # else it was interrupted just after its commit
+                    self.index.remove_table(heap.store)
 
     # ------------------------------------------------------------------ checkpoint
 
@@ -350,7 +354,7 @@ class Storage:
                 raise
 
     def _write_checkpoint(self) -> None:
-        self.dirty.update(self._live)
+        self.dirty.update({chunk.id: chunk for chunk in self._live.values() if chunk.id not in self._unlinked})
         self._flush()
         grown = self._heads()
         heads = {chunk.id: (chunk.committed, chunk.directory) for chunk in grown}
@@ -388,6 +392,7 @@ class Storage:
         for batch in ([gone for gone in self.gone if gone not in lasts], lasts):
             for gone in batch:
                 files.unlink(self.paths.chunk(gone.chunk))
+                self._unlinked.add(gone.chunk)  # who still holds the store may lend a view of it yet
                 self._live.pop(gone.chunk, None)
                 self.dirty.pop(gone.chunk, None)
             if batch:
@@ -401,11 +406,12 @@ class Storage:
             if unsaved and not self.failure:
                 self.checkpoint()
         finally:
-            self.index.close()
-            for heap in self.heaps.values():
-                heap.arrays.clear()
-                heap.live_arrays.clear()
-            self._lock.release()
+            try:
+                self.index.close()
+                for heap in self.heaps.values():
+                    heap.close()
+            finally:
+                self._lock.release()
 
     def disown(self) -> None:
         """Let go of everything in a forked child, where it is the parent's, whatever locks threads held."""

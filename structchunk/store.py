@@ -87,6 +87,10 @@ class Store(MutableMapping[int, R], Generic[R]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} of {self.dtype}, {len(self)} records>"
 
+    # Comparing all records would be a scan that `==` should not hide; a store is equal to itself.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     # ------------------------------------------------------------------ one record
 
     @abc.abstractmethod

@@ -200,6 +200,8 @@ class Table:
 
     def existing(self, keys: npt.NDArray[np.uint64], at: At | None = None) -> Run:
         """Return the live rows of these keys of a run, without those that have none."""
+        if len(keys) <= FEW_KEYS:
+            return live(self.lookup(keys, at))
         parts = [_shared(block.run, keys[first:upto]) for block, first, upto in self._blocks_of(keys, at)]
         delta = self.delta_run(at)
         return live(overlay(_shared(delta, keys), np.concatenate([empty_run(), *parts])))
@@ -261,6 +263,7 @@ class Table:
 
     def _load(self, key: int, count: int, snapshot: Any, *, stop: int = KEY_END, reverse: bool = False) -> Block:
         """Read the page that answers for a key, and its neighbours below `stop`, up to `count` pages."""
+        snapshot = snapshot or self._leveldb.snapshot()  # both reads must see the same pages
         first, here = self._key(b"P", 0), self._key(b"P", key)
         end = self._end(b"P") if stop == KEY_END else self._key(b"P", stop)
         pages = self._leveldb.read(here, end, 1 if reverse else count, snapshot)

@@ -308,9 +308,7 @@ def test_close_gives_all_descriptors_back(tmp_path: Path) -> None:
             store.put_many(np.arange(500), np.zeros((500, 20)))
             store.new(1000, 3)[:] = 1
             list(store.scan())
-        del store, db
-        gc.collect()
-        assert count_descriptors() == before
+        assert count_descriptors() == before  # though the handles are still there
 
 
 FEW_DESCRIPTORS = """
@@ -321,10 +319,11 @@ with sc.open(sys.argv[1], chunk_size=1 << 14, sync=False) as db:
     for number in range(40):
         db.array_store(f"s{number}", "<f8")[1] = [number]
 limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-for spare in (25, 26):
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + spare, limits[1]))
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 25, limits[1]))
+with sc.open(sys.argv[1]) as db:  # opening maps nothing, so that many stores are no hindrance
     try:
-        sc.open(sys.argv[1])
+        for number in range(40):
+            db[f"s{number}"][1]
     except OSError as error:
         print(error.errno, error)
 resource.setrlimit(resource.RLIMIT_NOFILE, limits)
@@ -336,12 +335,10 @@ with sc.open(sys.argv[1]) as db:
 def test_too_few_descriptors_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     done = run_python(FEW_DESCRIPTORS, str(tmp_path / "db"))
     assert done.returncode == 0, done.stderr
-    *messages, after = done.stdout.splitlines()
-    assert len(messages) == 2
-    for message in messages:
-        assert message.startswith(f"{errno.EMFILE} ")
-        assert "ulimit -n" in message
-        assert ".chunk" in message
+    message, after = done.stdout.splitlines()
+    assert message.startswith(f"{errno.EMFILE} ")
+    assert "ulimit -n" in message
+    assert ".chunk" in message
     assert after == "True []"
 
 
