@@ -69,7 +69,7 @@ def verify_storage(storage: Storage, progress: Progress | None = None) -> list[P
     for heap, places in stores:
         segments: list[Segment] = []
         for place in places:
-            found, chunk_segments = _check_chunk(heap, place, storage.index.checkpoint)
+            found, chunk_segments = _check_chunk(storage, heap, place)
             problems += found
             segments += chunk_segments
             done += 1
@@ -108,15 +108,15 @@ def _check_files(storage: Storage) -> Iterator[Problem]:
 # ---------------------------------------------------------------------- one chunk
 
 
-def _check_chunk(heap: Heap, place: Place, checkpoint: int) -> tuple[list[Problem], list[Segment]]:
+def _check_chunk(storage: Storage, heap: Heap, place: Place) -> tuple[list[Problem], list[Segment]]:
     """Check header, directory and records of a chunk; return what is wrong, and its segments."""
     chunk = place.chunk
     try:
         header = read_header(chunk.path)
     except (Error, OSError) as error:
-        if chunk.id in heap.chunks:
+        if storage.heaps.get(heap.name) is heap and chunk.id in heap.chunks:
             return [Problem(str(error), chunk.path, RESTORE)], []
-        header = chunk.header  # compaction replaced it meanwhile: only its mapping is left
+        header = chunk.header  # it was dropped or compacted meanwhile: only its mapping is left
     problems = []
     if header != chunk.header:
         problems.append(Problem("a header of another chunk", chunk.path, RESTORE))
@@ -126,7 +126,7 @@ def _check_chunk(heap: Heap, place: Place, checkpoint: int) -> tuple[list[Proble
     if reached != place.directory:
         what = f"a directory that ends at byte {reached}, expected {place.directory}"
         problems.append(Problem(what, f"{chunk.path} at byte {reached}", RESTORE))
-    problems += _check_segments(heap, place, segments, checkpoint)
+    problems += _check_segments(heap, place, segments, storage.index.checkpoint)
     problems += _check_working_fields(place, segments)
     return problems, segments
 

@@ -1,0 +1,146 @@
+"""Two things that meet: a handle and a drop, a crash and a live view, a failure and a reader."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import OpenDB
+
+import structchunk as sc
+from structchunk import files
+from structchunk.storage import Storage
+
+
+class P(sc.Object):
+    """A point."""
+
+    _fields_ = [("x", ctypes.c_double), ("y", ctypes.c_double)]
+
+
+def crash(source: Path, target: Path) -> Path:
+    """Copy an open database: what a killed process would leave."""
+    shutil.copytree(source, target)
+    return target
+
+
+def test_a_live_view_waits_for_a_checkpoint_that_a_rebuild_knows(tmp_path: Path) -> None:
+    """The index is a checkpoint ahead of the superblock: what lies between is still under its CRC."""
+    root = tmp_path / "a.sc"
+    with sc.open(root) as db:
+        db.object_store("o", P)
+        db.sync()
+        db["o"][1], db["o"][2] = P(1, 2), P(3, 4)
+        superblock = (root / "superblock").read_bytes()
+        db.sync()
+        image = crash(root, tmp_path / "b.sc")
+    (image / "superblock").write_bytes(superblock)
+    with sc.open(image) as db:
+        db["o"][1].x = 99
+        image = crash(image, tmp_path / "c.sc")
+    for index in image.glob("index-*"):
+        shutil.rmtree(index)
+    sc.rebuild_index(image)
+    with sc.open(image) as db:
+        assert {key: (p.x, p.y) for key, p in db["o"].items()} == {1: (99, 2), 2: (3, 4)}
+        assert db.verify() == []
+
+
+def test_iterating_a_store_that_is_dropped_harms_nothing(open_db: OpenDB) -> None:
+    db = open_db()
+    store = db.object_store("o", P)
+    store.put_many(range(3), [(1, 2)] * 3)
+    items = iter(store.items())
+    next(items)
+    db.drop_store("o")
+    assert next(items)[1] == P(1, 2)
+    db.sync()
+    db.array_store("a", int)[1] = [1]
+
+
+def test_a_stale_handle_leaves_no_lock_behind(open_db: OpenDB) -> None:
+    db = open_db()
+    stale = db.array_store("a", np.int64)
+    db.drop_store("a")
+    try:
+        stale.put(1, [1])
+    except sc.StoreNotFound:
+        db.array_store("a", np.int64)[1] = [2]
+    assert db["a"][1].tolist() == [2]
+
+
+def test_an_interrupt_just_after_the_commit_loses_nothing(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = open_db()
+
+    def interrupted(self: Storage) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Storage, "_checkpoint_due", interrupted)
+    with pytest.raises(KeyboardInterrupt), db.transaction() as txn:
+        txn.array_store("a", np.int64)[1] = [1]
+    monkeypatch.undo()
+    assert db["a"][1].tolist() == [1]
+    db["a"][2] = [2]
+
+
+def test_objects_are_read_after_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "a.sc"
+    db = sc.open(root)
+    store = db.object_store("o", P)
+    store[1] = P(1, 2)
+
+    def broken(path: str) -> None:
+        raise OSError(errno.EIO, "broken", path)
+
+    monkeypatch.setattr(files, "flush", broken)
+    with pytest.raises(OSError, match="broken"):
+        store[2] = P(3, 4)
+    assert store[1] == P(1, 2)
+    assert next(iter(store.values())) == P(1, 2)
+    with pytest.raises(sc.FailedError):
+        store[3] = P(5, 6)
+    db.close()
+    monkeypatch.undo()
+    with sc.open(root) as db:
+        assert db["o"][1] == P(1, 2)
+        assert db.verify() == []
+
+
+def test_verify_beside_stores_that_come_and_go(open_db: OpenDB) -> None:
+    db = open_db(sync=False)
+    problems: list[sc.Problem] = []
+    done = threading.Event()
+
+    def verify() -> None:
+        while not done.is_set():
+            problems.extend(db.verify())
+
+    thread = threading.Thread(target=verify)
+    thread.start()
+    for number in range(20):
+        db.array_store(f"s{number}", np.int64).put_many(range(50), np.ones((50, 3), int))
+        db.drop_store(f"s{number}")
+    done.set()
+    thread.join()
+    assert problems == []
+
+
+def test_values_that_a_field_cannot_hold(open_db: OpenDB) -> None:
+    store = open_db().object_store("o", sc.Object.of(small=ctypes.c_uint8))
+    with pytest.raises(ValueError, match="field 'small' cannot hold 300"):
+        store.new(1, small=300)
+    assert 1 not in store
+
+
+def test_stores_are_equal_to_themselves_only(open_db: OpenDB) -> None:
+    db = open_db()
+    store = db.array_store("a", np.int64)
+    same = store
+    assert store == same
+    assert store != db["a"]
+    assert len({store, db["a"]}) == 2
