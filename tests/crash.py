@@ -15,6 +15,7 @@ from structchunk import chunk, leveldb, storage, table
 
 CHUNK_SIZE = 16 << 10
 KEYS = 40
+NO_KEY = 2**40
 """Most records have keys below this, so that they are replaced and deleted often."""
 
 
@@ -192,6 +193,8 @@ def after(state: State, actions: Sequence[Action], tick: int) -> State:
             state[name] = {}
         elif what == "drop":
             del state[name]
+        elif what == "compact":
+            pass
         elif what == "put_many":
             keys, lengths, data = rest
             ends = np.cumsum(lengths) * item_size(name)
@@ -237,6 +240,8 @@ class Planner:
             return Step("single", [action], commits=True, durable=True)
         if roll < 0.84 and len(state) > 1:
             return Step("drop", [("drop", rng.choice(sorted(state)))], commits=True, durable=True)
+        if roll < 0.87:
+            return Step("compact", [("compact", rng.choice(sorted(state)))], commits=True, durable=True)
         if roll < 0.90:
             return Step("sync", durable=True)
         changeable = [
@@ -329,9 +334,22 @@ def do(db: sc.Database, step: Step) -> sc.Database:
         db = sc.open(db.path, "r+", chunk_size=CHUNK_SIZE)
     elif step.kind == "drop":
         db.drop_store(step.actions[0][1])
+    elif step.kind == "compact":
+        compact(db, step.actions[0][1])
     else:
         act(db, step.actions[0])
     return db
+
+
+def compact(db: sc.Database, name: str) -> None:
+    """Compact a store; if there was nothing to do, commit a change that leaves all as it is."""
+    before = number(db)
+    db.compact(name)
+    if number(db) == before:
+        with db.transaction(sync=True) as transaction:
+            store = transaction[name]
+            store[NO_KEY] = Point() if type_of(name) is Point else []
+            del store[NO_KEY]
 
 
 def act(handle: Any, action: Action) -> None:
