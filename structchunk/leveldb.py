@@ -26,6 +26,8 @@ from .errors import ClosedError, CorruptionError
 
 Pair = tuple[bytes, bytes]
 _SMALL_LOG = 1 << 16
+_NEVER_FULL = 1 << 30
+"""A write buffer that does not fill: where nothing empties it, a write to a full one waits for ever."""
 _OPTIONS: dict[str, Any] = {
     "compression": None,
     "bloom_filter_bits": 10,
@@ -119,7 +121,7 @@ def _leak(thing: Any) -> None:
 class Snapshot:
     """The state of a LevelDB at one time, for as long as this object lives."""
 
-    __slots__ = ("_gate", "inner")
+    __slots__ = ("__weakref__", "_gate", "inner")
 
     def __init__(self, gate: Gate, inner: Any) -> None:
         self._gate = gate
@@ -142,21 +144,24 @@ class LevelDB:
     every method raises ClosedError.
     """
 
-    def __init__(self, path: str, handle: Any) -> None:
+    def __init__(self, path: str, handle: Any, *, private: bool = False) -> None:
         global _used
         _used = True
         self.path = path
         self._gate = Gate(path, handle)
+        self._private = private
+        self._snapshots: weakref.WeakSet[Snapshot] = weakref.WeakSet()
         self._logs: set[str] = set()
         _open_handles.add(self)
 
     @classmethod
-    def create(cls, path: str) -> LevelDB:
-        """Create a new, empty LevelDB directory."""
-        _refuse_after_fork()
+    def create(cls, path: str, *, private: bool = False) -> LevelDB:
+        """Create a new, empty LevelDB directory; a `private` one as for :meth:`open_private`."""
+        if not private:
+            _refuse_after_fork()
         files.make_directory(path)
         try:
-            return cls(path, plyvel.DB(path, create_if_missing=True, **_OPTIONS))
+            return cls._open(path, create=True, private=private)
         except plyvel.Error as error:
             raise _translated(path, error) from error
 
@@ -170,11 +175,42 @@ class LevelDB:
             It is missing, unreadable, or holds something else than regular files.
         """
         _refuse_after_fork()
+        return cls._open_existing(path, private=False)
+
+    @classmethod
+    def open_private(cls, path: str) -> LevelDB:
+        """Open a directory that nobody else will open, and that goes when it is closed: a clone.
+
+        In a process forked from one that had used LevelDB, too: there LevelDB never compacts, as its thread
+        stayed behind, and is never closed, as that would wait for the thread.
+
+        Raises
+        ------
+        CorruptionError
+            It is missing, unreadable, or holds something else than regular files.
+        """
+        return cls._open_existing(path, private=True)
+
+    @classmethod
+    def _open_existing(cls, path: str, *, private: bool) -> LevelDB:
         _check_entries(path)
         try:
-            return cls(path, plyvel.DB(path, create_if_missing=False, **_OPTIONS))
+            return cls._open(path, create=False, private=private)
         except plyvel.Error as error:
             raise (_os_error if _errno_in(error) else _corruption)(path, error) from error
+
+    @classmethod
+    def _open(cls, path: str, *, create: bool, private: bool) -> LevelDB:
+        options = _OPTIONS | {"write_buffer_size": _NEVER_FULL} if _inherited else _OPTIONS
+        handle = plyvel.DB(path, create_if_missing=create, **options)
+        if _inherited:
+            _leak(handle)
+        return cls(path, handle, private=private)
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether a snapshot of a private LevelDB is still held."""
+        return len(self._snapshots) > 0
 
     def check_open(self) -> None:
         """Raise ClosedError after :meth:`close`, or in a forked child."""
@@ -183,7 +219,10 @@ class LevelDB:
     def snapshot(self) -> Snapshot:
         """Return the present state, for `get`, `read` and `read_back`."""
         with self._gate.lock, self._gate as handle:
-            return Snapshot(self._gate, handle.snapshot())
+            snapshot = Snapshot(self._gate, handle.snapshot())
+        if self._private:
+            self._snapshots.add(snapshot)
+        return snapshot
 
     def get(self, key: bytes, snapshot: Snapshot | None = None) -> bytes | None:
         """Return the value of a key, or None."""
@@ -253,6 +292,10 @@ class LevelDB:
         handle = self._gate.shut(CLOSED)
         if handle is None:
             return
+        if self._private:
+            if not _inherited:
+                handle.close()
+            return
         if self._log_size() > _SMALL_LOG:
             # Compacting an empty range flushes the memory table, so that the next open replays nothing.
             with contextlib.suppress(plyvel.Error):
@@ -285,7 +328,7 @@ def _refuse_after_fork() -> None:
     if _inherited:
         raise ClosedError(
             "this process was forked from one that had used LevelDB, whose background thread stayed behind; "
-            "start it with the 'spawn' or 'forkserver' method of multiprocessing instead"
+            "to write, start it with the 'spawn' or 'forkserver' method of multiprocessing; mode='r' works here too"
         )
 
 

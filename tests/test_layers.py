@@ -35,6 +35,7 @@ LAYERS = [
     "table",
     "delta",
     "block",
+    "clone",
     "leveldb",
     "superblock",
     "lock",
