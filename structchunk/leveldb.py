@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import shutil
 import stat
 import threading
 import weakref
@@ -51,7 +52,7 @@ REBUILD = "restore the index with structchunk.rebuild_index(path): the chunk fil
 CLOSED = "the database is closed; open it again"
 FORKED = "this database was opened before fork(); open it again in this process"
 
-_open_handles: weakref.WeakSet[LevelDB] = weakref.WeakSet()
+_gates: weakref.WeakSet[Gate] = weakref.WeakSet()
 _used = False
 _inherited = False
 
@@ -69,6 +70,7 @@ class Gate:
         self._handle = handle
         self._refusal = ""
         self._discarded: deque[Any] = deque()
+        _gates.add(self)
 
     def check(self) -> None:
         """Raise ClosedError once the gate is shut."""
@@ -113,6 +115,12 @@ class Gate:
             self._discarded.append(snapshot)
 
 
+def _remove(path: str, owner: int) -> None:
+    """Remove a private directory that nothing reads any more; in a forked child it is the parent's."""
+    if os.getpid() == owner:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _leak(thing: Any) -> None:
     """Keep an object from ever being destroyed."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
@@ -121,7 +129,7 @@ def _leak(thing: Any) -> None:
 class Snapshot:
     """The state of a LevelDB at one time, for as long as this object lives."""
 
-    __slots__ = ("__weakref__", "_gate", "inner")
+    __slots__ = ("_gate", "inner")
 
     def __init__(self, gate: Gate, inner: Any) -> None:
         self._gate = gate
@@ -150,9 +158,9 @@ class LevelDB:
         self.path = path
         self._gate = Gate(path, handle)
         self._private = private
-        self._snapshots: weakref.WeakSet[Snapshot] = weakref.WeakSet()
         self._logs: set[str] = set()
-        _open_handles.add(self)
+        if private:
+            weakref.finalize(self._gate, _remove, path, os.getpid())
 
     @classmethod
     def create(cls, path: str, *, private: bool = False) -> LevelDB:
@@ -179,7 +187,7 @@ class LevelDB:
 
     @classmethod
     def open_private(cls, path: str) -> LevelDB:
-        """Open a directory that nobody else will open, and that goes when it is closed: a clone.
+        """Open a directory that nobody else will open, and that is removed once nothing reads it any more: a clone.
 
         In a process forked from one that had used LevelDB, too: there LevelDB never compacts, as its thread
         stayed behind, and is never closed, as that would wait for the thread.
@@ -207,11 +215,6 @@ class LevelDB:
             _leak(handle)
         return cls(path, handle, private=private)
 
-    @property
-    def is_lent(self) -> bool:
-        """Whether a snapshot of a private LevelDB is still held."""
-        return len(self._snapshots) > 0
-
     def check_open(self) -> None:
         """Raise ClosedError after :meth:`close`, or in a forked child."""
         self._gate.check()
@@ -220,8 +223,6 @@ class LevelDB:
         """Return the present state, for `get`, `read` and `read_back`."""
         with self._gate.lock, self._gate as handle:
             snapshot = Snapshot(self._gate, handle.snapshot())
-        if self._private:
-            self._snapshots.add(snapshot)
         return snapshot
 
     def get(self, key: bytes, snapshot: Snapshot | None = None) -> bytes | None:
@@ -317,8 +318,8 @@ class LevelDB:
 def _disown_all() -> None:
     global _inherited
     _inherited = _used
-    for handle in list(_open_handles):
-        handle.disown()
+    for gate in list(_gates):
+        gate.disown()
 
 
 os.register_at_fork(after_in_child=_disown_all)

@@ -117,7 +117,7 @@ def test_only_tables_are_linked(tmp_path: Path) -> None:
 
 def test_a_clone_of_a_clone(tmp_path: Path) -> None:
     clone_leveldb(make(tmp_path / "a"), str(tmp_path / "b"))
-    LevelDB.open_private(str(tmp_path / "b")).close()
+    LevelDB.open(str(tmp_path / "b")).close()
     clone_leveldb(str(tmp_path / "b"), str(tmp_path / "c"))
     clone = LevelDB.open_private(str(tmp_path / "c"))
     assert len(clone.read(b"", b"\xff", 1000)) == 301
