@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import stat
 import threading
@@ -14,11 +15,22 @@ from .errors import CorruptionError, LockedError
 _held: set[tuple[int, int]] = set()
 _held_guard = threading.Lock()
 _ANNOUNCE_TRIES = 100
+_PAUSE = 0.001
+"""Seconds between two tries: long to the processor, short to a transaction."""
 
 
 class Lock:
     """An exclusive lock on a file that names its holder.
 
+    Parameters
+    ----------
+    path : str
+        Is created if it is missing.
+    timeout : float, optional
+        Seconds to wait for the holder; None means for ever.
+
+    Notes
+    -----
     ``flock`` keeps other processes out; a registry by device and inode keeps this one out, whatever path,
     symbolic link or trailing slash the database is opened by.
 
@@ -28,17 +40,27 @@ class Lock:
         The lock is held; the message names the holder's process.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, timeout: float | None = 0) -> None:
         self._announced = -1
         self._fd = _open(path)
         status = os.fstat(self._fd)
         self._identity = status.st_dev, status.st_ino
         try:
             _check_regular(path, status)
-            self._acquire(path)
+            self._wait(path, timeout)
         except BaseException:
             os.close(self._fd)
             raise
+
+    def _wait(self, path: str, timeout: float | None) -> None:
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                return self._acquire(path)
+            except LockedError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_PAUSE)
 
     def _acquire(self, path: str) -> None:
         with _held_guard:

@@ -14,7 +14,7 @@ from .gather import gather
 from .keys import as_bound, as_key, as_keys
 from .objects import Array, Object, check_fields
 from .staging import Staging
-from .store import Binding, Store
+from .store import Binding, Store, lent
 
 __all__ = ["Array", "Object", "ObjectStore"]
 
@@ -109,8 +109,7 @@ class ObjectStore(Store[T], Generic[T]):
                 raise ValueError(f"field {name!r} cannot hold {value}")
         with self._binding.writing() as staging:
             extent = staging.put_zeros(number, 1)
-            live = self._binding.live_array(extent)
-            assert live is not None  # a binding that can write can lend what it wrote
+            live = lent(self._binding.live_array(extent))
             if fields:
                 live[:] = np.frombuffer(memoryview(draft), live.dtype)  # type: ignore[arg-type]
         return self._over(live)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import copyreg
 import operator
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from . import files
 from .database import Database
 from .header import PAGE, round_up
 from .lock import Lock
 from .paths import Paths
-from .readers import make_parent, sweep
+from .readers import welcome
 from .reading import open_reader
 from .recovery import create_storage, open_storage
-from .storage import MAX_CHUNK_SIZE
+from .shared import SharedDatabase
+from .storage import MAX_CHUNK_SIZE, Storage
 
 CHUNK_SIZE = 64 << 20
 MIN_CHUNK_SIZE = 4 * PAGE
@@ -29,7 +30,13 @@ _reopened_guard = threading.Lock()
 
 
 def open(
-    path: str | os.PathLike[str], mode: str = "a", *, chunk_size: int = CHUNK_SIZE, sync: bool = True
+    path: str | os.PathLike[str],
+    mode: str = "a",
+    *,
+    chunk_size: int = CHUNK_SIZE,
+    sync: bool = True,
+    shared: bool = False,
+    timeout: float | None = None,
 ) -> Database:
     """Open a database, or create it.
 
@@ -45,13 +52,18 @@ def open(
         one before, up to 4 GiB.
     sync : bool
         Whether commits wait for the disk, unless a transaction says otherwise.
+    shared : bool
+        Hold the database only while a transaction is open, so that several processes can write in turn; see
+        :class:`SharedDatabase`.
+    timeout : float, optional
+        Seconds that a transaction of a shared database waits for its turn; None means for ever.
 
     Raises
     ------
     FileNotFoundError, FileExistsError
         As the mode says.
     LockedError
-        Another process, or another handle of this one, has the database open.
+        Another process, or another handle of this one, has the database open; the message names it.
     CorruptionError
         What is on disk is damaged; the message says what to do.
 
@@ -63,6 +75,10 @@ def open(
     cannot be linked, or the directory may not be written, it copies the index to a temporary directory, which
     takes time and space by the size of the index. It can be pickled, and a forked child may open one.
     """
+    if shared and mode == "r":
+        raise ValueError("mode='r' shares the database with a writer as it is; shared=True is for those who write")
+    if timeout is not None and not shared:
+        raise ValueError("timeout is how long a transaction waits for other processes; it needs shared=True")
     if mode not in _MODES:
         raise ValueError(f"mode is {mode!r}; it must be one of {', '.join(map(repr, _MODES))}")
     size = operator.index(chunk_size)
@@ -81,7 +97,9 @@ def open(
         raise FileNotFoundError(f"no database at {root}; create it with mode='a'")
     if mode == "r":
         return Database(open_reader(paths), mode=mode, sync=bool(sync))
-    return _open_locked(paths, mode, round_up(size, PAGE), sync=bool(sync))
+    if shared:
+        return _open_shared(paths, mode, round_up(size, PAGE), timeout, sync=bool(sync))
+    return Database(_open_for_writing(paths, mode, round_up(size, PAGE)), mode=mode, sync=bool(sync))
 
 
 def rebuild_index(path: str | os.PathLike[str], progress: Callable[[int, int], object] | None = None) -> None:
@@ -119,9 +137,10 @@ def rebuild_index(path: str | os.PathLike[str], progress: Callable[[int, int], o
     storage.close()
 
 
-def _open_locked(paths: Paths, mode: str, chunk_size: int, *, sync: bool) -> Database:
+def _open_for_writing(paths: Paths, mode: str, chunk_size: int, timeout: float | None = 0) -> Storage:
+    """Open the files of a database, or create them, once the lock is free."""
     may_create = mode in ("a", "x")
-    lock = Lock(paths.lock)
+    lock = Lock(paths.lock, timeout)
     try:
         if os.path.lexists(paths.superblock) or not may_create:
             if mode == "x":
@@ -133,19 +152,18 @@ def _open_locked(paths: Paths, mode: str, chunk_size: int, *, sync: bool) -> Dat
         lock.release()
         raise
     try:
-        _welcome_readers(paths, lock)
+        welcome(paths, lock)
     except BaseException:
         storage.close()
         raise
-    return Database(storage, mode=mode, sync=sync)
+    return storage
 
 
-def _welcome_readers(paths: Paths, lock: Lock) -> None:
-    """Remove what dead readers left, and tell the others that recovery is over; they can do without."""
-    with contextlib.suppress(OSError):
-        make_parent(paths.readers)
-        sweep(paths.readers)
-        lock.announce(paths.announcement)
+def _open_shared(paths: Paths, mode: str, chunk_size: int, timeout: float | None, *, sync: bool) -> Database:
+    if mode == "x" or not os.path.lexists(paths.superblock):
+        _open_for_writing(paths, mode, chunk_size, timeout).close()
+    open_in_turn = partial(_open_for_writing, paths, "r+", chunk_size, timeout)
+    return SharedDatabase(open_reader(paths), open_in_turn, mode=mode, sync=sync)
 
 
 # ---------------------------------------------------------------------- pickling

@@ -15,6 +15,8 @@ import shutil
 import weakref
 
 from . import files
+from .lock import Lock
+from .paths import Paths
 
 _OWN_NAME = re.compile(r"\d+-[0-9a-f]{8}")
 
@@ -86,6 +88,14 @@ def sweep(parent: str, prefix: str = "") -> None:
             if name.startswith(prefix) and _OWN_NAME.fullmatch(name[len(prefix) :]):
                 with contextlib.suppress(OSError):
                     _remove_if_dead(os.path.join(parent, name))
+
+
+def welcome(paths: Paths, lock: Lock) -> None:
+    """Remove what dead readers left, and tell the others that recovery is over; they can do without."""
+    with contextlib.suppress(OSError):
+        make_parent(paths.readers)
+        sweep(paths.readers)
+        lock.announce(paths.announcement)
 
 
 def _remove_if_dead(path: str) -> None:

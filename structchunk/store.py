@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .batch import Batch
 from .cursor import Cursor
-from .errors import KeyNotFound, MovedError
+from .errors import Error, KeyNotFound, MovedError
 from .extent import KEY_END, TOMBSTONE, Extent, Run, empty_run
 from .gather import batches, gather
 from .heap import Heap
@@ -56,6 +56,16 @@ class Binding(Protocol):
 
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place, or None where that is not allowed."""
+
+
+def lent(array: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    """Return what a binding lends of a record that it has just made; raise if it lends nothing."""
+    if array is None:
+        raise Error(
+            "other processes write this database too, so what changes in place lives in a transaction only: "
+            "with db.transaction() as txn: txn[name].new(...); or use put()"
+        )
+    return array
 
 
 class Store(MutableMapping[int, R], Generic[R]):

@@ -158,9 +158,12 @@ class Transaction:
         return staging
 
     def staging(self, heap: Heap) -> Staging:
-        """Return what this transaction has changed in a committed store."""
+        """Return what this transaction has changed in a committed store, by whichever heap it is known."""
         self.check_open()
-        return self._staging(heap)
+        mine = self.storage.heaps.get(heap.name)
+        if mine is None or mine.store != heap.store:
+            raise StoreNotFound(f"store {heap.name!r} was dropped")
+        return self._staging(mine)
 
     # ------------------------------------------------------------------ end
 

@@ -15,6 +15,7 @@ PACKAGE = Path(structchunk.__path__[0])
 LAYERS = [
     "__init__",
     "opening",
+    "shared",
     "database",
     "latest",
     "transaction",
