@@ -120,11 +120,8 @@ def _copy_windows(
     record = np.dtype((np.void, length * items.itemsize))
     shape, strides = (len(items) - length + 1,), (items.itemsize,)
     windows: npt.NDArray[Any] = np.ndarray(shape, record, items, strides=strides)
-    rows = out.view(record)
-    if len(chosen) == len(rows):
-        np.take(windows, starts, out=rows, mode="clip")
-    else:
-        rows[chosen] = windows[starts]
+    # Not np.take(): it would first make a contiguous copy of all windows, many times the file.
+    out.view(record)[chosen] = windows[starts]
 
 
 def _copy_each(
