@@ -19,6 +19,7 @@ LAYERS = [
     "database",
     "latest",
     "transaction",
+    "aligned",
     "stores",
     "array_store",
     "object_store",
