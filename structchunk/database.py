@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from .array_store import ArrayStore
+from .batch import Batch
 from .compaction import CompactionReport, compact_store
 from .errors import LockedError, ReadOnlyError, StoreNotFound
 from .latest import AtLatest
@@ -19,6 +20,7 @@ from .object_store import ObjectStore
 from .schema import Schema
 from .stats import StoreStats, store_stats
 from .storage import Storage
+from .store import BATCH_SIZE
 from .stores import AnyStore, Catalogue, bind, check_store_name
 from .transaction import Snapshot, Transaction
 from .verify import Problem, verify_storage
@@ -165,6 +167,41 @@ class Database:
                 raise StoreNotFound(f"{self.path} has no store {name!r}")
             transaction.drop(heap)
         self.storage.checkpoint()
+
+    def scan(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> Iterator[tuple[Batch, ...]]:
+        """Sweep stores that share keys side by side: an inner join on the keys, in ascending order.
+
+        Parameters
+        ----------
+        *names : str
+            Stores, of any kind.
+        start, stop : int, optional
+            Range of keys.
+        batch_size : int
+            Records of each store in a batch, at most. A batch is smaller where the records of a store stop
+            lying back to back for long.
+
+        Yields
+        ------
+        tuple of Batch
+            One for each name, in that order, with the same keys: ``for time, value in db.scan("time",
+            "value")``. A view of the file where the records lie back to back, else a copy.
+
+        Raises
+        ------
+        StoreNotFound
+            There is no such store.
+        ValueError
+            No store was named.
+
+        Notes
+        -----
+        All batches of all stores are as of one commit, the last one before the call. Batches stay valid for as
+        long as the caller holds them.
+        """
+        return self.snapshot().scan(*names, start=start, stop=stop, batch_size=batch_size)
 
     # ------------------------------------------------------------------ transactions
 

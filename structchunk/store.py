@@ -241,10 +241,15 @@ class Store(MutableMapping[int, R], Generic[R]):
         Batch
             A view of the file where records lie back to back, else a copy.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        return self._scan(as_bound(start, 0), as_bound(stop, KEY_END), batch_size)
+        return self._scan(as_bound(start, 0), as_bound(stop, KEY_END), check_batch_size(batch_size))
 
     def _scan(self, start: int, stop: int, batch_size: int) -> Iterator[Batch]:
         for run in self._binding.pieces(start, stop):
             yield from batches(self._heap, run, batch_size)
+
+
+def check_batch_size(batch_size: int) -> int:
+    """Return how many records a batch may have, if it may have any."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    return batch_size

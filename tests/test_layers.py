@@ -18,6 +18,7 @@ LAYERS = [
     "database",
     "latest",
     "transaction",
+    "aligned",
     "stores",
     "array_store",
     "object_store",
