@@ -101,7 +101,7 @@ def value_at(db: sc.Database, device: int, time: int) -> float:
 def means(db: sc.Database) -> tuple[np.ndarray, np.ndarray]:
     """Sweep all hours; return how many readings each device has, and their mean."""
     counts, totals = np.zeros(len(DEVICES)), np.zeros(len(DEVICES))
-    for devices, values in aligned(db, "device", "value"):
+    for devices, values in db.scan("device", "value"):
         counts += np.bincount(devices.values, minlength=len(DEVICES))
         totals += np.bincount(devices.values, values.values, minlength=len(DEVICES))
     return counts, totals / counts
@@ -109,20 +109,12 @@ def means(db: sc.Database) -> tuple[np.ndarray, np.ndarray]:
 
 def history(db: sc.Database, device: int, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield times and values of one device: its spans alone are looked at, not the readings of the others."""
-    for span, times, values in aligned(db, "span", "time", "value", start=start // HOUR, stop=stop // HOUR):
+    for span, times, values in db.scan("span", "time", "value", start=start // HOUR, stop=stop // HOUR):
         mine = span.values.reshape(-1, len(DEVICES))[:, device]
         first = values.offsets[:-1] + mine["offset"]
         before = np.cumsum(mine["length"]) - mine["length"]
         positions = np.arange(mine["length"].sum()) + np.repeat(first - before, mine["length"])
         yield times.values[positions], values.values[positions]
-
-
-def aligned(
-    db: sc.Database, *names: str, start: int | None = None, stop: int | None = None
-) -> Iterator[tuple[sc.Batch, ...]]:
-    """Scan stores side by side; every hour is in each of them."""
-    with db.snapshot() as snapshot:
-        yield from zip(*(snapshot[name].scan(start, stop, batch_size=1000) for name in names), strict=True)
 
 
 # ---------------------------------------------------------------- all of it
@@ -148,7 +140,9 @@ def as_readings(known: Known) -> Readings:
 def fill(db: sc.Database, readings: Readings) -> None:
     """Store all but 200 readings at once; those come late, one by one."""
     create(db)
-    late = np.isin(np.arange(len(readings.time)), np.random.default_rng(0).choice(len(readings.time), 200))
+    late = np.isin(
+        np.arange(len(readings.time)), np.random.default_rng(0).choice(len(readings.time), 200, replace=False)
+    )
     with timed(f"stored {np.sum(~late):,} readings in one transaction"):
         load(db, readings.at(~late))
     with timed(f"inserted {late.sum():,} late readings, each in a transaction over four stores"):
@@ -157,7 +151,8 @@ def fill(db: sc.Database, readings: Readings) -> None:
 
 
 def report(db: sc.Database, known: Known) -> None:
-    table("The stores", "name,records,type", ((name, len(db[name]), str(db[name].dtype)) for name in sorted(db)))
+    types = {name: ", ".join(db[name].dtype.names or [str(db[name].dtype)]) for name in db}
+    table("The stores", "name,records,type", ((name, len(db[name]), types[name]) for name in types))
     print_one(db, known)
     print_means(db, known)
     print_week(db, known)
@@ -165,11 +160,9 @@ def report(db: sc.Database, known: Known) -> None:
 
 def print_one(db: sc.Database, known: Known) -> None:
     device, time = DEVICES.index(("JFK", "wind_speed")), seconds("2013-03-08T12:00:00Z")
-    span, value = db["span"][time // HOUR], value_at(db, device, time)
-    print(
-        f"\nHour {time // HOUR} holds {len(db['value'][time // HOUR])} readings; span {span[device]} is JFK's wind"
-    )
-    print(f"  on 8 March 2013, 12:00 UTC: {value:.1f} miles an hour")
+    hour, value = time // HOUR, value_at(db, device, time)
+    print(f"\nHour {hour} holds {len(db['value'][hour])} readings; those of JFK's wind have offset and length")
+    print(f"  {db['span'][hour][device]}: on 8 March 2013, 12:00 UTC, it was {value:.1f} miles an hour")
     some = list(known)[::50]
     check(f"{len(some):,} single readings", [value_at(db, *each) for each in some], [known[each] for each in some])
 
