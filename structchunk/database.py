@@ -17,6 +17,7 @@ from .compaction import CompactionReport, compact_store
 from .errors import LockedError, ReadOnlyError, StoreNotFound
 from .latest import AtLatest
 from .object_store import ObjectStore
+from .reading import ReadStorage
 from .schema import Schema
 from .stats import StoreStats, store_stats
 from .storage import Storage
@@ -249,6 +250,20 @@ class Database:
         if self._mode == "r":
             raise ReadOnlyError(f"{self.path} is open with mode='r'; open it with mode='r+' to write")
 
+    def refresh(self) -> None:
+        """Show the newest commit, in a database that is open for reading; any other one always does.
+
+        Notes
+        -----
+        Stores and cursors that were got before go on from the new commit; a range read that was begun
+        goes on with the old one, and so do snapshots. Arrays and objects that were handed out stay as they are.
+        While a snapshot is held, files that the writer has dropped keep their disk space. Costs next to
+        nothing if there is no newer commit.
+        """
+        self.check_open()
+        if isinstance(self.storage, ReadStorage):
+            self.storage.refresh()
+
     def snapshot(self) -> Snapshot:
         """Return the database as of the latest commit, for reading."""
         with self.storage.committing():  # else a store could come or go between the two
@@ -270,7 +285,9 @@ class Database:
         Notes
         -----
         Changes nothing, and does not raise on damage. It checks one commit while others go on. Records that
-        may change in place are under no checksum.
+        may change in place are under no checksum. With ``mode="r"`` it leaves out what a writer may be changing:
+        the offsets in the headers of chunks, files that no store knows, and the checksum of every commit that
+        holds a record that may change in place.
         """
         self.check_open()
         return verify_storage(self.storage, progress)

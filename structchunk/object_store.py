@@ -47,6 +47,11 @@ class ObjectStore(Store[T], Generic[T]):
         """Return the same store with its objects as instances of another class of the same layout."""
         return ObjectStore(self._binding, cls)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._cls is self._heap.schema.ctype:
+            return super().__reduce__()
+        return _of_class, (self._binding.home(), self.name, self._cls)
+
     # ------------------------------------------------------------------ one object
 
     def _record(self, extent: Extent) -> T:
@@ -184,3 +189,7 @@ class ObjectStore(Store[T], Generic[T]):
             return gather(self._heap, np.concatenate([empty_run(), *pieces])).values
         except MovedError:
             return self.records(start, stop)
+
+
+def _of_class(database: Any, name: str, cls: type[Any]) -> Any:
+    return database.object_store(name, cls)

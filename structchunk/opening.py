@@ -1,9 +1,13 @@
-"""open() and rebuild_index(): from a path to a database, by mode."""
+"""open() and rebuild_index(): from a path to a database, by mode; and back, for pickling."""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import copyreg
 import operator
 import os
+import threading
 from collections.abc import Callable
 
 from . import files
@@ -11,12 +15,17 @@ from .database import Database
 from .header import PAGE, round_up
 from .lock import Lock
 from .paths import Paths
+from .readers import make_parent, sweep
+from .reading import open_reader
 from .recovery import create_storage, open_storage
 from .storage import MAX_CHUNK_SIZE
 
 CHUNK_SIZE = 64 << 20
 MIN_CHUNK_SIZE = 4 * PAGE
 _MODES = ("r", "r+", "a", "x")
+
+_reopened: dict[str, Database] = {}
+_reopened_guard = threading.Lock()
 
 
 def open(
@@ -45,6 +54,14 @@ def open(
         Another process, or another handle of this one, has the database open.
     CorruptionError
         What is on disk is damaged; the message says what to do.
+
+    Notes
+    -----
+    One handle at a time writes; any number of others, in this process and others, read beside it with
+    ``mode="r"``. Such a one shows the last commit of when it was opened, whole, until :meth:`Database.refresh`.
+    Until it is closed, it keeps links to the files that it reads in ``readers/`` of the database; where files
+    cannot be linked, or the directory may not be written, it copies the index to a temporary directory, which
+    takes time and space by the size of the index. It can be pickled, and a forked child may open one.
     """
     if mode not in _MODES:
         raise ValueError(f"mode is {mode!r}; it must be one of {', '.join(map(repr, _MODES))}")
@@ -59,7 +76,12 @@ def open(
         raise FileNotFoundError(f"no database at {root}; create it with mode='a'")
     if not os.path.isdir(root):
         files.make_directory(root)
-    return _open_locked(Paths(root), mode, round_up(size, PAGE), sync=bool(sync))
+    paths = Paths(root)
+    if mode in ("r", "r+") and not os.path.lexists(paths.superblock) and not os.path.isdir(paths.chunks):
+        raise FileNotFoundError(f"no database at {root}; create it with mode='a'")
+    if mode == "r":
+        return Database(open_reader(paths), mode=mode, sync=bool(sync))
+    return _open_locked(paths, mode, round_up(size, PAGE), sync=bool(sync))
 
 
 def rebuild_index(path: str | os.PathLike[str], progress: Callable[[int, int], object] | None = None) -> None:
@@ -99,8 +121,6 @@ def rebuild_index(path: str | os.PathLike[str], progress: Callable[[int, int], o
 
 def _open_locked(paths: Paths, mode: str, chunk_size: int, *, sync: bool) -> Database:
     may_create = mode in ("a", "x")
-    if not may_create and not os.path.lexists(paths.superblock) and not os.path.isdir(paths.chunks):
-        raise FileNotFoundError(f"no database at {paths.root}; create it with mode='a'")
     lock = Lock(paths.lock)
     try:
         if os.path.lexists(paths.superblock) or not may_create:
@@ -112,4 +132,62 @@ def _open_locked(paths: Paths, mode: str, chunk_size: int, *, sync: bool) -> Dat
     except BaseException:
         lock.release()
         raise
+    try:
+        _welcome_readers(paths, lock)
+    except BaseException:
+        storage.close()
+        raise
     return Database(storage, mode=mode, sync=sync)
+
+
+def _welcome_readers(paths: Paths, lock: Lock) -> None:
+    """Remove what dead readers left, and tell the others that recovery is over; they can do without."""
+    with contextlib.suppress(OSError):
+        make_parent(paths.readers)
+        sweep(paths.readers)
+        lock.announce(paths.announcement)
+
+
+# ---------------------------------------------------------------------- pickling
+
+
+def _pickled(database: Database) -> tuple[object, ...]:
+    """Pickle a database that is open for reading as its path."""
+    database.check_open()
+    if database.mode != "r":
+        raise TypeError(f"{database.path} is open for writing and cannot be pickled; open it with mode='r'")
+    return reopen, (database.path, database.storage.index.last)
+
+
+def reopen(path: str, commit: int) -> Database:
+    """Return a database that was pickled: one handle for all of them in this process, open until its end.
+
+    Parameters
+    ----------
+    path : str
+    commit : int
+        The commit that the pickled one showed: this one shows that or a later one.
+    """
+    with _reopened_guard:
+        database = _reopened.get(path)
+        if database is None or database.closed:
+            database = _reopened[path] = open(path, "r")
+        elif database.storage.index.last < commit:
+            database.refresh()
+        return database
+
+
+@atexit.register
+def _close_reopened() -> None:
+    for database in _reopened.values():
+        database.close()
+
+
+def _forget_in_child() -> None:
+    global _reopened_guard
+    _reopened_guard = threading.Lock()
+    _reopened.clear()
+
+
+copyreg.pickle(Database, _pickled)  # type: ignore[arg-type]
+os.register_at_fork(after_in_child=_forget_in_child)

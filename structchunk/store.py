@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import operator
 from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
@@ -50,6 +51,9 @@ class Binding(Protocol):
     def open_staging(self) -> Staging | None:
         """Return the open transaction's staging, or None outside of one."""
 
+    def home(self) -> Any:
+        """Return the database; raise TypeError where what is seen of it could not be found again."""
+
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place, or None where that is not allowed."""
 
@@ -90,6 +94,10 @@ class Store(MutableMapping[int, R], Generic[R]):
     # Comparing all records would be a scan that `==` should not hide; a store is equal to itself.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle a store of a database that is open for reading as that and its name."""
+        return operator.getitem, (self._binding.home(), self.name)
 
     # ------------------------------------------------------------------ one record
 

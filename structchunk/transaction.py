@@ -74,6 +74,10 @@ class InTransaction:
         """Enter the transaction; leaving does not commit it."""
         yield self.open_staging()
 
+    def home(self) -> NoReturn:
+        """Refuse."""
+        raise TypeError("a store of a transaction cannot be pickled; pickle one of a database open with mode='r'")
+
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place."""
         return self._transaction.storage.live_array(self.heap, extent)
@@ -274,6 +278,10 @@ class InSnapshot:
     def writing(self) -> NoReturn:
         """Refuse."""
         raise ReadOnlyError("a snapshot cannot be written; write through the database or a transaction")
+
+    def home(self) -> NoReturn:
+        """Refuse."""
+        raise TypeError("a store of a snapshot cannot be pickled; pickle one of a database open with mode='r'")
 
     def live_array(self, extent: Extent) -> None:
         """Return None: nothing may be changed through a snapshot."""
