@@ -27,7 +27,7 @@ import structchunk as sc
 
 HOUR, DAY = 3600, 24 * 3600
 READERS = 3
-PAUSE = 0.01  # seconds between two days: else it is over before there is anything to see
+PAUSE = 0.005  # seconds between two days: else it is over before there is anything to see
 
 
 class Ledger(sc.Object):
