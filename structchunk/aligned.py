@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from .batch import Batch
-from .extent import KEY_END, Run, clip, empty_run, intersect
+from .extent import KEY_END, empty_run, intersect
 from .gather import aligned_batches
 from .keys import as_bound
+from .piece import Piece, Scattered, clip_piece, joined, last_key
 from .store import Binding, check_batch_size
 
 __all__ = ["scan_aligned"]
@@ -43,13 +44,13 @@ def scan_aligned(
 def _batches(bindings: Sequence[Binding], start: int, stop: int, batch_size: int) -> Iterator[tuple[Batch, ...]]:
     heaps = [binding.heap for binding in bindings]
     shared = _join([binding.pieces(start, stop) for binding in bindings])
-    for runs in _collect(shared, batch_size // 2):
-        yield from aligned_batches(heaps, runs, batch_size)
+    for pieces in _collect(shared, batch_size // 2):
+        yield from aligned_batches(heaps, pieces, batch_size)
 
 
-def _join(streams: Sequence[Iterator[Run]]) -> Iterator[list[Run]]:
-    """Yield the rows whose keys all streams of consecutive runs have, one run for each stream."""
-    heads: list[Run] = [empty_run()] * len(streams)
+def _join(streams: Sequence[Iterator[Piece]]) -> Iterator[list[Piece]]:
+    """Yield the rows whose keys all streams of consecutive pieces have, one piece for each stream."""
+    heads: list[Piece] = [Scattered(empty_run())] * len(streams)
     while True:
         for i, stream in enumerate(streams):
             if not len(heads[i]):
@@ -57,23 +58,31 @@ def _join(streams: Sequence[Iterator[Run]]) -> Iterator[list[Run]]:
                 if piece is None:
                     return
                 heads[i] = piece
-        stop = min(int(head["key"][-1]) for head in heads) + 1
-        parts = [clip(head, 0, stop) for head in heads]
-        heads = [head[len(part) :] for head, part in zip(heads, parts, strict=True)]
-        yield intersect(parts)
+        stop = min(last_key(head) for head in heads) + 1
+        parts = [clip_piece(head, 0, stop) for head in heads]
+        heads = [head.part(len(part), len(head)) for head, part in zip(heads, parts, strict=True)]
+        yield _intersect(parts)
 
 
-def _collect(parts: Iterable[list[Run]], row_count: int) -> Iterator[list[Run]]:
+def _intersect(pieces: list[Piece]) -> list[Piece]:
+    """Return of each piece the rows whose keys all pieces have."""
+    keys = pieces[0].keys
+    if all(np.array_equal(piece.keys, keys) for piece in pieces[1:]):
+        return pieces
+    return [Scattered(run) for run in intersect([piece.run for piece in pieces])]
+
+
+def _collect(parts: Iterable[list[Piece]], row_count: int) -> Iterator[list[Piece]]:
     """Put parts together until they have more than `row_count` rows: few matches must not mean tiny batches."""
-    pending: list[list[Run]] = []
+    pending: list[list[Piece]] = []
     for part in parts:
         pending.append(part)
-        if sum(len(runs[0]) for runs in pending) > row_count:
-            yield _joined(pending)
+        if sum(len(pieces[0]) for pieces in pending) > row_count:
+            yield _put_together(pending)
             pending = []
-    if any(len(runs[0]) for runs in pending):
-        yield _joined(pending)
+    if any(len(pieces[0]) for pieces in pending):
+        yield _put_together(pending)
 
 
-def _joined(parts: list[list[Run]]) -> list[Run]:
-    return parts[0] if len(parts) == 1 else [np.concatenate(runs) for runs in zip(*parts, strict=True)]
+def _put_together(parts: list[list[Piece]]) -> list[Piece]:
+    return parts[0] if len(parts) == 1 else [Scattered(joined(pieces)) for pieces in zip(*parts, strict=True)]

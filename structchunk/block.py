@@ -3,129 +3,152 @@
 from __future__ import annotations
 
 import random
+import weakref
+from array import array
 from bisect import bisect_left
 
 import numpy as np
 import numpy.typing as npt
 
-from .extent import KEY_END, ROW, ROW_SIZE, Extent, Run, find_equal, uniform_length
+from .extent import KEY_END, Extent
+from .piece import Piece, Stretch
 
-CACHE_ROWS = 1 << 22
-"""How many rows the cache of one store may hold: about 160 MB."""
-
+CACHE_SIZE = 256 << 20
+"""How many bytes the caches of all stores of a database may hold."""
 EAGER_AFTER = 8
 
 
 class Block:
     """Consecutive pages of one store, decoded: all its rows with ``floor <= key <= last``. Immutable.
 
-    Two shapes of data are common and spare memory accesses. Keys that are evenly spaced, as those of time
-    series and of counters are, need no search: ``step`` is their distance, or 0 if they are not. Records of one
-    length that lie back to back need no rows: ``length`` is that of each, or 0 if they do not.
+    Two shapes of data are common and spare memory accesses: keys that rise by the same step need no search, and
+    records of one length that lie back to back no rows.
     """
 
-    __slots__ = ("count", "first", "floor", "keys", "last", "length", "origin", "rows", "run", "step")
+    __slots__ = ("_first", "_keys", "_length", "_origin", "_step")
+    __slots__ += ("count", "floor", "keys", "last", "piece", "size")
 
-    def __init__(self, run: Run, floor: int, last: int, item_size: int) -> None:
-        self.run = run
+    def __init__(self, piece: Piece, floor: int, last: int) -> None:
         self.floor = floor
         self.last = last
-        keys = np.ascontiguousarray(run["key"], np.uint64)
-        self.count = len(keys)
-        self.keys = keys.data
-        self.rows = run.view(np.uint8).data
-        self.first = int(keys[0]) if len(keys) else 0
-        self.step = _even_step(keys)
-        same_flags = len(run) > 0 and bool((run["flags"] == run["flags"][0]).all())
-        self.length = uniform_length(run, item_size) if same_flags else 0
-        offset, chunk, flags = run[["offset", "chunk", "flags"]][0].item() if self.length else (0, 0, 0)
-        self.origin = (offset, self.length * item_size, chunk, flags)
+        self.count = len(piece)
+        self._first = self._step = self._length = 0
+        self._keys = array("Q")  # of all sequences it gives single numbers fastest
+        if isinstance(piece, Stretch) and isinstance(piece.spacing, range):
+            self._first, self._step = piece.spacing.start, piece.spacing.step
+        else:
+            self._keys.frombytes(piece.keys.data.cast("B") if len(piece) else b"")
+        self.keys = np.frombuffer(self._keys, np.uint64)
+        self.keys.flags.writeable = False
+        if isinstance(piece, Stretch):
+            self._length = piece.length
+            size = piece.item_size
+            self._origin = (piece.items.start * size, self._length * size, piece.chunk, piece.flags)
+            piece = piece if self._step else piece.over(self.keys)
+        self.piece = piece
+        self.size = piece.size + (0 if isinstance(piece, Stretch) else self.keys.nbytes)
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key that this block answers for, or None."""
-        if self.step:
-            at, rest = divmod(key - self.first, self.step)
+        if self._step:
+            at, rest = divmod(key - self._first, self._step)
             if rest or not 0 <= at < self.count:
                 return None
         else:
-            at = bisect_left(self.keys, key)
-            if at == self.count or self.keys[at] != key:
+            at = bisect_left(self._keys, key)
+            if at == self.count or self._keys[at] != key:
                 return None
-        if self.length:
-            offset, size, chunk, flags = self.origin
-            return key, offset + at * size, self.length, chunk, flags
-        return ROW.unpack_from(self.rows, at * ROW_SIZE)
+        if self._length:
+            offset, size, chunk, flags = self._origin
+            return key, offset + at * size, self._length, chunk, flags
+        return self.piece.extent(at)
 
     def search(self, keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-        """Return where in the run each of many keys is, and whether it is there at all."""
-        if self.step:
-            where, rest = np.divmod(keys - np.uint64(self.first), np.uint64(self.step))
+        """Return where in the piece each of many keys is, and whether it is there at all."""
+        if self._step:
+            where, rest = np.divmod(keys - np.uint64(self._first), np.uint64(self._step))
             return where.astype(np.intp), (rest == 0) & (where < self.count)  # what is below first wraps around
-        found = np.searchsorted(np.asarray(self.keys), keys)
-        return found, find_equal(self.run, keys, found)
+        if not self.count:
+            return np.zeros(len(keys), np.intp), np.zeros(len(keys), bool)
+        where = np.searchsorted(self.keys, keys)
+        return where, (where < self.count) & (self.keys[np.minimum(where, self.count - 1)] == keys)
 
 
-def _even_step(keys: npt.NDArray[np.uint64]) -> int:
-    if len(keys) < 2:
-        return 0
-    steps = keys[1:] - keys[:-1]
-    return int(steps[0]) if bool((steps == steps[0]).all()) else 0
-
-
-class BlockCache:
-    """Blocks of one store, disjoint and sorted, beside the last key of each. The caller locks, but for finding."""
+class Budget:
+    """What all caches of a database hold together, and which they are."""
 
     def __init__(self) -> None:
-        self.lasts: list[int] = []
-        self.blocks: list[Block] = []
-        self._row_count = 0
-        self._inserted = 0
+        self.size = 0
+        self.caches: weakref.WeakSet[BlockCache] = weakref.WeakSet()
 
     def is_full(self) -> bool:
         """Tell whether a further block would drive another one out: then single keys are not worth one."""
-        return self._row_count > CACHE_ROWS - CACHE_ROWS // 8
+        return self.size > CACHE_SIZE - CACHE_SIZE // 8
+
+    def enforce(self) -> None:
+        """Drop blocks at random, of any cache, until they are not too many."""
+        while self.size > CACHE_SIZE:
+            random.choice([cache for cache in self.caches if cache.index[1]]).drop_any()
+
+
+class BlockCache:
+    """Blocks of one store, disjoint and sorted, beside the last key of each. The caller locks, but for finding.
+
+    ``index`` is both lists. They are never changed, only replaced together, so that who looks needs no lock.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.index: tuple[list[int], list[Block]] = ([], [])
+        self.budget = budget
+        self._inserted = 0
+        budget.caches.add(self)
 
     def eagerness(self) -> int:
         """Return how often to double what is read for one key, 0 to 4: who has missed often will miss again."""
         return min(self._inserted // EAGER_AFTER, 4)
 
     def find(self, key: int) -> Block | None:
-        """Return the block that answers for a key, or None. Needs no lock: what it returns was checked."""
-        at = bisect_left(self.lasts, key)
-        try:
-            block = self.blocks[at]
-        except IndexError:
-            return None
-        return block if block.floor <= key <= block.last else None
+        """Return the block that answers for a key, or None."""
+        lasts, blocks = self.index
+        at = bisect_left(lasts, key)
+        return blocks[at] if at < len(blocks) and blocks[at].floor <= key else None
 
     def next_floor(self, key: int) -> int:
         """Return the lowest key above `key` that a block answers for, or the end of all keys."""
-        at = bisect_left(self.lasts, key)
-        return self.blocks[at].floor if at < len(self.blocks) else KEY_END
+        lasts, blocks = self.index
+        at = bisect_left(lasts, key)
+        return blocks[at].floor if at < len(blocks) else KEY_END
 
     def insert(self, block: Block) -> None:
         """Add a block in place of those that it overlaps; drop others at random when there are too many."""
         self.drop(block.floor, block.last)
-        if block.count > CACHE_ROWS:
+        if block.size > CACHE_SIZE:
             return
-        at = bisect_left(self.lasts, block.last)
-        self.lasts.insert(at, block.last)
-        self.blocks.insert(at, block)
-        self._row_count += len(block.keys)
+        lasts, blocks = self.index
+        at = bisect_left(lasts, block.last)
+        self.index = [*lasts[:at], block.last, *lasts[at:]], [*blocks[:at], block, *blocks[at:]]
         self._inserted += 1
-        while self._row_count > CACHE_ROWS:
-            self._remove(random.randrange(len(self.blocks)))
+        self.budget.size += block.size
+        self.budget.enforce()
 
     def drop(self, low: int, high: int) -> None:
         """Remove the blocks that answer for any key in ``[low, high]``."""
-        at = bisect_left(self.lasts, low)
-        while at < len(self.blocks) and self.blocks[at].floor <= high:
-            self._remove(at)
+        lasts, blocks = self.index
+        first = upto = bisect_left(lasts, low)
+        while upto < len(blocks) and blocks[upto].floor <= high:
+            upto += 1
+        self._remove(first, upto)
 
-    def _remove(self, at: int) -> None:
-        del self.lasts[at]
-        self._row_count -= len(self.blocks.pop(at).keys)
+    def drop_any(self) -> None:
+        """Remove one block."""
+        at = random.randrange(len(self.index[1]))
+        self._remove(at, at + 1)
 
     def clear(self) -> None:
         """Remove all blocks."""
-        self.drop(0, KEY_END)
+        self._remove(0, len(self.index[1]))
+
+    def _remove(self, first: int, upto: int) -> None:
+        lasts, blocks = self.index
+        self.index = lasts[:first] + lasts[upto:], blocks[:first] + blocks[upto:]
+        self.budget.size -= sum(block.size for block in blocks[first:upto])

@@ -36,6 +36,7 @@ from .extent import (
 from .gather import gather
 from .header import PAGE
 from .heap import SPARSE_SIZE, Heap, Retired
+from .piece import joined
 from .segment import SEGMENT_SIZE
 from .staging import Staging
 from .stats import store_stats
@@ -148,9 +149,11 @@ def _rows_to_keep(staging: Staging, chunks: list[Chunk]) -> Run:
     """Return the rows of chunks that must not be lost with them: of live records, and tombstones."""
     pieces = staging.table.pieces(0, KEY_END)
     if len(chunks) == len(staging.heap.chunks):
-        return np.concatenate([empty_run(), *pieces])
+        return joined(pieces)
     ids = np.array([chunk.id for chunk in chunks], np.uint32)
-    alive = np.concatenate([empty_run(), *(piece[np.isin(piece["chunk"], ids)] for piece in pieces)])
+    alive = np.concatenate(
+        [empty_run(), *(run[np.isin(run["chunk"], ids)] for run in (piece.run for piece in pieces))]
+    )
     return overlay(alive, _tombstones(staging, chunks))
 
 

@@ -8,15 +8,18 @@ from typing import Generic, Protocol, TypeVar
 from .errors import KeyNotFound
 from .extent import KEY_END, Run, empty_run
 from .keys import as_key
+from .piece import Piece, portions
 
 R = TypeVar("R")
+WINDOW = 256
+"""Rows that are read at a time: few, as a cursor may move on to anywhere."""
 
 
 class Rows(Protocol):
     """Where the rows of a store are read: a binding."""
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range as consecutive runs."""
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+        """Yield the live rows of a key range as consecutive pieces."""
 
     def version(self) -> int:
         """Return a number that changes whenever the rows may have."""
@@ -105,9 +108,10 @@ class Cursor(Generic[R]):
     def _jump(self, start: int, stop: int, *, reverse: bool) -> bool:
         """Read the rows from one end of a range on, and move there."""
         version = self._rows.version()
-        window = next(self._rows.pieces(start, stop, reverse=reverse), None)
-        if window is None:
+        piece = next(self._rows.pieces(start, stop, reverse=reverse), None)
+        if piece is None:
             return False
+        window = next(portions(piece, WINDOW, reverse=reverse)).run
         self._window, self._version = window, version
         self._at = len(window) - 1 if reverse else 0
         self._key = int(window["key"][self._at])

@@ -9,7 +9,7 @@ index, and compaction.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -154,29 +154,6 @@ def intersect(runs: Sequence[Run]) -> list[Run]:
     for run in runs:
         keys = np.ascontiguousarray(rows_with(run, keys)["key"])
     return [rows_with(run, keys) for run in runs]
-
-
-def overlay_pieces(newer: Run, older: Iterable[Run], *, reverse: bool = False) -> Iterator[Run]:
-    """Overlay a run on consecutive pieces of an older one, piece by piece.
-
-    `older` yields pieces in ascending order of key (descending with `reverse`; each piece itself ascends).
-    """
-    for piece in older:
-        if not len(newer):
-            yield piece
-            continue
-        if not len(piece):
-            continue
-        if reverse:
-            cut = int(np.searchsorted(newer["key"], piece["key"][0]))
-            yield overlay(newer[cut:], piece)
-            newer = newer[:cut]
-        else:
-            cut = int(np.searchsorted(newer["key"], piece["key"][-1], side="right"))
-            yield overlay(newer[:cut], piece)
-            newer = newer[cut:]
-    if len(newer):
-        yield newer
 
 
 def breaks(run: Run, item_size: int) -> npt.NDArray[np.intp]:

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .batch import Batch
-from .extent import Run, breaks, uniform_length
+from .extent import Run, breaks
 from .heap import Heap
+from .piece import Piece, Scattered, Stretch, joined
 
 LONG_STRETCH = 1024
 """A scan splits its batches where records stop lying back to back, if stretches have this many on average."""
@@ -28,30 +29,36 @@ def gather(heap: Heap, run: Run) -> Batch:
     return _ragged(heap, run, np.ascontiguousarray(run["key"]))
 
 
-def batches(heap: Heap, run: Run, batch_size: int) -> Iterator[Batch]:
-    """Yield the records of a run as batches of at most `batch_size` records."""
-    return (batch for (batch,) in aligned_batches([heap], [run], batch_size))
+def values_of(heap: Heap, pieces: Sequence[Piece]) -> npt.NDArray[Any]:
+    """Return the values of consecutive pieces as one array: a view where all of it lies back to back."""
+    firsts = [piece for piece in pieces if isinstance(piece, Stretch)]
+    if pieces and len(firsts) == len(pieces) and all(after.follows(piece) for piece, after in pairwise(firsts)):
+        return heap.arrays[firsts[0].chunk][firsts[0].items.start : firsts[-1].items.stop]
+    return gather(heap, joined(pieces)).values
 
 
-def aligned_batches(heaps: Sequence[Heap], runs: Sequence[Run], batch_size: int) -> Iterator[tuple[Batch, ...]]:
-    """Yield the records of runs that have the same keys, one run for each heap, batch by batch."""
-    sides = [(heap, run, uniform_length(run, heap.item_size)) for heap, run in zip(heaps, runs, strict=True)]
-    cuts = [_cuts(heap, run) for heap, run, length in sides if not length]
-    bounds = np.unique(np.concatenate([[0, len(runs[0])], *cuts])).tolist()
+def batches(heap: Heap, piece: Piece, batch_size: int) -> Iterator[Batch]:
+    """Yield the records of a piece as batches of at most `batch_size` records."""
+    return (batch for (batch,) in aligned_batches([heap], [piece], batch_size))
+
+
+def aligned_batches(heaps: Sequence[Heap], pieces: Sequence[Piece], batch_size: int) -> Iterator[tuple[Batch, ...]]:
+    """Yield the records of pieces that have the same keys, one piece for each heap, batch by batch."""
+    sides = list(zip(heaps, pieces, strict=True))
+    cuts = [_cuts(heap, piece.run) for heap, piece in sides if isinstance(piece, Scattered)]
+    bounds = np.unique(np.concatenate([[0, len(pieces[0])], *cuts])).tolist()
     for low, high in pairwise(bounds):
         for first in range(low, high, batch_size):
-            part = slice(first, min(first + batch_size, high))
-            keys = np.ascontiguousarray(runs[0]["key"][part])
-            yield tuple(
-                _uniform(heap, run[part], keys, length) if length else _ragged(heap, run[part], keys)
-                for heap, run, length in sides
-            )
+            upto = min(first + batch_size, high)
+            keys = pieces[0].part(first, upto).keys
+            keys.flags.writeable = False
+            yield tuple(_batch(heap, piece.part(first, upto), keys) for heap, piece in sides)
 
 
-def _uniform(heap: Heap, run: Run, keys: npt.NDArray[np.uint64], length: int) -> Batch:
-    """Return records of one length that lie back to back."""
-    offsets = np.arange(0, (len(run) + 1) * length, length)
-    return Batch(keys, offsets, _stretch(heap, run, len(run) * length))
+def _batch(heap: Heap, piece: Piece, keys: npt.NDArray[np.uint64]) -> Batch:
+    if isinstance(piece, Scattered):
+        return _ragged(heap, piece.run, keys)
+    return Batch(keys, piece.offsets, heap.arrays[piece.chunk][piece.items])
 
 
 def _ragged(heap: Heap, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:

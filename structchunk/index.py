@@ -22,9 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .block import Budget
 from .errors import ClosedError, CorruptionError, StoreNotFound
 from .extent import ROW, TOMBSTONE, Extent, Run, live
 from .leveldb import REBUILD, LevelDB, Pair
+from .piece import Piece
 from .table import Change, Clock, Table, keys_of_store
 
 VERSION = 1
@@ -92,12 +94,12 @@ class View:
         """Return one row per ascending key; the key that has none gets a tombstone."""
         return _table(self._tables, store).lookup(keys, self)
 
-    def pieces(self, store: int, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range as consecutive runs."""
+    def pieces(self, store: int, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+        """Yield the live rows of a key range as consecutive pieces."""
         return self._held(_table(self._tables, store).pieces(start, stop, self, reverse=reverse))
 
-    def _held(self, pieces: Iterator[Run]) -> Iterator[Run]:
-        """Pass runs on, so that this view, and what it pins, lives until the last of them has been read."""
+    def _held(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
+        """Pass pieces on, so that this view, and what it pins, lives until the last of them has been read."""
         yield from pieces
 
     def record_count(self, store: int) -> int:
@@ -146,6 +148,7 @@ class Index:
         if version != VERSION:
             raise self._damaged(f"format version {version}", f"version {VERSION}")
         self._clock = Clock(_U8.unpack(last)[0])
+        self._budget = Budget()
         self._checkpoint_batch = batch
         batches = [key for key, _ in leveldb.read(b"B", b"C", 1 << 32)]
         self._batch = batch + len(batches)
@@ -241,7 +244,7 @@ class Index:
         """Make a store's rows readable; `check` raises if a run points outside the store's chunks."""
         self._item_sizes[store] = item_size
         self.live[store] = self.read_live(store)
-        table = self._tables[store] = Table(self.leveldb, self._clock, store, item_size, check)
+        table = self._tables[store] = Table(self.leveldb, self._clock, store, item_size, check, self._budget)
         return table
 
     def remove_table(self, store: int) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from .extent import Extent, Run
 from .heap import Heap
+from .piece import Piece
 from .staging import Staging
 from .storage import Storage
 from .transaction import Transaction
@@ -71,8 +72,8 @@ class AtLatest:
         with contextlib.closing(self._index.view()) as view:
             return view.lookup(self.heap.store, keys)
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range, all as of the present commit, as consecutive runs."""
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+        """Yield the live rows of a key range, all as of the present commit, as consecutive pieces."""
         return self._index.view().pieces(self.heap.store, start, stop, reverse=reverse)
 
     def record_count(self) -> int:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
 from typing import Any, Generic, Protocol, TypeVar
 
-from .extent import KEY_END, Extent, Run
+from .extent import KEY_END, Extent
 from .keys import as_key
+from .piece import Piece, portions
 
 R = TypeVar("R")
+PORTION = 4096
+"""Rows that are turned into Python objects at a time."""
 
 
 class Rows(Protocol):
@@ -17,8 +20,8 @@ class Rows(Protocol):
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key, or None."""
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range as consecutive runs."""
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+        """Yield the live rows of a key range as consecutive pieces."""
 
     def record_count(self) -> int:
         """Return how many records the store has."""
@@ -37,14 +40,15 @@ class Range(Generic[R]):
     def __len__(self) -> int:
         if (self._start, self._stop) == (0, KEY_END):
             return self._rows.record_count()
-        return sum(len(run) for run in self._rows.pieces(self._start, self._stop))
+        return sum(len(piece) for piece in self._rows.pieces(self._start, self._stop))
 
     def extents(self, *, flip: bool = False) -> Iterator[Extent]:
         """Yield the extents in the direction of the range, or against it."""
         reverse = self._reverse != flip
-        for run in self._rows.pieces(self._start, self._stop, reverse=reverse):
-            rows = run.tolist()
-            yield from reversed(rows) if reverse else rows
+        for piece in self._rows.pieces(self._start, self._stop, reverse=reverse):
+            for part in portions(piece, PORTION, reverse=reverse):
+                rows = part.run.tolist()
+                yield from reversed(rows) if reverse else rows
 
     def find(self, key: object) -> Extent | None:
         """Return the extent of a key if it is in the range and has a record."""

@@ -12,6 +12,7 @@ from .database import Database
 from .extent import Extent, Run
 from .heap import Heap
 from .latest import AtLatest
+from .piece import Piece
 from .reading import ReadStorage
 from .storage import Storage
 from .superblock import Watch, read_superblock
@@ -35,8 +36,8 @@ class AtShared(AtLatest):
         self._catch_up()
         return super().lookup(keys)
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range, all as of the present commit, as consecutive runs."""
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+        """Yield the live rows of a key range, all as of the present commit, as consecutive pieces."""
         self._catch_up()
         return super().pieces(start, stop, reverse=reverse)
 

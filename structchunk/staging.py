@@ -21,11 +21,11 @@ from .extent import (
     last_wins,
     live,
     overlay,
-    overlay_pieces,
     run_from_bytes,
 )
 from .heap import Heap, Retired
 from .index import unpack_row
+from .piece import Piece, overlay_pieces
 from .table import Table
 
 _MANY_ROWS = 1 << 16
@@ -112,7 +112,7 @@ class Staging:
 
     def delete_range(self, start: int, stop: int) -> int:
         """Delete the records of a key range, and return how many there were."""
-        found = [piece["key"].copy() for piece in self._pieces(start, stop, reverse=False)]
+        found = [piece.keys for piece in self._pieces(start, stop, reverse=False)]
         if not found:
             return 0
         keys = np.concatenate(found)
@@ -204,17 +204,14 @@ class Staging:
         rows[found] = staged[where[found]]
         return rows
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range, as this transaction sees it, as consecutive runs."""
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+        """Yield the live rows of a key range, as this transaction sees it, as consecutive pieces."""
         self.lent = self.lent or len(clip(self.run(), start, stop)) > 0
         return self._pieces(start, stop, reverse=reverse)
 
-    def _pieces(self, start: int, stop: int, *, reverse: bool) -> Iterator[Run]:
+    def _pieces(self, start: int, stop: int, *, reverse: bool) -> Iterator[Piece]:
         older = self.table.pieces(start, stop, reverse=reverse)
-        for piece in overlay_pieces(clip(self.run(), start, stop), older, reverse=reverse):
-            rows = live(piece)
-            if len(rows):
-                yield rows
+        return overlay_pieces(clip(self.run(), start, stop), older, reverse=reverse)
 
     def record_count(self) -> int:
         """Return how many records the store has, as this transaction sees it."""

@@ -18,6 +18,7 @@ from .extent import KEY_END, TOMBSTONE, Extent, Run, empty_run
 from .gather import batches, gather
 from .heap import Heap
 from .keys import as_bound, as_key, as_keys
+from .piece import Piece
 from .ranges import Items, Keys, Range, Values
 from .staging import Staging
 
@@ -36,8 +37,8 @@ class Binding(Protocol):
     def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
         """Return one row per key, in ascending order, repeated or not; a tombstone for the key that has none."""
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range as consecutive runs."""
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+        """Yield the live rows of a key range as consecutive pieces."""
 
     def record_count(self) -> int:
         """Return how many records the store has."""
@@ -262,8 +263,8 @@ class Store(MutableMapping[int, R], Generic[R]):
         return self._scan(as_bound(start, 0), as_bound(stop, KEY_END), check_batch_size(batch_size))
 
     def _scan(self, start: int, stop: int, batch_size: int) -> Iterator[Batch]:
-        for run in self._binding.pieces(start, stop):
-            yield from batches(self._heap, run, batch_size)
+        for piece in self._binding.pieces(start, stop):
+            yield from batches(self._heap, piece, batch_size)
 
 
 def check_batch_size(batch_size: int) -> int:

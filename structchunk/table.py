@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .block import Block, BlockCache
+from .block import Block, BlockCache, Budget
 from .delta import Delta
 from .errors import CorruptionError, StoreNotFound
 from .extent import (
@@ -34,12 +34,12 @@ from .extent import (
     live,
     make_run,
     overlay,
-    overlay_pieces,
     rows_with,
     run_from_bytes,
 )
 from .keys import as_key
 from .leveldb import REBUILD, LevelDB, Pair
+from .piece import Piece, clip_piece, joined, overlay_pieces, shorten
 
 PAGE_ROWS = 512
 POINT_PAGES = 8
@@ -104,17 +104,25 @@ class Table:
         The store's id, and the bytes of one of its items.
     check : callable
         Raises CorruptionError if a run, read from disk, points outside the store's chunks.
+    budget : Budget
+        Of the caches of all tables.
     """
 
     def __init__(
-        self, leveldb: LevelDB, clock: Clock, store: int, item_size: int, check: Callable[[Run], None]
+        self,
+        leveldb: LevelDB,
+        clock: Clock,
+        store: int,
+        item_size: int,
+        check: Callable[[Run], None],
+        budget: Budget,
     ) -> None:
         self._leveldb = leveldb
         self._clock = clock
         self._store = store
         self._item_size = item_size
         self._check = check
-        self._cache = BlockCache()
+        self._cache = BlockCache(budget)
         self._delta = Delta()
         self._delta_loaded = False
         self._dropped = ""
@@ -133,22 +141,19 @@ class Table:
         if rows and (row := rows.get(key)) is not None:
             extent: Extent = ROW.unpack(row)
             return None if extent[4] & TOMBSTONE else extent
-        cache = self._cache
-        at = bisect_left(cache.lasts, key)
+        lasts, blocks = self._cache.index
         try:
-            block = cache.blocks[at]
+            block = blocks[bisect_left(lasts, key)]
         except IndexError:
             return self._find_uncached(key)
-        if block.floor <= key <= block.last:  # checked, as a writer may be half-way through the cache
-            return block.find(key)
-        return self._find_uncached(key)
+        return block.find(key) if block.floor <= key else self._find_uncached(key)
 
     def _find_uncached(self, key: int) -> Extent | None:
         as_key(key)  # the hot path leaves this to here: no cache answers for what is out of range
         if not self._delta_loaded:
             self._load_delta()
             return self.find(key)
-        if self._cache.is_full():
+        if self._cache.budget.is_full():
             return self._find_in_page(key, None)
         return self._block(key, None).find(key)
 
@@ -186,9 +191,9 @@ class Table:
         for block, first, upto in self._blocks_of(keys, at):
             where, found = block.search(keys[first:upto])
             if found.all():
-                rows[first:upto] = block.run[where]
+                rows[first:upto] = block.piece.take(where)
             else:
-                rows[first:upto][found] = block.run[where[found]]
+                rows[first:upto][found] = block.piece.take(where[found])
         delta = self.delta_run(at)
         where = np.searchsorted(delta["key"], keys)
         found = find_equal(delta, keys, where)
@@ -203,7 +208,10 @@ class Table:
         """Return the live rows of these keys of a run, without those that have none."""
         if len(keys) <= FEW_KEYS:
             return live(self.lookup(keys, at))
-        parts = [rows_with(block.run, keys[first:upto]) for block, first, upto in self._blocks_of(keys, at)]
+        parts = []
+        for block, first, upto in self._blocks_of(keys, at):
+            where, found = block.search(keys[first:upto])
+            parts.append(block.piece.take(where[found]))
         delta = self.delta_run(at)
         return live(overlay(rows_with(delta, keys), np.concatenate([empty_run(), *parts])))
 
@@ -219,19 +227,16 @@ class Table:
 
     # ------------------------------------------------------------------ range reads
 
-    def pieces(self, start: int, stop: int, at: At | None = None, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows with ``start <= key < stop`` as consecutive runs, in either direction."""
+    def pieces(self, start: int, stop: int, at: At | None = None, *, reverse: bool = False) -> Iterator[Piece]:
+        """Yield the live rows with ``start <= key < stop`` as consecutive pieces, in either direction."""
         delta = clip(self.delta_run(at), start, stop)
-        pages = self._page_pieces(start, stop, at, reverse)
-        if len(delta):
-            pages = map(live, overlay_pieces(delta, pages, reverse=reverse))
-        return (piece for piece in pages if len(piece))
+        return overlay_pieces(delta, self._page_pieces(start, stop, at, reverse), reverse=reverse)
 
-    def _page_pieces(self, start: int, stop: int, at: At | None, reverse: bool) -> Iterator[Run]:
+    def _page_pieces(self, start: int, stop: int, at: At | None, reverse: bool) -> Iterator[Piece]:
         while start < stop:
             at_key = stop - 1 if reverse else start
             block = self._block(at_key, at, wide=stop - start > 1, reverse=reverse)
-            yield clip(block.run, start, stop)
+            yield clip_piece(block.piece, start, stop)
             if reverse:
                 stop = block.floor
             else:
@@ -278,7 +283,7 @@ class Table:
         run = self._decode_pages(pages)
         if len(run) and int(run["key"][0]) < floor:
             raise self._damaged("pages that overlap", "each page's keys above those of the page before")
-        return Block(run, floor, last, self._item_size)
+        return Block(shorten(run, self._item_size), floor, last)
 
     def _last_key(self, page: Pair) -> int:
         if len(page[0]) != _KEY.size:
@@ -378,7 +383,7 @@ class Table:
 
         No row stays that another one shadows: it may point into a chunk that is to be unlinked.
         """
-        rows = live(overlay(run, np.concatenate([empty_run(), *self.pieces(0, KEY_END)])))
+        rows = live(overlay(run, joined(self.pieces(0, KEY_END))))
         deletes = list(keys_of_store(self._leveldb, self._store))
         return Change(self._pages(rows), deletes, [], list(self._delta.rows), 0, KEY_END - 1)
 

@@ -21,6 +21,7 @@ from .heap import Heap
 from .index import View
 from .keys import as_key
 from .object_store import ObjectStore
+from .piece import Piece
 from .schema import Schema
 from .staging import Staging
 from .storage import Storage
@@ -51,12 +52,12 @@ class InTransaction:
         """Return one row per ascending key; the key that has none gets a tombstone."""
         return self.open_staging().lookup(keys)
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range as consecutive runs."""
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+        """Yield the live rows of a key range as consecutive pieces."""
         pieces = self.open_staging().pieces(start, stop, reverse=reverse)
         return self._while_open(pieces)
 
-    def _while_open(self, pieces: Iterator[Run]) -> Iterator[Run]:
+    def _while_open(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
         for piece in pieces:
             yield piece
             self._transaction.check_open()
@@ -265,8 +266,8 @@ class InSnapshot:
         """Return one row per ascending key; the key that has none gets a tombstone."""
         return self._snapshot.view().lookup(self.heap.store, keys)
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range as consecutive runs."""
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+        """Yield the live rows of a key range as consecutive pieces."""
         return self._snapshot.view().pieces(self.heap.store, start, stop, reverse=reverse)
 
     def record_count(self) -> int:

@@ -15,6 +15,7 @@ from .extent import LIVE, TOMBSTONE, ZERO, Run, by_offset, empty_run, last_wins,
 from .heap import Heap
 from .index import View
 from .leveldb import REBUILD
+from .piece import joined
 from .segment import Segment, data_crc
 from .storage import Storage
 
@@ -192,7 +193,7 @@ def _check_index(
     """Compare the index rows of a store with its directories, both ways."""
     where = f"{storage.index.leveldb.path}, store {heap.name!r}"
     try:
-        run = np.concatenate([empty_run(), *view.pieces(heap.store, 0, 2**64)])
+        run = joined(view.pieces(heap.store, 0, 2**64))
         counts = view.live(heap.store)
     except ClosedError:  # closed by another thread meanwhile: that is no damage
         raise

@@ -38,6 +38,7 @@ LAYERS = [
     "table",
     "delta",
     "block",
+    "piece",
     "clone",
     "leveldb",
     "superblock",

@@ -1,0 +1,262 @@
+"""Pieces: consecutive rows of one store, as a run or, where records lie back to back, in a short form. Pure NumPy.
+
+Most rows say little: records that were written one after another lie one after another, and keys that count time
+or things rise by the same step. A piece keeps what cannot be calculated, and gives the rows to who asks for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .extent import ROW, ROW_SIZE, Extent, Run, breaks, empty_run, live, make_run, overlay, uniform_length
+
+Keys: TypeAlias = "range | npt.NDArray[np.uint64]"
+SHARED_OFFSETS = 1 << 16
+"""Offsets of no more records than this are worth keeping for the next batch of the same shape."""
+
+
+class Scattered:
+    """Rows as a run, whatever they are."""
+
+    __slots__ = ("_rows", "run")
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._rows: memoryview | None = None
+
+    def __len__(self) -> int:
+        return len(self.run)
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that the rows take."""
+        return len(self.run) * ROW_SIZE
+
+    @property
+    def keys(self) -> npt.NDArray[np.uint64]:
+        """The keys, back to back."""
+        return np.ascontiguousarray(self.run["key"], np.uint64)
+
+    def extent(self, at: int) -> Extent:
+        """Return the row at a position."""
+        if self._rows is None:
+            self._rows = self.run.view(np.uint8).data
+        extent: Extent = ROW.unpack_from(self._rows, at * ROW_SIZE)
+        return extent
+
+    def part(self, low: int, high: int) -> Scattered:
+        """Return the rows at positions ``[low, high)``."""
+        return Scattered(self.run[low:high])
+
+    def take(self, where: npt.NDArray[np.intp]) -> Run:
+        """Return the rows at many positions."""
+        rows: Run = self.run[where]
+        return rows
+
+
+class Stretch:
+    """Records that lie back to back in one chunk, with the same flags.
+
+    Parameters
+    ----------
+    keys : range or ndarray of uint64
+    starts : range or ndarray of int64
+        Where each record begins in the chunk, and where the last one ends, in items.
+    chunk, flags, item_size : int
+    """
+
+    __slots__ = ("chunk", "flags", "item_size", "spacing", "starts")
+
+    def __init__(
+        self, keys: Keys, starts: range | npt.NDArray[np.int64], chunk: int, flags: int, item_size: int
+    ) -> None:
+        self.spacing = keys
+        self.starts = starts
+        self.chunk = chunk
+        self.flags = flags
+        self.item_size = item_size
+
+    def __len__(self) -> int:
+        return len(self.spacing)
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that the rows take."""
+        return sum(column.nbytes for column in (self.spacing, self.starts) if not isinstance(column, range))
+
+    @property
+    def keys(self) -> npt.NDArray[np.uint64]:
+        """The keys, back to back."""
+        spacing = self.spacing
+        if not isinstance(spacing, range):
+            return spacing
+        return np.arange(len(spacing), dtype=np.uint64) * np.uint64(spacing.step) + np.uint64(spacing.start)
+
+    @property
+    def length(self) -> int:
+        """Items of each record, or 0 if they differ."""
+        return self.starts.step if isinstance(self.starts, range) else 0
+
+    @property
+    def items(self) -> slice:
+        """Where the records lie in the chunk, seen as one array of items."""
+        return slice(int(self.starts[0]), int(self.starts[-1]))
+
+    @property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """Where each record begins among those of this piece, and where the last one ends. Read-only."""
+        if isinstance(self.starts, range):
+            return even_offsets(len(self), self.starts.step)
+        offsets: npt.NDArray[np.int64] = self.starts - self.starts[0]
+        return offsets
+
+    @property
+    def run(self) -> Run:
+        """The rows as a run."""
+        return self.take(np.arange(len(self)))
+
+    def extent(self, at: int) -> Extent:
+        """Return the row at a position."""
+        start = int(self.starts[at])
+        length = int(self.starts[at + 1]) - start
+        return int(self.spacing[at]), start * self.item_size, length, self.chunk, self.flags
+
+    def part(self, low: int, high: int) -> Stretch:
+        """Return the rows at positions ``[low, high)``."""
+        return Stretch(self.spacing[low:high], self.starts[low : high + 1], self.chunk, self.flags, self.item_size)
+
+    def take(self, where: npt.NDArray[np.intp]) -> Run:
+        """Return the rows at many positions."""
+        spacing, starts, size = self.spacing, self.starts, self.item_size
+        keys = _at(spacing, where) if isinstance(spacing, range) else spacing[where]
+        if isinstance(starts, range):
+            return make_run(keys, _at(starts, where) * np.uint64(size), starts.step, self.chunk, self.flags)
+        offsets, lengths = starts[where], starts[where + 1] - starts[where]
+        return make_run(keys, offsets * size, lengths, self.chunk, self.flags)
+
+    def over(self, keys: npt.NDArray[np.uint64]) -> Stretch:
+        """Return the same rows with their keys in other memory."""
+        return Stretch(keys, self.starts, self.chunk, self.flags, self.item_size)
+
+    def follows(self, other: Stretch) -> bool:
+        """Tell whether these records begin where those of another stretch end."""
+        return self.chunk == other.chunk and self.items.start == other.items.stop
+
+
+Piece: TypeAlias = "Scattered | Stretch"
+
+
+def _at(column: range, where: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
+    return where.astype(np.uint64) * np.uint64(column.step) + np.uint64(column.start)
+
+
+def shorten(run: Run, item_size: int) -> Piece:
+    """Return a run in the shortest form that it has."""
+    if not len(run) or (run["flags"] != run["flags"][0]).any():
+        return Scattered(run)
+    length = uniform_length(run, item_size)
+    starts: range | npt.NDArray[np.int64]
+    if length:
+        first = int(run["offset"][0]) // item_size
+        starts = range(first, first + length * len(run) + 1, length)
+    elif len(breaks(run, item_size)):
+        return Scattered(run)
+    else:
+        starts = np.empty(len(run) + 1, np.int64)
+        starts[:-1] = run["offset"] // np.uint64(item_size)
+        starts[-1] = starts[-2] + int(run["length"][-1])
+        starts.flags.writeable = False
+    return Stretch(_spacing(run), starts, int(run["chunk"][0]), int(run["flags"][0]), item_size)
+
+
+def _spacing(run: Run) -> Keys:
+    keys = run["key"].copy()
+    first, last = int(keys[0]), int(keys[-1])
+    step = int(keys[1]) - first if len(keys) > 1 else 1
+    if last - first == step * (len(keys) - 1) and bool((keys[1:] - keys[:-1] == np.uint64(step)).all()):
+        return range(first, last + 1, step)
+    keys.flags.writeable = False
+    return keys
+
+
+def last_key(piece: Piece) -> int:
+    """Return the highest key of a piece that has rows."""
+    return int(piece.spacing[-1]) if isinstance(piece, Stretch) else int(piece.run["key"][-1])
+
+
+def clip_piece(piece: Piece, start: int, stop: int) -> Piece:
+    """Return the rows with ``start <= key < stop``."""
+    keys = piece.spacing if isinstance(piece, Stretch) else piece.run["key"]
+    if not len(keys) or (start <= int(keys[0]) and int(keys[-1]) < stop):
+        return piece
+    low, high = _count_below(piece, start), _count_below(piece, stop)
+    return piece.part(low, max(low, high))
+
+
+def _count_below(piece: Piece, bound: int) -> int:
+    """Return how many rows have a key below `bound`, which may be beyond all keys."""
+    if bound > 2**64 - 1:
+        return len(piece)
+    if isinstance(piece, Scattered):
+        return int(np.searchsorted(piece.run["key"], np.uint64(bound)))
+    if isinstance(piece.spacing, range):
+        spacing = piece.spacing
+        return min(max(-((spacing.start - bound) // spacing.step), 0), len(spacing))
+    return int(np.searchsorted(piece.spacing, np.uint64(bound)))
+
+
+def overlay_pieces(newer: Run, older: Iterable[Piece], *, reverse: bool = False) -> Iterator[Piece]:
+    """Overlay a run on consecutive pieces of an older one, piece by piece, and leave out what is dead.
+
+    `older` yields pieces in ascending order of key (descending with `reverse`; each piece itself ascends).
+    """
+    for piece in older:
+        if not len(piece):
+            continue
+        if reverse:
+            cut = _cut(newer, piece.part(0, 1), "left")
+            part, newer = newer[cut:], newer[:cut]
+        else:
+            cut = _cut(newer, piece.part(len(piece) - 1, len(piece)), "right")
+            part, newer = newer[:cut], newer[cut:]
+        merged = Scattered(live(overlay(part, piece.run))) if len(part) else piece
+        if len(merged):
+            yield merged
+    rest = live(newer)
+    if len(rest):
+        yield Scattered(rest)
+
+
+def _cut(run: Run, end: Piece, side: Any) -> int:
+    return int(np.searchsorted(run["key"], end.keys[0], side=side)) if len(run) else 0
+
+
+def portions(piece: Piece, count: int, *, reverse: bool = False) -> Iterator[Piece]:
+    """Yield a piece in parts of at most `count` rows, from either end on."""
+    firsts = range(0, len(piece), count)
+    for first in reversed(firsts) if reverse else firsts:
+        yield piece.part(first, min(first + count, len(piece)))
+
+
+def joined(pieces: Iterable[Piece]) -> Run:
+    """Return consecutive pieces as one run."""
+    return np.concatenate([empty_run(), *(piece.run for piece in pieces)])
+
+
+def even_offsets(count: int, length: int) -> npt.NDArray[np.int64]:
+    """Return where each of `count` records of one length begins, and where the last one ends. Read-only."""
+    return _shared_offsets(count, length) if count <= SHARED_OFFSETS else _even_offsets(count, length)
+
+
+def _even_offsets(count: int, length: int) -> npt.NDArray[np.int64]:
+    offsets = np.arange(0, (count + 1) * length, length)
+    offsets.flags.writeable = False
+    return offsets
+
+
+_shared_offsets = lru_cache(maxsize=16)(_even_offsets)
