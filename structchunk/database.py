@@ -14,6 +14,7 @@ from typing import Any
 from .array_store import ArrayStore
 from .compaction import CompactionReport, compact_store
 from .errors import LockedError, ReadOnlyError, StoreNotFound
+from .hotcopy import copy_storage, destination
 from .latest import AtLatest
 from .object_store import ObjectStore
 from .schema import Schema
@@ -315,6 +316,44 @@ class Database:
         """Bring everything to disk: all commits, the index, and changes made in place to live records."""
         self._check_writable()
         self.storage.checkpoint()
+
+    def checkpoint(self, dest: str | os.PathLike[str]) -> None:
+        """Make a copy of the database, as of its latest commit, while others read and write.
+
+        Parameters
+        ----------
+        dest : path-like
+            The directory to make; it must not exist, and must lie outside of the database.
+
+        Raises
+        ------
+        FileExistsError
+            `dest` exists.
+        ValueError
+            `dest` lies inside the database.
+        OSError
+            The disk is full, or failed: then nothing is left of the copy.
+
+        Notes
+        -----
+        The copy is complete, on disk when this returns, and independent: either may be written, compacted or
+        deleted, and the other does not change. On the same file system, chunks that are full and hold no records
+        that may change in place are hard links, which take no time and no space. The last chunk of each store, and
+        all that hold such records, are copied, and so is the index. Sparse arrays stay sparse.
+
+        Other threads' commits wait while the database is brought to disk, as for :meth:`sync`, and while files
+        are linked; not while they are copied. Records that change in place are copied as they are when their turn
+        comes. An open transaction is not in the copy.
+
+        The copy is made in ``dest.part-...`` beside `dest`, and renamed at the end. A process that is killed
+        leaves that directory behind, which can be removed. Both databases have the same uuid: files must not be
+        exchanged between them.
+        """
+        self.check_open()
+        path = destination(self.storage.paths, dest)
+        if self._mode != "r":
+            self.storage.checkpoint()  # so that more of it can be linked
+        copy_storage(self.storage, path)
 
     # ------------------------------------------------------------------ end
 

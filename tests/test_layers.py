@@ -24,6 +24,7 @@ LAYERS = [
     "store",
     "compaction",
     "verify",
+    "hotcopy",
     "recovery",
     "log",
     "storage",
