@@ -27,7 +27,9 @@ import structchunk as sc
 from structchunk import files
 from structchunk.chunk import Chunk
 from structchunk.extent import LIVE
+from structchunk.hotcopy import copy_storage
 from structchunk.segment import survey
+from structchunk.superblock import read_superblock
 
 NewRoot = Callable[[], str]
 OpenDB = Callable[..., sc.Database]
@@ -89,6 +91,7 @@ def test_copy_is_the_same(db: sc.Database, tmp_path: Path) -> None:
     fill(db)
     dest = str(tmp_path / "copy.sc")
     assert db.checkpoint(dest) is None
+    assert read_superblock(f"{dest}/superblock")[3:] == db.storage.superblock[3:]
     expected = contents(db)
     assert read(dest) == expected
     assert rebuilt(dest) == expected
@@ -446,6 +449,23 @@ def test_chunks_are_unlinked_while_they_are_copied(
     assert read(str(tmp_path / "copy.sc")) == rebuilt(str(tmp_path / "copy.sc")) == expected
 
 
+def test_compacted_chunks_are_not_unlinked_yet(
+    db: sc.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a compaction's commit and its checkpoint: nothing of the old chunks is in the copy."""
+    fill(db)
+    db.sync()
+    with monkeypatch.context() as patch:
+        patch.setattr(db.storage, "checkpoint", lambda: None)
+        db.compact("plain")
+        copy_storage(db.storage, str(tmp_path / "copy.sc"))
+    assert read(str(tmp_path / "copy.sc")) == contents(db)
+    with sc.open(tmp_path / "copy.sc") as copy:
+        for name, heap in copy.storage.heaps.items():
+            assert heap.chunks.keys() == db.storage.heaps[name].chunks.keys()
+            assert copy.storage.index.live[heap.store].keys() <= heap.chunks.keys()
+
+
 def write_little_objects(db: sc.Database) -> None:
     db["points"].delete_range(0, 1000)
     db["mixed"].delete_range(0, 1000)
@@ -507,6 +527,8 @@ def test_failed_database_is_not_copied(open_db: OpenDB, tmp_path: Path, monkeypa
             store[1] = [1.0]
     with pytest.raises(sc.FailedError):
         db.checkpoint(tmp_path / "copy.sc")
+    with pytest.raises(sc.FailedError):  # a commit may fail between the checkpoint and the copy
+        copy_storage(db.storage, str(tmp_path / "copy.sc"))
     assert os.listdir(tmp_path) == ["test.sc"]
     db.close()
 
