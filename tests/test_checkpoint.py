@@ -219,8 +219,9 @@ def test_gap_at_the_end_of_a_chunk(db: sc.Database, tmp_path: Path) -> None:
     dest = str(tmp_path / "copy.sc")
     db.checkpoint(dest)
     before = digests(db.path)
-    assert read(dest) == rebuilt(dest) == {"a": {2: b"\2" * 10000}}
-    assert digests(db.path) == before
+    for look in (read, rebuilt):
+        assert look(dest) == {"a": {2: b"\2" * 10000}}
+        assert digests(db.path) == before
 
 
 # ---------------------------------------------------------------------- writing to either
