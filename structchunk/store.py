@@ -21,6 +21,7 @@ from .ranges import Items, Keys, Range, Values
 from .staging import Staging
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
 R = TypeVar("R")
@@ -250,7 +251,15 @@ class Store(MutableMapping[int, R], Generic[R]):
         for run in self._binding.pieces(start, stop):
             yield from batches(self._heap, run, batch_size)
 
-    # ------------------------------------------------------------------ Arrow
+    def _gather_range(self, start: int | None, stop: int | None) -> Batch:
+        """Return the records with keys in ``[start, stop)`` as one batch."""
+        pieces = list(self._binding.pieces(as_bound(start, 0), as_bound(stop, KEY_END)))
+        try:
+            return gather(self._heap, np.concatenate([empty_run(), *pieces]))
+        except MovedError:
+            return self._gather_range(start, stop)
+
+    # ------------------------------------------------------------------ Arrow and pandas
 
     def to_arrow(
         self, start: int | None = None, stop: int | None = None, *, batch_size: int = BATCH_SIZE
@@ -331,6 +340,32 @@ class Store(MutableMapping[int, R], Generic[R]):
         with self._binding.writing() as staging:
             for keys, items, lengths in read_blocks(source, self.name, self._heap.schema):
                 staging.put_many(keys, items, lengths, self._put_flags)
+
+    def to_pandas(self, start: int | None = None, stop: int | None = None) -> pd.Series[Any] | pd.DataFrame:
+        """Return the records with keys in ``[start, stop)`` as pandas data.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Of an object store: a row for each record, indexed by ``key``, and a column for each field. Fields
+            of inner structures are named by their path, ``position.x``, items of inner arrays ``v[0]``.
+        pandas.Series
+            Of an array store: a row for each *item*, indexed by ``key`` and ``position`` in the record (a
+            DataFrame if the items have fields). Records of no items have no rows. ``unstack()`` makes a row for
+            each record of it, ``groupby("key")`` works on each record.
+
+        Raises
+        ------
+        ImportError
+            pandas is missing: ``pip install 'structchunk[pandas]'``.
+
+        Notes
+        -----
+        It takes memory for the index of all items, and for the values where they do not lie back to back.
+        """
+        from .frames import to_pandas  # noqa: PLC0415
+
+        return to_pandas(self._gather_range(start, stop), self.name)
 
 
 def check_batch_size(batch_size: int) -> int:

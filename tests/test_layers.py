@@ -47,6 +47,7 @@ LAYERS = [
     "cursor",
     "ranges",
     "batch",
+    "frames",
     "arrow",
     "arrow_types",
     "convert",
