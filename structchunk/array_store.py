@@ -11,7 +11,7 @@ from .convert import as_block, as_items
 from .errors import MovedError
 from .extent import LIVE, Extent
 from .keys import as_key, as_keys
-from .store import Binding, Store
+from .store import Binding, Store, lent
 
 Array = npt.NDArray[Any]
 
@@ -143,6 +143,5 @@ class ArrayStore(Store[Array]):
             raise ValueError(f"length is {count}: no file holds so many items of {self._item_size} bytes")
         with self._binding.writing() as staging:
             extent = staging.put_zeros(number, count)
-            array = self._binding.live_array(extent)  # before the commit: from then on compact() may move it
-        assert array is not None  # a binding that can write can lend what it wrote
-        return array
+            # Before the commit: from then on compact() may move it.
+            return lent(self._binding.live_array(extent))

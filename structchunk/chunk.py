@@ -140,6 +140,10 @@ class Chunk:
             self._source = self._map(mmap.ACCESS_READ)
         return self._source
 
+    def is_unlinked(self) -> bool:
+        """Whether the file, once mapped, has lost its name."""
+        return self._source is not None and not os.path.lexists(self.path)
+
     @property
     def target(self) -> mmap.mmap:
         """A mapping whose changes go to the file."""

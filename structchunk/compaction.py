@@ -90,7 +90,11 @@ class CompactionReport(NamedTuple):
 
 
 def compact_store(
-    storage: Storage, staging: Staging, commit: Callable[[], None], progress: Progress
+    storage: Storage,
+    staging: Staging,
+    commit: Callable[[], None],
+    checkpoint: Callable[[], None],
+    progress: Progress,
 ) -> CompactionReport:
     """Compact one store, whose staging must be empty.
 
@@ -101,6 +105,8 @@ def compact_store(
         Of a transaction.
     commit : callable
         Commits the transaction, and waits for the disk.
+    checkpoint : callable
+        Unlinks what was replaced, once that is safe.
     progress : callable
         Called with the number of bytes copied so far.
     """
@@ -113,7 +119,7 @@ def compact_store(
         if staged:
             commit()
     if staged:
-        storage.checkpoint()
+        checkpoint()
     after = store_stats(heap, storage.index.live[heap.store])
     sizes = before.disk_size, after.disk_size, len(before.chunks), len(after.chunks)
     return CompactionReport(heap.name, after.records, *sizes, skipped)

@@ -15,8 +15,10 @@ from .array_store import ArrayStore
 from .batch import Batch
 from .compaction import CompactionReport, compact_store
 from .errors import LockedError, ReadOnlyError, StoreNotFound
+from .heap import Heap
 from .latest import AtLatest
 from .object_store import ObjectStore
+from .reading import ReadStorage
 from .schema import Schema
 from .stats import StoreStats, store_stats
 from .storage import Storage
@@ -91,7 +93,10 @@ class Database:
         heap = self.storage.heaps.get(name)
         if heap is None:
             raise StoreNotFound(f"{self.path} has no store {name!r}; it has {sorted(self.storage.heaps)}")
-        return bind(AtLatest(self, heap))
+        return bind(self._binding(heap))
+
+    def _binding(self, heap: Heap) -> AtLatest:
+        return AtLatest(self, heap)
 
     def __contains__(self, name: object) -> bool:
         self.check_open()
@@ -165,11 +170,11 @@ class Database:
             There is no such store.
         """
         with self.transaction() as transaction:
-            heap = self.storage.heaps.get(check_store_name(name))
+            heap = transaction.storage.heaps.get(check_store_name(name))
             if heap is None:
                 raise StoreNotFound(f"{self.path} has no store {name!r}")
             transaction.drop(heap)
-        self.storage.checkpoint()
+        self.sync()
 
     def scan(
         self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
@@ -254,9 +259,9 @@ class Database:
             raise LockedError("this thread has a write transaction open: write through that, or end it first")
         self._writer.acquire()
         try:
-            self.storage.check_usable()
+            storage = self._begin_writing()
             wanted = self._sync if sync is None else bool(sync)
-            transaction = Transaction(self.storage, sync=wanted, release=self._release)
+            transaction = Transaction(storage, sync=wanted, release=self._release)
             self._transaction = weakref.ref(transaction)
         except BaseException:
             self._writer.release()
@@ -264,10 +269,21 @@ class Database:
         self._writer_thread = thread
         return transaction
 
+    def _begin_writing(self) -> Storage:
+        """Return the files that a transaction changes."""
+        self.storage.check_usable()
+        return self.storage
+
+    def _end_writing(self) -> None:
+        """Let the files go that a transaction changed."""
+
     def _release(self) -> None:
         self._transaction = None
         self._writer_thread = 0
-        self._writer.release()
+        try:
+            self._end_writing()
+        finally:
+            self._writer.release()
 
     def _open_transaction(self) -> Transaction | None:
         return None if self._transaction is None else self._transaction()
@@ -277,8 +293,23 @@ class Database:
         if self._mode == "r":
             raise ReadOnlyError(f"{self.path} is open with mode='r'; open it with mode='r+' to write")
 
+    def refresh(self) -> None:
+        """Show the newest commit, in a database that is open for reading; any other one always does.
+
+        Notes
+        -----
+        Stores and cursors that were got before go on from the new commit; a range read that was begun
+        goes on with the old one, and so do snapshots. Arrays and objects that were handed out stay as they are.
+        While a snapshot is held, files that the writer has dropped keep their disk space. Costs next to
+        nothing if there is no newer commit.
+        """
+        self.check_open()
+        if isinstance(self.storage, ReadStorage):
+            self.storage.refresh()
+
     def snapshot(self) -> Snapshot:
         """Return the database as of the latest commit, for reading."""
+        self.check_open()
         with self.storage.committing():  # else a store could come or go between the two
             return Snapshot(self.storage.index.view(), self.storage.heaps)
 
@@ -298,7 +329,9 @@ class Database:
         Notes
         -----
         Changes nothing, and does not raise on damage. It checks one commit while others go on. Records that
-        may change in place are under no checksum.
+        may change in place are under no checksum. With ``mode="r"`` it leaves out what a writer may be changing:
+        the offsets in the headers of chunks, files that no store knows, and the checksum of every commit that
+        holds a record that may change in place.
         """
         self.check_open()
         return verify_storage(self.storage, progress)
@@ -371,10 +404,11 @@ class Database:
 
     def _compact(self, name: str, progress: Callable[[int], object]) -> CompactionReport:
         with self.transaction(sync=True) as transaction:
-            heap = self.storage.heaps.get(name)
+            heap = transaction.storage.heaps.get(name)
             if heap is None:
                 raise StoreNotFound(f"store {name!r} was dropped")
-            return compact_store(self.storage, transaction.staging(heap), transaction.commit, progress)
+            staging = transaction.staging(heap)
+            return compact_store(transaction.storage, staging, transaction.commit, self.sync, progress)
 
     def sync(self) -> None:
         """Bring everything to disk: all commits, the index, and changes made in place to live records."""

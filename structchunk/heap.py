@@ -7,7 +7,7 @@ takes back what an aborted transaction used, and turns extents into arrays.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -107,6 +107,17 @@ class Heap:
     def add(self, chunk: Chunk) -> None:
         """Add a chunk file; the one with the highest id is the one that grows."""
         self.chunks[chunk.id] = chunk
+
+    def adopt(self, chunks: Mapping[int, Chunk]) -> None:
+        """Take these chunks, of a newer commit; those that are here already stay, as far as they reach now."""
+        for number, chunk in chunks.items():
+            mine = self.chunks.get(number)
+            if mine is not None and mine.header == chunk.header:
+                mine.seek(chunk.committed, chunk.directory)
+                continue
+            if mine is not None:  # never committed: a later writer used its number again
+                self.remove(number)
+            self.add(chunk)
 
     def remove(self, chunk: int) -> Chunk:
         """Forget a chunk; its views stay valid."""

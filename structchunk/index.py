@@ -157,9 +157,11 @@ class Index:
         self.heads = {chunk: pair for (_, chunk), pair in heads.items()}
 
     @classmethod
-    def create(cls, path: str, database: bytes, last: int = 0, next_chunk: int = 1) -> Index:
+    def create(
+        cls, path: str, database: bytes, last: int = 0, next_chunk: int = 1, *, private: bool = False
+    ) -> Index:
         """Create an empty index whose checkpoint is 0; not durable before its first checkpoint."""
-        leveldb = LevelDB.create(path)
+        leveldb = LevelDB.create(path, private=private)
         checkpoint = _CHECKPOINT.pack(database, VERSION, next_chunk, 0, 0)
         leveldb.write([(LAST, _U8.pack(last)), (CHECKPOINT, checkpoint), (CATALOG, b"{}")])
         return cls(leveldb)
@@ -173,7 +175,15 @@ class Index:
         CorruptionError
             It is missing, or damaged.
         """
-        leveldb = LevelDB.open(path)
+        return cls._over(LevelDB.open(path))
+
+    @classmethod
+    def open_private(cls, path: str) -> Index:
+        """Open a clone of an index, as :meth:`LevelDB.open_private` does."""
+        return cls._over(LevelDB.open_private(path))
+
+    @classmethod
+    def _over(cls, leveldb: LevelDB) -> Index:
         try:
             return cls(leveldb)
         except BaseException:
@@ -256,6 +266,25 @@ class Index:
             old = self.pin
             self.pin = old.next = Pin()
             old.kept += things
+
+    def follow(self, newer: Index) -> None:
+        """Show what another index does, which holds a newer state of the same database, and take its LevelDB.
+
+        Views of before go on with the LevelDB of before. Stores that are not there any more answer with
+        StoreNotFound; new ones are the caller's to add.
+        """
+        with self._clock.lock:
+            self._clock.version += 1  # before the caches: a reader that saw them must see this
+            self.leveldb = newer.leveldb
+            self._clock.last = newer.last
+            for name, entry in self.catalog.items():
+                if entry["store"] not in newer.live and entry["store"] in self._tables:
+                    self._tables.pop(entry["store"]).drop(name)
+            for table in self._tables.values():
+                table.follow(newer.leveldb)
+            self.live = {store: counts for store, counts in newer.live.items() if store in self._tables}
+            self.catalog, self.heads = newer.catalog, newer.heads
+            self.checkpoint, self.next_chunk = newer.checkpoint, newer.next_chunk
 
     # ------------------------------------------------------------------ writing
 

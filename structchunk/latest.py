@@ -89,6 +89,10 @@ class AtLatest:
         """Return a transaction that is committed at the end."""
         return OwnTransaction(self._database, self.heap)
 
+    def home(self) -> Writable:
+        """Return the database."""
+        return self._database
+
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place, or None if the database is open for reading."""
         database = self._database

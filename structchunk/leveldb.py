@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import shutil
 import stat
 import threading
 import weakref
@@ -26,6 +27,8 @@ from .errors import ClosedError, CorruptionError
 
 Pair = tuple[bytes, bytes]
 _SMALL_LOG = 1 << 16
+_NEVER_FULL = 1 << 30
+"""A write buffer that does not fill: where nothing empties it, a write to a full one waits for ever."""
 _OPTIONS: dict[str, Any] = {
     "compression": None,
     "bloom_filter_bits": 10,
@@ -49,7 +52,7 @@ REBUILD = "restore the index with structchunk.rebuild_index(path): the chunk fil
 CLOSED = "the database is closed; open it again"
 FORKED = "this database was opened before fork(); open it again in this process"
 
-_open_handles: weakref.WeakSet[LevelDB] = weakref.WeakSet()
+_gates: weakref.WeakSet[Gate] = weakref.WeakSet()
 _used = False
 _inherited = False
 
@@ -67,6 +70,7 @@ class Gate:
         self._handle = handle
         self._refusal = ""
         self._discarded: deque[Any] = deque()
+        _gates.add(self)
 
     def check(self) -> None:
         """Raise ClosedError once the gate is shut."""
@@ -111,6 +115,12 @@ class Gate:
             self._discarded.append(snapshot)
 
 
+def _remove(path: str, owner: int) -> None:
+    """Remove a private directory that nothing reads any more; in a forked child it is the parent's."""
+    if os.getpid() == owner:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _leak(thing: Any) -> None:
     """Keep an object from ever being destroyed."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
@@ -142,21 +152,24 @@ class LevelDB:
     every method raises ClosedError.
     """
 
-    def __init__(self, path: str, handle: Any) -> None:
+    def __init__(self, path: str, handle: Any, *, private: bool = False) -> None:
         global _used
         _used = True
         self.path = path
         self._gate = Gate(path, handle)
+        self._private = private
         self._logs: set[str] = set()
-        _open_handles.add(self)
+        if private:
+            weakref.finalize(self._gate, _remove, path, os.getpid())
 
     @classmethod
-    def create(cls, path: str) -> LevelDB:
-        """Create a new, empty LevelDB directory."""
-        _refuse_after_fork()
+    def create(cls, path: str, *, private: bool = False) -> LevelDB:
+        """Create a new, empty LevelDB directory; a `private` one as for :meth:`open_private`."""
+        if not private:
+            _refuse_after_fork()
         files.make_directory(path)
         try:
-            return cls(path, plyvel.DB(path, create_if_missing=True, **_OPTIONS))
+            return cls._open(path, create=True, private=private)
         except plyvel.Error as error:
             raise _translated(path, error) from error
 
@@ -170,11 +183,37 @@ class LevelDB:
             It is missing, unreadable, or holds something else than regular files.
         """
         _refuse_after_fork()
+        return cls._open_existing(path, private=False)
+
+    @classmethod
+    def open_private(cls, path: str) -> LevelDB:
+        """Open a directory that nobody else will open, and that is removed once nothing reads it any more: a clone.
+
+        In a process forked from one that had used LevelDB, too: there LevelDB never compacts, as its thread
+        stayed behind, and is never closed, as that would wait for the thread.
+
+        Raises
+        ------
+        CorruptionError
+            It is missing, unreadable, or holds something else than regular files.
+        """
+        return cls._open_existing(path, private=True)
+
+    @classmethod
+    def _open_existing(cls, path: str, *, private: bool) -> LevelDB:
         _check_entries(path)
         try:
-            return cls(path, plyvel.DB(path, create_if_missing=False, **_OPTIONS))
+            return cls._open(path, create=False, private=private)
         except plyvel.Error as error:
             raise (_os_error if _errno_in(error) else _corruption)(path, error) from error
+
+    @classmethod
+    def _open(cls, path: str, *, create: bool, private: bool) -> LevelDB:
+        options = _OPTIONS | {"write_buffer_size": _NEVER_FULL} if _inherited else _OPTIONS
+        handle = plyvel.DB(path, create_if_missing=create, **options)
+        if _inherited:
+            _leak(handle)
+        return cls(path, handle, private=private)
 
     def check_open(self) -> None:
         """Raise ClosedError after :meth:`close`, or in a forked child."""
@@ -183,7 +222,8 @@ class LevelDB:
     def snapshot(self) -> Snapshot:
         """Return the present state, for `get`, `read` and `read_back`."""
         with self._gate.lock, self._gate as handle:
-            return Snapshot(self._gate, handle.snapshot())
+            snapshot = Snapshot(self._gate, handle.snapshot())
+        return snapshot
 
     def get(self, key: bytes, snapshot: Snapshot | None = None) -> bytes | None:
         """Return the value of a key, or None."""
@@ -253,6 +293,10 @@ class LevelDB:
         handle = self._gate.shut(CLOSED)
         if handle is None:
             return
+        if self._private:
+            if not _inherited:
+                handle.close()
+            return
         if self._log_size() > _SMALL_LOG:
             # Compacting an empty range flushes the memory table, so that the next open replays nothing.
             with contextlib.suppress(plyvel.Error):
@@ -274,8 +318,8 @@ class LevelDB:
 def _disown_all() -> None:
     global _inherited
     _inherited = _used
-    for handle in list(_open_handles):
-        handle.disown()
+    for gate in list(_gates):
+        gate.disown()
 
 
 os.register_at_fork(after_in_child=_disown_all)
@@ -285,7 +329,7 @@ def _refuse_after_fork() -> None:
     if _inherited:
         raise ClosedError(
             "this process was forked from one that had used LevelDB, whose background thread stayed behind; "
-            "start it with the 'spawn' or 'forkserver' method of multiprocessing instead"
+            "to write, start it with the 'spawn' or 'forkserver' method of multiprocessing; mode='r' works here too"
         )
 
 

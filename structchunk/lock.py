@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import stat
 import threading
+import time
 
 from .errors import CorruptionError, LockedError
 
 _held: set[tuple[int, int]] = set()
 _held_guard = threading.Lock()
+_ANNOUNCE_TRIES = 100
+_PAUSE = 0.001
+"""Seconds between two tries: long to the processor, short to a transaction."""
 
 
 class Lock:
     """An exclusive lock on a file that names its holder.
 
+    Parameters
+    ----------
+    path : str
+        Is created if it is missing.
+    timeout : float, optional
+        Seconds to wait for the holder; None means for ever.
+
+    Notes
+    -----
     ``flock`` keeps other processes out; a registry by device and inode keeps this one out, whatever path,
     symbolic link or trailing slash the database is opened by.
 
@@ -26,17 +40,27 @@ class Lock:
         The lock is held; the message names the holder's process.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, timeout: float | None = 0) -> None:
+        self._announced = -1
         self._fd = _open(path)
         status = os.fstat(self._fd)
         self._identity = status.st_dev, status.st_ino
         try:
-            if not stat.S_ISREG(status.st_mode):
-                raise CorruptionError(path, found="a special file", expected="a regular file")
-            self._acquire(path)
+            _check_regular(path, status)
+            self._wait(path, timeout)
         except BaseException:
             os.close(self._fd)
             raise
+
+    def _wait(self, path: str, timeout: float | None) -> None:
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                return self._acquire(path)
+            except LockedError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_PAUSE)
 
     def _acquire(self, path: str) -> None:
         with _held_guard:
@@ -53,16 +77,39 @@ class Lock:
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)  # may find the disk full: not held then
             _held.add(self._identity)
 
+    def announce(self, path: str) -> None:
+        """Tell readers that recovery is over: until the lock is released they need not check for a crash.
+
+        A lock on a second file says so, which readers may try. Where it cannot be had, they check.
+        """
+        if self._announced >= 0:
+            return
+        fd = _open(path)
+        try:
+            _check_regular(path, os.fstat(fd))
+            if _try_hard(fd):
+                self._announced, fd = fd, -1
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
     def release(self) -> None:
         """Let the next one in. Idempotent."""
+        self._retract()
         if self._fd >= 0:
             with _held_guard:
                 _held.discard(self._identity)
             os.close(self._fd)
             self._fd = -1
 
+    def _retract(self) -> None:
+        if self._announced >= 0:
+            os.close(self._announced)
+            self._announced = -1
+
     def disown(self) -> None:
         """Close a forked child's copy: while that is open, the parent could not let the lock go."""
+        self._retract()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -72,10 +119,42 @@ def _open(path: str) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        if error.errno != errno.ELOOP:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise
-        found = "a symbolic link"
-        raise CorruptionError(path, found=found, expected="a regular file", advice="remove the link") from error
+        found = "a symbolic link, directory or socket"
+        raise CorruptionError(path, found=found, expected="a regular file", advice="remove it") from error
+
+
+def _check_regular(path: str, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise CorruptionError(path, found="a special file", expected="a regular file", advice="remove it")
+
+
+def _try_hard(fd: int) -> bool:
+    """Lock a file that readers try now and then, for a moment; tell whether it worked."""
+    for _ in range(_ANNOUNCE_TRIES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.001)
+        else:
+            return True
+    return False
+
+
+def is_held(path: str) -> bool:
+    """Tell whether a lock is held on a file; False also if the file cannot be opened."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _forget_in_child() -> None:

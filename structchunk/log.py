@@ -67,6 +67,18 @@ def check_epochs(paths: Paths, superblock: Superblock, log: Log) -> None:
         raise CorruptionError(paths.superblock, found=found, expected=expected, advice=REBUILD)
 
 
+def read_ends(paths: Paths, superblock: Superblock, index: Index) -> Log:
+    """Return the chunks as far as their headers say that they reach, beside a writer that is past recovery."""
+    log = Log(index.checkpoint, False)
+    for chunk_id in paths.list_chunks():
+        chunk = _open_chunk(paths, superblock, chunk_id, index.next_chunk, log)
+        if chunk is not None:
+            offsets = chunk.working_offsets()
+            _check_head(chunk, offsets)
+            chunk.seek(*offsets)
+    return log
+
+
 def read_whole_log(paths: Paths, superblock: Superblock, good: int | None, progress: Progress | None) -> Log:
     """Read all directories from the ends of the files; up to commit `good`, if that is known already."""
     log = Log(superblock.checkpoint if good is None else good, True)
@@ -94,6 +106,10 @@ def _open_chunk(paths: Paths, superblock: Superblock, chunk_id: int, next_chunk:
     path = paths.chunk(chunk_id)
     try:
         chunk = Chunk.open(path)
+        if not paths.owns_chunks:
+            chunk.map_source()
+    except FileNotFoundError:
+        return None  # unlinked since it was listed, by a writer beside this reader
     except CorruptionError:
         if chunk_id < next_chunk:
             raise
@@ -200,8 +216,13 @@ def check_complete(paths: Paths, index: Index, log: Log) -> None:
     """Raise if a chunk that the index knows is not there."""
     for chunk in index.heads:
         if chunk not in log.chunks:
-            advice = "put the file back from a copy of the database"
-            raise CorruptionError(paths.chunk(chunk), found="no such file", expected="a chunk", advice=advice)
+            raise no_such_chunk(paths, chunk)
+
+
+def no_such_chunk(paths: Paths, chunk: int) -> CorruptionError:
+    """Return the error for a chunk that the index names and that is not there."""
+    advice = "put the file back from a copy of the database"
+    return CorruptionError(paths.chunk(chunk), found="no such file", expected="a chunk", advice=advice)
 
 
 def rewind(log: Log) -> None:

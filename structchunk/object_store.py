@@ -13,7 +13,7 @@ from .extent import LIVE, ZERO, Extent
 from .keys import as_key, as_keys
 from .objects import Array, Object, check_fields
 from .staging import Staging
-from .store import Binding, Store
+from .store import Binding, Store, lent
 
 __all__ = ["Array", "Object", "ObjectStore"]
 
@@ -45,6 +45,11 @@ class ObjectStore(Store[T], Generic[T]):
     def of_class(self, cls: type[Any]) -> ObjectStore[Any]:
         """Return the same store with its objects as instances of another class of the same layout."""
         return ObjectStore(self._binding, cls)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._cls is self._heap.schema.ctype:
+            return super().__reduce__()
+        return _of_class, (self._binding.home(), self.name, self._cls)
 
     # ------------------------------------------------------------------ one object
 
@@ -103,8 +108,7 @@ class ObjectStore(Store[T], Generic[T]):
                 raise ValueError(f"field {name!r} cannot hold {value}")
         with self._binding.writing() as staging:
             extent = staging.put_zeros(number, 1)
-            live = self._binding.live_array(extent)
-            assert live is not None  # a binding that can write can lend what it wrote
+            live = lent(self._binding.live_array(extent))
             if fields:
                 live[:] = np.frombuffer(memoryview(draft), live.dtype)  # type: ignore[arg-type]
         return self._over(live)
@@ -179,3 +183,7 @@ class ObjectStore(Store[T], Generic[T]):
             the one field ``items``.
         """
         return self._gather_range(start, stop).values
+
+
+def _of_class(database: Any, name: str, cls: type[Any]) -> Any:
+    return database.object_store(name, cls)

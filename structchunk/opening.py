@@ -1,26 +1,42 @@
-"""open() and rebuild_index(): from a path to a database, by mode."""
+"""open() and rebuild_index(): from a path to a database, by mode; and back, for pickling."""
 
 from __future__ import annotations
 
+import atexit
+import copyreg
 import operator
 import os
+import threading
 from collections.abc import Callable
+from functools import partial
 
 from . import files
 from .database import Database
 from .header import PAGE, round_up
 from .lock import Lock
 from .paths import Paths
+from .readers import welcome
+from .reading import open_reader
 from .recovery import create_storage, open_storage
-from .storage import MAX_CHUNK_SIZE
+from .shared import SharedDatabase
+from .storage import MAX_CHUNK_SIZE, Storage
 
 CHUNK_SIZE = 64 << 20
 MIN_CHUNK_SIZE = 4 * PAGE
 _MODES = ("r", "r+", "a", "x")
 
+_reopened: dict[str, Database] = {}
+_reopened_guard = threading.Lock()
+
 
 def open(
-    path: str | os.PathLike[str], mode: str = "a", *, chunk_size: int = CHUNK_SIZE, sync: bool = True
+    path: str | os.PathLike[str],
+    mode: str = "a",
+    *,
+    chunk_size: int = CHUNK_SIZE,
+    sync: bool = True,
+    shared: bool = False,
+    timeout: float | None = None,
 ) -> Database:
     """Open a database, or create it.
 
@@ -36,16 +52,33 @@ def open(
         one before, up to 4 GiB.
     sync : bool
         Whether commits wait for the disk, unless a transaction says otherwise.
+    shared : bool
+        Hold the database only while a transaction is open, so that several processes can write in turn; see
+        :class:`SharedDatabase`.
+    timeout : float, optional
+        Seconds that a transaction of a shared database waits for its turn; None means for ever.
 
     Raises
     ------
     FileNotFoundError, FileExistsError
         As the mode says.
     LockedError
-        Another process, or another handle of this one, has the database open.
+        Another process, or another handle of this one, has the database open; the message names it.
     CorruptionError
         What is on disk is damaged; the message says what to do.
+
+    Notes
+    -----
+    One handle at a time writes; any number of others, in this process and others, read beside it with
+    ``mode="r"``. Such a one shows the last commit of when it was opened, whole, until :meth:`Database.refresh`.
+    Until it is closed, it keeps links to the files that it reads in ``readers/`` of the database; where files
+    cannot be linked, or the directory may not be written, it copies the index to a temporary directory, which
+    takes time and space by the size of the index. It can be pickled, and a forked child may open one.
     """
+    if shared and mode == "r":
+        raise ValueError("mode='r' shares the database with a writer as it is; shared=True is for those who write")
+    if timeout is not None and not shared:
+        raise ValueError("timeout is how long a transaction waits for other processes; it needs shared=True")
     if mode not in _MODES:
         raise ValueError(f"mode is {mode!r}; it must be one of {', '.join(map(repr, _MODES))}")
     size = operator.index(chunk_size)
@@ -59,7 +92,14 @@ def open(
         raise FileNotFoundError(f"no database at {root}; create it with mode='a'")
     if not os.path.isdir(root):
         files.make_directory(root)
-    return _open_locked(Paths(root), mode, round_up(size, PAGE), sync=bool(sync))
+    paths = Paths(root)
+    if mode in ("r", "r+") and not os.path.lexists(paths.superblock) and not os.path.isdir(paths.chunks):
+        raise FileNotFoundError(f"no database at {root}; create it with mode='a'")
+    if mode == "r":
+        return Database(open_reader(paths), mode=mode, sync=bool(sync))
+    if shared:
+        return _open_shared(paths, mode, round_up(size, PAGE), timeout, sync=bool(sync))
+    return Database(_open_for_writing(paths, mode, round_up(size, PAGE)), mode=mode, sync=bool(sync))
 
 
 def rebuild_index(path: str | os.PathLike[str], progress: Callable[[int, int], object] | None = None) -> None:
@@ -97,11 +137,10 @@ def rebuild_index(path: str | os.PathLike[str], progress: Callable[[int, int], o
     storage.close()
 
 
-def _open_locked(paths: Paths, mode: str, chunk_size: int, *, sync: bool) -> Database:
+def _open_for_writing(paths: Paths, mode: str, chunk_size: int, timeout: float | None = 0) -> Storage:
+    """Open the files of a database, or create them, once the lock is free."""
     may_create = mode in ("a", "x")
-    if not may_create and not os.path.lexists(paths.superblock) and not os.path.isdir(paths.chunks):
-        raise FileNotFoundError(f"no database at {paths.root}; create it with mode='a'")
-    lock = Lock(paths.lock)
+    lock = Lock(paths.lock, timeout)
     try:
         if os.path.lexists(paths.superblock) or not may_create:
             if mode == "x":
@@ -112,4 +151,61 @@ def _open_locked(paths: Paths, mode: str, chunk_size: int, *, sync: bool) -> Dat
     except BaseException:
         lock.release()
         raise
-    return Database(storage, mode=mode, sync=sync)
+    try:
+        welcome(paths, lock)
+    except BaseException:
+        storage.close()
+        raise
+    return storage
+
+
+def _open_shared(paths: Paths, mode: str, chunk_size: int, timeout: float | None, *, sync: bool) -> Database:
+    if mode == "x" or not os.path.lexists(paths.superblock):
+        _open_for_writing(paths, mode, chunk_size, timeout).close()
+    open_in_turn = partial(_open_for_writing, paths, "r+", chunk_size, timeout)
+    return SharedDatabase(open_reader(paths), open_in_turn, mode=mode, sync=sync)
+
+
+# ---------------------------------------------------------------------- pickling
+
+
+def _pickled(database: Database) -> tuple[object, ...]:
+    """Pickle a database that is open for reading as its path."""
+    database.check_open()
+    if database.mode != "r":
+        raise TypeError(f"{database.path} is open for writing and cannot be pickled; open it with mode='r'")
+    return reopen, (database.path, database.storage.index.last)
+
+
+def reopen(path: str, commit: int) -> Database:
+    """Return a database that was pickled: one handle for all of them in this process, open until its end.
+
+    Parameters
+    ----------
+    path : str
+    commit : int
+        The commit that the pickled one showed: this one shows that or a later one.
+    """
+    with _reopened_guard:
+        database = _reopened.get(path)
+        if database is None or database.closed:
+            database = _reopened[path] = open(path, "r")
+        elif database.storage.index.last < commit:
+            database.refresh()
+        return database
+
+
+@atexit.register
+def _close_reopened() -> None:
+    for database in _reopened.values():
+        database.close()
+
+
+def _forget_in_child() -> None:
+    global _reopened_guard
+    _reopened_guard = threading.Lock()
+    _reopened.clear()
+
+
+copyreg.pickle(Database, _pickled)  # type: ignore[arg-type]
+os.register_at_fork(after_in_child=_forget_in_child)

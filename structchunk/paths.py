@@ -16,13 +16,18 @@ class Paths:
     ----------
     root : str
         The database directory.
+    chunks : str, optional
+        Where the chunk files are, if they are those of another directory, whose owner may unlink them.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, chunks: str | None = None) -> None:
         self.root = root
         self.superblock = os.path.join(root, "superblock")
         self.lock = os.path.join(root, "lock")
-        self.chunks = os.path.join(root, "chunks")
+        self.chunks = os.path.join(root, "chunks") if chunks is None else chunks
+        self.owns_chunks = chunks is None
+        self.readers = os.path.join(root, "readers")
+        self.announcement = os.path.join(self.readers, "writer")
 
     def index(self, generation: int) -> str:
         """Return the path of an index directory."""

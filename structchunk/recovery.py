@@ -11,7 +11,8 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Container
+from collections.abc import Callable, Container
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -23,12 +24,24 @@ from .heap import Heap
 from .index import Catalog, Index
 from .leveldb import REBUILD
 from .lock import Lock
-from .log import Log, Progress, check_complete, find_good, read_log, read_whole_log, rewind
+from .log import (
+    Log,
+    Progress,
+    check_complete,
+    find_good,
+    no_such_chunk,
+    read_ends,
+    read_log,
+    read_whole_log,
+    rewind,
+)
 from .paths import Paths
 from .schema import schema_from_descriptor
 from .storage import Gone, Storage
 from .superblock import Superblock, create_superblock, read_superblock
 
+S = TypeVar("S", bound=Storage)
+Make: TypeAlias = Callable[[Superblock, Index], S]
 LOAD_ROWS = 1 << 20
 
 
@@ -105,6 +118,61 @@ def open_storage(
         raise
 
 
+def open_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: bool) -> S:
+    """Open a private copy of the index for reading, at its last whole commit. Only the copy is ever written.
+
+    Parameters
+    ----------
+    paths : Paths
+        Of the copy: its index has the superblock's generation. Its chunks are the database's own files.
+    superblock : Superblock
+        Read before the index was copied.
+    make : callable
+        Makes the storage from superblock and index.
+    is_sound : bool
+        Whether a writer that was past recovery was there before the index was copied: then nothing is lost of
+        what the index names. If not, a crash may have come first, and all since the checkpoint is checked, as
+        opening for writing does.
+
+    Raises
+    ------
+    CorruptionError
+        The index is lost, or chunks are damaged or missing; or a writer came in between, and then the
+        superblock is another now.
+    """
+    index = _open_index(paths, superblock, private=True)
+    try:
+        if is_sound:
+            return _as_it_stands(paths, superblock, index, make)
+        log = read_log(paths, superblock, index, None)
+        find_good(log)
+        check_complete(paths, index, log)
+        rewind(log)
+        if index.last <= log.good and index.whole:
+            storage = make(superblock, index)
+            _bring_forward(storage, log)
+            return storage
+    except BaseException:
+        index.close()
+        raise
+    index.close()
+    log = read_whole_log(paths, superblock, log.good, None)
+    return _index_anew(paths, superblock, log, make, private=True)[0]
+
+
+def _as_it_stands(paths: Paths, superblock: Superblock, index: Index, make: Make[S]) -> S:
+    """Open a copy whose every row is good: its chunks reach at least as far as it says."""
+    log = read_ends(paths, superblock, index)
+    check_complete(paths, index, log)
+    storage = make(superblock, index)
+    _add_heaps(storage, index.catalog, log, without=_replaced_by(log, index.last))
+    for heap in storage.heaps.values():
+        for chunk, count in index.live[heap.store].items():
+            if count.record_count and chunk not in heap.chunks:
+                raise no_such_chunk(paths, chunk)
+    return storage
+
+
 def _read_superblock(paths: Paths) -> Superblock:
     superblock = read_superblock(paths.superblock)
     files.flush(paths.superblock)  # a killed process may have left the newest slot unsynced
@@ -160,9 +228,9 @@ def _try_chunk(path: str) -> Chunk | None:
         return None
 
 
-def _open_index(paths: Paths, superblock: Superblock) -> Index:
+def _open_index(paths: Paths, superblock: Superblock, *, private: bool = False) -> Index:
     path = paths.index(superblock.generation)
-    index = Index.open(path)
+    index = Index.open_private(path) if private else Index.open(path)
     if index.database != superblock.database:
         found, expected = f"the index of database {index.database.hex()}", superblock.database.hex()
     elif index.checkpoint < superblock.checkpoint:
@@ -182,7 +250,16 @@ def _open_index(paths: Paths, superblock: Superblock) -> Index:
 def _with_index(
     paths: Paths, lock: Lock, superblock: Superblock, index: Index, log: Log, chunk_size: int
 ) -> Storage:
-    """Bring the index forward to the last good commit."""
+    """Open the storage with the index brought forward to the last good commit."""
+    storage = Storage(paths, lock, superblock, index, chunk_size)
+    dropped, replaced = _bring_forward(storage, log)
+    _take_over(storage, log, dropped, replaced)
+    return storage
+
+
+def _bring_forward(storage: Storage, log: Log) -> tuple[set[int], set[int]]:
+    """Bring the index to the last good commit; return the stores dropped on the way, and the chunks replaced."""
+    index = storage.index
     dropped = _dropped_stores(log)
     catalog = {name: entry for name, entry in index.catalog.items() if entry["store"] not in dropped}
     known = {entry["store"] for entry in catalog.values()}
@@ -191,7 +268,6 @@ def _with_index(
         for chunk in _good_chunks(log)
         if chunk.header.store not in known | dropped
     }
-    storage = Storage(paths, lock, superblock, index, chunk_size)
     _add_heaps(storage, catalog, log)
     replaced = _replaced_chunks(log)
     if log.good > log.base:
@@ -201,12 +277,36 @@ def _with_index(
     for heap in storage.heaps.values():
         for chunk in replaced & heap.chunks.keys():  # only now: until here the index named them
             heap.remove(chunk)
-    _take_over(storage, log, dropped, replaced)
-    return storage
+    return dropped, replaced
 
 
 def _with_new_index(paths: Paths, lock: Lock, superblock: Superblock, log: Log, chunk_size: int) -> Storage:
-    """Make the index anew, in a new directory, from all good chunks that no other one replaces."""
+    """Open the storage with an index made anew, and remove the one of before."""
+
+    def make(superblock: Superblock, index: Index) -> Storage:
+        return Storage(paths, lock, superblock, index, chunk_size)
+
+    storage, dropped, replaced = _index_anew(paths, superblock, log, make)
+    try:
+        _take_over(storage, log, dropped, replaced)
+        files.flush_directory(paths.root)
+        storage.checkpoint()
+    except BaseException:
+        storage.index.close()
+        raise
+    for old in paths.list_indexes():
+        if old != storage.superblock.generation:
+            _remove_index(paths.index(old))
+    return storage
+
+
+def _index_anew(
+    paths: Paths, superblock: Superblock, log: Log, make: Make[S], *, private: bool = False
+) -> tuple[S, set[int], set[int]]:
+    """Make the index anew, in a new directory, from all good chunks that no other one replaces.
+
+    Returns the storage, the stores that were dropped, and the chunks that were replaced.
+    """
     replaced = _replaced_chunks(log)
     dropped = _dropped_stores(log)
     kept = [chunk for chunk in _good_chunks(log) if chunk.id not in replaced and chunk.header.store not in dropped]
@@ -216,9 +316,9 @@ def _with_new_index(paths: Paths, lock: Lock, superblock: Superblock, log: Log, 
     if os.path.lexists(path):
         _remove_index(path)
     next_chunk = max([superblock.next_chunk, *(chunk + 1 for chunk in log.chunks)])
-    index = Index.create(path, superblock.database, log.good, next_chunk)
+    index = Index.create(path, superblock.database, log.good, next_chunk, private=private)
     try:
-        storage = Storage(paths, lock, superblock._replace(generation=generation), index, chunk_size)
+        storage = make(superblock._replace(generation=generation), index)
         catalog = {chunk.header.about["name"]: _entry(chunk) for chunk in kept}
         _add_heaps(storage, catalog, log, without=replaced)
         index.put(log.good, {}, catalog)
@@ -226,16 +326,10 @@ def _with_new_index(paths: Paths, lock: Lock, superblock: Superblock, log: Log, 
             if store not in dropped:
                 for first in range(0, len(run), LOAD_ROWS):
                     index.put(log.good, {store: run[first : first + LOAD_ROWS]})
-        _take_over(storage, log, dropped, replaced)
-        files.flush_directory(paths.root)
-        storage.checkpoint()
     except BaseException:
         index.close()
         raise
-    for old in paths.list_indexes():
-        if old != generation:
-            _remove_index(paths.index(old))
-    return storage
+    return storage, dropped, replaced
 
 
 def _remove_index(path: str) -> None:
@@ -253,6 +347,16 @@ def _good_chunks(log: Log) -> list[Chunk]:
 def _replaced_chunks(log: Log) -> set[int]:
     """Return the chunks that compaction has replaced: by a commit that is whole, or its new chunks were no good."""
     return {old for chunk in _good_chunks(log) for old in chunk.header.replaces}
+
+
+def _replaced_by(log: Log, commit: int) -> set[int]:
+    """Return the chunks that compaction had replaced as of a commit: beside a writer, another may be under way."""
+    replaced: set[int] = set()
+    for chunk in log.chunks.values():
+        first = next(chunk.segments(), None) if chunk.header.replaces else None
+        if first is not None and first.commit <= commit:
+            replaced |= set(chunk.header.replaces)
+    return replaced
 
 
 def _entry(chunk: Chunk) -> dict[str, object]:

@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,6 @@ from .extent import ROW_SIZE, TOMBSTONE, ZERO, Extent, rows_in_chunk
 from .header import PAGE, Header, round_up
 from .heap import Heap
 from .index import Catalog, Index, unpack_row
-from .lock import Lock
 from .paths import Paths
 from .schema import Schema
 from .segment import SEGMENT_SIZE, data_crc, pack_record
@@ -54,6 +53,16 @@ class Gone(NamedTuple):
     chunk: int
 
 
+class Hold(Protocol):
+    """What keeps others away for as long as a database is open: the writer's lock, or a reader's directory."""
+
+    def release(self) -> None:
+        """Let go. Idempotent."""
+
+    def disown(self) -> None:
+        """Let go of a forked child's copy, which is the parent's."""
+
+
 class Storage:
     """The files of one database, open for writing.
 
@@ -63,7 +72,10 @@ class Storage:
     made from any thread.
     """
 
-    def __init__(self, paths: Paths, lock: Lock, superblock: Superblock, index: Index, chunk_size: int) -> None:
+    is_copy = False
+    """Whether this is what a reader sees of a database that another process may be writing."""
+
+    def __init__(self, paths: Paths, lock: Hold, superblock: Superblock, index: Index, chunk_size: int) -> None:
         self.paths = paths
         self.superblock = superblock
         self.index = index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import operator
 from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from .batch import Batch
 from .cursor import Cursor
-from .errors import KeyNotFound, MovedError
+from .errors import Error, KeyNotFound, MovedError
 from .extent import KEY_END, TOMBSTONE, Extent, Run, empty_run
 from .gather import batches, gather
 from .heap import Heap
@@ -54,8 +55,21 @@ class Binding(Protocol):
     def open_staging(self) -> Staging | None:
         """Return the open transaction's staging, or None outside of one."""
 
+    def home(self) -> Any:
+        """Return the database; raise TypeError where what is seen of it could not be found again."""
+
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place, or None where that is not allowed."""
+
+
+def lent(array: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    """Return what a binding lends of a record that it has just made; raise if it lends nothing."""
+    if array is None:
+        raise Error(
+            "other processes write this database too, so what changes in place lives in a transaction only: "
+            "with db.transaction() as txn: txn[name].new(...); or use put()"
+        )
+    return array
 
 
 class Store(MutableMapping[int, R], Generic[R]):
@@ -94,6 +108,10 @@ class Store(MutableMapping[int, R], Generic[R]):
     # Comparing all records would be a scan that `==` should not hide; a store is equal to itself.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle a store of a database that is open for reading as that and its name."""
+        return operator.getitem, (self._binding.home(), self.name)
 
     # ------------------------------------------------------------------ one record
 

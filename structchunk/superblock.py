@@ -15,7 +15,9 @@ The file is two pages of 4096 bytes; slot ``sequence % 2`` was written last. A s
 
 from __future__ import annotations
 
+import os
 import struct
+import weakref
 import zlib
 from typing import NamedTuple
 
@@ -86,6 +88,18 @@ def read_superblock(path: str) -> Superblock:
         advice = "restore this one file from a copy of the database; its chunks are whole without it"
         raise CorruptionError(path, offset=0, found="no valid slot", expected="one of two", advice=advice)
     return max(valid, key=lambda slot: slot.sequence)
+
+
+class Watch:
+    """Tells cheaply whether a superblock was written; its file's time of change is too coarse for that."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        weakref.finalize(self, os.close, self._fd)
+
+    def state(self) -> bytes:
+        """Return both slots: they change with every checkpoint."""
+        return os.pread(self._fd, SLOT_SIZE, 0) + os.pread(self._fd, SLOT_SIZE, PAGE)
 
 
 def create_superblock(path: str, first: Superblock) -> None:

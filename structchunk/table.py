@@ -267,9 +267,10 @@ class Table:
         snapshot = snapshot or self._leveldb.snapshot()  # both reads must see the same pages
         first, here = self._key(b"P", 0), self._key(b"P", key)
         end = self._end(b"P") if stop == KEY_END else self._key(b"P", stop)
-        pages = self._leveldb.read(here, end, 1 if reverse else count, snapshot)
+        leveldb = self._leveldb  # one for both reads: a reader's refresh() may put another in its place
+        pages = leveldb.read(here, end, 1 if reverse else count, snapshot)
         last = stop - 1 if len(pages) < (1 if reverse else count) else self._last_key(pages[-1])
-        before = self._leveldb.read_back(first, here, count if reverse else 1, snapshot)
+        before = leveldb.read_back(first, here, count if reverse else 1, snapshot)
         floor = self._last_key(before[0]) + 1 if before else 0
         if reverse:
             pages = before[1:] + pages if len(before) == count else before + pages
@@ -352,6 +353,12 @@ class Table:
             self._cache.clear()  # first: find() takes no lock, and a block without the delta may be out of date
             self._delta_loaded = False
             self._delta = Delta()
+
+    def follow(self, leveldb: LevelDB) -> None:
+        """Read from another LevelDB, which holds a newer state of the same store."""
+        with self._clock.lock:
+            self._leveldb = leveldb
+            self.forget()
 
     # ------------------------------------------------------------------ changes
 

@@ -77,6 +77,10 @@ class InTransaction:
         """Enter the transaction; leaving does not commit it."""
         yield self.open_staging()
 
+    def home(self) -> NoReturn:
+        """Refuse."""
+        raise TypeError("a store of a transaction cannot be pickled; pickle one of a database open with mode='r'")
+
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place."""
         return self._transaction.storage.live_array(self.heap, extent)
@@ -175,9 +179,12 @@ class Transaction:
         return staging
 
     def staging(self, heap: Heap) -> Staging:
-        """Return what this transaction has changed in a committed store."""
+        """Return what this transaction has changed in a committed store, by whichever heap it is known."""
         self.check_open()
-        return self._staging(heap)
+        mine = self.storage.heaps.get(heap.name)
+        if mine is None or mine.store != heap.store:
+            raise StoreNotFound(f"store {heap.name!r} was dropped")
+        return self._staging(mine)
 
     # ------------------------------------------------------------------ end
 
@@ -283,6 +290,10 @@ class InSnapshot:
     def writing(self) -> NoReturn:
         """Refuse."""
         raise ReadOnlyError("a snapshot cannot be written; write through the database or a transaction")
+
+    def home(self) -> NoReturn:
+        """Refuse."""
+        raise TypeError("a store of a snapshot cannot be pickled; pickle one of a database open with mode='r'")
 
     def live_array(self, extent: Extent) -> None:
         """Return None: nothing may be changed through a snapshot."""

@@ -1,0 +1,284 @@
+"""Clone of a LevelDB directory that another process may be writing: a private one that opens as of one moment.
+
+The clone's LevelDB must never write to a file of the original, and the original's must not take away a file that
+the clone needs. So tables, which never change, are linked, but under the name ``.sst``, which LevelDB reads and
+never writes: it opens the ``.ldb`` of a number that it uses anew with O_TRUNC, and through a link that would be
+the original's. Logs and the manifest, which grow, are copied. LOCK is never opened: closing it would let the
+writer's lock go if the writer is in this process.
+
+The manifest's bytes are read first, then the logs, then the tables are linked, and only then it is seen whether
+that makes a whole: the log from which the manifest replays, no listed one after it missing, and all its tables.
+If not, LevelDB was faster; links that were made are kept for the next try. To wait until the manifest does not
+change while all is taken would be to wait for the writer to rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from . import files
+from .errors import CorruptionError
+from .leveldb import REBUILD
+
+_BLOCK = 32768
+_RECORD = struct.Struct("<IHB")
+_FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+_TABLE_SUFFIXES = (".ldb", ".sst")
+Take = Callable[[str, str], object]
+
+
+class Version(NamedTuple):
+    """What a manifest says: the number of the first log that is not in tables yet, and the tables."""
+
+    log: int
+    tables: set[int]
+
+
+def clone_leveldb(source: str, target: str, *, link: bool = True) -> None:
+    """Make a private copy of a LevelDB directory, as of one moment, whatever its owner does meanwhile.
+
+    Parameters
+    ----------
+    source : str
+        The directory; nothing in it is changed.
+    target : str
+        Is created.
+    link : bool
+        Link the tables; else copy them.
+
+    Raises
+    ------
+    CorruptionError
+        A file is missing or damaged.
+    OSError
+        EPERM, EXDEV and the like, where files cannot be linked.
+    """
+    files.make_directory(target)
+    take = link_file if link else copy_file
+    before = b""
+    while True:
+        current, manifest = _read_manifest(source)
+        names = os.listdir(source)
+        logs = _read_logs(source, names)
+        _take_tables(source, target, names, take)
+        version = _parse(source, manifest)
+        missing = _find_missing(version, names, logs, target)
+        if missing is None:
+            break
+        if manifest == before:  # what a version names goes only once the manifest has the next one
+            raise _damaged(source, f"no file {missing}", "it, as the manifest names it")
+        before = manifest
+    _complete(target, version, logs, current, manifest)
+
+
+def _read_manifest(source: str) -> tuple[bytes, bytes]:
+    """Return the contents of CURRENT, and of the manifest that it names."""
+    before = b""
+    while True:
+        try:
+            current = files.read(os.path.join(source, "CURRENT"), 0, 1 << 10)
+        except FileNotFoundError as error:
+            raise _damaged(source, "no file CURRENT", "one") from error
+        if not current.startswith(b"MANIFEST-") or not current.endswith(b"\n"):
+            raise _damaged(source, f"{current[:40]!r} in CURRENT", "the name of a manifest")
+        try:
+            return current, _read(os.path.join(source, os.fsdecode(current.strip())))
+        except FileNotFoundError as error:
+            if current == before:
+                raise _damaged(source, f"no file {current.strip().decode()}", "it, as CURRENT names it") from error
+        before = current
+
+
+def _read_logs(source: str, names: list[str]) -> dict[int, bytes]:
+    """Return the contents of the logs that are there, the older first: a later one is never ahead of them."""
+    logs = {}
+    for number in _numbers(names, ".log"):
+        with contextlib.suppress(FileNotFoundError):
+            logs[number] = _read(_path(source, number, ".log"))
+    return logs
+
+
+def _take_tables(source: str, target: str, names: list[str], take: Take) -> None:
+    """Take all tables that are not there yet, before asking which are needed: they may go at any time."""
+    for suffix in _TABLE_SUFFIXES:
+        for number in _numbers(names, suffix):
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
+                take(_path(source, number, suffix), _path(target, number, ".sst"))
+
+
+def _find_missing(version: Version, names: list[str], logs: dict[int, bytes], target: str) -> str | None:
+    """Return the name of a file that a version needs and that was not taken, or None."""
+    needed = {number for number in _numbers(names, ".log") if number >= version.log} | {version.log}
+    if gone := needed - logs.keys():
+        return f"{min(gone):06d}.log"
+    if gone := version.tables - set(_numbers(os.listdir(target), ".sst")):
+        return f"{min(gone):06d}.ldb"
+    return None
+
+
+def _complete(target: str, version: Version, logs: dict[int, bytes], current: bytes, manifest: bytes) -> None:
+    """Remove the tables that are not needed; write logs and manifest, and CURRENT last."""
+    for number in _numbers(os.listdir(target), ".sst"):
+        if number not in version.tables:
+            files.unlink(_path(target, number, ".sst"))
+    for number, log in logs.items():
+        if number >= version.log:
+            _write(_path(target, number, ".log"), log)
+    _write(os.path.join(target, os.fsdecode(current.strip())), manifest)
+    _write(os.path.join(target, "CURRENT"), current)
+
+
+def link_file(source: str, target: str) -> None:
+    """Give a file a second name; a symbolic link is not followed."""
+    os.link(source, target, follow_symlinks=False)
+
+
+def copy_file(source: str, target: str) -> None:
+    """Copy a regular file, unless the target is there already."""
+    if os.path.lexists(target):
+        return
+    draft = f"{target}.part"  # the source may go, and the copy fail, half-way
+    with files.opened(source) as fd, open(fd, "rb", closefd=False) as reading, open(draft, "wb") as writing:
+        shutil.copyfileobj(reading, writing, 1 << 20)
+    files.rename(draft, target)
+
+
+def state_of(source: str) -> frozenset[tuple[str, int]]:
+    """Return something that changes with every change of a LevelDB: the sizes of what it appends to."""
+    state = set()
+    for entry in os.scandir(source):
+        if entry.name.endswith(".log") or entry.name.startswith("MANIFEST-"):
+            with contextlib.suppress(FileNotFoundError):
+                state.add((entry.name, entry.stat().st_size))
+    return frozenset(state)
+
+
+def _numbers(names: list[str], suffix: str) -> list[int]:
+    found = (name.removesuffix(suffix) for name in names if name.endswith(suffix))
+    return sorted(int(stem) for stem in found if stem.isascii() and stem.isdigit())
+
+
+def _path(directory: str, number: int, suffix: str) -> str:
+    return os.path.join(directory, f"{number:06d}{suffix}")
+
+
+def _read(path: str) -> bytes:
+    with files.opened(path) as fd, open(fd, "rb", closefd=False) as file:
+        return file.read()
+
+
+def _write(path: str, data: bytes) -> None:
+    files.create(path, 0)
+    files.write(path, 0, data)
+
+
+def _damaged(source: str, found: str, expected: str) -> CorruptionError:
+    return CorruptionError(source, found=found, expected=expected, advice=REBUILD)
+
+
+# ---------------------------------------------------------------------- the manifest
+
+
+def _parse(source: str, manifest: bytes) -> Version:
+    try:
+        return parse_manifest(manifest)
+    except (IndexError, ValueError) as error:
+        raise _damaged(source, f"an unreadable manifest ({error})", "one that LevelDB wrote") from error
+
+
+def parse_manifest(manifest: bytes) -> Version:
+    """Return what a manifest says, up to its last whole record.
+
+    Raises
+    ------
+    ValueError, IndexError
+        A record is not what LevelDB writes.
+    """
+    log = 0
+    tables: set[int] = set()
+    for edit in map(_Edit, _records(manifest)):
+        log = edit.log if edit.log is not None else log
+        tables -= edit.deleted
+        tables |= edit.added
+    return Version(log, tables)
+
+
+def _records(data: bytes) -> Iterator[bytes]:
+    """Yield the records of a file in LevelDB's log format; one that is cut off ends it."""
+    position = 0
+    parts: list[bytes] = []
+    while position + _RECORD.size <= len(data):
+        left = _BLOCK - position % _BLOCK
+        if left < _RECORD.size:  # padding at the end of a block
+            position += left
+            continue
+        _, length, kind = _RECORD.unpack_from(data, position)
+        position += _RECORD.size
+        if position + length > len(data) or not kind:
+            return
+        part = data[position : position + length]
+        position += length
+        if kind in (_FULL, _FIRST):
+            parts = []
+        parts.append(part)
+        if kind in (_FULL, _LAST):
+            yield b"".join(parts)
+        elif kind not in (_FIRST, _MIDDLE):
+            raise ValueError(f"a record of kind {kind}")
+
+
+class _Edit:
+    """One record of a manifest: what changed from one version to the next."""
+
+    def __init__(self, data: bytes) -> None:
+        self.log: int | None = None
+        self.added: set[int] = set()
+        self.deleted: set[int] = set()
+        self._data = data
+        self._at = 0
+        while self._at < len(data):
+            self._field()
+
+    def _field(self) -> None:
+        tag = self._number()
+        if tag == 1:  # name of the comparator
+            self._text()
+        elif tag == 2:
+            self.log = self._number()
+        elif tag in (3, 4, 9):  # next file, last sequence, previous log
+            self._number()
+        elif tag == 5:  # a level, and where its next compaction starts
+            self._number()
+            self._text()
+        elif tag == 6:
+            self._number()
+            self.deleted.add(self._number())
+        elif tag == 7:  # level, number, size, smallest and largest key
+            self._number()
+            self.added.add(self._number())
+            self._number()
+            self._text()
+            self._text()
+        else:
+            raise ValueError(f"a field with tag {tag}")
+
+    def _number(self) -> int:
+        number = shift = 0
+        while True:
+            byte = self._data[self._at]
+            self._at += 1
+            number |= (byte & 127) << shift
+            if byte < 128:
+                return number
+            shift += 7
+
+    def _text(self) -> None:
+        length = self._number()
+        self._at += length
+        if self._at > len(self._data):
+            raise ValueError("a text that is cut off")

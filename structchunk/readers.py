@@ -1,0 +1,132 @@
+"""The private directories of processes that read, in ``readers/`` or, where that cannot be, among temporary files.
+
+Each is locked by its owner for as long as it lives, and removed on close; what a process that died left behind is
+removed by whoever opens the database next. A lock, unlike a pid, never seems to be held by another process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import weakref
+
+from . import files
+from .lock import Lock
+from .paths import Paths
+
+_OWN_NAME = re.compile(r"\d+-[0-9a-f]{8}")
+
+
+class ReaderDirectory:
+    """A new directory, this process's own until :meth:`release`.
+
+    Parameters
+    ----------
+    parent : str
+        Where to make it.
+    prefix : str
+        What its name begins with; then comes the pid, for those who look.
+    """
+
+    def __init__(self, parent: str, prefix: str = "") -> None:
+        self.path, self._fd = _make(parent, prefix)
+        self._finalizer = weakref.finalize(self, _remove, self.path, self._fd, os.getpid())
+
+    def release(self) -> None:
+        """Remove it. Idempotent."""
+        self._finalizer()
+
+    def disown(self) -> None:
+        """Close a forked child's copy of the lock, which else would outlive the parent."""
+        if self._finalizer.detach():
+            os.close(self._fd)
+
+
+def _make(parent: str, prefix: str) -> tuple[str, int]:
+    """Return a new directory, and the descriptor that holds its lock."""
+    while True:
+        path = os.path.join(parent, f"{prefix}{os.getpid()}-{secrets.token_hex(4)}")
+        files.make_directory(path)
+        fd = -1
+        try:
+            fd = os.open(_lock_of(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink:
+                return path, fd
+        except (FileNotFoundError, BlockingIOError):
+            pass  # another process took it for a dead one's, in the moment before it was locked
+        except BaseException:
+            _remove_tree(path)
+            if fd >= 0:
+                os.close(fd)
+            raise
+        if fd >= 0:
+            os.close(fd)
+
+
+def make_parent(path: str) -> None:
+    """Make the directory of all readers' directories, unless it is there.
+
+    Raises
+    ------
+    CorruptionError
+        Something else is there.
+    """
+    with contextlib.suppress(FileExistsError):
+        files.make_directory(path)
+    files.check_directory(path)
+
+
+def sweep(parent: str, prefix: str = "") -> None:
+    """Remove the directories whose owners are dead. Those that may not be removed are left."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(parent):
+            if name.startswith(prefix) and _OWN_NAME.fullmatch(name[len(prefix) :]):
+                with contextlib.suppress(OSError):
+                    _remove_if_dead(os.path.join(parent, name))
+
+
+def welcome(paths: Paths, lock: Lock) -> None:
+    """Remove what dead readers left, and tell the others that recovery is over; they can do without."""
+    with contextlib.suppress(OSError):
+        make_parent(paths.readers)
+        sweep(paths.readers)
+        lock.announce(paths.announcement)
+
+
+def _remove_if_dead(path: str) -> None:
+    try:
+        fd = os.open(_lock_of(path), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        os.rmdir(path)  # made a moment ago, or all but removed: empty
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove_tree(path)
+    finally:
+        os.close(fd)
+
+
+def _remove(path: str, fd: int, owner: int) -> None:
+    """Remove a directory and let its lock go; a forked child that ends leaves it to its parent."""
+    if os.getpid() == owner:
+        _remove_tree(path)
+        os.close(fd)
+
+
+def _remove_tree(path: str) -> None:
+    """Remove a directory, its lock last, so that what is left if this is cut short can still be told for dead."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path):
+            if name != "lock":
+                shutil.rmtree(os.path.join(path, name), ignore_errors=True)
+        files.unlink(_lock_of(path))
+        os.rmdir(path)
+
+
+def _lock_of(path: str) -> str:
+    return os.path.join(path, "lock")

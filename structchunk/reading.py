@@ -1,0 +1,284 @@
+"""Reading a database that another process may be writing: what a reader has of its own, and how it moves on.
+
+A reader clones the index and links the chunk files, in a directory of its own, so that it sees one commit for as
+long as it likes, whatever the writer deletes or drops. Which commit that is, is decided as by recovery. While a
+writer lives that is past recovery, the clone's own last commit is whole: chunks are written before the index, and
+both are seen through the same page cache. With no such writer a crash may have come between, so the directories
+since the checkpoint are read: what they have more is brought into the clone, and if the index turns out to be
+ahead of the chunks, it is made anew, privately. The database's own files are never written, nor its lock tried.
+
+Where files cannot be linked, or nothing can be made in the database's directory, the index is copied to a temporary
+directory, and the chunk files are mapped at once, which keeps them just as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+
+from . import files
+from .chunk import Chunk, read_header
+from .clone import clone_leveldb, link_file, state_of
+from .errors import CorruptionError, ReadOnlyError
+from .extent import empty_run
+from .heap import Heap, Retired
+from .index import Index
+from .lock import is_held
+from .paths import Paths
+from .readers import ReaderDirectory, make_parent, sweep
+from .recovery import open_copy
+from .storage import Storage
+from .superblock import Superblock, read_superblock
+
+_NO_LINKS = {
+    errno.EPERM,
+    errno.EXDEV,
+    errno.EACCES,
+    errno.EROFS,
+    errno.EMLINK,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.ENOTSUP,
+}
+"""Why a clone may be impossible beside the original, and possible elsewhere."""
+
+State = tuple[int, frozenset[tuple[str, int]]]
+
+
+class ReadStorage(Storage):
+    """What a reader sees of a database: one commit, until :meth:`refresh`."""
+
+    is_copy = True
+
+    def __init__(self, copies: Copies, superblock: Superblock, index: Index) -> None:
+        super().__init__(copies.source, copies.directory, superblock, index, 0)
+        self._copies = copies
+
+    def check_usable(self) -> None:
+        """Refuse: nothing is ever written through this."""
+        raise ReadOnlyError(f"{self.paths.root} is open with mode='r'; open it with mode='r+' to write")
+
+    @staticmethod
+    def create_chunk(heap: Heap, size: int) -> Chunk:
+        """Refuse; bound to nothing, so that a heap does not keep the clone of its time."""
+        raise ReadOnlyError(f"store {heap.name!r} is open for reading")
+
+    def refresh(self) -> None:
+        """Show the newest commit. Reads in flight, and snapshots, go on with the clone of before."""
+        with self.committing():
+            self.index.leveldb.check_open()
+            if not self._copies.is_current():
+                self._show(self._copies.read())
+
+    def _show(self, newer: ReadStorage) -> None:
+        """Take over what a newer storage has: chunks first, since the index must not name one that is not there."""
+        mine = {heap.store: heap for heap in self.heaps.values()}
+        theirs = {heap.store: heap for heap in newer.heaps.values()}
+        for store in mine.keys() & theirs.keys():
+            mine[store].adopt(theirs[store].chunks)
+        self.index.follow(newer.index)
+        self._forget(mine, theirs)
+        for store in theirs.keys() - mine.keys():
+            self.index.add_table(store, theirs[store].item_size, theirs[store].check)
+        self.heaps = {name: mine.get(heap.store, heap) for name, heap in newer.heaps.items()}
+        self.superblock = newer.superblock
+        self._copies.unlink_chunks({chunk for heap in theirs.values() for chunk in heap.chunks})
+
+    def _forget(self, mine: dict[int, Heap], theirs: dict[int, Heap]) -> None:
+        """Forget the chunks that are gone, but for the snapshots and scans that go on reading them."""
+        for store in mine.keys() - theirs.keys():
+            for chunk in mine[store].chunks.values():
+                chunk.map_source()
+        for store in mine.keys() & theirs.keys():
+            heap = mine[store]
+            for chunk in [chunk for chunk in heap.chunks.values() if chunk.id not in theirs[store].chunks]:
+                if _was_renumbered(chunk):
+                    heap.remove(chunk.id)
+                else:
+                    old = Retired(chunk, empty_run(), empty_run())
+                    self.index.keep([old])
+                    heap.retire(old)
+
+    def close(self) -> None:
+        """Close the clone, and remove it."""
+        with self.committing():
+            self.index.close()
+            for heap in self.heaps.values():
+                heap.close()
+            self._lock.release()
+
+
+def _was_renumbered(chunk: Chunk) -> bool:
+    """Tell whether another file has a chunk's number: it was never committed then."""
+    return os.path.lexists(chunk.path) and read_header(chunk.path) != chunk.header
+
+
+class OwnPaths(Paths):
+    """The paths of a reader's own files; of its links to chunks only those to files that were there of late."""
+
+    present: frozenset[int] = frozenset()
+
+    def list_chunks(self) -> list[int]:
+        """Return the ids of the chunks that the newest clone may name, ascending."""
+        return [chunk for chunk in super().list_chunks() if chunk in self.present]
+
+    def list_links(self) -> list[int]:
+        """Return the ids of all chunks that are linked, ascending."""
+        return super().list_chunks()
+
+
+class Copies:
+    """The private directory of one reader: a clone of the index for each refresh, and links to the chunk files.
+
+    Parameters
+    ----------
+    source : Paths
+        Of the database.
+    directory : ReaderDirectory
+        Where to put them.
+    link : bool
+        Link tables and chunks; else copy the tables, and map the chunks where they are.
+    """
+
+    def __init__(self, source: Paths, directory: ReaderDirectory, *, link: bool) -> None:
+        self.source = source
+        self.directory = directory
+        self.link = link
+        self._paths = OwnPaths(directory.path, None if link else source.chunks)
+        self._generation = -1
+        self._state: State | None = None
+        if link:
+            files.make_directory(self._paths.chunks)
+
+    def is_current(self) -> bool:
+        """Tell whether nothing has happened to the index since it was last cloned."""
+        try:
+            superblock = read_superblock(self.source.superblock)
+            return self._state == self._state_at(superblock)
+        except FileNotFoundError:
+            return False
+
+    def _state_at(self, superblock: Superblock) -> State:
+        return superblock.generation, state_of(self.source.index(superblock.generation))
+
+    def read(self) -> ReadStorage:
+        """Return the newest commit, whole.
+
+        Raises
+        ------
+        CorruptionError
+            The index is lost, or chunks are damaged or missing.
+        """
+        while True:
+            superblock = read_superblock(self.source.superblock)
+            is_sound = is_held(self.source.announcement)
+            try:
+                storage = self._read(superblock, is_sound=is_sound)
+            except (CorruptionError, FileNotFoundError) as error:
+                # What a clone needs is unlinked only after a checkpoint, which writes the superblock.
+                self._discard()
+                if read_superblock(self.source.superblock) == superblock:
+                    raise self._explained(error, superblock) from error
+                continue
+            if is_sound or read_superblock(self.source.superblock) == superblock:
+                return storage
+            storage.index.close()
+            self._discard()
+
+    def _discard(self) -> None:
+        """Remove what the last attempt cloned."""
+        for generation in (self._generation, self._generation + 1):
+            shutil.rmtree(self._paths.index(generation), ignore_errors=True)
+
+    def _read(self, superblock: Superblock, *, is_sound: bool) -> ReadStorage:
+        self._generation += 2  # one for the clone, and one for an index that is made anew
+        own = superblock._replace(generation=self._generation)
+        path = self._paths.index(own.generation)
+        try:
+            self._state = self._state_at(superblock)
+        except FileNotFoundError:
+            self._state = None  # the clone says what is missing
+        clone_leveldb(self.source.index(superblock.generation), path, link=self.link)
+        self._link_chunks()
+        return open_copy(self._paths, own, partial(ReadStorage, self), is_sound=is_sound)
+
+    def _explained(self, error: Exception, superblock: Superblock) -> Exception:
+        """Return an error that names the database's own file, not the clone's."""
+        if not isinstance(error, CorruptionError):
+            return error
+        path = error.path.replace(self._paths.index(self._generation), self.source.index(superblock.generation))
+        path = path.replace(self.directory.path, self.source.root)
+        return CorruptionError(
+            path, offset=error.offset, found=error.found, expected=error.expected, advice=error.advice
+        )
+
+    def _link_chunks(self) -> None:
+        """Link the chunk files that are there, also those that the clone does not name: they do no harm."""
+        self._paths.present = frozenset(self.source.list_chunks())
+        if not self.link:
+            return
+        for chunk in self._paths.present:
+            source, target = self.source.chunk(chunk), self._paths.chunk(chunk)
+            try:
+                if _is_other_file(source, target):
+                    files.unlink(target)  # never committed: a later writer used its number again
+                link_file(source, target)
+            except FileNotFoundError:
+                pass  # unlinked since it was listed
+            except FileExistsError:
+                pass  # linked by an earlier clone
+
+    def unlink_chunks(self, needed: set[int]) -> None:
+        """Give up the links to all other chunks; what is mapped stays."""
+        if self.link:
+            for chunk in set(self._paths.list_links()) - needed:
+                files.unlink(self._paths.chunk(chunk))
+
+
+def _is_other_file(source: str, target: str) -> bool:
+    """Tell whether a link is there, and is one to another file."""
+    if not os.path.lexists(target):
+        return False
+    return not os.path.samestat(os.lstat(source), os.lstat(target))
+
+
+def open_reader(paths: Paths) -> ReadStorage:
+    """Open a database for reading, beside any number of others.
+
+    Raises
+    ------
+    CorruptionError
+        The index is lost, or chunks are damaged or missing.
+    """
+    superblock = read_superblock(paths.superblock)
+    sweep(paths.readers)
+    for copies in _places(paths, superblock):
+        try:
+            return copies.read()
+        except OSError as error:
+            copies.directory.release()
+            if not copies.link or error.errno not in _NO_LINKS:
+                raise
+        except BaseException:
+            copies.directory.release()
+            raise
+    raise AssertionError("unreachable: the last place either works or raises")
+
+
+def _places(paths: Paths, superblock: Superblock) -> Iterator[Copies]:
+    """Yield where a reader may have its own files: beside the originals, and else among temporary files."""
+    try:
+        make_parent(paths.readers)
+        yield Copies(paths, ReaderDirectory(paths.readers), link=True)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    prefix = f"structchunk-{superblock.database.hex()}-"
+    sweep(tempfile.gettempdir(), prefix)
+    yield Copies(paths, ReaderDirectory(tempfile.gettempdir(), prefix), link=False)

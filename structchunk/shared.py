@@ -1,0 +1,100 @@
+"""SharedDatabase: a database that several processes write in turn, holding it only while a transaction is open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .database import Database
+from .extent import Extent, Run
+from .heap import Heap
+from .latest import AtLatest
+from .reading import ReadStorage
+from .storage import Storage
+from .superblock import Watch, read_superblock
+
+
+class AtShared(AtLatest):
+    """Binding of a store to the latest commit of any process; every write is a transaction of its own."""
+
+    def __init__(self, database: SharedDatabase, heap: Heap) -> None:
+        super().__init__(database, heap)
+        self._catch_up = database.check_open
+        self._find = self.find
+        self.find = self._find_latest
+
+    def _find_latest(self, key: int) -> Extent | None:
+        self._catch_up()
+        return self._find(key)
+
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return one row per ascending key; the key that has none gets a tombstone."""
+        self._catch_up()
+        return super().lookup(keys)
+
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows of a key range, all as of the present commit, as consecutive runs."""
+        self._catch_up()
+        return super().pieces(start, stop, reverse=reverse)
+
+    def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
+        """Return None: what another process moves or replaces must not change in place here."""
+        return None
+
+
+class SharedDatabase(Database):
+    """A database that several processes write in turn. Made by ``open(path, shared=True)``.
+
+    Notes
+    -----
+    A transaction takes the writer's lock, opens the files, and at its end brings all to disk and lets them go, so
+    that it costs some milliseconds: put much into one. Waiting for other processes may end in a LockedError.
+    Every transaction is durable when it has ended, whatever its `sync`.
+
+    Reads outside of transactions see the last transaction that any process has ended, through a clone of the
+    index that is renewed when there is a newer one. Objects are private copies there, and arrays are read-only;
+    those of a transaction may be changed in place until it ends.
+    """
+
+    def __init__(self, storage: ReadStorage, open_in_turn: Callable[[], Storage], *, mode: str, sync: bool) -> None:
+        super().__init__(storage, mode=mode, sync=sync)
+        self._reading = storage
+        self._writing: Storage | None = None
+        self._open_in_turn = open_in_turn
+        self._watch = Watch(storage.paths.superblock)
+        self._seen = b""
+
+    def check_open(self) -> None:
+        """Raise ClosedError after :meth:`close`, and in a forked child; catch up with the other processes."""
+        super().check_open()
+        state = self._watch.state()
+        if state != self._seen:
+            with self._reading.committing():
+                if read_superblock(self._reading.paths.superblock).checkpoint != self._reading.index.last:
+                    self._reading.refresh()
+                self._seen = state  # last: until then other threads wait here, too
+
+    def _binding(self, heap: Heap) -> AtLatest:
+        return AtShared(self, heap)
+
+    def _begin_writing(self) -> Storage:
+        self._writing = self._open_in_turn()
+        return self._writing
+
+    def _end_writing(self) -> None:
+        storage, self._writing = self._writing, None
+        if storage is not None:
+            storage.close()
+
+    def sync(self) -> None:
+        """Do nothing: what a transaction wrote is on disk when it has ended."""
+        self._check_writable()
+
+    def disown(self) -> None:
+        """Let go of everything in a forked child, where it is the parent's."""
+        if self._writing is not None:
+            self._writing.disown()
+        super().disown()
