@@ -8,7 +8,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .array_store import ArrayStore
 from .batch import Batch
@@ -27,6 +27,9 @@ from .stores import AnyStore, Catalogue, bind, check_store_name
 from .transaction import Snapshot, Transaction
 from .turns import Turns
 from .verify import Problem, verify_storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
@@ -206,6 +209,31 @@ class Database:
         long as the caller holds them.
         """
         return self.snapshot().scan(*names, start=start, stop=stop, batch_size=batch_size)
+
+    def to_arrow(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> pa.RecordBatchReader:
+        """Sweep stores side by side as :meth:`scan` does, as a stream of Arrow record batches.
+
+        Parameters
+        ----------
+        *names, start, stop, batch_size
+            As in :meth:`scan`; no store twice.
+
+        Returns
+        -------
+        pyarrow.RecordBatchReader
+            With ``key: uint64`` and a column for each store, of its name: of (large) lists, or of structs for
+            object stores. Copied only where ``Store.to_arrow`` copies, or where the keys of the stores differ.
+
+        Raises
+        ------
+        StoreNotFound, ValueError
+            As :meth:`scan`.
+        SchemaError, ImportError
+            As ``Store.to_arrow``.
+        """
+        return self.snapshot().to_arrow(*names, start=start, stop=stop, batch_size=batch_size)
 
     # ------------------------------------------------------------------ transactions
 

@@ -51,7 +51,7 @@ def aligned_batches(heaps: Sequence[Heap], runs: Sequence[Run], batch_size: int)
 def _uniform(heap: Heap, run: Run, keys: npt.NDArray[np.uint64], length: int) -> Batch:
     """Return records of one length that lie back to back."""
     offsets = np.arange(0, (len(run) + 1) * length, length)
-    return Batch(keys, offsets, _stretch(heap, run, len(run) * length))
+    return Batch(keys, offsets, _stretch(heap, run, len(run) * length), heap.schema.kind)
 
 
 def _ragged(heap: Heap, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
@@ -59,10 +59,10 @@ def _ragged(heap: Heap, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
     offsets = np.zeros(len(run) + 1, np.int64)
     np.cumsum(run["length"], out=offsets[1:])
     if not len(breaks(run, heap.item_size)):
-        return Batch(keys, offsets, _stretch(heap, run, int(offsets[-1])))
+        return Batch(keys, offsets, _stretch(heap, run, int(offsets[-1])), heap.schema.kind)
     values = _copy(heap, run, offsets)
     values.flags.writeable = False
-    return Batch(keys, offsets, values)
+    return Batch(keys, offsets, values, heap.schema.kind)
 
 
 def _cuts(heap: Heap, run: Run) -> npt.NDArray[np.intp]:

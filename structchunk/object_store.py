@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .convert import as_record, as_records
-from .errors import Error, KeyNotFound, MovedError
-from .extent import KEY_END, LIVE, ZERO, Extent, empty_run
-from .gather import gather
-from .keys import as_bound, as_key, as_keys
+from .errors import Error, KeyNotFound
+from .extent import LIVE, ZERO, Extent
+from .keys import as_key, as_keys
 from .objects import Array, Object, check_fields
 from .staging import Staging
 from .store import Binding, Store, lent
@@ -183,11 +182,7 @@ class ObjectStore(Store[T], Generic[T]):
             Read-only; a view of the file where the records lie back to back, else a copy. An array type has
             the one field ``items``.
         """
-        pieces = list(self._binding.pieces(as_bound(start, 0), as_bound(stop, KEY_END)))
-        try:
-            return gather(self._heap, np.concatenate([empty_run(), *pieces])).values
-        except MovedError:
-            return self.records(start, stop)
+        return self._gather_range(start, stop).values
 
 
 def _of_class(database: Any, name: str, cls: type[Any]) -> Any:

@@ -54,6 +54,9 @@ LAYERS = [
     "cursor",
     "ranges",
     "batch",
+    "frames",
+    "arrow",
+    "arrow_types",
     "convert",
     "sources",
     "exact",
@@ -163,7 +166,9 @@ def test_all_that_is_public_is_there() -> None:
 def test_importing_the_package_brings_in_nothing_but_what_it_needs() -> None:
     code = "import sys, structchunk; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"pandas", "pytest", "hypothesis", "lmdb", "asyncio"} & set(done.stdout.split())
+    assert not {"pandas", "pyarrow", "duckdb", "polars", "pytest", "hypothesis", "lmdb", "asyncio"} & set(
+        done.stdout.split()
+    )
 
 
 @pytest.mark.parametrize(
