@@ -10,11 +10,10 @@ def main() -> None:
     try:
         from .cli.program import run  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        if error.name not in ("click", "rich"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("click", "rich"):
             raise
-        sys.exit(
-            f"structchunk: the command line needs {error.name}: install the extra 'cli' (pip install '.[cli]')"
-        )
+        sys.exit(f"structchunk: the command line needs {package}: pip install 'structchunk[cli]'")
     except KeyboardInterrupt:
         sys.exit(130)
     run()

@@ -8,7 +8,7 @@ from ..extent import KEY_END
 
 path_argument = click.argument("path", type=click.Path())
 store_argument = click.argument("store")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document, sizes in bytes.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one line of JSON, sizes in bytes.")
 
 
 def as_key(_ctx: click.Context, _param: click.Parameter, value: str) -> int:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..schema import Schema
+from ..schema import Schema, array_schema
 from .progress import Report
 from .source import STEP, Source, schema_from_text, schema_text
 
@@ -20,9 +20,7 @@ def _arrow() -> Iterator[Any]:
     try:
         import pyarrow  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise ImportError(
-            "Arrow and Parquet need pyarrow: install the extra 'arrow' (pip install '.[arrow]')"
-        ) from error
+        raise ImportError("Arrow and Parquet files need pyarrow: pip install 'structchunk[arrow]'") from error
     try:
         yield pyarrow
     except pyarrow.ArrowException as error:
@@ -86,7 +84,13 @@ class ArrowSource:
 
     def guessed(self) -> Schema:
         """Return the type of an array store of such lists."""
-        raise NotImplementedError
+        with _arrow() as pyarrow:
+            others = [field for field in self._columns if field.name != "key"]
+            kind = others[0].type if len(others) == 1 else None
+            if kind is None or not hasattr(kind, "value_type"):
+                found = ", ".join(f"{field.name} ({field.type})" for field in self._columns)
+                raise ValueError(f"{self._path}: found the columns {found}; expected key, and one of lists")
+            return array_schema(pyarrow.array([], kind.value_type).to_numpy(zero_copy_only=False).dtype)
 
     def load(self, store: Any, report: Report) -> int:
         """Put all records into a store of a transaction, and return how many there were."""

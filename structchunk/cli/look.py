@@ -16,7 +16,7 @@ from ..opening import open as open_database
 from ..schema import Schema, readable
 from ..stats import ChunkStats, StoreStats
 from .arguments import as_key, json_option, path_argument, printable, store_argument
-from .output import cell, plain, show, show_json, size_text, table, text
+from .output import cell, counted, fits, plain, show, show_json, size_text, table, text
 
 SHOWN_ITEMS = 8
 """How many items of an array `head` shows."""
@@ -73,7 +73,7 @@ def _show_stores(db: Database, stores: list[tuple[StoreStats, Schema]]) -> None:
             cell(stats.name), cell(_type_text(schema)), f"{stats.records:,}", *sizes, str(len(stats.chunks))
         )
     total = size_text(sum(stats.disk_size for stats, _ in stores))
-    head = cell(f"{db.path}: {len(stores)} stores, {total} on disk")
+    head = cell(f"{db.path}: {counted(len(stores), 'store')}, {total} on disk")
     show(head, *([rows] if stores else []))
 
 
@@ -83,7 +83,7 @@ def _show_store(stats: StoreStats, schema: Schema) -> None:
         if path:
             fields.add_row(cell(path), cell(what))
     kind = f"{schema.kind} store of {_type_text(schema)}, {schema.item_size} bytes an item"
-    show(cell(f"{stats.name}: {kind}, {stats.records:,} records"))
+    show(cell(f"{stats.name}: {kind}, {counted(stats.records, 'record')}"))
     if fields.row_count:
         show("", fields)
     show("", _chunk_table(stats.chunks))
@@ -142,9 +142,14 @@ def _value(items: npt.NDArray[Any], schema: Schema) -> Any:
 
 
 def _show_objects(records: list[tuple[int, npt.NDArray[Any]]], names: tuple[str, ...]) -> None:
-    rows = table("key", *map(printable, names), left=map(printable, names))
+    columns = [printable(name) for name in names]
+    rows = table("key", *columns, left=columns)
     for key, items in records:
         rows.add_row(str(key), *(cell(text(value)) for value in plain(items)[0].values()))
+    if not fits(rows):
+        rows = table("key", "fields", cut=("fields",))
+        for key, items in records:
+            rows.add_row(str(key), cell(text(plain(items)[0])))
     show(rows)
 
 

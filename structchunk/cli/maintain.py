@@ -9,7 +9,7 @@ import click
 from ..opening import open as open_database
 from ..opening import rebuild_index as rebuild
 from .arguments import json_option, one_line, path_argument
-from .output import cell, show, show_json, size_text, table
+from .output import cell, counted, show, show_json, size_text, table
 from .progress import progress_bar
 
 
@@ -31,7 +31,7 @@ def verify(ctx: click.Context, path: str, as_json: bool) -> None:
     elif problems:
         click.echo("\n".join(one_line(str(problem)) for problem in problems))
     else:
-        click.echo(f"no problems in {store_count} stores")
+        click.echo(f"no problems in {counted(store_count, 'store')}")
     ctx.exit(1 if problems else 0)
 
 
@@ -50,7 +50,9 @@ def rebuild_index(path: str, as_json: bool) -> None:
     if as_json:
         show_json({"path": path, "records": counts})
     else:
-        click.echo(f"rebuilt the index of {len(counts)} stores with {sum(counts.values()):,} records")
+        click.echo(
+            f"rebuilt the index of {counted(len(counts), 'store')}, {counted(sum(counts.values()), 'record')}"
+        )
 
 
 @click.command()

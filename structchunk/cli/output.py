@@ -26,9 +26,13 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def _console() -> Console:
+    return Console(width=None if is_terminal() else UNLIMITED, highlight=False)
+
+
 def show(*parts: RenderableType) -> None:
     """Print text and tables, without spaces at the ends of lines."""
-    console = Console(width=None if is_terminal() else UNLIMITED, highlight=False)
+    console = _console()
     with console.capture() as capture:
         for part in parts:
             console.print(part)
@@ -36,27 +40,34 @@ def show(*parts: RenderableType) -> None:
 
 
 def show_json(document: Any) -> None:
-    """Print a JSON document."""
-    click.echo(json.dumps(document, indent=2, allow_nan=False))
+    """Print a JSON document, as one line."""
+    click.echo(json.dumps(document, allow_nan=False))
 
 
 def table(*columns: str, left: Iterable[str] = (), cut: Iterable[str] = ()) -> Table:
     """Return an empty table: numbers to the right, columns in `left` to the left, those in `cut` as room allows."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in columns:
-        to_left = name in left or name in cut
         made.add_column(
-            name,
-            justify="left" if to_left else "right",
-            no_wrap=True,
-            overflow="ellipsis" if name in cut else "fold",
+            Text(name), justify="left" if name in left or name in cut else "right", no_wrap=name not in cut
         )
     return made
 
 
+def fits(rows: Table) -> bool:
+    """Tell whether a table can be shown with nothing cut."""
+    console = _console()
+    return console.measure(rows, options=console.options.update(width=UNLIMITED)).maximum <= console.width
+
+
 def cell(text: object) -> Text:
-    """Return the text of a cell, in which nothing is markup."""
-    return Text(printable(str(text)))
+    """Return the text of a cell, in which nothing is markup; it stays on one line."""
+    return Text(printable(str(text)), no_wrap=True, overflow="ellipsis")
+
+
+def counted(count: int, thing: str) -> str:
+    """Return a number of things in words."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def size_text(size: int) -> str:

@@ -49,7 +49,7 @@ def map_(path: str, stores: tuple[str, ...], png: str | None, as_json: bool) -> 
             maps += map_chunks(db.storage, [name])
             report(done + 1, len(names))
     if png is not None:
-        draw_png(maps, png)
+        draw_png(maps, db.path, png)
     if as_json:
         show_json([_document(chunk) for chunk in maps])
     elif png is None:

@@ -62,7 +62,7 @@ def _discard_output() -> None:
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(structchunk.__version__, prog_name="structchunk")
 def program() -> None:
-    r"""Look into structchunk databases, check, copy and convert them.
+    """Look into structchunk databases, check, copy and convert them.
 
     PATH is always the directory of a database. Commands that only read work beside a program that writes.
 
@@ -74,7 +74,7 @@ def program() -> None:
       2    the command line was not understood
       130  interrupted (Ctrl-C)
       141  whoever read the output went away
-    """
+    """  # noqa: D301 - a sign to click: leave these lines as they are
 
 
 for command in (info, ls, head, get, map_, verify, rebuild_index, compact, checkpoint, export, import_):

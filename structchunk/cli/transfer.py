@@ -10,7 +10,7 @@ from ..stores import check_schema, check_store_name
 from ..transaction import Transaction
 from .arguments import json_option, one_line, path_argument, store_argument
 from .formats import export_file, format_of
-from .output import show_json
+from .output import counted, show_json
 from .progress import Report, progress_bar
 from .source import Source
 
@@ -21,7 +21,7 @@ from .source import Source
 @click.argument("file", type=click.Path(dir_okay=False))
 @json_option
 def export(path: str, store: str, file: str, as_json: bool) -> None:
-    r"""Write a store to a .arrow, .parquet or .npz file.
+    """Write a store to a .arrow, .parquet or .npz file.
 
     FILE is replaced if it exists, at the end and all at once. It carries the store's type, so that import makes the
     same store of it again.
@@ -33,7 +33,7 @@ def export(path: str, store: str, file: str, as_json: bool) -> None:
     .npz      arrays "keys", "offsets" and "values": record i is
               values[offsets[i]:offsets[i + 1]]; takes memory for 16
               bytes a record
-    """
+    """  # noqa: D301 - a sign to click: leave these lines as they are
     with open_database(path, "r") as db, progress_bar("exporting") as report:
         export_file(db[store], db.storage.heaps[store].schema, file, report)
         count = len(db[store])
@@ -63,7 +63,10 @@ def import_(path: str, file: str, store: str, as_json: bool) -> None:
 def _import(db: Database, source: Source, name: str, report: Report) -> int:
     with db.transaction() as transaction:
         _prepare(transaction, name, source)
-        return source.load(transaction[name], report)
+        try:
+            return source.load(transaction[name], report)
+        except TypeError as error:  # of what the file holds: keys that are no integers, and the like
+            raise ValueError(str(error)) from error
 
 
 def _prepare(transaction: Transaction, name: str, source: Source) -> None:
@@ -79,4 +82,4 @@ def _tell(count: int, done: str, file: str, store: str, *, as_json: bool) -> Non
     if as_json:
         show_json({"store": store, "file": file, "records": count})
     else:
-        click.echo(one_line(f"{count:,} records of {store} {done} {file}"))
+        click.echo(one_line(f"{counted(count, 'record')} of {store} {done} {file}"))
