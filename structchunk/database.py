@@ -9,9 +9,10 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .array_store import ArrayStore
+from .batch import Batch
 from .compaction import CompactionReport, compact_store
 from .errors import LockedError, ReadOnlyError, StoreNotFound
 from .latest import AtLatest
@@ -19,9 +20,13 @@ from .object_store import ObjectStore
 from .schema import Schema
 from .stats import StoreStats, store_stats
 from .storage import Storage
+from .store import BATCH_SIZE
 from .stores import AnyStore, Catalogue, bind, check_store_name
 from .transaction import Snapshot, Transaction
 from .verify import Problem, verify_storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
@@ -165,6 +170,66 @@ class Database:
                 raise StoreNotFound(f"{self.path} has no store {name!r}")
             transaction.drop(heap)
         self.storage.checkpoint()
+
+    def scan(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> Iterator[tuple[Batch, ...]]:
+        """Sweep stores that share keys side by side: an inner join on the keys, in ascending order.
+
+        Parameters
+        ----------
+        *names : str
+            Stores, of any kind.
+        start, stop : int, optional
+            Range of keys.
+        batch_size : int
+            Records of each store in a batch, at most. A batch is smaller where the records of a store stop
+            lying back to back for long.
+
+        Yields
+        ------
+        tuple of Batch
+            One for each name, in that order, with the same keys: ``for time, value in db.scan("time",
+            "value")``. A view of the file where the records lie back to back, else a copy.
+
+        Raises
+        ------
+        StoreNotFound
+            There is no such store.
+        ValueError
+            No store was named.
+
+        Notes
+        -----
+        All batches of all stores are as of one commit, the last one before the call. Batches stay valid for as
+        long as the caller holds them.
+        """
+        return self.snapshot().scan(*names, start=start, stop=stop, batch_size=batch_size)
+
+    def to_arrow(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> pa.RecordBatchReader:
+        """Sweep stores side by side as :meth:`scan` does, as a stream of Arrow record batches.
+
+        Parameters
+        ----------
+        *names, start, stop, batch_size
+            As in :meth:`scan`; no store twice.
+
+        Returns
+        -------
+        pyarrow.RecordBatchReader
+            With ``key: uint64`` and a column for each store, of its name: of (large) lists, or of structs for
+            object stores. Copied only where ``Store.to_arrow`` copies, or where the keys of the stores differ.
+
+        Raises
+        ------
+        StoreNotFound, ValueError
+            As :meth:`scan`.
+        SchemaError, ImportError
+            As ``Store.to_arrow``.
+        """
+        return self.snapshot().to_arrow(*names, start=start, stop=stop, batch_size=batch_size)
 
     # ------------------------------------------------------------------ transactions
 

@@ -9,7 +9,7 @@ index, and compaction.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -129,6 +129,31 @@ def clip(run: Run, start: int, stop: int) -> Run:
 def _count_below(run: Run, bound: int) -> int:
     """Return how many rows have a key below `bound`, which may be ``KEY_END``."""
     return int(np.searchsorted(run["key"], np.uint64(bound))) if bound < KEY_END else len(run)
+
+
+def rows_with(run: Run, keys: npt.NDArray[np.uint64]) -> Run:
+    """Return the run's rows that have one of these ascending keys."""
+    if not len(run) or not len(keys):
+        return empty_run()
+    run = clip(run, int(keys[0]), int(keys[-1]) + 1)
+    shared: Run
+    if len(run) < len(keys):
+        where = np.searchsorted(keys, run["key"])
+        shared = run[keys[np.minimum(where, len(keys) - 1)] == run["key"]]
+    else:
+        where = np.searchsorted(run["key"], keys)
+        shared = run[where[find_equal(run, keys, where)]]
+    return shared
+
+
+def intersect(runs: Sequence[Run]) -> list[Run]:
+    """Return of each run the rows whose keys all runs have."""
+    keys = min(runs, key=len)["key"]
+    if all(np.array_equal(run["key"], keys) for run in runs):
+        return list(runs)
+    for run in runs:
+        keys = np.ascontiguousarray(rows_with(run, keys)["key"])
+    return [rows_with(run, keys) for run in runs]
 
 
 def overlay_pieces(newer: Run, older: Iterable[Run], *, reverse: bool = False) -> Iterator[Run]:

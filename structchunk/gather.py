@@ -1,8 +1,8 @@
-"""The records of a run as one Batch: a view where they lie back to back, else one vectorised copy."""
+"""The records of runs as batches: a view where they lie back to back, else one vectorised copy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -25,36 +25,52 @@ WIDE_ITEMS = 512
 
 def gather(heap: Heap, run: Run) -> Batch:
     """Return the records of a run, in its order, which need not be that of the keys."""
-    keys = np.ascontiguousarray(run["key"])
-    offsets = np.zeros(len(run) + 1, np.int64)
-    np.cumsum(run["length"], out=offsets[1:])
-    if not len(breaks(run, heap.item_size)):
-        return Batch(keys, offsets, _stretch(heap, run, int(offsets[-1])))
-    values = _copy(heap, run, offsets)
-    values.flags.writeable = False
-    return Batch(keys, offsets, values)
+    return _ragged(heap, run, np.ascontiguousarray(run["key"]))
 
 
 def batches(heap: Heap, run: Run, batch_size: int) -> Iterator[Batch]:
     """Yield the records of a run as batches of at most `batch_size` records."""
-    length = uniform_length(run, heap.item_size)
-    if length:
-        for first in range(0, len(run), batch_size):
-            yield _uniform(heap, run[first : first + batch_size], length)
-        return
-    cuts = breaks(run, heap.item_size)
-    if len(cuts) and (len(cuts) + 1) * LONG_STRETCH > len(run):
-        cuts = _copy_cuts(run, heap.item_size)
-    bounds = [0, *cuts.tolist(), len(run)]
+    return (batch for (batch,) in aligned_batches([heap], [run], batch_size))
+
+
+def aligned_batches(heaps: Sequence[Heap], runs: Sequence[Run], batch_size: int) -> Iterator[tuple[Batch, ...]]:
+    """Yield the records of runs that have the same keys, one run for each heap, batch by batch."""
+    sides = [(heap, run, uniform_length(run, heap.item_size)) for heap, run in zip(heaps, runs, strict=True)]
+    cuts = [_cuts(heap, run) for heap, run, length in sides if not length]
+    bounds = np.unique(np.concatenate([[0, len(runs[0])], *cuts])).tolist()
     for low, high in pairwise(bounds):
         for first in range(low, high, batch_size):
-            yield gather(heap, run[first : min(first + batch_size, high)])
+            part = slice(first, min(first + batch_size, high))
+            keys = np.ascontiguousarray(runs[0]["key"][part])
+            yield tuple(
+                _uniform(heap, run[part], keys, length) if length else _ragged(heap, run[part], keys)
+                for heap, run, length in sides
+            )
 
 
-def _uniform(heap: Heap, run: Run, length: int) -> Batch:
+def _uniform(heap: Heap, run: Run, keys: npt.NDArray[np.uint64], length: int) -> Batch:
     """Return records of one length that lie back to back."""
     offsets = np.arange(0, (len(run) + 1) * length, length)
-    return Batch(np.ascontiguousarray(run["key"]), offsets, _stretch(heap, run, len(run) * length))
+    return Batch(keys, offsets, _stretch(heap, run, len(run) * length), heap.schema.kind)
+
+
+def _ragged(heap: Heap, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
+    """Return any records."""
+    offsets = np.zeros(len(run) + 1, np.int64)
+    np.cumsum(run["length"], out=offsets[1:])
+    if not len(breaks(run, heap.item_size)):
+        return Batch(keys, offsets, _stretch(heap, run, int(offsets[-1])), heap.schema.kind)
+    values = _copy(heap, run, offsets)
+    values.flags.writeable = False
+    return Batch(keys, offsets, values, heap.schema.kind)
+
+
+def _cuts(heap: Heap, run: Run) -> npt.NDArray[np.intp]:
+    """Return where to cut a run: where records stop lying back to back, unless that would leave little pieces."""
+    cuts = breaks(run, heap.item_size)
+    if len(cuts) and (len(cuts) + 1) * LONG_STRETCH > len(run):
+        return _copy_cuts(run, heap.item_size)
+    return cuts
 
 
 def _copy_cuts(run: Run, item_size: int) -> npt.NDArray[Any]:
@@ -104,11 +120,8 @@ def _copy_windows(
     record = np.dtype((np.void, length * items.itemsize))
     shape, strides = (len(items) - length + 1,), (items.itemsize,)
     windows: npt.NDArray[Any] = np.ndarray(shape, record, items, strides=strides)
-    rows = out.view(record)
-    if len(chosen) == len(rows):
-        np.take(windows, starts, out=rows, mode="clip")
-    else:
-        rows[chosen] = windows[starts]
+    # Not np.take(): it would first make a contiguous copy of all windows, many times the file.
+    out.view(record)[chosen] = windows[starts]
 
 
 def _copy_each(

@@ -35,6 +35,7 @@ from .extent import (
     make_run,
     overlay,
     overlay_pieces,
+    rows_with,
     run_from_bytes,
 )
 from .keys import as_key
@@ -202,9 +203,9 @@ class Table:
         """Return the live rows of these keys of a run, without those that have none."""
         if len(keys) <= FEW_KEYS:
             return live(self.lookup(keys, at))
-        parts = [_shared(block.run, keys[first:upto]) for block, first, upto in self._blocks_of(keys, at)]
+        parts = [rows_with(block.run, keys[first:upto]) for block, first, upto in self._blocks_of(keys, at)]
         delta = self.delta_run(at)
-        return live(overlay(_shared(delta, keys), np.concatenate([empty_run(), *parts])))
+        return live(overlay(rows_with(delta, keys), np.concatenate([empty_run(), *parts])))
 
     def _blocks_of(self, keys: npt.NDArray[np.uint64], at: At | None) -> Iterator[tuple[Block, int, int]]:
         """Yield the blocks that answer for ascending keys, each with its first and last position among them."""
@@ -442,18 +443,3 @@ def keys_of_store(leveldb: LevelDB, store: int) -> Iterator[bytes]:
         while pairs := leveldb.read(start, end, 4096):
             yield from (key for key, _ in pairs)
             start = pairs[-1][0] + b"\0"
-
-
-def _shared(run: Run, keys: npt.NDArray[np.uint64]) -> Run:
-    """Return the run's rows that have one of these ascending keys."""
-    if not len(run) or not len(keys):
-        return empty_run()
-    run = clip(run, int(keys[0]), int(keys[-1]) + 1)
-    shared: Run
-    if len(run) < len(keys):
-        where = np.searchsorted(keys, run["key"])
-        shared = run[keys[np.minimum(where, len(keys) - 1)] == run["key"]]
-    else:
-        where = np.searchsorted(run["key"], keys)
-        shared = run[where[find_equal(run, keys, where)]]
-    return shared

@@ -7,12 +7,14 @@ import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
+from .aligned import scan_aligned, scan_arrow
 from .array_store import ArrayStore
+from .batch import Batch
 from .errors import ClosedError, ReadOnlyError, StoreNotFound
 from .extent import DROPPED, TOMBSTONE, Extent, Run
 from .heap import Heap
@@ -22,7 +24,11 @@ from .object_store import ObjectStore
 from .schema import Schema
 from .staging import Staging
 from .storage import Storage
+from .store import BATCH_SIZE
 from .stores import AnyStore, Catalogue, bind, check_store_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CLOSED = "was aborted when the database was closed"
 
@@ -101,10 +107,13 @@ class Transaction:
 
     def __getitem__(self, name: str) -> AnyStore:
         """Return a store, bound to this transaction."""
+        return bind(self._binding(name))
+
+    def _binding(self, name: str) -> InTransaction:
         heap = self._heap(name)
         if heap is None:
             raise StoreNotFound(f"no store {name!r}; create it with array_store() or object_store()")
-        return bind(InTransaction(self, self._staging(heap)))
+        return InTransaction(self, self._staging(heap))
 
     def __contains__(self, name: object) -> bool:
         self.check_open()
@@ -121,6 +130,18 @@ class Transaction:
     def object_store(self, name: str, cls: Any = None) -> ObjectStore[Any]:
         """Open an object store, or create it in this transaction; see ``Database.object_store``."""
         return Catalogue(self).object_store(name, cls)
+
+    def scan(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> Iterator[tuple[Batch, ...]]:
+        """Sweep the keys that all named stores have, as this transaction sees them; see ``Database.scan``."""
+        return scan_aligned([self._binding(name) for name in names], start, stop, batch_size)
+
+    def to_arrow(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> pa.RecordBatchReader:
+        """Sweep the same as a stream of Arrow record batches; see ``Database.to_arrow``."""
+        return scan_arrow([self._binding(name) for name in names], start, stop, batch_size)
 
     def create(self, name: str, schema: Schema) -> None:
         """Create a store in this transaction."""
@@ -295,11 +316,26 @@ class Snapshot:
 
     def __getitem__(self, name: str) -> AnyStore:
         """Return a store as of the snapshot's commit."""
+        return bind(self._binding(name))
+
+    def _binding(self, name: str) -> InSnapshot:
         self.view()
         heap = self._heaps.get(name)
         if heap is None:
             raise StoreNotFound(f"the snapshot has no store {name!r}; it has {sorted(self._heaps)}")
-        return bind(InSnapshot(self, heap))
+        return InSnapshot(self, heap)
+
+    def scan(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> Iterator[tuple[Batch, ...]]:
+        """Sweep the keys that all named stores have, as of the snapshot's commit; see ``Database.scan``."""
+        return scan_aligned([self._binding(name) for name in names], start, stop, batch_size)
+
+    def to_arrow(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> pa.RecordBatchReader:
+        """Sweep the same as a stream of Arrow record batches; see ``Database.to_arrow``."""
+        return scan_arrow([self._binding(name) for name in names], start, stop, batch_size)
 
     def __contains__(self, name: object) -> bool:
         return name in self._heaps

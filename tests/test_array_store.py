@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import tracemalloc
 from itertools import pairwise
 from typing import Any
 
@@ -542,3 +543,15 @@ def test_put_many_is_many_puts(rows: list[tuple[int, list[int]]], cuts: list[int
         assert {key: value.tolist() for key, value in bulk.items()} == dict(sorted(dict(rows).items()))
         assert {key: value.tolist() for key, value in single.items()} == dict(sorted(dict(rows).items()))
         assert db.verify() == []
+
+
+def test_gathering_from_one_chunk_takes_memory_for_the_result_only(open_db: OpenDB) -> None:
+    store = open_db(chunk_size=1 << 20, sync=False).array_store("floats", "f8")
+    store.put_many(range(4000), np.arange(64_000.0).reshape(4000, 16))
+    store.get_many([0, 2])
+    tracemalloc.start()
+    batch = store.get_many(range(0, 4000, 2))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert batch.values.reshape(2000, 16)[:, 0].tolist() == list(range(0, 64_000, 32))
+    assert peak < 8 * batch.values.nbytes
