@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,14 @@ def test_the_map_for_machines(db: sc.Database) -> None:
     found = json.loads(output("map", db.path, "b", "--json"))
     assert [chunk["chunk"] for chunk in found] == [chunk.chunk for chunk in expected]
     assert [chunk["live"] for chunk in found] == [chunk.live.tolist() for chunk in expected]
+
+
+def test_without_matplotlib_it_says_which_extra_has_it(db: sc.Database, tmp_path: Path, monkeypatch: Any) -> None:
+    db.close()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = CliRunner().invoke(program, ["map", db.path, "--png", str(tmp_path / "map.png")])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "structchunk: a PNG needs matplotlib: pip install 'structchunk[plot]'\n"
 
 
 def test_the_picture_as_png(db: sc.Database, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from click.testing import CliRunner, Result
 import structchunk as sc
 from structchunk.cli.program import program
 
-ENDINGS = [".npz", *([".arrow", ".parquet"] if hasattr(sc.ArrayStore, "to_arrow") else [])]
+ENDINGS = [".npz", ".arrow", ".parquet"]
 Tag = sc.Array.of(3, ctypes.c_int16)
 
 
@@ -241,8 +242,61 @@ def test_an_export_is_there_whole_or_not_at_all(
     assert sorted(path.name for path in tmp_path.iterdir()) == [file.name, "test.sc"]
 
 
+def write_columns(file: Path, **columns: Any) -> None:
+    pa = pytest.importorskip("pyarrow")
+    if file.suffix == ".parquet":
+        pytest.importorskip("pyarrow.parquet").write_table(pa.table(columns), file)
+        return
+    with pa.ipc.new_file(file, pa.table(columns).schema) as writer:
+        writer.write_table(pa.table(columns))
+
+
+@pytest.mark.parametrize("ending", [".arrow", ".parquet"])
+def test_columns_of_another_program(ending: str, tmp_path: Path) -> None:
+    file = tmp_path / f"file{ending}"
+    write_columns(file, key=[3, 1], lists=[[1, 2], []])
+    good("import", tmp_path / "new.sc", file, "store")
+    write_columns(file, key=[9], things=[{"a": 1, "b": 0.5}])
+    assert "things (struct<" in failed("import", tmp_path / "new.sc", file, "objects")
+    with sc.open(tmp_path / "new.sc") as new:
+        assert {key: value.tolist() for key, value in new["store"].items()} == {1: [], 3: [1, 2]}
+        assert new["store"].dtype == np.int64
+        new.object_store("objects", Inner)
+    good("import", tmp_path / "new.sc", file, "objects")
+    with sc.open(tmp_path / "new.sc") as new:
+        assert new["objects"][9] == Inner(1, 0.5)
+
+
+@pytest.mark.parametrize("columns", [{"key": [1]}, {"lists": [[1]]}, {"key": [1], "a": [[1]], "b": [[1]]}])
+def test_other_columns_are_one_line(columns: dict[str, Any], tmp_path: Path) -> None:
+    write_columns(tmp_path / "file.arrow", **columns)
+    assert "found the columns" in failed("import", tmp_path / "new.sc", tmp_path / "file.arrow", "store")
+
+
+@pytest.mark.parametrize("values", [[1, None], [[1], None], [[1], [None]], [["a"], ["b"]]])
+def test_columns_that_do_not_fit_change_nothing(values: list[Any], tmp_path: Path) -> None:
+    write_columns(tmp_path / "file.arrow", key=[1, 2], store=values)
+    with sc.open(tmp_path / "new.sc") as new:
+        new.array_store("store", np.float64)[1] = [5]
+    failed("import", tmp_path / "new.sc", tmp_path / "file.arrow", "store")
+    with sc.open(tmp_path / "new.sc") as new:
+        assert {key: value.tolist() for key, value in new["store"].items()} == {1: [5.0]}
+
+
+def test_without_pyarrow_it_says_which_extra_has_it(db: sc.Database, tmp_path: Path, monkeypatch: Any) -> None:
+    db.array_store("store", np.float64)
+    db.close()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for words in (
+        ["export", db.path, "store", tmp_path / "a.arrow"],
+        ["import", db.path, tmp_path / "a.parquet", "b"],
+    ):
+        assert "pip install 'structchunk[arrow]'" in failed(*words)
+
+
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    assert "none.npz" in failed("import", tmp_path / "new.sc", tmp_path / "none.npz", "store")
+    for ending in ENDINGS:
+        assert f"none{ending}" in failed("import", tmp_path / "new.sc", tmp_path / f"none{ending}", "store")
     assert not (tmp_path / "new.sc").exists()
 
 

@@ -101,6 +101,7 @@ class ArrowSource:
     def _reported(self, report: Report) -> Iterator[Any]:
         done = 0
         for batch in self._batches:
+            batch.validate(full=True)  # else damaged offsets are followed wherever they point
             yield batch
             done += batch.num_rows
             report(done, self._total)
