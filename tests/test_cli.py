@@ -284,6 +284,25 @@ def test_every_command_has_help(words: list[str]) -> None:
     assert words == [] or "--json" in text
 
 
+@pytest.mark.skipif(not hasattr(sc.Database, "refresh"), reason="readers beside a writer are not there yet")
+def test_commands_that_read_work_beside_a_writer(db: sc.Database, tmp_path: Path) -> None:
+    store = db.array_store("temps", np.float64)
+    store.put_many(np.arange(100), np.ones((100, 3)))
+    with db.transaction() as transaction:
+        transaction["temps"].put(1, [2.0])
+        assert report("info", db.path)["stores"][0]["records"] == 100
+        assert good("ls", db.path) == "temps\n"
+        assert good("head", db.path, "temps", "-n", 1).endswith("1.0, 1.0, 1.0\n")
+        assert good("get", db.path, "temps", 1) == "1.0\n" * 3
+        assert good("map", db.path)
+        assert good("verify", db.path) == "no problems in 1 store\n"
+        assert report("export", db.path, "temps", tmp_path / "temps.npz")["records"] == 100
+        assert report("checkpoint", db.path, tmp_path / "copy.sc")
+        assert "open" in failed("compact", db.path)
+        assert "open" in failed("rebuild-index", db.path)
+    assert good("get", db.path, "temps", 1) == "2.0\n"
+
+
 # ---------------------------------------------------------------------- real processes
 
 

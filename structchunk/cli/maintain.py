@@ -70,7 +70,7 @@ def compact(path: str, stores: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         show_json([{**done._asdict(), "skipped": [chunk._asdict() for chunk in done.skipped]} for done in reports])
         return
-    rows = table("store", "records", "disk before", "after", "chunks before", "after", cut=("store",))
+    rows = table("store", "records", "disk before", "disk after", "chunks before", "chunks after", cut=("store",))
     for done in reports:
         sizes = size_text(done.bytes_before), size_text(done.bytes_after)
         chunks = str(done.chunks_before), str(done.chunks_after)
