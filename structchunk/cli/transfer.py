@@ -31,7 +31,7 @@ def export(path: str, store: str, file: str, as_json: bool) -> None:
               a list of items or a struct; needs pyarrow
     .parquet  the same columns; needs pyarrow
     .npz      arrays "keys", "offsets" and "values": record i is
-              values[offsets[i]:offsets[i + 1]]; takes memory for 16
+              values[offsets[i]:offsets[i + 1]]; takes memory for 40
               bytes a record
     """  # noqa: D301 - a sign to click: leave these lines as they are
     with open_database(path, "r") as db, progress_bar("exporting") as report:
