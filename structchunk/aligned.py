@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +14,10 @@ from .keys import as_bound
 from .piece import Piece, Scattered, clip_piece, joined, last_key
 from .store import Binding, check_batch_size
 
-__all__ = ["scan_aligned"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["scan_aligned", "scan_arrow"]
 
 
 def scan_aligned(
@@ -39,6 +43,19 @@ def scan_aligned(
         raise ValueError("no store to scan; name at least one")
     low, high = as_bound(start, 0), as_bound(stop, KEY_END)
     return _batches(bindings, low, high, check_batch_size(batch_size))
+
+
+def scan_arrow(
+    bindings: Sequence[Binding], start: int | None, stop: int | None, batch_size: int
+) -> pa.RecordBatchReader:
+    """Sweep the same as a stream of Arrow record batches: ``key``, and a column for each store."""
+    from .arrow import record_batch_reader  # noqa: PLC0415
+
+    scan = scan_aligned(bindings, start, stop, batch_size)
+    stores = {binding.heap.name: binding.heap.schema for binding in bindings}
+    if len(stores) < len(bindings):
+        raise ValueError("a store is named twice; its column has one name only")
+    return record_batch_reader(stores, scan)
 
 
 def _batches(bindings: Sequence[Binding], start: int, stop: int, batch_size: int) -> Iterator[tuple[Batch, ...]]:

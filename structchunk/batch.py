@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Batch:
@@ -19,6 +22,8 @@ class Batch:
         In items. The first one is 0.
     values : ndarray, shape (offsets[-1],)
         Read-only. A view of the mapped file where the records lie back to back, else a copy.
+    kind : str
+        That of the store: ``"array"``, or ``"object"`` if every record is one item.
 
     Notes
     -----
@@ -26,11 +31,16 @@ class Batch:
     in place (objects, arrays made by ``new()``) follow such changes where they are a view.
     """
 
-    __slots__ = ("keys", "offsets", "values")
+    __slots__ = ("keys", "kind", "offsets", "values")
 
     def __init__(
-        self, keys: npt.NDArray[np.uint64], offsets: npt.NDArray[np.int64], values: npt.NDArray[Any]
+        self,
+        keys: npt.NDArray[np.uint64],
+        offsets: npt.NDArray[np.int64],
+        values: npt.NDArray[Any],
+        kind: str = "array",
     ) -> None:
+        self.kind = kind
         self.keys = keys
         self.offsets = offsets
         self.values = values
@@ -97,3 +107,23 @@ class Batch:
         if filled.any():
             result[filled] = ufunc.reduceat(self.values, starts[filled], dtype=dtype)
         return result
+
+    def to_arrow(self) -> pa.RecordBatch:
+        """Return the batch as an Arrow record batch, with the columns ``key`` and ``value``.
+
+        Returns
+        -------
+        pyarrow.RecordBatch
+            ``value`` is a column of lists, or of structs if the records are objects. Keys, offsets and values
+            are not copied, except the fields of structs, which Arrow has side by side.
+
+        Raises
+        ------
+        SchemaError
+            Arrow has no type for the values.
+        ImportError
+            pyarrow is missing: ``pip install 'structchunk[arrow]'``.
+        """
+        from .arrow import record_batch  # noqa: PLC0415
+
+        return record_batch(self)

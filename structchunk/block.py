@@ -25,8 +25,19 @@ class Block:
     records of one length that lie back to back no rows.
     """
 
-    __slots__ = ("_first", "_keys", "_length", "_origin", "_step")
-    __slots__ += ("count", "floor", "keys", "last", "piece", "size")
+    __slots__ = (
+        "_first",
+        "_keys",
+        "_length",
+        "_origin",
+        "_step",
+        "count",
+        "floor",
+        "keys",
+        "last",
+        "piece",
+        "size",
+    )
 
     def __init__(self, piece: Piece, floor: int, last: int) -> None:
         self.floor = floor

@@ -113,7 +113,7 @@ def compact_store(
     """
     heap = staging.heap
     before = store_stats(heap, storage.index.live[heap.store])
-    with storage.moving(heap) as chunks:
+    with storage.lending.moving(heap) as chunks:
         free = {chunk.id for chunk in chunks}
         skipped = tuple(Skipped(chunk, LENT) for chunk in sorted(heap.chunks.keys() - free))
         staged = _stage(storage, staging, chunks, progress)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .array_store import ArrayStore
 from .batch import Batch
 from .compaction import CompactionReport, compact_store
-from .errors import LockedError, ReadOnlyError, StoreNotFound
+from .errors import ReadOnlyError, StoreNotFound
 from .heap import Heap
+from .hotcopy import copy_storage, destination
 from .latest import AtLatest
 from .object_store import ObjectStore
 from .reading import ReadStorage
@@ -25,7 +25,11 @@ from .storage import Storage
 from .store import BATCH_SIZE
 from .stores import AnyStore, Catalogue, bind, check_store_name
 from .transaction import Snapshot, Transaction
+from .turns import Turns
 from .verify import Problem, verify_storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
@@ -48,9 +52,7 @@ class Database:
         self._mode = mode
         self._sync = sync
         self._closed = False
-        self._writer = threading.Lock()
-        self._writer_thread = 0
-        self._transaction: weakref.ref[Transaction] | None = None
+        self._turns = Turns(self._begin_writing, self._end_writing)
         _databases.add(self)
 
     @property
@@ -208,6 +210,31 @@ class Database:
         """
         return self.snapshot().scan(*names, start=start, stop=stop, batch_size=batch_size)
 
+    def to_arrow(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> pa.RecordBatchReader:
+        """Sweep stores side by side as :meth:`scan` does, as a stream of Arrow record batches.
+
+        Parameters
+        ----------
+        *names, start, stop, batch_size
+            As in :meth:`scan`; no store twice.
+
+        Returns
+        -------
+        pyarrow.RecordBatchReader
+            With ``key: uint64`` and a column for each store, of its name: of (large) lists, or of structs for
+            object stores. Copied only where ``Store.to_arrow`` copies, or where the keys of the stores differ.
+
+        Raises
+        ------
+        StoreNotFound, ValueError
+            As :meth:`scan`.
+        SchemaError, ImportError
+            As ``Store.to_arrow``.
+        """
+        return self.snapshot().to_arrow(*names, start=start, stop=stop, batch_size=batch_size)
+
     # ------------------------------------------------------------------ transactions
 
     def transaction(self, *, sync: bool | None = None) -> Transaction:
@@ -226,20 +253,7 @@ class Database:
             The database is open for reading.
         """
         self._check_writable()
-        thread = threading.get_ident()
-        if self._writer_thread == thread:
-            raise LockedError("this thread has a write transaction open: write through that, or end it first")
-        self._writer.acquire()
-        try:
-            storage = self._begin_writing()
-            wanted = self._sync if sync is None else bool(sync)
-            transaction = Transaction(storage, sync=wanted, release=self._release)
-            self._transaction = weakref.ref(transaction)
-        except BaseException:
-            self._writer.release()
-            raise
-        self._writer_thread = thread
-        return transaction
+        return self._turns.take(sync=self._sync if sync is None else bool(sync))
 
     def _begin_writing(self) -> Storage:
         """Return the files that a transaction changes."""
@@ -248,17 +262,6 @@ class Database:
 
     def _end_writing(self) -> None:
         """Let the files go that a transaction changed."""
-
-    def _release(self) -> None:
-        self._transaction = None
-        self._writer_thread = 0
-        try:
-            self._end_writing()
-        finally:
-            self._writer.release()
-
-    def _open_transaction(self) -> Transaction | None:
-        return None if self._transaction is None else self._transaction()
 
     def _check_writable(self) -> None:
         self.check_open()
@@ -387,6 +390,44 @@ class Database:
         self._check_writable()
         self.storage.checkpoint()
 
+    def checkpoint(self, dest: str | os.PathLike[str]) -> None:
+        """Make a copy of the database, as of its latest commit, while others read and write.
+
+        Parameters
+        ----------
+        dest : path-like
+            The directory to make; it must not exist, and must lie outside of the database.
+
+        Raises
+        ------
+        FileExistsError
+            `dest` exists.
+        ValueError
+            `dest` lies inside the database.
+        OSError
+            The disk is full, or failed: then nothing is left of the copy.
+
+        Notes
+        -----
+        The copy is complete, on disk when this returns, and independent: either may be written, compacted or
+        deleted, and the other does not change. On the same file system, chunks that are full and hold no records
+        that may change in place are hard links, which take no time and no space. The last chunk of each store, and
+        all that hold such records, are copied, and so is the index. Sparse arrays stay sparse.
+
+        Other threads' commits wait while the database is brought to disk, as for :meth:`sync`, and while files
+        are linked; not while they are copied. Records that change in place are copied as they are when their turn
+        comes. An open transaction is not in the copy.
+
+        The copy is made in ``dest.part-...`` beside `dest`, and renamed at the end. A process that is killed
+        leaves that directory behind, which can be removed. Both databases have the same uuid: files must not be
+        exchanged between them.
+        """
+        self.check_open()
+        path = destination(self.storage.paths, dest)
+        if self._mode != "r":
+            self.sync()  # so that more of it can be linked
+        copy_storage(self.storage, path)
+
     # ------------------------------------------------------------------ end
 
     def close(self) -> None:
@@ -399,10 +440,7 @@ class Database:
         """
         if self._closed:
             return
-        transaction = self._open_transaction()
-        if transaction is not None and self._writer_thread == threading.get_ident():
-            transaction.close()
-        with self._writer:
+        with self._turns.closed():
             if not self._closed:
                 self._closed = True
                 self.storage.close()
@@ -410,11 +448,7 @@ class Database:
     def disown(self) -> None:
         """Let go of everything in a forked child, where it is the parent's."""
         self._closed = True
-        self._writer = threading.Lock()
-        self._writer_thread = 0
-        transaction = self._open_transaction()
-        if transaction is not None:
-            transaction.disown()
+        self._turns.disown()
         self.storage.disown()
 
     def __enter__(self) -> Database:

@@ -16,6 +16,9 @@ from typing import Any
 from .errors import CorruptionError
 
 ZEROS = bytes(1 << 20)
+COPY_SIZE = 16 << 20
+"""How many bytes are copied at a time."""
+_CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -172,9 +175,27 @@ def flush_directory(path: str) -> None:
         os.close(fd)
 
 
+def copy(source: int, path: str, start: int, stop: int) -> None:
+    """Write what an open file has in ``[start, stop)`` to the same place of another; holes stay holes."""
+    for low, high in _written(source, start, stop):
+        for offset in range(low, high, COPY_SIZE):
+            write(path, offset, os.pread(source, min(COPY_SIZE, high - offset), offset))
+
+
 def rename(source: str, target: str) -> None:
-    """Give a file another name, replacing what has it."""
+    """Give a file or directory another name; a file replaces what has it."""
     os.rename(source, target)
+
+
+def link(source: str, target: str) -> bool:
+    """Give a file a second name, and tell whether it may have one there: not on another file system, say."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _CANNOT_LINK:
+            raise
+        return False
+    return True
 
 
 def unlink(path: str) -> None:

@@ -58,7 +58,7 @@ def aligned_batches(heaps: Sequence[Heap], pieces: Sequence[Piece], batch_size: 
 def _batch(heap: Heap, piece: Piece, keys: npt.NDArray[np.uint64]) -> Batch:
     if isinstance(piece, Scattered):
         return _ragged(heap, piece.run, keys)
-    return Batch(keys, piece.offsets, heap.arrays[piece.chunk][piece.items])
+    return Batch(keys, piece.offsets, heap.arrays[piece.chunk][piece.items], heap.schema.kind)
 
 
 def _ragged(heap: Heap, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
@@ -66,10 +66,10 @@ def _ragged(heap: Heap, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
     offsets = np.zeros(len(run) + 1, np.int64)
     np.cumsum(run["length"], out=offsets[1:])
     if not len(breaks(run, heap.item_size)):
-        return Batch(keys, offsets, _stretch(heap, run, int(offsets[-1])))
+        return Batch(keys, offsets, _stretch(heap, run, int(offsets[-1])), heap.schema.kind)
     values = _copy(heap, run, offsets)
     values.flags.writeable = False
-    return Batch(keys, offsets, values)
+    return Batch(keys, offsets, values, heap.schema.kind)
 
 
 def _cuts(heap: Heap, run: Run) -> npt.NDArray[np.intp]:

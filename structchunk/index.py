@@ -33,6 +33,9 @@ VERSION = 1
 LAST = b"Mlast"
 CHECKPOINT = b"Mcheckpoint"
 CATALOG = b"Mcatalog"
+_OF_STORES = ((b"C", b"E"), (CATALOG, CATALOG + b"\0"), (b"P", b"Q"))
+"""The ranges of keys that say what the stores hold; all others are about this very LevelDB."""
+COPY_PAIRS = 256
 _U8 = struct.Struct("<Q")
 _CHECKPOINT = struct.Struct("<16sIIQQ")
 _BATCH_KEY = struct.Struct(">cQ")
@@ -109,6 +112,21 @@ class View:
     def live(self, store: int) -> dict[int, Live]:
         """Return what is live in each chunk of a store."""
         return self._index.read_live(store, self.snapshot)
+
+    def copy_to(self, path: str, next_chunk: int) -> Index:
+        """Create an index that holds what this view shows; not durable before its first checkpoint."""
+        source = self._index.leveldb
+        index = Index.create(path, self._index.database, self.commit, next_chunk)
+        try:
+            for first, stop in _OF_STORES:
+                start = first
+                while pairs := source.read(start, stop, COPY_PAIRS, self.snapshot):
+                    index.leveldb.write(pairs)
+                    start = pairs[-1][0] + b"\0"
+        except BaseException:
+            index.close()
+            raise
+        return index
 
     def close(self) -> None:
         """Let the snapshot go."""

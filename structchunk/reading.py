@@ -31,7 +31,7 @@ from .lock import is_held
 from .paths import Paths
 from .readers import ReaderDirectory, make_parent, sweep
 from .recovery import open_copy
-from .storage import Storage
+from .storage import Place, Storage
 from .superblock import Superblock, read_superblock
 
 _NO_LINKS = {
@@ -63,6 +63,18 @@ class ReadStorage(Storage):
     def check_usable(self) -> None:
         """Refuse: nothing is ever written through this."""
         raise ReadOnlyError(f"{self.paths.root} is open with mode='r'; open it with mode='r+' to write")
+
+    def places(self, heap: Heap, commit: int) -> list[Place]:
+        """Return how far each chunk of a store reaches as of a commit: a writer may have gone on."""
+        return [_place_at(chunk, commit) for chunk in list(heap.chunks.values())]
+
+    def newest_epoch(self) -> int:
+        """Return the epoch of the latest commit, or a later one: a writer may have come meanwhile."""
+        return max(self.superblock.epoch, read_superblock(self.paths.superblock).epoch)
+
+    def original(self, text: str) -> str:
+        """Return a message with the paths of the database's own files."""
+        return self._copies.original(text)
 
     @staticmethod
     def create_chunk(heap: Heap, size: int) -> Chunk:
@@ -119,6 +131,16 @@ def _was_renumbered(chunk: Chunk) -> bool:
     return os.path.lexists(chunk.path) and read_header(chunk.path) != chunk.header
 
 
+def _place_at(chunk: Chunk, commit: int) -> Place:
+    """Return how far a chunk reached as of a commit: a directory that breaks off misses rows."""
+    free, directory = chunk.header.data_offset, chunk.header.file_size
+    for segment in chunk.segments():
+        if segment.commit > commit:
+            break
+        free, directory = segment.end, segment.low
+    return Place(chunk, free, directory)
+
+
 class OwnPaths(Paths):
     """The paths of a reader's own files; of its links to chunks only those to files that were there of late."""
 
@@ -152,6 +174,7 @@ class Copies:
         self.link = link
         self._paths = OwnPaths(directory.path, None if link else source.chunks)
         self._generation = -1
+        self._cloned = 0
         self._state: State | None = None
         if link:
             files.make_directory(self._paths.chunks)
@@ -184,7 +207,7 @@ class Copies:
                 # What a clone needs is unlinked only after a checkpoint, which writes the superblock.
                 self._discard()
                 if read_superblock(self.source.superblock) == superblock:
-                    raise self._explained(error, superblock) from error
+                    raise self._explained(error) from error
                 continue
             if is_sound or read_superblock(self.source.superblock) == superblock:
                 return storage
@@ -198,6 +221,7 @@ class Copies:
 
     def _read(self, superblock: Superblock, *, is_sound: bool) -> ReadStorage:
         self._generation += 2  # one for the clone, and one for an index that is made anew
+        self._cloned = superblock.generation
         own = superblock._replace(generation=self._generation)
         path = self._paths.index(own.generation)
         try:
@@ -208,12 +232,17 @@ class Copies:
         self._link_chunks()
         return open_copy(self._paths, own, partial(ReadStorage, self), is_sound=is_sound)
 
-    def _explained(self, error: Exception, superblock: Superblock) -> Exception:
+    def original(self, text: str) -> str:
+        """Return a message with the paths of the database's own files."""
+        for generation in (self._generation, self._generation + 1):
+            text = text.replace(self._paths.index(generation), self.source.index(self._cloned))
+        return text.replace(self.directory.path, self.source.root)
+
+    def _explained(self, error: Exception) -> Exception:
         """Return an error that names the database's own file, not the clone's."""
         if not isinstance(error, CorruptionError):
             return error
-        path = error.path.replace(self._paths.index(self._generation), self.source.index(superblock.generation))
-        path = path.replace(self.directory.path, self.source.root)
+        path = self.original(error.path)
         return CorruptionError(
             path, offset=error.offset, found=error.found, expected=error.expected, advice=error.advice
         )

@@ -21,7 +21,15 @@ from .descriptor import all_fields, ctype_of, dtype_of
 from .errors import CorruptionError, SchemaError
 from .objects import Array
 
-__all__ = ["ITEMS", "Schema", "array_schema", "explain_difference", "object_schema", "schema_from_descriptor"]
+__all__ = [
+    "ITEMS",
+    "Schema",
+    "array_schema",
+    "explain_difference",
+    "object_schema",
+    "readable",
+    "schema_from_descriptor",
+]
 
 ITEMS = "items"
 """The one field in the dtype of an array type: so n records always are an array of shape (n,)."""
@@ -161,7 +169,7 @@ def explain_difference(stored: Schema, asked: Schema) -> str:
     """
     if stored.kind != asked.kind:
         return f"stored as an {stored.kind} store, asked for as an {asked.kind} store"
-    old, new = _readable(stored), _readable(asked)
+    old, new = readable(stored), readable(asked)
     paths = [path for path in {**old, **new} if path] + [""]
     differences = [_difference(path, old.get(path), new.get(path)) for path in paths]
     found = [difference for difference in differences if difference]
@@ -219,8 +227,8 @@ def _ctype(kind: str, node: Any, label: Any) -> type[Any] | None:
     return type(label, (Array,), {"_length_": array._length_, "_type_": array._type_})
 
 
-def _readable(schema: Schema) -> dict[str, str]:
-    """Return what is at each path, in words."""
+def readable(schema: Schema) -> dict[str, str]:
+    """Return what is at each path of a type, in words; the empty path is the whole."""
     return {path: f"{what} at byte {start}" if path else what for path, what, start in _outline(schema)}
 
 

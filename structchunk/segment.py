@@ -11,6 +11,9 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from .extent import (
     LIVE,
     ROW_SIZE,
@@ -105,6 +108,31 @@ def rows_are_sound(rows: Run, chunk: int, start: int, end: int, item_size: int) 
         and not bool(zero_alone.any())
         and not bool(misplaced(records, start, end, item_size).any())
     )
+
+
+def survey(directory: memoryview) -> tuple[npt.NDArray[np.uint32], int] | None:
+    """Return the flags of all rows of a directory, and the size of its last segment, without walking it.
+
+    Parameters
+    ----------
+    directory : memoryview
+        All of one, and sound.
+
+    Returns
+    -------
+    tuple or None
+        None if rows and records cannot be told apart for sure.
+    """
+    units = run_from_bytes(
+        directory
+    )  # a record is two units, its row count the upper half of the first one's offset
+    is_record = units["key"].astype(np.uint32) == int.from_bytes(MAGIC, "little")
+    records = np.flatnonzero(is_record)
+    # What looks like a record and is none makes this sum too large.
+    if not len(records) or 2 * len(records) + int((units["offset"][records] >> np.uint64(32)).sum()) != len(units):
+        return None
+    is_record[records + 1] = True
+    return units["flags"][~is_record], int(records[0]) * ROW_SIZE + SEGMENT_SIZE
 
 
 def walk(raw: memoryview, position: int, chunk: int, data_offset: int, item_size: int) -> Iterator[Segment]:

@@ -20,11 +20,12 @@ import numpy.typing as npt
 
 from . import files
 from .chunk import Chunk
-from .errors import FailedError, LockedError, MovedError
+from .errors import FailedError
 from .extent import ROW_SIZE, TOMBSTONE, ZERO, Extent, rows_in_chunk
 from .header import PAGE, Header, round_up
 from .heap import Heap
 from .index import Catalog, Index, unpack_row
+from .lending import Lending
 from .paths import Paths
 from .schema import Schema
 from .segment import SEGMENT_SIZE, data_crc, pack_record
@@ -51,6 +52,14 @@ class Gone(NamedTuple):
 
     store: int
     chunk: int
+
+
+class Place(NamedTuple):
+    """A chunk, and how far it reaches as of some commit."""
+
+    chunk: Chunk
+    free: int
+    directory: int
 
 
 class Hold(Protocol):
@@ -88,10 +97,7 @@ class Storage:
         self.gone: list[Gone] = []
         self.failure = ""
         self._lock = lock
-        self._live: dict[int, Chunk] = {}
-        self._moving: frozenset[int] = frozenset()
-        self._mover = 0
-        self._moved = threading.Condition()
+        self.lending = Lending()
         self._creating: set[str] = set()
         self._unlinked: set[int] = set()
         self._commit_lock = threading.RLock()
@@ -148,60 +154,16 @@ class Storage:
     # ------------------------------------------------------------------ changes in place
 
     def live_array(self, heap: Heap, extent: Extent) -> npt.NDArray[Any] | None:
-        """Return an extent's items for changing in place; None if it is not current any more, or writing failed.
-
-        A record that a CRC covers can be changed only when no crash can make recovery check it any more.
-        While ``compact()`` moves it, this waits.
-        """
-        if self.failure:
-            return None
-        chunk = heap.chunks.get(extent[3])
-        if chunk is None:
-            return self._moved_array(heap, extent)
-        if not extent[4] & ZERO and extent[1] + extent[2] * heap.item_size > chunk.settled:
-            self.checkpoint()
-        try:
-            array = heap.live_array(extent)
-        except MovedError:
-            return self._moved_array(heap, extent)
-        # After the view was made: so either moving() sees that it is out, or here it is seen that it must not be.
-        if chunk.id in self._moving or chunk.id not in heap.chunks:
-            return self._moved_array(heap, extent)
-        self._live[chunk.id] = chunk
-        return array
-
-    def _moved_array(self, heap: Heap, extent: Extent) -> npt.NDArray[Any] | None:
-        with self._moved:
-            if extent[3] in self._moving and self._mover == threading.get_ident():
-                raise LockedError(
-                    f"compact() is moving record {extent[0]}: it cannot be had from within its progress"
-                )
-            self._moved.wait_for(lambda: extent[3] not in self._moving)
-        if extent[3] in heap.chunks:
-            return self.live_array(heap, extent)
-        moved = heap.retired_chunk(extent[3]).moved(extent)
-        return None if moved is None else self.live_array(heap, moved)
-
-    @contextlib.contextmanager
-    def moving(self, heap: Heap) -> Iterator[list[Chunk]]:
-        """Lend nothing of a heap's chunks while the body runs; yield those of which nothing is lent."""
-        self._set_moving(heap.chunks)
-        try:
-            free = [chunk for chunk in heap.chunks.values() if not heap.is_lent(chunk.id)]
-            self._set_moving(chunk.id for chunk in free)
-            yield free
-        finally:
-            self._set_moving(())
-
-    def _set_moving(self, chunks: Iterable[int]) -> None:
-        with self._moved:
-            self._mover = threading.get_ident()
-            self._moving = frozenset(chunks)
-            self._moved.notify_all()
+        """Return an extent's items for changing in place; None if it is not current any more, or writing failed."""
+        return None if self.failure else self.lending.array(heap, extent, self.checkpoint)
 
     # ------------------------------------------------------------------ commit
 
     def check_usable(self) -> None:
+        """Raise if nothing can be written."""
+        self.check_sound()
+
+    def check_sound(self) -> None:
         """Raise if the database is closed, or an earlier commit failed half-way."""
         self.index.leveldb.check_open()
         if self.failure:
@@ -209,6 +171,18 @@ class Storage:
                 f"{self.paths.root}: an earlier write failed ({self.failure}), so what is on disk is not known; "
                 "close the database and open it again"
             )
+
+    def places(self, heap: Heap, commit: int) -> list[Place]:
+        """Return how far each chunk of a store reaches as of a commit, which is the latest one."""
+        return [Place(chunk, chunk.committed, chunk.directory) for chunk in list(heap.chunks.values())]
+
+    def newest_epoch(self) -> int:
+        """Return the epoch of the latest commit, or a later one."""
+        return self.superblock.epoch
+
+    def original(self, text: str) -> str:
+        """Return a message with the paths of the database's own files."""
+        return text
 
     @contextlib.contextmanager
     def committing(self) -> Iterator[None]:
@@ -341,7 +315,7 @@ class Storage:
                     self.dirty.update(staging.heap.touched)  # so that the next checkpoint keeps the gap
                 for chunk in staging.heap.rewind(keep=staging.lent):
                     self.dirty.pop(chunk.id, None)
-                    self._live.pop(chunk.id, None)
+                    self.lending.chunks.pop(chunk.id, None)
                     files.unlink(chunk.path)
             self._creating.clear()
             for heap in created:
@@ -366,7 +340,9 @@ class Storage:
                 raise
 
     def _write_checkpoint(self) -> None:
-        self.dirty.update({chunk.id: chunk for chunk in self._live.values() if chunk.id not in self._unlinked})
+        self.dirty.update(
+            {chunk.id: chunk for chunk in self.lending.chunks.values() if chunk.id not in self._unlinked}
+        )
         self._flush()
         grown = self._heads()
         heads = {chunk.id: (chunk.committed, chunk.directory) for chunk in grown}
@@ -405,7 +381,7 @@ class Storage:
             for gone in batch:
                 files.unlink(self.paths.chunk(gone.chunk))
                 self._unlinked.add(gone.chunk)  # who still holds the store may lend a view of it yet
-                self._live.pop(gone.chunk, None)
+                self.lending.chunks.pop(gone.chunk, None)
                 self.dirty.pop(gone.chunk, None)
             if batch:
                 files.flush_directory(self.paths.chunks)
@@ -414,7 +390,9 @@ class Storage:
     def close(self) -> None:
         """Checkpoint, unless nothing changed or a write failed; then close the index and let the lock go."""
         try:
-            unsaved = self.dirty or self._live or self.gone or self.index.last != self.superblock.checkpoint
+            unsaved = (
+                self.dirty or self.lending.chunks or self.gone or self.index.last != self.superblock.checkpoint
+            )
             if unsaved and not self.failure:
                 self.checkpoint()
         finally:

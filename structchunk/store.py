@@ -6,7 +6,7 @@ import abc
 import operator
 from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import AbstractContextManager
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,13 @@ from .extent import KEY_END, TOMBSTONE, Extent, Run, empty_run
 from .gather import batches, gather
 from .heap import Heap
 from .keys import as_bound, as_key, as_keys
-from .piece import Piece
+from .piece import Piece, joined
 from .ranges import Items, Keys, Range, Values
 from .staging import Staging
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 R = TypeVar("R")
 BATCH_SIZE = 1 << 16
@@ -265,6 +269,121 @@ class Store(MutableMapping[int, R], Generic[R]):
     def _scan(self, start: int, stop: int, batch_size: int) -> Iterator[Batch]:
         for piece in self._binding.pieces(start, stop):
             yield from batches(self._heap, piece, batch_size)
+
+    def _gather_range(self, start: int | None, stop: int | None) -> Batch:
+        """Return the records with keys in ``[start, stop)`` as one batch."""
+        try:
+            return gather(self._heap, joined(self._binding.pieces(as_bound(start, 0), as_bound(stop, KEY_END))))
+        except MovedError:
+            return self._gather_range(start, stop)
+
+    # ------------------------------------------------------------------ Arrow and pandas
+
+    def to_arrow(
+        self, start: int | None = None, stop: int | None = None, *, batch_size: int = BATCH_SIZE
+    ) -> pa.RecordBatchReader:
+        """Sweep the records with keys in ``[start, stop)`` as a stream of Arrow record batches.
+
+        Parameters
+        ----------
+        start, stop, batch_size : int, optional
+            As in :meth:`scan`.
+
+        Returns
+        -------
+        pyarrow.RecordBatchReader
+            With the columns ``key`` and one of the store's name: of (large) lists, or in an object store of
+            structs. Batches of records that lie back to back are views of the file; the fields of structs,
+            which Arrow has side by side, and booleans are copied.
+
+        Raises
+        ------
+        SchemaError
+            Arrow has no type for the records, or the store is called ``key``.
+        ImportError
+            pyarrow is missing: ``pip install 'structchunk[arrow]'``.
+
+        Notes
+        -----
+        It reads as it is read: one commit, that of the first batch. What was read stays valid past
+        ``close()``. A store has the Arrow PyCapsule interface, so that DuckDB, Polars, pandas and pyarrow take
+        the store itself: ``duckdb.sql("select ... from store")``, ``pyarrow.table(store)``,
+        ``pandas.DataFrame.from_arrow(store)``; ``polars.from_arrow(store)`` is a series of structs,
+        ``polars.DataFrame(store.to_arrow())`` a frame.
+        """
+        from .arrow import record_batch_reader  # noqa: PLC0415
+
+        scan = self.scan(start, stop, batch_size=batch_size)
+        return record_batch_reader({self.name: self._heap.schema}, ((batch,) for batch in scan))
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Return all records as an Arrow stream; see the Arrow PyCapsule interface."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    def __arrow_c_schema__(self) -> object:
+        """Return the type of that stream."""
+        from .arrow import stream_schema  # noqa: PLC0415
+
+        return stream_schema({self.name: self._heap.schema}).__arrow_c_schema__()
+
+    def from_arrow(self, source: Any) -> None:
+        """Store the records of an Arrow stream, in one transaction; of equal keys the last one stays.
+
+        Parameters
+        ----------
+        source : object
+            Whatever has the Arrow PyCapsule interface: a pyarrow table, batch or reader, a Polars or pandas
+            data frame, a DuckDB relation, another store. It has a column ``key`` of integers and one of the
+            store's name, or just one other: of lists (of any kind but list views), or in an object store of
+            structs with its fields.
+
+        Raises
+        ------
+        ValueError
+            There are nulls, other columns, or values that the store's type cannot hold exactly; nothing was
+            changed.
+        TypeError
+            It is no Arrow stream, or one of other types; nothing was changed.
+        ImportError
+            pyarrow is missing: ``pip install 'structchunk[arrow]'``.
+
+        Notes
+        -----
+        Batches are stored one by one as they are read, so that a stream may be larger than memory, which takes
+        some hundred bytes a record. Within a transaction a failure leaves the batches before it in that
+        transaction: abort it.
+        """
+        from .arrow import read_blocks  # noqa: PLC0415
+
+        with self._binding.writing() as staging:
+            for keys, items, lengths in read_blocks(source, self.name, self._heap.schema):
+                staging.put_many(keys, items, lengths, self._put_flags)
+
+    def to_pandas(self, start: int | None = None, stop: int | None = None) -> pd.Series[Any] | pd.DataFrame:
+        """Return the records with keys in ``[start, stop)`` as pandas data.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Of an object store: a row for each record, indexed by ``key``, and a column for each field. Fields
+            of inner structures are named by their path, ``position.x``, items of inner arrays ``v[0]``.
+        pandas.Series
+            Of an array store: a row for each *item*, indexed by ``key`` and ``position`` in the record (a
+            DataFrame if the items have fields). Records of no items have no rows. ``unstack()`` makes a row for
+            each record of it, ``groupby("key")`` works on each record.
+
+        Raises
+        ------
+        ImportError
+            pandas is missing: ``pip install 'structchunk[pandas]'``.
+
+        Notes
+        -----
+        It takes memory for the index of all items, and for the values where they do not lie back to back.
+        """
+        from .frames import to_pandas  # noqa: PLC0415
+
+        return to_pandas(self._gather_range(start, stop), self.name)
 
 
 def check_batch_size(batch_size: int) -> int:

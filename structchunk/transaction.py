@@ -7,12 +7,12 @@ import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from .aligned import scan_aligned
+from .aligned import scan_aligned, scan_arrow
 from .array_store import ArrayStore
 from .batch import Batch
 from .errors import ClosedError, ReadOnlyError, StoreNotFound
@@ -27,6 +27,9 @@ from .staging import Staging
 from .storage import Storage
 from .store import BATCH_SIZE
 from .stores import AnyStore, Catalogue, bind, check_store_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CLOSED = "was aborted when the database was closed"
 
@@ -138,6 +141,12 @@ class Transaction:
     ) -> Iterator[tuple[Batch, ...]]:
         """Sweep the keys that all named stores have, as this transaction sees them; see ``Database.scan``."""
         return scan_aligned([self._binding(name) for name in names], start, stop, batch_size)
+
+    def to_arrow(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> pa.RecordBatchReader:
+        """Sweep the same as a stream of Arrow record batches; see ``Database.to_arrow``."""
+        return scan_arrow([self._binding(name) for name in names], start, stop, batch_size)
 
     def create(self, name: str, schema: Schema) -> None:
         """Create a store in this transaction."""
@@ -333,6 +342,12 @@ class Snapshot:
     ) -> Iterator[tuple[Batch, ...]]:
         """Sweep the keys that all named stores have, as of the snapshot's commit; see ``Database.scan``."""
         return scan_aligned([self._binding(name) for name in names], start, stop, batch_size)
+
+    def to_arrow(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> pa.RecordBatchReader:
+        """Sweep the same as a stream of Arrow record batches; see ``Database.to_arrow``."""
+        return scan_arrow([self._binding(name) for name in names], start, stop, batch_size)
 
     def __contains__(self, name: object) -> bool:
         return name in self._heaps

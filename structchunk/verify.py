@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .chunk import Chunk, read_header
+from .chunk import read_header
 from .errors import ClosedError, Error
 from .extent import LIVE, TOMBSTONE, ZERO, Run, by_offset, empty_run, last_wins, live, misplaced
 from .heap import Heap
@@ -17,7 +17,7 @@ from .index import View
 from .leveldb import REBUILD
 from .piece import joined
 from .segment import Segment, data_crc
-from .storage import Storage
+from .storage import Place, Storage
 
 Progress = Callable[[int, int], object]
 RESTORE = "restore this file from a copy of the database"
@@ -45,14 +45,6 @@ class Problem(NamedTuple):
         return f"{self.where}: {self.what}; {self.advice}"
 
 
-class Place(NamedTuple):
-    """A chunk, and how far its last commit reached when the check began."""
-
-    chunk: Chunk
-    free: int
-    directory: int
-
-
 def verify_storage(storage: Storage, progress: Progress | None = None) -> list[Problem]:
     """Check all files of an open database, as of its latest commit.
 
@@ -64,9 +56,8 @@ def verify_storage(storage: Storage, progress: Progress | None = None) -> list[P
     """
     with storage.committing():
         view = storage.index.view()
-        stores = [(heap, _places(heap)) for heap in storage.heaps.values()]
-    if storage.is_copy:  # a writer may have gone on, so that what it changes with each commit says nothing here
-        stores = [(heap, [_place_at(place.chunk, view.commit) for place in places]) for heap, places in stores]
+        stores = [(heap, storage.places(heap, view.commit)) for heap in storage.heaps.values()]
+    # Beside a writer that may have gone on, what it changes with each commit says nothing.
     problems = [] if storage.is_copy else list(_check_files(storage))
     total = sum(len(places) for _, places in stores)
     done = 0
@@ -83,21 +74,7 @@ def verify_storage(storage: Storage, progress: Progress | None = None) -> list[P
                 progress(done, total)
         problems += _check_index(storage, heap, places, segments, view)
     view.close()
-    return problems
-
-
-def _places(heap: Heap) -> list[Place]:
-    return [Place(chunk, chunk.committed, chunk.directory) for chunk in list(heap.chunks.values())]
-
-
-def _place_at(chunk: Chunk, commit: int) -> Place:
-    """Return how far a chunk reached as of a commit, by its directory: one that breaks off misses rows."""
-    free, directory = chunk.header.data_offset, chunk.header.file_size
-    for segment in chunk.segments():
-        if segment.commit > commit:
-            break
-        free, directory = segment.end, segment.low
-    return Place(chunk, free, directory)
+    return [Problem(storage.original(what), storage.original(where), advice) for what, where, advice in problems]
 
 
 # ---------------------------------------------------------------------- files

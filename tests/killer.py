@@ -147,6 +147,12 @@ def run_rebuild(job: dict[str, Any], sink: int) -> None:
     sc.rebuild_index(job["root"])
 
 
+def run_checkpoint(job: dict[str, Any], sink: int) -> None:
+    """Open a database, copy it to a directory beside it, and close it."""
+    with sc.open(job["root"], chunk_size=CHUNK_SIZE) as db:
+        db.checkpoint(os.path.join(os.path.dirname(job["root"]), "copy.sc"))
+
+
 def run_counter(job: dict[str, Any], sink: int) -> None:
     """Commit to three stores at once, forever, in one of the sync modes or both in turn, reporting each commit."""
     rng = random.Random(job["seed"])
@@ -212,6 +218,7 @@ TASKS = {
     "workload": run_workload,
     "recovery": run_recovery,
     "rebuild": run_rebuild,
+    "checkpoint": run_checkpoint,
     "damaged": run_damaged,
 }
 

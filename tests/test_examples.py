@@ -30,6 +30,10 @@ SAID = {
         "checked: another handle sees a push at once",
         "checked: the last 24 readings of each station",
     ],
+    "loader.py": [
+        "checked: the weights are those of all signals at once",
+        "checked: a single sample, read after the database was closed",
+    ],
     "ingest.py": [
         "each of them whole",
         "checked: 4 processes ended well",

@@ -13,10 +13,27 @@ import structchunk
 
 PACKAGE = Path(structchunk.__path__[0])
 LAYERS = [
+    "__main__",
+    "cli.program",
+    "cli.look",
+    "cli.maintain",
+    "cli.picture",
+    "cli.png",
+    "cli.transfer",
+    "cli.formats",
+    "cli.columns",
+    "cli.npz",
+    "cli.source",
+    "cli.output",
+    "cli.arguments",
+    "cli.progress",
+    "cli",
     "__init__",
     "opening",
     "shared",
     "database",
+    "turns",
+    "chunk_map",
     "latest",
     "transaction",
     "aligned",
@@ -27,10 +44,12 @@ LAYERS = [
     "compaction",
     "verify",
     "reading",
+    "hotcopy",
     "recovery",
     "log",
     "storage",
     "stats",
+    "lending",
     "staging",
     "gather",
     "heap",
@@ -52,6 +71,9 @@ LAYERS = [
     "cursor",
     "ranges",
     "batch",
+    "frames",
+    "arrow",
+    "arrow_types",
     "convert",
     "sources",
     "exact",
@@ -64,56 +86,69 @@ LAYERS = [
     "errors",
 ]
 """All modules, from the top down. A new one goes where its imports allow it; if they allow no place, split it."""
-ONLY_IMPORTER = {"plyvel": "leveldb", "mmap": "chunk"}
+PACKAGES = ("structchunk", "structchunk.cli")
+ONLY_IMPORTER = {"plyvel": "leveldb", "mmap": "chunk", "matplotlib": "cli.png"}
 MAX_LINES = 400
 """Lines that are not blank: what can be read in one sitting."""
 
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+MODULES = sorted(FILES)
 
 
 def parse(module: str) -> ast.Module:
-    return ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    return ast.parse(FILES[module].read_text(encoding="utf-8"))
 
 
-def from_imports(node: ast.ImportFrom) -> set[str]:
+def from_imports(node: ast.ImportFrom, package: str) -> set[str]:
     """Return the dotted names that a ``from`` import names, those of this package from "structchunk" on."""
-    base = ".".join(filter(None, ["structchunk" if node.level else "", node.module or ""]))
-    if base == "structchunk":
-        return {f"structchunk.{alias.name}" for alias in node.names}
+    parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+    base = ".".join([*parents, *filter(None, [node.module])])
+    if base in PACKAGES:
+        return {f"{base}.{alias.name}" for alias in node.names}
     return {base}
 
 
-def imports(tree: ast.Module) -> set[str]:
+def imports(tree: ast.Module, package: str = "structchunk") -> set[str]:
     """Return the dotted names of all that is imported anywhere in a module, inside functions too."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= from_imports(node)
+            found |= from_imports(node, package)
     return found
 
 
-def siblings(tree: ast.Module) -> set[str]:
+def package_of(module: str) -> str:
+    """Return the dotted name of the package that a module lies in."""
+    inner = FILES[module].parent.relative_to(PACKAGE).parts
+    return ".".join(["structchunk", *inner])
+
+
+def siblings(tree: ast.Module, package: str = "structchunk") -> set[str]:
     """Return the modules of this package that a module imports."""
-    mine = {name.split(".", 1)[-1] for name in imports(tree) if name.split(".")[0] == "structchunk"}
+    mine = {name.split(".", 1)[-1] for name in imports(tree, package) if name.split(".")[0] == "structchunk"}
     return {"__init__" if name == "structchunk" else name for name in mine}
 
 
 def test_every_module_has_its_place() -> None:
     assert sorted(LAYERS) == MODULES
-    assert not [path for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"]
+    folders = [path.name for path in PACKAGE.rglob("*") if path.is_dir() and path.name != "__pycache__"]
+    assert folders == ["cli"]
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_down(module: str) -> None:
     below = LAYERS[LAYERS.index(module) + 1 :]
-    assert siblings(parse(module)) <= set(below)
+    assert siblings(parse(module), package_of(module)) <= set(below)
 
 
 def test_no_cycle() -> None:
     """Independent of the list: take away modules that import none of those left, until none are left."""
-    left = {module: siblings(parse(module)) for module in MODULES}
+    left = {module: siblings(parse(module), package_of(module)) for module in MODULES}
     while left:
         bottom = {module for module, needed in left.items() if not needed & left.keys()}
         assert bottom, f"these import each other in a circle: {sorted(left)}"
@@ -138,7 +173,7 @@ def test_nothing_is_imported_by_wildcard_or_by_name(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_are_short(module: str) -> None:
-    lines = (PACKAGE / f"{module}.py").read_text(encoding="utf-8").splitlines()
+    lines = FILES[module].read_text(encoding="utf-8").splitlines()
     assert sum(bool(line.strip()) for line in lines) <= MAX_LINES
 
 
@@ -161,7 +196,8 @@ def test_all_that_is_public_is_there() -> None:
 def test_importing_the_package_brings_in_nothing_but_what_it_needs() -> None:
     code = "import sys, structchunk; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"pandas", "pytest", "hypothesis", "lmdb", "asyncio"} & set(done.stdout.split())
+    extras = {"pandas", "pyarrow", "duckdb", "polars", "click", "rich", "matplotlib"}
+    assert not (extras | {"pytest", "hypothesis", "lmdb", "asyncio"}) & set(done.stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -173,8 +209,23 @@ def test_importing_the_package_brings_in_nothing_but_what_it_needs() -> None:
         ("import structchunk.chunk", {"chunk"}),
         ("import structchunk", {"__init__"}),
         ("def f():\n    from .index import Index", {"index"}),
+        ("from .cli.output import show", {"cli.output"}),
+        ("from .cli import output", {"cli.output"}),
         ("import os, mmap\nfrom collections import abc", set()),
     ],
 )
 def test_the_walk_sees_every_kind_of_import(source: str, expected: set[str]) -> None:
     assert siblings(ast.parse(source)) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from ..chunk import Chunk", {"chunk"}),
+        ("from .. import chunk", {"chunk"}),
+        ("from .output import show", {"cli.output"}),
+        ("from . import output", {"cli.output"}),
+    ],
+)
+def test_the_walk_sees_relative_imports_of_an_inner_package(source: str, expected: set[str]) -> None:
+    assert siblings(ast.parse(source), "structchunk.cli") == expected

@@ -1,0 +1,146 @@
+"""Batches as Arrow record batches, and Arrow streams as blocks to store. Knows columns, not stores.
+
+A store is a column: of large lists for an array store, of structs for an object store. Lists are *large* (64-bit
+offsets, as those of a batch) so that nothing is copied, and Polars takes them as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrow_types import arrow_type, from_arrow, pa, to_arrow
+from .convert import as_items
+from .errors import SchemaError
+from .keys import as_keys
+from .schema import Schema
+
+__all__ = ["read_blocks", "record_batch", "record_batch_reader", "stream_schema"]
+
+KEY = "key"
+
+Block = tuple[npt.NDArray[np.uint64], npt.NDArray[Any], npt.NDArray[np.int64]]
+
+
+class Records(Protocol):
+    """A batch."""
+
+    kind: str
+    keys: npt.NDArray[np.uint64]
+    offsets: npt.NDArray[np.int64]
+    values: npt.NDArray[Any]
+
+
+def stream_schema(stores: Mapping[str, Schema]) -> pa.Schema:
+    """Return the schema of a stream of some stores: ``key``, and a column for each.
+
+    Raises
+    ------
+    SchemaError
+        A type that Arrow cannot hold, or a store whose name is that of the column of keys.
+    """
+    if KEY in stores:
+        raise SchemaError(f"the store {KEY!r} has the name of the column of keys, so its column has none")
+    columns = [(name, _column_type(schema.kind, schema.dtype)) for name, schema in stores.items()]
+    return pa.schema([(KEY, pa.uint64()), *columns])
+
+
+def _column_type(kind: str, dtype: np.dtype[Any]) -> pa.DataType:
+    return arrow_type(dtype) if kind == "object" else pa.large_list(arrow_type(dtype))
+
+
+def record_batch_reader(stores: Mapping[str, Schema], scan: Iterable[Sequence[Records]]) -> pa.RecordBatchReader:
+    """Return a reader that takes aligned batches, one for each store, from a scan as it is read."""
+    schema = stream_schema(stores)
+    return pa.RecordBatchReader.from_batches(schema, (_columns(schema, batches) for batches in scan))
+
+
+def record_batch(batch: Records) -> pa.RecordBatch:
+    """Return one batch, with the columns ``key`` and ``value``."""
+    schema = pa.schema([(KEY, pa.uint64()), ("value", _column_type(batch.kind, batch.values.dtype))])
+    return _columns(schema, [batch])
+
+
+def _columns(schema: pa.Schema, batches: Sequence[Records]) -> pa.RecordBatch:
+    columns = [_column(batch, field.type) for batch, field in zip(batches, list(schema)[1:], strict=True)]
+    return pa.RecordBatch.from_arrays([pa.array(batches[0].keys), *columns], schema=schema)
+
+
+def _column(batch: Records, kind: pa.DataType) -> pa.Array:
+    values = to_arrow(batch.values)
+    if batch.kind == "object":
+        return values
+    return pa.LargeListArray.from_arrays(pa.array(batch.offsets), values, type=kind)
+
+
+# ---------------------------------------------------------------- from Arrow
+
+
+def read_blocks(source: Any, name: str, schema: Schema) -> Iterator[Block]:
+    """Yield the keys, items and lengths of each batch of an Arrow stream, to be stored.
+
+    Parameters
+    ----------
+    source : object
+        Whatever has the Arrow PyCapsule interface.
+    name : str
+        The column, unless there is only one beside ``key``.
+    schema : Schema
+        Of the store.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It has no such columns, nulls, or values that do not fit.
+    """
+    reader = _reader(source)
+    column = _choose_column(reader.schema.names, name)
+    for batch in reader:
+        keys = batch.column(KEY)
+        if keys.null_count:
+            raise ValueError(f"{KEY}: found {keys.null_count} nulls; every record has a key")
+        values = batch.column(column)
+        if schema.kind == "object":
+            items, lengths = from_arrow(values, schema.dtype, column), np.ones(len(values), np.int64)
+        else:
+            items, lengths = _from_lists(values, schema.dtype, column)
+        yield as_keys(keys.to_numpy()), as_items(items, schema.dtype), lengths
+
+
+def _reader(source: Any) -> pa.RecordBatchReader:
+    if hasattr(source, "__arrow_c_stream__"):
+        return pa.RecordBatchReader.from_stream(source)
+    if hasattr(source, "__arrow_c_array__"):
+        batch = pa.record_batch(source)
+        return pa.RecordBatchReader.from_batches(batch.schema, [batch])
+    raise TypeError(
+        f"found {type(source).__name__}, expected an Arrow table, batch or stream (of a pyarrow dataset take "
+        "scanner().to_reader())"
+    )
+
+
+def _choose_column(found: Sequence[str], name: str) -> str:
+    others = [column for column in found if column != KEY]
+    if len(set(found)) == len(found) and KEY in found:
+        if name in others:
+            return name
+        if len(others) == 1:
+            return others[0]
+    raise ValueError(f"found the columns {', '.join(found)}; expected {KEY!r} and {name!r}, or one other beside it")
+
+
+def _from_lists(array: pa.Array, dtype: np.dtype[Any], path: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Return the items of a column of lists, end to end, and the length of each list."""
+    kind = array.type
+    if array.null_count:
+        raise ValueError(f"{path}: found {array.null_count} nulls, which cannot be stored: fill or drop them first")
+    if pa.types.is_fixed_size_list(kind):
+        lengths = np.full(len(array), kind.list_size, np.int64)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        lengths = np.diff(array.offsets.to_numpy()).astype(np.int64, copy=False)
+    else:
+        raise SchemaError(f"{path}: found a column of {kind}, expected lists of {arrow_type(dtype)}")
+    return from_arrow(array.flatten(), dtype, path), lengths

@@ -1,0 +1,107 @@
+"""Stores as Arrow IPC and Parquet files: a column of keys and one of the store's name. Needs pyarrow."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..schema import Schema, array_schema
+from .progress import Report
+from .source import STEP, Source, schema_from_text, schema_text
+
+METADATA = b"structchunk"
+"""Under which a file's schema has the store's type."""
+
+
+@contextlib.contextmanager
+def _arrow() -> Iterator[Any]:
+    """Yield pyarrow, and make its errors those that commands report."""
+    try:
+        import pyarrow  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ImportError("Arrow and Parquet files need pyarrow: pip install 'structchunk[arrow]'") from error
+    try:
+        yield pyarrow
+    except pyarrow.ArrowException as error:
+        raise ValueError(str(error)) from error
+
+
+def export_arrow(store: Any, schema: Schema, path: str, report: Report) -> None:
+    """Write a store as an Arrow IPC file."""
+    with _arrow() as pyarrow, pyarrow.OSFile(path, "wb") as sink:
+        _export(store, schema, lambda columns: pyarrow.ipc.new_file(sink, columns), report)
+
+
+def export_parquet(store: Any, schema: Schema, path: str, report: Report) -> None:
+    """Write a store as a Parquet file."""
+    with _arrow():
+        from pyarrow import parquet  # noqa: PLC0415
+
+        _export(store, schema, lambda columns: parquet.ParquetWriter(path, columns), report)
+
+
+def _export(store: Any, schema: Schema, open_writer: Callable[[Any], Any], report: Report) -> None:
+    total, done = len(store), 0
+    reader = store.to_arrow()
+    columns = reader.schema.with_metadata({**(reader.schema.metadata or {}), METADATA: schema_text(schema)})
+    with open_writer(columns) as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+            done += batch.num_rows
+            report(done, total)
+
+
+@contextlib.contextmanager
+def open_arrow(path: str) -> Iterator[Source]:
+    """Open an Arrow IPC file."""
+    with _arrow() as pyarrow, pyarrow.OSFile(path) as file, pyarrow.ipc.open_file(file) as reader:
+        batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+        yield ArrowSource(reader.schema, batches, reader.count_rows(), path)
+
+
+@contextlib.contextmanager
+def open_parquet(path: str) -> Iterator[Source]:
+    """Open a Parquet file."""
+    with _arrow():
+        from pyarrow import parquet  # noqa: PLC0415
+
+        with parquet.ParquetFile(path) as file:
+            batches = file.iter_batches(batch_size=STEP)
+            yield ArrowSource(file.schema_arrow, batches, file.metadata.num_rows, path)
+
+
+class ArrowSource:
+    """Batches of two columns."""
+
+    def __init__(self, columns: Any, batches: Iterator[Any], total: int, path: str) -> None:
+        about = (columns.metadata or {}).get(METADATA)
+        self.stated = None if about is None else schema_from_text(about, path)
+        self._columns = columns
+        self._batches = batches
+        self._total = total
+        self._path = path
+
+    def guessed(self) -> Schema:
+        """Return the type of an array store of such lists."""
+        with _arrow() as pyarrow:
+            others = [field for field in self._columns if field.name != "key"]
+            kind = others[0].type if len(others) == 1 else None
+            if kind is None or not hasattr(kind, "value_type"):
+                found = ", ".join(f"{field.name} ({field.type})" for field in self._columns)
+                raise ValueError(f"{self._path}: found the columns {found}; expected key, and one of lists")
+            return array_schema(pyarrow.array([], kind.value_type).to_numpy(zero_copy_only=False).dtype)
+
+    def load(self, store: Any, report: Report) -> int:
+        """Put all records into a store of a transaction, and return how many there were."""
+        with _arrow() as pyarrow:
+            store.from_arrow(pyarrow.RecordBatchReader.from_batches(self._columns, self._reported(report)))
+        return self._total
+
+    def _reported(self, report: Report) -> Iterator[Any]:
+        done = 0
+        for batch in self._batches:
+            batch.validate(full=True)  # else damaged offsets are followed wherever they point
+            yield batch
+            done += batch.num_rows
+            report(done, self._total)

@@ -1,0 +1,190 @@
+"""The commands that look: info, ls, head, get."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from ..database import Database
+from ..errors import KeyNotFound
+from ..opening import open as open_database
+from ..schema import Schema, readable
+from ..stats import ChunkStats, StoreStats
+from .arguments import as_key, json_option, path_argument, printable, store_argument
+from .output import cell, counted, fits, plain, show, show_json, size_text, table, text
+
+SHOWN_ITEMS = 8
+"""How many items of an array `head` shows."""
+STEP = 1 << 14
+"""How many items `get` prints at a time."""
+
+
+@click.command()
+@path_argument
+@click.argument("store", required=False)
+@json_option
+def info(path: str, store: str | None, as_json: bool) -> None:
+    """Show stores with types, counts and sizes.
+
+    With STORE, show that one's fields and chunks.
+
+    Garbage is what was replaced or deleted: compact gives it back. Disk is what the chunk files take,
+    blocks reserved ahead included.
+    """
+    with open_database(path, "r") as db:
+        if store is not None:
+            db[store]  # raises if there is none
+        names = list(db) if store is None else [store]
+        stats = db.stats()
+        stores = [(stats[name], db.storage.heaps[name].schema) for name in names]
+        if as_json:
+            show_json({"path": db.path, "stores": [_document(*pair) for pair in stores]})
+        elif store is None:
+            _show_stores(db, stores)
+        else:
+            _show_store(*stores[0])
+
+
+def _document(stats: StoreStats, schema: Schema) -> dict[str, Any]:
+    figures = {name: getattr(stats, name) for name in ("records", "live", "garbage", "disk_size")}
+    chunks = [chunk._asdict() for chunk in stats.chunks]
+    return {"name": stats.name, "schema": schema.descriptor, **figures, "chunks": chunks}
+
+
+def _type_text(schema: Schema) -> str:
+    """Name a type: as NumPy does, or a class by its name."""
+    node = schema.descriptor
+    label = node.get("class") or (isinstance(node["type"], dict) and node["type"].get("class"))
+    name = label or ("struct" if schema.dtype.names else schema.dtype.name)
+    return f"{name}[]" if schema.kind == "array" else str(name)
+
+
+def _show_stores(db: Database, stores: list[tuple[StoreStats, Schema]]) -> None:
+    left = ("store", "type")
+    rows = table(*left, "records", "live", "garbage", "disk", "chunks", cut=left)
+    for stats, schema in stores:
+        sizes = map(size_text, (stats.live, stats.garbage, stats.disk_size))
+        rows.add_row(
+            cell(stats.name), cell(_type_text(schema)), f"{stats.records:,}", *sizes, str(len(stats.chunks))
+        )
+    total = size_text(sum(stats.disk_size for stats, _ in stores))
+    head = cell(f"{db.path}: {counted(len(stores), 'store')}, {total} on disk")
+    show(head, *([rows] if stores else []))
+
+
+def _show_store(stats: StoreStats, schema: Schema) -> None:
+    fields = table("field", "type", cut=("field", "type"))
+    for path, what in readable(schema).items():
+        if path:
+            fields.add_row(cell(path), cell(what))
+    kind = f"{schema.kind} store of {_type_text(schema)}, {schema.item_size} bytes an item"
+    show(cell(f"{stats.name}: {kind}, {counted(stats.records, 'record')}"))
+    if fields.row_count:
+        show("", fields)
+    show("", _chunk_table(stats.chunks))
+
+
+def _chunk_table(chunks: tuple[ChunkStats, ...]) -> Any:
+    rows = table("chunk", "records", "live", "garbage", "free", "directory", "disk")
+    for chunk in chunks:
+        sizes = (chunk.live, chunk.garbage, chunk.free, chunk.directory, chunk.disk_size)
+        rows.add_row(str(chunk.chunk), f"{chunk.records:,}", *map(size_text, sizes))
+    return rows
+
+
+@click.command()
+@path_argument
+@json_option
+def ls(path: str, as_json: bool) -> None:
+    """List the names of the stores, one a line."""
+    with open_database(path, "r") as db:
+        names = list(db)
+    if as_json:
+        show_json(names)
+    else:
+        click.echo("".join(f"{printable(name)}\n" for name in names), nl=False)
+
+
+@click.command()
+@path_argument
+@store_argument
+@click.option("-n", "count", type=click.IntRange(min=0), default=10, show_default=True, help="How many records.")
+@json_option
+def head(path: str, store: str, count: int, as_json: bool) -> None:
+    """Show the first records of a store.
+
+    In order of key. Of long arrays only the first items are shown; with --json, all.
+    """
+    with open_database(path, "r") as db:
+        records = list(islice(_records(db[store], count), count))
+        schema = db.storage.heaps[store].schema
+        if as_json:
+            show_json([{"key": key, "value": _value(items, schema)} for key, items in records])
+        elif schema.kind == "object":
+            _show_objects(records, schema.dtype.names or ())
+        else:
+            _show_arrays(records)
+
+
+def _records(store: Any, count: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    for batch in store.scan(batch_size=max(count, 1)):
+        yield from batch
+
+
+def _value(items: npt.NDArray[Any], schema: Schema) -> Any:
+    """Return a record as JSON has it: an array of items, or one object."""
+    return plain(items)[0] if schema.kind == "object" else plain(items)
+
+
+def _show_objects(records: list[tuple[int, npt.NDArray[Any]]], names: tuple[str, ...]) -> None:
+    columns = [printable(name) for name in names]
+    rows = table("key", *columns, left=columns)
+    for key, items in records:
+        rows.add_row(str(key), *(cell(text(value)) for value in plain(items)[0].values()))
+    if not fits(rows):
+        rows = table("key", "fields", cut=("fields",))
+        for key, items in records:
+            rows.add_row(str(key), cell(text(plain(items)[0])))
+    show(rows)
+
+
+def _show_arrays(records: list[tuple[int, npt.NDArray[Any]]]) -> None:
+    rows = table("key", "length", "items", cut=("items",))
+    for key, items in records:
+        values = ", ".join(map(text, plain(items[:SHOWN_ITEMS])))
+        more = ", …" if len(items) > SHOWN_ITEMS else ""
+        rows.add_row(str(key), f"{len(items):,}", cell(values + more))
+    show(rows)
+
+
+@click.command()
+@path_argument
+@store_argument
+@click.argument("key", callback=as_key)
+@json_option
+def get(path: str, store: str, key: int, as_json: bool) -> None:
+    """Show one record, all of it.
+
+    An array is printed one item a line, an object one field a line.
+    """
+    with open_database(path, "r") as db:
+        if key not in db[store]:
+            raise KeyNotFound(f"store {store!r} has no record {key}")
+        items = db[store].get_many(np.array([key], np.uint64)).values
+        schema = db.storage.heaps[store].schema
+        if as_json:
+            show_json(_value(items, schema))
+        elif schema.kind == "object":
+            rows = table("field", "value", left=("field", "value"))
+            rows.show_header = False
+            for name, value in plain(items)[0].items():
+                rows.add_row(cell(name), cell(text(value)))
+            show(rows)
+        else:
+            for start in range(0, len(items), STEP):
+                click.echo("\n".join(map(text, plain(items[start : start + STEP]))))

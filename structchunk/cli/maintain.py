@@ -1,0 +1,99 @@
+"""The commands that keep a database well: verify, rebuild-index, compact, checkpoint."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from ..opening import open as open_database
+from ..opening import rebuild_index as rebuild
+from .arguments import json_option, one_line, path_argument
+from .output import cell, counted, show, show_json, size_text, table
+from .progress import progress_bar
+
+
+@click.command()
+@path_argument
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, path: str, as_json: bool) -> None:
+    """Check files, checksums, and the index.
+
+    Reads every header, directory and record, and compares the index with the chunks. Prints one problem a line,
+    with where it is and what to do, and exits with 1 if there is any. Changes nothing.
+    """
+    with open_database(path, "r") as db, progress_bar("verifying") as report:
+        problems = db.verify(report)
+        store_count = len(db)
+    if as_json:
+        show_json({"path": path, "problems": [problem._asdict() for problem in problems]})
+    elif problems:
+        click.echo("\n".join(one_line(str(problem)) for problem in problems))
+    else:
+        click.echo(f"no problems in {counted(store_count, 'store')}")
+    ctx.exit(1 if problems else 0)
+
+
+@click.command("rebuild-index")
+@path_argument
+@json_option
+def rebuild_index(path: str, as_json: bool) -> None:
+    """Make a lost index anew, from the chunks alone.
+
+    Nobody may have the database open.
+    """
+    with progress_bar("rebuilding") as report:
+        rebuild(path, report)
+    with open_database(path, "r") as db:
+        counts = {name: stats.records for name, stats in db.stats().items()}
+    if as_json:
+        show_json({"path": path, "records": counts})
+    else:
+        click.echo(
+            f"rebuilt the index of {counted(len(counts), 'store')}, {counted(sum(counts.values()), 'record')}"
+        )
+
+
+@click.command()
+@path_argument
+@click.argument("stores", nargs=-1, metavar="[STORE]...")
+@json_option
+def compact(path: str, stores: tuple[str, ...], as_json: bool) -> None:
+    """Rewrite stores, to give back the space of garbage.
+
+    Live records are copied in order of key, so that a scan is one sweep. All stores, unless some are named. Takes
+    disk space for a copy of each store while it lasts. Nobody else may have the database open for writing.
+    """
+    with open_database(path, "r+") as db, progress_bar("compacting") as report:
+        reports = db.compact(*stores, progress=report)
+    if as_json:
+        show_json([{**done._asdict(), "skipped": [chunk._asdict() for chunk in done.skipped]} for done in reports])
+        return
+    rows = table("store", "records", "disk before", "disk after", "chunks before", "chunks after", cut=("store",))
+    for done in reports:
+        sizes = size_text(done.bytes_before), size_text(done.bytes_after)
+        chunks = str(done.chunks_before), str(done.chunks_after)
+        rows.add_row(cell(done.name), f"{done.records:,}", *sizes, *chunks)
+    show(rows)
+    for done in reports:
+        for skipped in done.skipped:
+            show(cell(f"{done.name}: chunk {skipped.chunk} was left: {skipped.why}"))
+
+
+@click.command()
+@path_argument
+@click.argument("dest", type=click.Path())
+@json_option
+def checkpoint(path: str, dest: str, as_json: bool) -> None:
+    """Copy the database to DEST, whole and as of one commit.
+
+    DEST must not exist. Works beside a program that writes. What cannot change any more is linked instead of
+    copied, where DEST is on the same file system.
+    """
+    with open_database(path, "r") as db, progress_bar("copying"):
+        db.checkpoint(dest)
+    if as_json:
+        show_json({"path": os.path.realpath(path), "dest": os.path.realpath(dest)})
+    else:
+        click.echo(f"copied to {one_line(os.fspath(dest))}")
