@@ -95,7 +95,7 @@ class Stretch:
         spacing = self.spacing
         if not isinstance(spacing, range):
             return spacing
-        return np.arange(len(spacing), dtype=np.uint64) * np.uint64(spacing.step) + np.uint64(spacing.start)
+        return _at(spacing, np.arange(len(spacing)))
 
     @property
     def length(self) -> int:
@@ -152,7 +152,8 @@ Piece: TypeAlias = "Scattered | Stretch"
 
 
 def _at(column: range, where: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
-    return where.astype(np.uint64) * np.uint64(column.step) + np.uint64(column.start)
+    first = column[0] if column else 0  # an empty one may start beyond all keys
+    return where.astype(np.uint64) * np.uint64(column.step) + np.uint64(first)
 
 
 def shorten(run: Run, item_size: int) -> Piece:

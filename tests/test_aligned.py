@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from support import keys, run_of
 import structchunk as sc
 from structchunk.aligned import _collect, _join
 from structchunk.extent import Run, clip, intersect
+from structchunk.piece import Piece, shorten
 
 Rows = list[tuple[int, tuple[list[Any], ...]]]
 
@@ -69,10 +70,10 @@ def test_intersect_is_the_intersection(models: list[dict[int, Any]]) -> None:
         assert run["key"].tolist() == expected
 
 
-def pieces_of(run: Run, cuts: list[int]) -> Iterable[Run]:
+def pieces_of(run: Run, cuts: list[int]) -> Iterator[Piece]:
     bounds = [0, *sorted(cuts), 2**64]
-    pieces = [clip(run, low, high) for low, high in itertools.pairwise(bounds)]
-    return iter([piece for piece in pieces if len(piece)])
+    parts = [clip(run, low, high) for low, high in itertools.pairwise(bounds)]
+    return iter([shorten(part, 8) for part in parts if len(part)])
 
 
 @given(runs, st.lists(st.lists(keys, max_size=4), min_size=4, max_size=4), st.integers(0, 12))
@@ -80,11 +81,11 @@ def test_join_of_streams_is_the_intersection(
     models: list[dict[int, Any]], cuts: list[list[int]], row_count: int
 ) -> None:
     made = [run_of({key: (key, *row) for key, row in model.items()}) for model in models]
-    streams = [iter(pieces_of(run, at)) for run, at in zip(made, cuts, strict=False)]
+    streams = [pieces_of(run, at) for run, at in zip(made, cuts, strict=False)]
     joined = list(_collect(_join(streams), row_count))
     assert all(len(parts[0]) > row_count for parts in joined[:-1])
     for i in range(len(made)):
-        found = [key for parts in joined for key in parts[i]["key"].tolist()]
+        found = [key for parts in joined for key in parts[i].keys.tolist()]
         assert found == sorted(set(models[0]).intersection(*models))
 
 

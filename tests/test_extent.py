@@ -23,7 +23,6 @@ from structchunk.extent import (
     TOMBSTONE,
     ZERO,
     Extent,
-    Run,
 )
 
 bounds = st.one_of(keys, st.just(KEY_END))
@@ -129,35 +128,6 @@ def test_clip(model: Model, start: int, stop: int) -> None:
     part = extent.clip(run, start, stop)
     assert model_of(part) == between(model, start, stop)
     assert not len(part) or np.shares_memory(part, run)
-
-
-def cut(run: Run, places: list[int]) -> list[Run]:
-    """Return consecutive pieces of a run, empty ones too."""
-    ends = [0, *sorted(min(place, len(run)) for place in places), len(run)]
-    return [run[low:high] for low, high in itertools.pairwise(ends)]
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-@given(newer=models(), older=models(), places=st.lists(st.integers(0, 30), max_size=4))
-def test_overlay_pieces(*, reverse: bool, newer: Model, older: Model, places: list[int]) -> None:
-    pieces = cut(run_of(older), places)
-    got = list(extent.overlay_pieces(run_of(newer), pieces[::-1] if reverse else pieces, reverse=reverse))
-    whole = np.concatenate([extent.empty_run(), *(got[::-1] if reverse else got)])
-    assert model_of(whole) == {**older, **newer}
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-def test_overlay_pieces_is_lazy(*, reverse: bool) -> None:
-    drawn = []
-
-    def older() -> object:
-        for key in (5, 3) if reverse else (3, 5):
-            drawn.append(key)
-            yield rows_of([(key, 0, 0, 1, 0)])
-
-    pieces = extent.overlay_pieces(rows_of([(4, 0, 0, 1, 0)]), older(), reverse=reverse)
-    next(pieces)
-    assert len(drawn) == 1
 
 
 small_rows = st.tuples(st.integers(0, 9), st.integers(0, 6), st.integers(0, 3), st.integers(1, 2), st.just(0))

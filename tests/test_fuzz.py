@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support import UUID
 
 import structchunk as sc
+from structchunk.block import Budget
 from structchunk.extent import EXTENT_DTYPE, ROW, TOMBSTONE, is_sorted, misplaced
 from structchunk.header import TEXT_OFFSET, Header, checksum, parse_header
 from structchunk.index import CATALOG, CHECKPOINT, LAST, Index
@@ -155,13 +156,13 @@ def test_pages_and_delta(leveldb: LevelDB, drawn: list[tuple[bytes, int, bool, b
         pairs[region + b"\0\0\0\1" + last.to_bytes(8, "big")] = value
     leveldb.write(pairs.items(), [key for key, _ in leveldb.read(b"D", b"Q", 1 << 20)])
     for read in (
-        lambda table: list(table.pieces(0, 2**64)),
-        lambda table: list(table.pieces(0, 2**64, reverse=True)),
+        lambda table: [piece.run for piece in table.pieces(0, 2**64)],
+        lambda table: [piece.run for piece in table.pieces(0, 2**64, reverse=True)],
         lambda table: [table.lookup(np.arange(0, 50, dtype=np.uint64))],
         lambda table: [np.array([table.find(key) or (key, DATA, 0, 1, 0)], EXTENT_DTYPE)],
     ):
         try:
-            pieces = read(Table(leveldb, Clock(0), 1, 8, check_rows))
+            pieces = read(Table(leveldb, Clock(0), 1, 8, check_rows, Budget()))
         except sc.CorruptionError:
             continue
         for piece in pieces:

@@ -23,6 +23,7 @@ from structchunk import block, table
 from structchunk.errors import ClosedError, CorruptionError, StoreNotFound
 from structchunk.extent import KEY_END, ROW, TOMBSTONE, Extent, Run
 from structchunk.index import CATALOG, CHECKPOINT, LAST, Index, View, unpack_row
+from structchunk.piece import Piece, joined, shorten
 from structchunk.table import Change, Table
 
 STORES = {1: 8, 2: 4}
@@ -39,12 +40,12 @@ SMALL = {
 
 
 @contextlib.contextmanager
-def small_limits(cache_rows: int) -> Iterator[None]:
+def small_limits(cache_size: int) -> Iterator[None]:
     """Make pages, groups, deltas and the cache so small that a few rows exercise them all."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SMALL.items():
             patch.setattr(table, name, value)
-        patch.setattr(block, "CACHE_ROWS", cache_rows)
+        patch.setattr(block, "CACHE_SIZE", cache_size)
         yield
 
 
@@ -59,7 +60,7 @@ def add_tables(index: Index, check: Callable[[Run], None] = accept) -> None:
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
-    with small_limits(cache_rows=1 << 20):
+    with small_limits(cache_size=1 << 20):
         made = Index.create(str(tmp_path / "index"), UUID)
         add_tables(made)
         yield made
@@ -74,11 +75,11 @@ def dense(first: int, count: int, *, step: int = 1, chunk: int = 1, flags: int =
     )
 
 
-def whole(pieces: Iterator[Run], *, reverse: bool = False) -> Model:
+def whole(pieces: Iterator[Piece], *, reverse: bool = False) -> Model:
     """Return consecutive pieces as a dictionary, having checked their order."""
     found = list(pieces)
     assert all(len(piece) for piece in found)
-    return model_of(np.concatenate([rows_of([]), *(found[::-1] if reverse else found)]))
+    return model_of(joined(found[::-1] if reverse else found))
 
 
 def as_rows(run: Run) -> Model:
@@ -96,11 +97,11 @@ def figures(model: Model, item_size: int) -> dict[int, tuple[int, int]]:
 class Comparison(RuleBasedStateMachine):
     """Random commits, folds, evictions and reopenings; whatever is read equals a dictionary."""
 
-    cache_rows = 1 << 20
+    cache_size = 1 << 20
 
     @initialize()
     def create(self) -> None:
-        self.limits = small_limits(self.cache_rows)
+        self.limits = small_limits(self.cache_size)
         self.limits.__enter__()
         self.directory = tempfile.mkdtemp()
         self.commit = 0
@@ -228,7 +229,7 @@ class Comparison(RuleBasedStateMachine):
 class TinyCache(Comparison):
     """The same, with room for hardly a page in the cache."""
 
-    cache_rows = 5
+    cache_size = 40
 
 
 COMPARED = settings(max_examples=30, stateful_step_count=20, deadline=None)
@@ -363,13 +364,13 @@ def test_a_cached_page_does_not_hide_a_delta_that_is_not_loaded(index: Index) ->
 
 
 def test_the_cache_keeps_to_its_limit(tmp_path: Path) -> None:
-    with small_limits(cache_rows=10):
+    with small_limits(cache_size=100):
         index = Index.create(str(tmp_path / "index"), UUID)
         add_tables(index)
         index.put(1, {1: dense(0, 200)})
         for key in range(200):
             assert index.table(1).find(key) is not None
-            assert index.table(1)._cache._row_count <= 10
+            assert index._budget.size <= 100
         index.close()
 
 
@@ -378,21 +379,25 @@ spans = st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda span: (span
 
 @given(st.lists(st.tuples(spans, st.booleans()), max_size=20), st.integers(0, 90))
 def test_cached_blocks_are_disjoint_and_drop_drops_all(steps: list[tuple[tuple[int, int], bool]], key: int) -> None:
-    cache = block.BlockCache()
+    budget = block.Budget()
+    cache = block.BlockCache(budget)
     for (low, high), dropped in steps:
         if dropped:
             cache.drop(low, high)
         else:
-            cache.insert(block.Block(dense(low, high - low + 1), low, high, 8))
+            cache.insert(block.Block(shorten(dense(low, high - low + 1), 8), low, high))
         found = [cache.find(at) for at in range(low, high + 1)]
         assert all((one is None) is dropped for one in found)
-        edges = [edge for one in cache.blocks for edge in (one.floor, one.last)]
+        lasts, blocks = cache.index
+        edges = [edge for one in blocks for edge in (one.floor, one.last)]
         assert edges == sorted(edges)
-        assert cache.lasts == edges[1::2]
+        assert lasts == edges[1::2]
+        assert budget.size == sum(one.size for one in blocks)
     answer = cache.find(key)
     assert answer is None or answer.floor <= key <= answer.last
     cache.clear()
     assert cache.find(key) is None
+    assert budget.size == 0
 
 
 def test_a_point_read_comes_from_the_cache(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -593,7 +598,7 @@ def test_rows_from_disk_are_checked(
         if 7 in seen:
             raise CorruptionError("chunk", found="key 7", expected="less")
 
-    with small_limits(cache_rows=1 << 20):
+    with small_limits(cache_size=1 << 20):
         index = Index.create(str(tmp_path / "index"), UUID)
         add_tables(index, refuse)
         view = plant(index, pairs, older=False)

@@ -25,7 +25,7 @@ SMALL = {
     "table.GROUP_PAGES": 2,
     "table.FEW_KEYS": 3,
     "delta._MERGE_AT": 3,
-    "block.CACHE_ROWS": 12,
+    "block.CACHE_SIZE": 200,
     "staging._MANY_ROWS": 9,
     "gather.LONG_STRETCH": 3,
     "gather.WIDE_ITEMS": 4,
