@@ -224,7 +224,7 @@ class Database:
         return None if self._transaction is None else self._transaction()
 
     def _check_writable(self) -> None:
-        self.check_open()
+        self.storage.index.leveldb.check_open()
         if self._mode == "r":
             raise ReadOnlyError(f"{self.path} is open with mode='r'; open it with mode='r+' to write")
 
