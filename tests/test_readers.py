@@ -101,6 +101,29 @@ def test_refresh_gives_back_what_is_not_needed(open_db: OpenDB) -> None:
         assert os.listdir(mine) == before  # nothing new, nothing done
 
 
+@pytest.mark.parametrize(
+    "where",
+    ["structchunk.reading.clone_leveldb", "structchunk.reading.open_copy", "structchunk.index.Index.follow"],
+)
+def test_a_refresh_that_fails_is_done_again(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    writer = open_db(sync=False)
+    fill(writer)
+    with open_db("r") as db:
+        mine = Path(writer.path, "readers", leftovers(writer.path)[0])
+        writer["floats"][5000] = [1.0]
+        for _ in range(3):
+            with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+                patch.setattr(where, fail)
+                db.refresh()
+            assert len(list(mine.glob("index-*"))) == 1
+            assert len(db["floats"]) == 1000
+        db.refresh()
+        assert len(db["floats"]) == 1001
+
+
 def test_refresh_of_a_writer_does_nothing(db: sc.Database) -> None:
     fill(db)
     db.refresh()
