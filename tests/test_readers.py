@@ -460,6 +460,24 @@ def test_what_is_left_half_removed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["notes"]
 
 
+def test_what_others_have_put_there_is_left(tmp_path: Path) -> None:
+    """Among temporary files, anybody may make a link, to a database that is closed, say."""
+    victim, folder = tmp_path / "victim", tmp_path / "temporary"
+    with sc.open(victim) as db:
+        fill(db)
+    before = files_of(victim)
+    folder.mkdir()
+    (folder / "12-0123abcd").symlink_to(victim)
+    (folder / "13-0123abcd").touch()
+    if os.getuid() == 0:
+        (folder / "14-0123abcd").mkdir()
+        os.chown(folder / "14-0123abcd", 65534, 65534)
+    names = sorted(os.listdir(folder))
+    sweep(str(folder))
+    assert sorted(os.listdir(folder)) == names
+    assert files_of(victim) == before
+
+
 def test_makers_and_sweepers_at_once(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom structchunk.readers import ReaderDirectory, sweep\nimport os\n"
