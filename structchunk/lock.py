@@ -9,9 +9,11 @@ import os
 import stat
 import threading
 import time
+import weakref
 
 from .errors import CorruptionError, LockedError
 
+_locks: weakref.WeakSet[Lock] = weakref.WeakSet()
 _held: set[tuple[int, int]] = set()
 _held_guard = threading.Lock()
 _ANNOUNCE_TRIES = 100
@@ -41,7 +43,8 @@ class Lock:
     """
 
     def __init__(self, path: str, timeout: float | None = 0) -> None:
-        self._announced = -1
+        self._announced = self._fd = -1
+        _locks.add(self)
         self._fd = _open(path)
         status = os.fstat(self._fd)
         self._identity = status.st_dev, status.st_ino
@@ -49,7 +52,7 @@ class Lock:
             _check_regular(path, status)
             self._wait(path, timeout)
         except BaseException:
-            os.close(self._fd)
+            self.disown()
             raise
 
     def _wait(self, path: str, timeout: float | None) -> None:
@@ -99,6 +102,7 @@ class Lock:
         if self._fd >= 0:
             with _held_guard:
                 _held.discard(self._identity)
+            fcntl.flock(self._fd, fcntl.LOCK_UN)  # closing would not do while a process being forked has a copy
             os.close(self._fd)
             self._fd = -1
 
@@ -161,6 +165,8 @@ def _forget_in_child() -> None:
     global _held_guard
     _held_guard = threading.Lock()
     _held.clear()
+    for lock in list(_locks):  # also those of databases that another thread was just opening
+        lock.disown()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

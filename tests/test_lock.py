@@ -192,3 +192,24 @@ def test_links_and_pipes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptionError, match="special file"):
         Lock(str(tmp_path / "pipe"))
     assert count_descriptors() == before
+
+
+def test_a_fork_while_a_database_is_being_opened(path: str) -> None:
+    """Nothing but the lock is known of it yet; the child's copy must not hold it when the parent is done."""
+    lock = Lock(path)
+    lock.announce(path + ".announced")
+    before = count_descriptors()
+    source, sink = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(sink)
+        os.read(source, 1)
+        os._exit(0)
+    os.close(source)
+    try:
+        lock.release()
+        Lock(path).release()
+    finally:
+        os.close(sink)
+        os.waitpid(pid, 0)
+    assert count_descriptors() == before - 2
