@@ -132,9 +132,15 @@ class Index:
 
     ``whole`` is False if a power cut took a batch and left a later one: LevelDB may hold two logs that are not
     on disk, and the older one can lose more. Up to the checkpoint all is there even then.
+
+    Parameters
+    ----------
+    leveldb : LevelDB
+    is_sound : bool
+        Whether nothing can be lost, and nothing will be written: the batches need not be counted then.
     """
 
-    def __init__(self, leveldb: LevelDB) -> None:
+    def __init__(self, leveldb: LevelDB, *, is_sound: bool = False) -> None:
         self.leveldb = leveldb
         self._tables: dict[int, Table] = {}
         self._item_sizes: dict[int, int] = {}
@@ -147,9 +153,11 @@ class Index:
             raise self._damaged(f"format version {version}", f"version {VERSION}")
         self._clock = Clock(_U8.unpack(last)[0])
         self._checkpoint_batch = batch
-        batches = [key for key, _ in leveldb.read(b"B", b"C", 1 << 32)]
+        batches = [] if is_sound else [key for key, _ in leveldb.read(b"B", b"C", 1 << 32)]
         self._batch = batch + len(batches)
-        self.whole = batches == [_BATCH_KEY.pack(b"B", number) for number in range(batch + 1, self._batch + 1)]
+        self.whole = is_sound or batches == [
+            _BATCH_KEY.pack(b"B", number) for number in range(batch + 1, self._batch + 1)
+        ]
         self.pin = Pin()
         self.catalog = self._read_catalog()
         self.live: dict[int, dict[int, Live]] = {}
@@ -178,14 +186,14 @@ class Index:
         return cls._over(LevelDB.open(path))
 
     @classmethod
-    def open_private(cls, path: str) -> Index:
+    def open_private(cls, path: str, *, is_sound: bool = False) -> Index:
         """Open a clone of an index, as :meth:`LevelDB.open_private` does."""
-        return cls._over(LevelDB.open_private(path))
+        return cls._over(LevelDB.open_private(path), is_sound=is_sound)
 
     @classmethod
-    def _over(cls, leveldb: LevelDB) -> Index:
+    def _over(cls, leveldb: LevelDB, *, is_sound: bool = False) -> Index:
         try:
-            return cls(leveldb)
+            return cls(leveldb, is_sound=is_sound)
         except BaseException:
             leveldb.close()
             raise

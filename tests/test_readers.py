@@ -26,6 +26,7 @@ from support import in_child
 import structchunk as sc
 from structchunk import reading
 from structchunk.chunk import Chunk
+from structchunk.leveldb import LevelDB
 from structchunk.readers import sweep
 
 
@@ -122,6 +123,23 @@ def test_a_refresh_that_fails_is_done_again(open_db: OpenDB, monkeypatch: pytest
             assert len(db["floats"]) == 1000
         db.refresh()
         assert len(db["floats"]) == 1001
+
+
+def test_refresh_does_not_read_all_commits(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = open_db(sync=False)
+    store, read, found = writer.array_store("a", "i8"), LevelDB.read, []
+
+    def count(*args: Any) -> list[Any]:
+        found.append(pairs := read(*args))
+        return pairs
+
+    with open_db("r") as db:
+        for number in range(500):
+            store[number % 5] = [number]
+        monkeypatch.setattr(LevelDB, "read", count)
+        db.refresh()
+        assert db["a"][4].tolist() == [499]
+        assert sum(map(len, found)) < 20
 
 
 def test_refresh_of_a_writer_does_nothing(db: sc.Database) -> None:
