@@ -118,7 +118,12 @@ class ReadStorage(Storage):
 
 def _was_renumbered(chunk: Chunk) -> bool:
     """Tell whether another file has a chunk's number: it was never committed then."""
-    return os.path.lexists(chunk.path) and read_header(chunk.path) != chunk.header
+    try:
+        return read_header(chunk.path) != chunk.header
+    except FileNotFoundError:
+        return False
+    except CorruptionError:
+        return True  # the other one is being made
 
 
 class OwnPaths(Paths):

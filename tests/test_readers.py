@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import multiprocessing
 import os
 import pickle
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import OpenDB
-from support import in_child
+from support import count_descriptors, in_child
 
 import structchunk as sc
 from structchunk import reading
@@ -521,14 +522,18 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "temporary"
 
 
-@pytest.mark.parametrize("number", [errno.EPERM, errno.EXDEV])
-def test_no_hard_links(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch, temporary: Path, number: int) -> None:
+def refuse_links(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise OSError(number, os.strerror(number))
 
+    monkeypatch.setattr(os, "link", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EXDEV])
+def test_no_hard_links(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch, temporary: Path, number: int) -> None:
     writer = open_db(sync=False, chunk_size=16 << 10)
     fill(writer)
-    monkeypatch.setattr(os, "link", refuse)
+    refuse_links(monkeypatch, number)
     db = open_db("r")
     assert (len(os.listdir(temporary)), leftovers(writer.path)) == (1, [])
     snapshot = db.snapshot()
@@ -547,6 +552,37 @@ def test_no_hard_links(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch, tempora
     assert len(os.listdir(temporary)) == 1  # it died with it open
     open_db("r").close()
     assert os.listdir(temporary) == []
+
+
+def test_descriptors_without_links(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
+    """Every chunk is mapped anew by every refresh; what is not kept goes at once, not with the garbage."""
+    writer = open_db(sync=False)
+    for number in range(20):
+        writer.array_store(f"store {number}", "i8")[0] = [number]
+    refuse_links(monkeypatch, errno.EPERM)
+    db = open_db("r")
+    before = count_descriptors()
+    gc.disable()
+    try:
+        for number in range(5):
+            writer["store 0"][0] = [number]
+            db.refresh()
+            assert db["store 0"][0] == [number]
+            assert count_descriptors() <= before + 2
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("found", [None, b"", bytes(5000), b"whole"])
+def test_the_number_of_a_chunk_that_was_never_committed(open_db: OpenDB, found: bytes | None) -> None:
+    """Without links, the writer may be unlinking a chunk, or making one of the same number, at that moment."""
+    writer = open_db(sync=False)
+    fill(writer)
+    chunk = next(iter(writer.storage.heaps["floats"].chunks.values()))
+    other = Path(writer.path).parent / "other"
+    if found is not None:
+        other.write_bytes(Path(chunk.path).read_bytes() if found == b"whole" else found)
+    assert reading._was_renumbered(Chunk(str(other), chunk.header, 0, 0)) == (found in (b"", bytes(5000)))
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
