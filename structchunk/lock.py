@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import math
@@ -43,7 +44,7 @@ class Lock:
     """
 
     def __init__(self, path: str, timeout: float | None = 0) -> None:
-        self._announced = self._fd = -1
+        self._announced = self._queue = self._fd = -1
         _locks.add(self)
         self._fd = _open(path)
         status = os.fstat(self._fd)
@@ -56,14 +57,26 @@ class Lock:
             raise
 
     def _wait(self, path: str, timeout: float | None) -> None:
+        """Take the lock, after those who have waited for longer.
+
+        Who is next in turn has a lock on the directory: else whoever had the lock last would have it again before
+        the others look.
+        """
+        if timeout == 0:
+            return self._acquire(path)
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        while True:
-            try:
-                return self._acquire(path)
-            except LockedError:
-                if time.monotonic() >= deadline:
-                    raise
-            time.sleep(_PAUSE)
+        self._queue = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            while time.monotonic() < deadline:
+                with contextlib.suppress(BlockingIOError, LockedError):
+                    fcntl.flock(self._queue, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return self._acquire(path)
+                time.sleep(_PAUSE)
+            self._acquire(path)
+        finally:
+            fcntl.flock(self._queue, fcntl.LOCK_UN)
+            os.close(self._queue)
+            self._queue = -1
 
     def _acquire(self, path: str) -> None:
         with _held_guard:
@@ -114,6 +127,9 @@ class Lock:
     def disown(self) -> None:
         """Close a forked child's copy: while that is open, the parent could not let the lock go."""
         self._retract()
+        if self._queue >= 0:
+            os.close(self._queue)
+            self._queue = -1
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -213,3 +214,24 @@ def test_a_fork_while_a_database_is_being_opened(path: str) -> None:
         os.close(sink)
         os.waitpid(pid, 0)
     assert count_descriptors() == before - 2
+
+
+def test_those_who_wait_take_turns(path: str) -> None:
+    """Nobody gets the lock again and again while another one waits for it."""
+    order: list[int] = []
+
+    def take(number: int) -> None:
+        for _ in range(30):
+            lock = Lock(path, None)
+            order.append(number)
+            threading.Event().wait(0.003)
+            lock.release()
+
+    threads = [threading.Thread(target=take, args=[number]) for number in range(2)]
+    before = count_descriptors()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count_descriptors() == before
+    assert sum(here != there for here, there in pairwise(order)) > 20
