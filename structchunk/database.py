@@ -236,7 +236,8 @@ class Database:
         Stores and cursors that were got before go on from the new commit; a range read that was begun
         goes on with the old one, and so do snapshots. Arrays and objects that were handed out stay as they are.
         While a snapshot is held, files that the writer has dropped keep their disk space. Costs next to
-        nothing if there is no newer commit.
+        nothing if there is no newer commit. In a forked child whose parent had used a database, each one that
+        finds a newer commit takes some file descriptors for good: where that is done often, spawn instead.
         """
         self.check_open()
         if isinstance(self.storage, ReadStorage):
