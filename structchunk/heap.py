@@ -114,6 +114,7 @@ class Heap:
             mine = self.chunks.get(number)
             if mine is not None and mine.header == chunk.header:
                 mine.seek(chunk.committed, chunk.directory)
+                chunk.unmap()  # two of each file until the garbage collector comes would be many descriptors
                 continue
             if mine is not None:  # never committed: a later writer used its number again
                 self.remove(number)

@@ -55,6 +55,7 @@ LAYERS = [
     "heap",
     "index",
     "table",
+    "accounting",
     "delta",
     "block",
     "clone",
