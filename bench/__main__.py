@@ -22,7 +22,7 @@ from bench.workloads import ARRAYS, STRUCTS, suite_of
 
 WORKLOADS = list(dict.fromkeys(workload.name for workload in (*ARRAYS.workloads, *STRUCTS.workloads)))
 WIDTHS = {"small": 16, "medium": 1_000, "large": 100_000}
-LEAST_KEYS = 50
+LEAST_KEYS = 20
 
 
 def arguments() -> argparse.Namespace:
@@ -35,7 +35,7 @@ def arguments() -> argparse.Namespace:
         "--width", type=_numbers, help="float64 items of an array, comma-separated (16,1000,100000)"
     )
     parser.add_argument("--rounds", type=int, help="times that all is done (3)")
-    parser.add_argument("--quick", action="store_true", help="100,000 records, 1 round; with --growth to 1,000,000")
+    parser.add_argument("--quick", action="store_true", help="40,000 records, 1 round; with --growth to 1,000,000")
     parser.add_argument("--seed", type=int, default=1, help="of keys and values (1)")
     parser.add_argument("--relaxed", action="store_true", help="commits need not be durable (fillsync's are)")
     parser.add_argument("--peers", type=_Names(NAMES), default=NAMES, help="comma-separated")
@@ -46,7 +46,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--growth", action="store_true", help="from 10,000 to 10,000,000 keys, structchunk alone")
     options = parser.parse_args()
-    options.keys = options.keys or (100_000 if options.quick else 1_000_000)
+    options.keys = options.keys or (40_000 if options.quick else 1_000_000)
     options.rounds = options.rounds or (1 if options.quick else 3)
     return options
 

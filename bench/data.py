@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 Records = NDArray[np.void]
 
 MOST_POINTS = 200_000
-SYNCED_PUTS = 1_000
+SYNCED_PUTS = 500
 
 AnyRows = TypeVar("AnyRows", bound="Rows")
 

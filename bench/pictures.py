@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from PIL import Image
 
 from bench.growth import SHOWN, WHOLE, Cost, Growth, operations
 from bench.growth import each as median_each
@@ -21,8 +23,9 @@ from bench.runner import Contest, Results
 from bench.workloads import suite_of
 
 OURS, OTHERS, LIMIT, INK = "#c8502d", "#7d93ab", "#c9ccd1", "#333333"
-LINES = ("#c8502d", "#e8a33d", "#5b8c5a", "#2f6690", "#8d5a97", "#7a7a7a", "#3aa6a0", "#b5838d")
+LINES = ("#c8502d", "#e8a33d", "#5b8c5a", "#2f6690", "#8d5a97", "#222222", "#3aa6a0", "#b5838d")
 COLUMNS = 4
+SHADES = 200
 UNTIMED = ("close",)
 STYLE: Any = {
     "font.size": 9,
@@ -106,7 +109,7 @@ def _head(axes: Any, title: str, what: str) -> None:
 def lines(growth: Growth, path: Path, caption: str) -> None:
     """Draw a panel for each step, its cost against the number of keys, and one for memory."""
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(3, 3, figsize=(12.5, 9.5), squeeze=False)
+        figure, grid = plt.subplots(3, 3, figsize=(12.5, 9))
         panels = iter(grid.flat)
         for step, axes in zip(SHOWN, panels, strict=False):
             _cost_line(axes, step, growth[step])
@@ -122,12 +125,11 @@ def _cost_line(axes: Any, step: str, costs: Mapping[int, Cost]) -> None:
     axes.fill_between(sizes, [min(one) for one in by_round], [max(one) for one in by_round], color=OURS, alpha=0.18)
     axes.plot(sizes, each, color=OURS, marker="o", markersize=4)
     for at in (0, -1):
-        axes.annotate(
-            duration(each[at]), (sizes[at], each[at]), (0, 8), textcoords="offset points", ha="center", fontsize=8
-        )
-    middle = (min(each) * max(each)) ** 0.5
-    half = max(10, 2 * max(each) / min(each)) ** 0.5
-    axes.set(xscale="log", yscale="log", ylim=(middle / half, middle * half), xlabel="keys")
+        place = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center"}
+        axes.annotate(duration(each[at]), (sizes[at], each[at]), fontsize=8, **place)
+    low, high = min(map(min, by_round)), max(map(max, by_round))
+    middle, half = (low * high) ** 0.5, max(5, 2 * high / low) ** 0.5
+    axes.set(xscale="log", yscale="log", ylim=(middle / half, middle * half * 1.5), xlabel="keys")
     _head(axes, step, "time of one, in all" if step in WHOLE else "time per key")
     _log_grid(axes, duration)
 
@@ -138,18 +140,15 @@ def _memory_lines(axes: Any, growth: Growth) -> None:
         axes.plot(list(growth[step]), peaks, label=step, color=colour, marker="o", markersize=3)
     axes.set(xscale="log", yscale="log", xlabel="keys")
     axes.legend(fontsize=7, ncols=2, frameon=False)
-    _head(
-        axes,
-        "memory",
-        "peak of private memory of the process, the mapped files apart; some 60 MB are Python, NumPy and data",
-    )
+    _head(axes, "memory", "peak of the process, without the mapped files")
     _log_grid(axes, lambda count: f"{count:g} MB")
 
 
 def _log_grid(axes: Any, text: Callable[[float], str]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(which="major", color="#e5e5e5", linewidth=0.7)
     axes.tick_params(labelsize=7.5)
     axes.margins(x=0.1)
@@ -163,5 +162,7 @@ def _size(count: float) -> str:
 
 
 def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=100, facecolor="white")
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=100, facecolor="white")
     plt.close(figure)
+    Image.open(drawn).convert("RGB").quantize(SHADES).save(path, optimize=True)  # a third of the bytes

@@ -37,7 +37,7 @@ class Workload:
         The method of a peer without which it does not take part; the name, unless given.
     before : str
         ``WARM``: the peer has done a bit of the same before. ``COLD``: it was closed, and the system made to
-        forget its files; the call opens it.
+        forget its files; the call opens it. ``AS_IT_IS``: whatever the workloads before did.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Workload:
     check: Callable[[Any, Any], object] | None = None
     most: int = MOST_POINTS
     needs: str = ""
-    before: str = WARM
+    before: str = AS_IT_IS
 
     @property
     def method(self) -> str:
@@ -105,7 +105,6 @@ CLOSE = Workload(
     _one,
     lambda peer, data: peer.close(),
     lambda data: None,
-    before=AS_IT_IS,
 )
 
 ARRAYS = Suite(
@@ -153,7 +152,6 @@ ARRAYS = Suite(
             _one,
             _opened(lambda peer, data: peer.get(data.points[0])),
             lambda data: data.values[data.picked[0]],
-            before=AS_IT_IS,
             needs="get",
         ),
         Workload(
@@ -162,6 +160,7 @@ ARRAYS = Suite(
             _all,
             lambda peer, data: peer.scansum(),
             lambda data: data.sums,
+            before=WARM,
         ),
         Workload(
             "readseq",
@@ -169,7 +168,6 @@ ARRAYS = Suite(
             _all,
             lambda peer, data: peer.readseq(),
             lambda data: (len(data.keys), data.values[:, -1].sum()),
-            before=AS_IT_IS,  # scansum has touched everything
         ),
         Workload(
             "readrandom",
@@ -177,6 +175,7 @@ ARRAYS = Suite(
             _points,
             lambda peer, data: peer.readrandom(data.points),
             lambda data: data.values[data.picked, -1].sum(),
+            before=WARM,
         ),
         Workload(
             "readmissing",
@@ -184,6 +183,7 @@ ARRAYS = Suite(
             _points,
             lambda peer, data: peer.readmissing(data.missing),
             lambda data: 0,
+            before=WARM,
         ),
         Workload(
             "readmany",
@@ -191,6 +191,7 @@ ARRAYS = Suite(
             _points,
             lambda peer, data: peer.readmany(data.wanted),
             lambda data: data.values[data.picked].ravel(),
+            before=WARM,
         ),
         Workload(
             "coldscan",
@@ -218,7 +219,6 @@ ARRAYS = Suite(
             lambda peer, data: peer.overwrite(*data.renewed),
             lambda data: data.renewed_sums,
             check=_sums,
-            before=AS_IT_IS,
         ),
     ),
 )
@@ -242,7 +242,6 @@ STRUCTS = Suite(
             _one,
             _opened(lambda peer, data: peer.fieldread(data.points[:1])),
             lambda data: data.values["x"][data.picked[0]],
-            before=AS_IT_IS,
             needs="fieldread",
         ),
         Workload(
@@ -251,6 +250,7 @@ STRUCTS = Suite(
             _all,
             lambda peer, data: peer.scancolumn(),
             lambda data: data.values["x"].mean(),
+            before=WARM,
         ),
         Workload(
             "fieldread",
@@ -258,6 +258,7 @@ STRUCTS = Suite(
             _points,
             lambda peer, data: peer.fieldread(data.points),
             lambda data: data.values["x"][data.picked].sum(),
+            before=WARM,
         ),
         Workload(
             "handread",
@@ -265,6 +266,7 @@ STRUCTS = Suite(
             lambda data: HAND_READS,
             lambda peer, data: peer.handread(data.points[0], HAND_READS),
             lambda data: data.values["x"][data.picked[0]],
+            before=WARM,
         ),
         Workload(
             "fieldwrite",
@@ -273,7 +275,6 @@ STRUCTS = Suite(
             lambda peer, data: peer.fieldwrite(data.points),
             lambda data: data.touched_sum,
             check=lambda peer, data: peer.fieldread(data.points),
-            before=AS_IT_IS,
         ),
         Workload(
             "handwrite",
@@ -282,7 +283,6 @@ STRUCTS = Suite(
             lambda peer, data: peer.handwrite(data.points[0], HAND_READS),
             lambda data: float(HAND_READS - 1),
             check=lambda peer, data: peer.fieldread(data.points[:1]),
-            before=AS_IT_IS,
         ),
     ),
 )

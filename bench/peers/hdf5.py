@@ -49,9 +49,9 @@ class Hdf5Rows(Hdf5, RowPeer):
     """A row for each array; single puts append rows to a chunked dataset."""
 
     most: ClassVar = {
-        "fillsingly": 5_000,
-        "overwrite": 5_000,
-        "readrandom": 5_000,
+        "fillsingly": 2_000,
+        "overwrite": 2_000,
+        "readrandom": 2_000,
     }
 
     def row(self, number: int) -> Floats:
@@ -118,7 +118,7 @@ class Hdf5Rows(Hdf5, RowPeer):
 class Hdf5Compound(Hdf5, StructPeer):
     """A compound dataset, of which one field can be read."""
 
-    most: ClassVar = {"fieldread": 5_000, "fieldwrite": 5_000}
+    most: ClassVar = {"fieldread": 2_000, "fieldwrite": 2_000}
 
     def fillstructs(self, keys: Keys, records: Records) -> None:
         self._store(keys, records)

@@ -18,7 +18,7 @@ class DiskCache(Peer):
 
     package = "diskcache"
     most: ClassVar = dict.fromkeys(
-        ("fillsingly", "fillbatch", "overwrite", "readrandom", "readmissing", "readmany"), 10_000
+        ("fillsingly", "fillbatch", "overwrite", "readrandom", "readmissing", "readmany"), 5_000
     )
 
     def open(self) -> None:

@@ -39,7 +39,7 @@ class LanceDataset(AnyPeer):
 class LanceLists(LanceDataset, RowPeer):
     """A list column."""
 
-    most: ClassVar = {"fillsync": 50, "readrandom": 500}
+    most: ClassVar = {"fillsync": 20, "readrandom": 100}
 
     def row(self, number: int) -> Floats:
         return flat(self.dataset.take([number], columns=["value"])["value"])
@@ -68,7 +68,7 @@ class LanceLists(LanceDataset, RowPeer):
 class LanceColumns(LanceDataset, StructPeer):
     """A column for each field."""
 
-    most: ClassVar = {"fieldread": 500}
+    most: ClassVar = {"fieldread": 100}
 
     def fillstructs(self, keys: Keys, records: Records) -> None:
         self._write(table_of_structs(keys, records))

@@ -36,7 +36,7 @@ class PolarsFile(AnyPeer):
 class PolarsLists(PolarsFile, Peer):
     """A list column."""
 
-    most: ClassVar = {"readrandom": 20, "readmissing": 20}
+    most: ClassVar = {"readrandom": 5, "readmissing": 5}
 
     def get(self, key: int) -> Floats:
         value: Floats = self._find(key)["value"][0].to_numpy()
@@ -73,7 +73,7 @@ class PolarsLists(PolarsFile, Peer):
 class PolarsColumns(PolarsFile, StructPeer):
     """A column for each field."""
 
-    most: ClassVar = {"fieldread": 20}
+    most: ClassVar = {"fieldread": 5}
 
     def fillstructs(self, keys: Keys, records: Records) -> None:
         self._write(table_of_structs(keys, records))

@@ -18,7 +18,7 @@ class Zarr(RowPeer):
     """A row for each array; single writes rewrite a chunk."""
 
     package = "zarr"
-    most: ClassVar = {"fillsync": 50, "fillsingly": 100, "overwrite": 100, "readrandom": 300}
+    most: ClassVar = {"fillsync": 20, "fillsingly": 50, "overwrite": 50, "readrandom": 100}
     keys: Any
     values: Any
 
