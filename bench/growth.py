@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.peers import settle
 from bench.report import duration, simple_table
 from bench.steps import POINTS, STEPS
 
@@ -60,7 +60,7 @@ def measure(sizes: tuple[int, ...], rounds: int, folder: Path | None, say: Calla
 
 
 def _run(step: str, folder: str, size: int, growth: Growth) -> None:
-    os.sync()
+    settle(Path(folder))
     command = [sys.executable, "-m", "bench.steps", step, folder, str(size)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         private, resident = _watch(child)

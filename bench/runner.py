@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import shutil
 import statistics
 import time
@@ -16,7 +15,7 @@ import numpy as np
 
 from bench import cold
 from bench.data import Arrays, Structs
-from bench.peers import AnyPeer, Settings
+from bench.peers import AnyPeer, Settings, settle
 from bench.workloads import AS_IT_IS, COLD, WARM, Workload, suite_of
 
 Peers = dict[str, type[AnyPeer]]
@@ -80,9 +79,14 @@ class Contest:
     def play(self, rounds: int, say: Callable[[str], None]) -> Results:
         """Run all rounds."""
         results = Results()
-        for number in range(rounds):
-            say(f"{self.title}: round {number + 1} of {rounds}")
-            self._round(self._turn(number), results)
+        gc.collect()
+        gc.freeze()  # else each collection would walk the data, and the modules of a dozen packages
+        try:
+            for number in range(rounds):
+                say(f"{self.title}: round {number + 1} of {rounds}")
+                self._round(self._turn(number), results)
+        finally:
+            gc.unfreeze()
         return results
 
     def chosen(self, workloads: Iterable[Workload]) -> list[Workload]:
@@ -118,6 +122,7 @@ class Contest:
                 data = self.data.first(cls.most.get(workload.method))
                 peer = cls(self._settings(name))
                 peer.open()
+                settle(self.folder)  # what others wrote is not this one's to wait for
                 seconds, answer = timed(peer, workload, data)
                 self._check(workload, name, data, answer)
                 results.add(workload.name, name, workload.count(data), seconds)
@@ -136,6 +141,8 @@ class Contest:
         data = data.at_most(workload.most).at_most(peer.most.get(workload.method))
         if workload.before == WARM:
             workload.run(peer, data.at_most(max(1, data.most // 10)))
+        if workload.before == AS_IT_IS:
+            settle(self.folder)
         if workload.before == COLD:
             peer.close()
             cold.forget(self.folder / name)
@@ -151,10 +158,7 @@ class Contest:
 def timed(peer: AnyPeer, workload: Workload, data: Any) -> tuple[float, object]:
     """Return the seconds that a workload took, and what came out."""
     workload.count(data), workload.expected(data)  # what is made of the data on demand is made now
-    # What others left behind, in memory and in the page cache, is not this call's to clean up.
-    gc.collect()
-    if workload.before == AS_IT_IS:
-        os.sync()
+    gc.collect()  # what others left behind is not this call's to clean up
     start = time.perf_counter()
     answer = workload.run(peer, data)
     seconds = time.perf_counter() - start

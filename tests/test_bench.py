@@ -28,7 +28,7 @@ def quiet(text: str) -> None:
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sync", lambda: None)  # what the rest of the machine writes need not be waited for
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
     monkeypatch.setattr("bench.data.SYNCED_PUTS", 3)
     monkeypatch.setattr("bench.workloads.HAND_READS", 5)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from bench.peers.base import AnyPeer, Peer, Settings, StructPeer
+from bench.peers.base import AnyPeer, Peer, Settings, StructPeer, settle
 
 __all__ = [
     "ARRAY_PEERS",
@@ -16,6 +16,7 @@ __all__ = [
     "Settings",
     "StructPeer",
     "available",
+    "settle",
 ]
 
 # In the order of the report. Ratios are to the first one that can be imported.
