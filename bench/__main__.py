@@ -30,7 +30,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--keys", type=int, help="records of 16 items (1,000,000); wider arrays have as many bytes")
+    parser.add_argument(
+        "--keys", type=int, help="records of 16 items (1,000,000); of wider ones, half as many bytes"
+    )
     parser.add_argument(
         "--width", type=_numbers, help="float64 items of an array, comma-separated (16,1000,100000)"
     )
@@ -77,7 +79,8 @@ def data_sets(options: argparse.Namespace) -> Iterator[tuple[str, Arrays | Struc
     """Make the data of one contest after the other."""
     names = {width: name for name, width in WIDTHS.items()}
     for width in options.width or WIDTHS.values():
-        count = max(LEAST_KEYS, options.keys * WIDTHS["small"] // width)
+        share = 1 if width <= WIDTHS["small"] else 2
+        count = max(LEAST_KEYS, options.keys * WIDTHS["small"] // width // share)
         title = f"{names.get(width, 'other')} arrays, {count:,} x {width:,} float64"
         yield title, make_arrays(count, width, options.seed)
     yield f"structs, {options.keys:,} x 32 bytes", make_structs(options.keys, options.seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import plyvel
@@ -32,6 +32,8 @@ class LevelDB(AnyPeer):
 
 class Plyvel(LevelDB, Peer):
     """Values as bytes; a write batch is a transaction."""
+
+    most: ClassVar = {"fillsingly": 200_000}
 
     def get(self, key: int) -> Floats:
         return frombuffer(self.db.get(pack(key)))

@@ -34,6 +34,7 @@ class SqliteBlobs(Sqlite, Peer):
     """Arrays as blobs."""
 
     table = "value BLOB"
+    most: ClassVar = {"fillsingly": 200_000}
 
     def get(self, key: int) -> Floats:
         (value,) = self.db.execute("SELECT value FROM records WHERE key = ?", (key,)).fetchone()
