@@ -144,23 +144,18 @@ def _detail(name: str, times: Times | None, ratio: float | None) -> str:
     )
 
 
-def rst(contest: Contest, results: Results, peers: list[str]) -> str:
-    """Format the matrix as a table for the README."""
-    reference = next(iter(contest.peers))
-    others = [name for name in peers if name in contest.peers and name != reference]
+def rst(contest: Contest, results: Results) -> str:
+    """Format the matrix for a README."""
+    reference, *others = contest.peers
     rows = [["", reference, *others]]
     for workload in contest.chosen(suite_of(contest.data).workloads):
         times = results.times.get(workload.name, {})
         if reference in times:
             ratio = ratios(times, reference)
-            own = duration(times[reference].each)
-            rows.append([workload.name, own, *(_times(ratio.get(name)) for name in others)])
-    own_disk = results.disk[reference]
-    disk = [results.disk.get(name) for name in others]
-    rows.append(
-        ["disk", f"{own_disk:,.0f} B", *(_times(None if size is None else size / own_disk) for size in disk)]
-    )
-    return simple_table(rows)
+            rows.append(
+                [workload.name, duration(times[reference].each), *(_times(ratio.get(name)) for name in others)]
+            )
+    return f"{contest.title}\n\n{simple_table(rows)}\n"
 
 
 def simple_table(rows: list[list[str]]) -> str:
@@ -201,8 +196,9 @@ def as_json(contest: Contest, results: Results) -> dict[str, Any]:
 
 
 def save(folder: Path, facts: Mapping[str, Any], played: Played) -> None:
-    """Write ``results.json`` and ``details.txt``."""
+    """Write ``results.json``, ``details.txt`` and ``tables.rst``."""
     contests = {contest.title: as_json(contest, results) for contest, results in played}
     (folder / "results.json").write_text(json.dumps({**facts, "contests": contests}, indent=1) + "\n")
+    (folder / "tables.rst").write_text("\n".join([rst(contest, results) for contest, results in played]))
     texts = [details(contest, results) for contest, results in played]
     (folder / "details.txt").write_text("\n".join([heading(facts), *texts]) + "\n")

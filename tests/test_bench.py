@@ -158,6 +158,7 @@ def test_command_writes_all_it_says(
     small, structs = found["contests"].values()
     assert small["workloads"]["scansum"]["peers"]["structchunk"]["ratio"] == 1
     assert set(structs["workloads"]["handread"]["peers"]) == {"structchunk", "ctypes"}
+    assert "scancolumn" in (tmp_path / "out" / "tables.rst").read_text()
     assert "n/a" in (tmp_path / "out" / "details.txt").read_text()
     for name in ("small", "structs"):
         picture = tmp_path / "out" / f"{name}.png"
