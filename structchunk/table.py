@@ -41,7 +41,7 @@ from .extent import (
 from .keys import as_key
 from .leveldb import REBUILD, LevelDB, Pair
 from .page import count_rows, is_short, pack_pages, unpack_short
-from .piece import Piece, Scattered, clip_piece, first_key, joined, last_key, overlay_pieces, put_together
+from .piece import Piece, Scattered, Stretch, clip_piece, first_key, joined, last_key, overlay_pieces, put_together
 
 PAGE_ROWS = 512
 POINT_PAGES = 8
@@ -275,18 +275,19 @@ class Table:
         pieces: list[Piece] = []
         for short, group in groupby(pages, key=lambda page: is_short(page[1])):
             some = list(group)
-            pieces += map(self._decode_short, some) if short else [self._decode_rows(some)]
+            pieces += self._decode_short(some) if short else [self._decode_rows(some)]
         if any(last_key(before) >= first_key(after) for before, after in pairwise(pieces)):
             raise self._damaged("pages that overlap", "each page's keys above those of the page before")
         return put_together(pieces, self._item_size)
 
-    def _decode_short(self, page: Pair) -> Piece:
+    def _decode_short(self, pages: list[Pair]) -> list[Stretch]:
         try:
-            piece = unpack_short(page[1], self._last_key(page), self._item_size, PAGE_ROWS)
+            pieces = [unpack_short(page[1], self._last_key(page), self._item_size, PAGE_ROWS) for page in pages]
         except ValueError as error:
             raise self._damaged(f"a short page of {error}", "one as page.py describes it") from error
-        self._check(piece.take(np.array([0, len(piece) - 1])))  # between them offsets rise evenly
-        return piece
+        ends = [piece.extent(at) for piece in pieces for at in (0, len(piece) - 1)]
+        self._check(np.array(ends, EXTENT_DTYPE))  # between them offsets rise evenly
+        return pieces
 
     def _decode_rows(self, pages: list[Pair]) -> Piece:
         for _, value in pages:
