@@ -185,6 +185,11 @@ def _spacing(run: Run) -> Keys:
     return keys
 
 
+def first_key(piece: Piece) -> int:
+    """Return the lowest key of a piece that has rows."""
+    return int(piece.spacing[0]) if isinstance(piece, Stretch) else int(piece.run["key"][0])
+
+
 def last_key(piece: Piece) -> int:
     """Return the highest key of a piece that has rows."""
     return int(piece.spacing[-1]) if isinstance(piece, Stretch) else int(piece.run["key"][-1])
