@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from .errors import CorruptionError, ReadOnlyError
 from .extent import KEY_END, TOMBSTONE, Extent, Run, last_wins, make_run
-from .gather import Mapped
+from .gather import LONG_STRETCH, Mapped
 from .keys import as_key
 from .piece import Piece, Scattered, Stretch, clip_piece, first_key, joined, last_key
 from .schema import Schema
@@ -238,16 +238,29 @@ def merge(streams: Iterable[Iterator[Piece]], *, reverse: bool) -> Iterator[Piec
 
 
 def _cut(heads: Sequence[Piece], *, reverse: bool) -> list[tuple[Piece, Piece]]:
-    """Return of each piece the rows before which none can come any more, and the rest."""
-    if reverse:
-        start = max(map(first_key, heads))
-        counts = [len(head) - len(clip_piece(head, start, KEY_END)) for head in heads]
-        return [
-            (head.part(count, len(head)), head.part(0, count)) for head, count in zip(heads, counts, strict=True)
-        ]
-    stop = min(map(last_key, heads)) + 1
-    counts = [len(clip_piece(head, 0, stop)) for head in heads]
-    return [(head.part(0, count), head.part(count, len(head))) for head, count in zip(heads, counts, strict=True)]
+    """Return of each piece the rows before which none can come any more, and the rest.
+
+    Where one piece has many rows before any of another, they are taken alone, so that they stay what they are.
+    """
+    firsts, lasts = sorted(map(first_key, heads)), sorted(map(last_key, heads))
+    alone = ([-1, *lasts][-2] + 1, KEY_END) if reverse else (0, [*firsts, KEY_END][1])
+    together = (firsts[-1], KEY_END) if reverse else (0, lasts[0] + 1)
+    counts = _counts(heads, *alone)
+    if max(counts) < LONG_STRETCH:
+        counts = _counts(heads, *together)
+    return [_parted(head, count, reverse=reverse) for head, count in zip(heads, counts, strict=True)]
+
+
+def _parted(piece: Piece, count: int, *, reverse: bool) -> tuple[Piece, Piece]:
+    """Return the rows at one end of a piece, and the rest."""
+    at = len(piece) - count if reverse else count
+    low, high = piece.part(0, at), piece.part(at, len(piece))
+    return (high, low) if reverse else (low, high)
+
+
+def _counts(pieces: Sequence[Piece], start: int, stop: int) -> list[int]:
+    """Return how many rows of each piece have ``start <= key < stop``."""
+    return [len(clip_piece(piece, start, stop)) for piece in pieces]
 
 
 def _together(parts: Sequence[Piece]) -> Piece:

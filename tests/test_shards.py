@@ -98,16 +98,19 @@ def pieces_of(model: dict[int, Any], cuts: list[int], *, reverse: bool) -> Itera
     return reversed(filled) if reverse else iter(filled)
 
 
-@given(models, st.lists(keys, max_size=4), st.booleans())
+@given(models, st.lists(keys, max_size=4), st.booleans(), st.sampled_from([1, 3, 1024]))
 def test_merging_streams_gives_all_rows_in_order(
-    models: list[dict[int, Any]], cuts: list[int], reverse: bool
+    models: list[dict[int, Any]], cuts: list[int], reverse: bool, long_stretch: int
 ) -> None:
     taken: set[int] = set()
     for model in models:
         for key in taken & model.keys():
             del model[key]
         taken |= model.keys()
-    pieces = list(merge([pieces_of(model, cuts, reverse=reverse) for model in models], reverse=reverse))
+    streams = [pieces_of(model, cuts, reverse=reverse) for model in models]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("structchunk.merged.LONG_STRETCH", long_stretch)
+        pieces = list(merge(streams, reverse=reverse))
     assert all(len(piece) for piece in pieces)
     assert joined(reversed(pieces) if reverse else pieces)["key"].tolist() == sorted(taken)
 
@@ -196,6 +199,20 @@ def test_disjoint_shards_are_swept_without_a_copy(disjoint: sc.Shards) -> None:
     ((left, right), *rest) = disjoint.scan("a", "b", stop=50)
     assert rest == []
     assert left.keys.tolist() == right.keys.tolist() == list(range(0, 50, 2))
+
+
+def test_long_stretches_of_shards_in_turn_are_not_copied(tmp_path: Path) -> None:
+    with sc.open_shards(
+        write(
+            tmp_path / "set",
+            [{"a": records([*range(2000), *range(5000, 7000)])}, {"a": records(range(2000, 5000))}],
+        )
+    ) as shards:
+        batches = list(shards["a"].scan())
+        assert [len(batch) for batch in batches] == [2000, 3000, 2000]
+        assert all(batch.values.base is not None for batch in batches)
+        assert found_in(batches) == records(range(7000))
+        assert list(shards["a"].keys(reverse=True)) == list(reversed(range(7000)))
 
 
 def test_names_and_types(disjoint: sc.Shards) -> None:
