@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import gc
-import os
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from bench.data import Data
-from bench.peers import Peer, Settings
-from bench.workloads import FILLS, READS, Workload
+from bench import cold
+from bench.data import Arrays, Structs
+from bench.peers import AnyPeer, Settings, settle
+from bench.workloads import AS_IT_IS, COLD, WARM, Workload, suite_of
 
-Peers = dict[str, type[Peer]]
+Peers = dict[str, type[AnyPeer]]
 
 
 class WrongAnswerError(Exception):
@@ -24,15 +26,33 @@ class WrongAnswerError(Exception):
 
 
 @dataclass
+class Times:
+    """What one peer took for one workload: seconds, one for each round, for `count` operations each."""
+
+    count: int
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def each(self) -> float:
+        """Median seconds of one operation."""
+        return statistics.median(self.seconds) / self.count
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Least and most seconds of one operation."""
+        return min(self.seconds) / self.count, max(self.seconds) / self.count
+
+
+@dataclass
 class Results:
-    """Seconds of every workload, by workload and peer, one for each round; and bytes on disk, by peer."""
+    """Times by workload and peer, and bytes on disk by peer."""
 
-    seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    disk: dict[str, int] = field(default_factory=dict)
+    times: dict[str, dict[str, Times]] = field(default_factory=dict)
+    disk: dict[str, float] = field(default_factory=dict)
 
-    def add(self, workload: str, peer: str, seconds: float) -> None:
+    def add(self, workload: str, peer: str, count: int, seconds: float) -> None:
         """Note one measurement."""
-        self.seconds.setdefault(workload, {}).setdefault(peer, []).append(seconds)
+        self.times.setdefault(workload, {}).setdefault(peer, Times(count)).seconds.append(seconds)
 
 
 @dataclass(frozen=True)
@@ -41,14 +61,17 @@ class Contest:
 
     Parameters
     ----------
+    title : str
+        For the report.
     peers : dict of str to class
         In the order of the report.
     workloads : collection of str
-        Names of what is timed. The database that reads need is filled in any case.
+        Names of what is timed. The database that the others need is filled in any case.
     """
 
+    title: str
     peers: Peers
-    data: Data
+    data: Arrays | Structs
     workloads: frozenset[str]
     folder: Path
     durable: bool
@@ -56,10 +79,19 @@ class Contest:
     def play(self, rounds: int, say: Callable[[str], None]) -> Results:
         """Run all rounds."""
         results = Results()
-        for number in range(rounds):
-            say(f"round {number + 1} of {rounds}")
-            self._round(self._turn(number), results)
+        gc.collect()
+        gc.freeze()  # else each collection would walk the data, and the modules of a dozen packages
+        try:
+            for number in range(rounds):
+                say(f"{self.title}: round {number + 1} of {rounds}")
+                self._round(self._turn(number), results)
+        finally:
+            gc.unfreeze()
         return results
+
+    def chosen(self, workloads: Iterable[Workload]) -> list[Workload]:
+        """Return those that are timed."""
+        return [workload for workload in workloads if workload.name in self.workloads]
 
     def _turn(self, number: int) -> Peers:
         """Rotate the peers: who goes first is not always the same."""
@@ -68,62 +100,69 @@ class Contest:
         return {name: self.peers[name] for name in names[start:] + names[:start]}
 
     def _round(self, peers: Peers, results: Results) -> None:
-        for workload in self._chosen(FILLS[:-1]):
-            for name, peer in self._fill(peers, workload, results):
+        *fills, last = suite_of(self.data).fills
+        for workload in self.chosen(fills):
+            for name, peer, _ in self._fill(peers, workload, results):
                 peer.close()
                 shutil.rmtree(self.folder / name)
-        filled = dict(self._fill(peers, FILLS[-1], results))
-        for workload in READS:
-            for name, peer in filled.items():
-                self._read(name, peer, workload, results)
+        filled = list(self._fill(peers, last, results))
+        for workload in suite_of(self.data).uses:
+            for name, peer, data in filled:
+                self._use(name, peer, data, workload, results)
                 if workload.name == "close":
-                    results.disk[name] = bytes_on_disk(self.folder / name)
-        for name, peer in filled.items():
+                    results.disk[name] = bytes_on_disk(self.folder / name) / len(data.keys)
+        for name, peer, _ in filled:
             peer.close()
             shutil.rmtree(self.folder / name)
 
-    def _chosen(self, workloads: Iterable[Workload]) -> list[Workload]:
-        return [workload for workload in workloads if workload.name in self.workloads]
-
-    def _fill(self, peers: Peers, workload: Workload, results: Results) -> Iterator[tuple[str, Peer]]:
-        """Fill a fresh database of each peer, and yield it when it is checked."""
+    def _fill(self, peers: Peers, workload: Workload, results: Results) -> Iterator[tuple[str, AnyPeer, Any]]:
+        """Fill a fresh database of each peer, and yield it when it is checked, with what is in it."""
         for name, cls in peers.items():
-            if cls.has(workload.name):
+            if cls.has(workload.method):
+                data = self.data.first(cls.most.get(workload.method))
                 peer = cls(self._settings(name))
                 peer.open()
-                seconds, _ = timed(lambda peer=peer: workload.run(peer, self.data))  # type: ignore[misc]
-                self._check(workload, name, peer.scansum())
-                results.add(workload.name, name, seconds)
-                yield name, peer
+                settle(self.folder)  # what others wrote is not this one's to wait for
+                seconds, answer = timed(peer, workload, data)
+                self._check(workload, name, data, answer)
+                results.add(workload.name, name, workload.count(data), seconds)
+                yield name, peer, data
 
     def _settings(self, name: str) -> Settings:
         folder = self.folder / name
         folder.mkdir()
         values = self.data.values
-        return Settings(folder, self.durable, values.shape[1], values.nbytes)
+        return Settings(folder, self.durable, values.size // len(values), values.nbytes)
 
-    def _read(self, name: str, peer: Peer, workload: Workload, results: Results) -> None:
+    def _use(self, name: str, peer: AnyPeer, data: Any, workload: Workload, results: Results) -> None:
         needed = workload.name in ("close", "open")
-        if peer.has(workload.name) and (needed or workload.name in self.workloads):
-            if not needed:
-                workload.run(peer, self.data)  # warm: caches and mappings of every peer are filled
-            seconds, answer = timed(lambda: workload.run(peer, self.data))
-            self._check(workload, name, answer)
-            results.add(workload.name, name, seconds)
+        if not peer.has(workload.method) or not (needed or workload.name in self.workloads):
+            return
+        data = data.at_most(workload.most).at_most(peer.most.get(workload.method))
+        if workload.before == WARM:
+            workload.run(peer, data.at_most(max(1, data.most // 10)))
+        if workload.before == AS_IT_IS:
+            settle(self.folder)
+        if workload.before == COLD:
+            peer.close()
+            cold.forget(self.folder / name)
+        seconds, answer = timed(peer, workload, data)
+        self._check(workload, name, data, answer)
+        results.add(workload.name, name, workload.count(data), seconds)
 
-    def _check(self, workload: Workload, name: str, answer: object) -> None:
-        if not same(answer, workload.expected(self.data)):
+    def _check(self, workload: Workload, name: str, data: Any, answer: object) -> None:
+        if not same(answer, workload.expected(data)):
             raise WrongAnswerError(f"{name} got {workload.name} wrong")
 
 
-def timed(run: Callable[[], object]) -> tuple[float, object]:
-    """Return the seconds that a call took, and its answer."""
-    # What others left behind, in memory and in the page cache, is not this call's to clean up.
-    gc.collect()
-    os.sync()
+def timed(peer: AnyPeer, workload: Workload, data: Any) -> tuple[float, object]:
+    """Return the seconds that a workload took, and what came out."""
+    workload.count(data), workload.expected(data)  # what is made of the data on demand is made now
+    gc.collect()  # what others left behind is not this call's to clean up
     start = time.perf_counter()
-    answer = run()
-    return time.perf_counter() - start, answer
+    answer = workload.run(peer, data)
+    seconds = time.perf_counter() - start
+    return seconds, workload.check(peer, data) if workload.check else answer
 
 
 def same(answer: object, expected: object) -> bool:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from bench.data import Data
-from bench.peers.base import Peer
+from bench.data import MOST_POINTS, Arrays, Structs
+
+WARM, COLD, AS_IT_IS = "warm", "cold", "as it is"
+HAND_READS = 200_000
+COLD_READS = 2_000
 
 
 @dataclass(frozen=True)
@@ -16,110 +20,274 @@ class Workload:
     Parameters
     ----------
     name : str
-        As in db_bench; a peer takes part if it overrides the method of that name, or needs none.
+        As in db_bench.
     what : str
         What is timed, for the report.
     count : callable
         How many operations that is.
     run : callable
-        The timed call.
+        The timed call, with a peer and the data.
     expected : callable
-        What the call must return; of a fill, what ``scansum`` must return after it.
+        What must come out.
+    check : callable, optional
+        What to ask the peer after the timed call; without it, the call's own answer is checked.
+    most : int
+        How many records are asked for at most.
+    needs : str
+        The method of a peer without which it does not take part; the name, unless given.
+    before : str
+        ``WARM``: the peer has done a bit of the same before. ``COLD``: it was closed, and the system made to
+        forget its files; the call opens it. ``AS_IT_IS``: whatever the workloads before did.
     """
 
     name: str
     what: str
-    count: Callable[[Data], int]
-    run: Callable[[Peer, Data], object]
-    expected: Callable[[Data], object]
+    count: Callable[[Any], int]
+    run: Callable[[Any, Any], object]
+    expected: Callable[[Any], object]
+    check: Callable[[Any, Any], object] | None = None
+    most: int = MOST_POINTS
+    needs: str = ""
+    before: str = AS_IT_IS
+
+    @property
+    def method(self) -> str:
+        """The method that a peer must have."""
+        return self.needs or self.name
 
 
-def _all(data: Data) -> int:
+@dataclass(frozen=True)
+class Suite:
+    """Workloads over one kind of data.
+
+    Parameters
+    ----------
+    fills : tuple of Workload
+        Each fills a database of its own. The last one's is kept, closed, and used by all of `uses`.
+    """
+
+    fills: tuple[Workload, ...]
+    uses: tuple[Workload, ...]
+
+    @property
+    def workloads(self) -> tuple[Workload, ...]:
+        """All, in the order in which they run."""
+        return self.fills + self.uses
+
+
+def _all(data: Any) -> int:
     return len(data.keys)
 
 
-def _points(data: Data) -> int:
+def _points(data: Any) -> int:
     return len(data.points)
 
 
-def _reopen(peer: Peer, data: Data) -> object:
-    peer.open()
-    return peer.get(data.points[0])
+def _one(data: Any) -> int:
+    return 1
 
 
-# Each fills a database of its own. The last one's is kept, closed, and read by all that follow.
-FILLS = (
-    Workload(
-        "fillsync",
-        "single puts in random order, a durable commit each",
-        lambda data: len(data.synced[0]),
-        lambda peer, data: peer.fillsync(*data.synced),
-        lambda data: data.sums_of(data.synced[0]),
+def _opened(call: Callable[[Any, Any], object]) -> Callable[[Any, Any], object]:
+    def run(peer: Any, data: Any) -> object:
+        peer.open()
+        return call(peer, data)
+
+    return run
+
+
+def _sums(peer: Any, data: Any) -> object:
+    return peer.scansum()
+
+
+CLOSE = Workload(
+    "close",
+    "close the database after it was filled",
+    _one,
+    lambda peer, data: peer.close(),
+    lambda data: None,
+)
+
+ARRAYS = Suite(
+    fills=(
+        Workload(
+            "fillsync",
+            "single puts in random order, a durable commit each",
+            lambda data: len(data.synced[0]),
+            lambda peer, data: peer.fillsync(*data.synced),
+            lambda data: data.sums_of(data.synced[0]),
+            check=_sums,
+        ),
+        Workload(
+            "fillseq",
+            "single puts in key order, one transaction",
+            _all,
+            lambda peer, data: peer.fillsingly(data.keys, data.values),
+            lambda data: data.sums,
+            check=_sums,
+            needs="fillsingly",
+        ),
+        Workload(
+            "fillrandom",
+            "single puts in random order, one transaction",
+            _all,
+            lambda peer, data: peer.fillsingly(*data.shuffled),
+            lambda data: data.sums,
+            check=_sums,
+            needs="fillsingly",
+        ),
+        Workload(
+            "fillbatch",
+            "all records in key order, one transaction",
+            _all,
+            lambda peer, data: peer.fillbatch(data.keys, data.values),
+            lambda data: data.sums,
+            check=_sums,
+        ),
     ),
-    Workload(
-        "fillrandom",
-        "single puts in random order, one transaction",
-        _all,
-        lambda peer, data: peer.fillrandom(*data.shuffled),
-        lambda data: data.sums,
-    ),
-    Workload(
-        "fillbatch",
-        "all records in key order, one transaction",
-        _all,
-        lambda peer, data: peer.fillbatch(data.keys, data.values),
-        lambda data: data.sums,
+    uses=(
+        CLOSE,
+        Workload(
+            "open",
+            "open the database and read one record",
+            _one,
+            _opened(lambda peer, data: peer.get(data.points[0])),
+            lambda data: data.values[data.picked[0]],
+            needs="get",
+        ),
+        Workload(
+            "scansum",
+            "the sum of every record, in key order",
+            _all,
+            lambda peer, data: peer.scansum(),
+            lambda data: data.sums,
+            before=WARM,
+        ),
+        Workload(
+            "readseq",
+            "every key and array, one at a time, in key order",
+            _all,
+            lambda peer, data: peer.readseq(),
+            lambda data: (len(data.keys), data.values[:, -1].sum()),
+        ),
+        Workload(
+            "readrandom",
+            "single reads in random order, each as a NumPy array",
+            _points,
+            lambda peer, data: peer.readrandom(data.points),
+            lambda data: data.values[data.picked, -1].sum(),
+            before=WARM,
+        ),
+        Workload(
+            "readmissing",
+            "single reads of keys that are not there",
+            _points,
+            lambda peer, data: peer.readmissing(data.missing),
+            lambda data: 0,
+            before=WARM,
+        ),
+        Workload(
+            "readmany",
+            "the same random keys in one call, as one flat array",
+            _points,
+            lambda peer, data: peer.readmany(data.wanted),
+            lambda data: data.values[data.picked].ravel(),
+            before=WARM,
+        ),
+        Workload(
+            "coldscan",
+            "open and scansum, the files not in the page cache",
+            _all,
+            _opened(lambda peer, data: peer.scansum()),
+            lambda data: data.sums,
+            needs="scansum",
+            before=COLD,
+        ),
+        Workload(
+            "coldread",
+            "open and readrandom, a few keys, the files not in the page cache",
+            _points,
+            _opened(lambda peer, data: peer.readrandom(data.points)),
+            lambda data: data.values[data.picked, -1].sum(),
+            most=COLD_READS,
+            needs="readrandom",
+            before=COLD,
+        ),
+        Workload(
+            "overwrite",
+            "other values for existing keys, single puts in random order, one transaction",
+            _points,
+            lambda peer, data: peer.overwrite(*data.renewed),
+            lambda data: data.renewed_sums,
+            check=_sums,
+        ),
     ),
 )
 
-READS = (
-    Workload(
-        "close",
-        "close the database after fillbatch",
-        lambda data: 1,
-        lambda peer, data: peer.close(),
-        lambda data: None,
+STRUCTS = Suite(
+    fills=(
+        Workload(
+            "fillstructs",
+            "all structs in key order, one transaction",
+            _all,
+            lambda peer, data: peer.fillstructs(data.keys, data.values),
+            lambda data: data.values["x"].mean(),
+            check=lambda peer, data: peer.scancolumn(),
+        ),
     ),
-    Workload(
-        "open",
-        "open the database and read one record",
-        lambda data: 1,
-        _reopen,
-        lambda data: data.values[data.picked[0]],
-    ),
-    Workload(
-        "readrandom",
-        "single reads in random order, each as a NumPy array",
-        _points,
-        lambda peer, data: peer.readrandom(data.points),
-        lambda data: data.values[data.picked, -1].sum(),
-    ),
-    Workload(
-        "readmissing",
-        "single reads of keys that are not there",
-        _points,
-        lambda peer, data: peer.readmissing(data.missing),
-        lambda data: 0,
-    ),
-    Workload(
-        "readmany",
-        "the same random keys in one call, as one flat array",
-        _points,
-        lambda peer, data: peer.readmany(data.wanted),
-        lambda data: data.values[data.picked].ravel(),
-    ),
-    Workload(
-        "readseq",
-        "every key and array, one at a time, in key order",
-        _all,
-        lambda peer, data: peer.readseq(),
-        lambda data: (len(data.keys), data.values[:, -1].sum()),
-    ),
-    Workload(
-        "scansum",
-        "the sum of every record, in key order",
-        _all,
-        lambda peer, data: peer.scansum(),
-        lambda data: data.sums,
+    uses=(
+        CLOSE,
+        Workload(
+            "open",
+            "open the database and read one field",
+            _one,
+            _opened(lambda peer, data: peer.fieldread(data.points[:1])),
+            lambda data: data.values["x"][data.picked[0]],
+            needs="fieldread",
+        ),
+        Workload(
+            "scancolumn",
+            "the mean of one field over all structs",
+            _all,
+            lambda peer, data: peer.scancolumn(),
+            lambda data: data.values["x"].mean(),
+            before=WARM,
+        ),
+        Workload(
+            "fieldread",
+            "one field of a random struct",
+            _points,
+            lambda peer, data: peer.fieldread(data.points),
+            lambda data: data.values["x"][data.picked].sum(),
+            before=WARM,
+        ),
+        Workload(
+            "handread",
+            "one field of a struct that is at hand already",
+            lambda data: HAND_READS,
+            lambda peer, data: peer.handread(data.points[0], HAND_READS),
+            lambda data: data.values["x"][data.picked[0]],
+            before=WARM,
+        ),
+        Workload(
+            "fieldwrite",
+            "set one field of a random struct",
+            _points,
+            lambda peer, data: peer.fieldwrite(data.points),
+            lambda data: data.touched_sum,
+            check=lambda peer, data: peer.fieldread(data.points),
+        ),
+        Workload(
+            "handwrite",
+            "set one field of a struct that is at hand already",
+            lambda data: HAND_READS,
+            lambda peer, data: peer.handwrite(data.points[0], HAND_READS),
+            lambda data: float(HAND_READS - 1),
+            check=lambda peer, data: peer.fieldread(data.points[:1]),
+        ),
     ),
 )
+
+
+def suite_of(data: Arrays | Structs) -> Suite:
+    """Return the workloads for some data."""
+    return ARRAYS if isinstance(data, Arrays) else STRUCTS

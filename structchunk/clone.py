@@ -6,10 +6,11 @@ never writes: it opens the ``.ldb`` of a number that it uses anew with O_TRUNC, 
 the original's. Logs and the manifest, which grow, are copied. LOCK is never opened: closing it would let the
 writer's lock go if the writer is in this process.
 
-The manifest's bytes are read first, then the logs, then the tables are linked, and only then it is seen whether
-that makes a whole: the log from which the manifest replays, no listed one after it missing, and all its tables.
-If not, LevelDB was faster; links that were made are kept for the next try. To wait until the manifest does not
-change while all is taken would be to wait for the writer to rest.
+The manifest's bytes are read first, then the logs, then the tables are linked that it names, and only then it is
+seen whether that makes a whole: the log from which the manifest replays, no listed one after it missing, and all
+its tables. If not, LevelDB was faster; links that were made are kept for the next try. No other table is taken:
+until a manifest names it, it may be half-written, or left by a crash, and its number be used again. To wait until
+the manifest does not change while all is taken would be to wait for the writer to rest.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def clone_leveldb(source: str, target: str, *, link: bool = True) -> None:
         current, manifest = _read_manifest(source)
         names = os.listdir(source)
         logs = _read_logs(source, names)
-        _take_tables(source, target, names, take)
         version = _parse(source, manifest)
+        _take_tables(source, target, version.tables, take)
         missing = _find_missing(version, names, logs, target)
         if missing is None:
             break
@@ -103,12 +104,13 @@ def _read_logs(source: str, names: list[str]) -> dict[int, bytes]:
     return logs
 
 
-def _take_tables(source: str, target: str, names: list[str], take: Take) -> None:
-    """Take all tables that are not there yet, before asking which are needed: they may go at any time."""
-    for suffix in _TABLE_SUFFIXES:
-        for number in _numbers(names, suffix):
-            with contextlib.suppress(FileNotFoundError, FileExistsError):
+def _take_tables(source: str, target: str, tables: set[int], take: Take) -> None:
+    """Take the tables that are not there yet; they may go at any time."""
+    for number in tables.difference(_numbers(os.listdir(target), ".sst")):
+        for suffix in _TABLE_SUFFIXES:
+            with contextlib.suppress(FileNotFoundError):
                 take(_path(source, number, suffix), _path(target, number, ".sst"))
+                break
 
 
 def _find_missing(version: Version, names: list[str], logs: dict[int, bytes], target: str) -> str | None:
@@ -139,9 +141,7 @@ def link_file(source: str, target: str) -> None:
 
 
 def copy_file(source: str, target: str) -> None:
-    """Copy a regular file, unless the target is there already."""
-    if os.path.lexists(target):
-        return
+    """Copy a regular file."""
     draft = f"{target}.part"  # the source may go, and the copy fail, half-way
     with files.opened(source) as fd, open(fd, "rb", closefd=False) as reading, open(draft, "wb") as writing:
         shutil.copyfileobj(reading, writing, 1 << 20)

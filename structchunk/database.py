@@ -264,7 +264,7 @@ class Database:
         """Let the files go that a transaction changed."""
 
     def _check_writable(self) -> None:
-        self.check_open()
+        self.storage.index.leveldb.check_open()
         if self._mode == "r":
             raise ReadOnlyError(f"{self.path} is open with mode='r'; open it with mode='r+' to write")
 
@@ -276,7 +276,8 @@ class Database:
         Stores and cursors that were got before go on from the new commit; a range read that was begun
         goes on with the old one, and so do snapshots. Arrays and objects that were handed out stay as they are.
         While a snapshot is held, files that the writer has dropped keep their disk space. Costs next to
-        nothing if there is no newer commit.
+        nothing if there is no newer commit. In a forked child whose parent had used a database, each one that
+        finds a newer commit takes some file descriptors for good: where that is done often, spawn instead.
         """
         self.check_open()
         if isinstance(self.storage, ReadStorage):

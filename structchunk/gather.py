@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .batch import Batch
-from .extent import Extent, Run, breaks
+from .extent import Extent, Run, breaks, chunks_of
 from .piece import Piece, Scattered, Stretch, joined
 from .schema import Schema
 
@@ -126,7 +126,7 @@ def _copy(heap: Mapped, run: Run, offsets: npt.NDArray[np.int64]) -> npt.NDArray
     lengths = run["length"].astype(np.int64)
     chunks = run["chunk"]
     uniform = bool((lengths == lengths[0]).all()) and int(lengths[0]) * heap.item_size < MAX_RECORD_TYPE
-    for chunk in np.unique(chunks).tolist():
+    for chunk in chunks_of(run):
         chosen = np.flatnonzero(chunks == chunk)
         items = heap.arrays[chunk]
         starts = run["offset"][chosen].astype(np.int64) // heap.item_size

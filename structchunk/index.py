@@ -17,17 +17,19 @@ import struct
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .accounting import Counts, Live, recount, recount_one
 from .block import Budget
+from .clock import Clock
 from .errors import ClosedError, CorruptionError, StoreNotFound
-from .extent import ROW, TOMBSTONE, Extent, Run, live
+from .extent import ROW, Extent, Run
 from .leveldb import REBUILD, LevelDB, Pair
 from .piece import Piece
-from .table import Change, Clock, Table, keys_of_store
+from .table import Change, Table, keys_of_store
 
 VERSION = 1
 LAST = b"Mlast"
@@ -133,16 +135,6 @@ class View:
         self._snapshot = None
 
 
-class Live(NamedTuple):
-    """How many records of a chunk are live, and their bytes."""
-
-    record_count: int
-    size: int
-
-
-Counts = dict[tuple[int, int], Live]
-
-
 class Index:
     """The index of one database, over LevelDB.
 
@@ -152,9 +144,15 @@ class Index:
 
     ``whole`` is False if a power cut took a batch and left a later one: LevelDB may hold two logs that are not
     on disk, and the older one can lose more. Up to the checkpoint all is there even then.
+
+    Parameters
+    ----------
+    leveldb : LevelDB
+    is_sound : bool
+        Whether nothing can be lost, and nothing will be written: the batches need not be counted then.
     """
 
-    def __init__(self, leveldb: LevelDB) -> None:
+    def __init__(self, leveldb: LevelDB, *, is_sound: bool = False) -> None:
         self.leveldb = leveldb
         self._tables: dict[int, Table] = {}
         self._item_sizes: dict[int, int] = {}
@@ -168,9 +166,11 @@ class Index:
         self._clock = Clock(_U8.unpack(last)[0])
         self._budget = Budget()
         self._checkpoint_batch = batch
-        batches = [key for key, _ in leveldb.read(b"B", b"C", 1 << 32)]
+        batches = [] if is_sound else [key for key, _ in leveldb.read(b"B", b"C", 1 << 32)]
         self._batch = batch + len(batches)
-        self.whole = batches == [_BATCH_KEY.pack(b"B", number) for number in range(batch + 1, self._batch + 1)]
+        self.whole = is_sound or batches == [
+            _BATCH_KEY.pack(b"B", number) for number in range(batch + 1, self._batch + 1)
+        ]
         self.pin = Pin()
         self.catalog = self._read_catalog()
         self.live: dict[int, dict[int, Live]] = {}
@@ -199,14 +199,14 @@ class Index:
         return cls._over(LevelDB.open(path))
 
     @classmethod
-    def open_private(cls, path: str) -> Index:
+    def open_private(cls, path: str, *, is_sound: bool = False) -> Index:
         """Open a clone of an index, as :meth:`LevelDB.open_private` does."""
-        return cls._over(LevelDB.open_private(path))
+        return cls._over(LevelDB.open_private(path), is_sound=is_sound)
 
     @classmethod
-    def _over(cls, leveldb: LevelDB) -> Index:
+    def _over(cls, leveldb: LevelDB, *, is_sound: bool = False) -> Index:
         try:
-            return cls(leveldb)
+            return cls(leveldb, is_sound=is_sound)
         except BaseException:
             leveldb.close()
             raise
@@ -312,7 +312,7 @@ class Index:
     def put_one(self, commit: int, store: int, row: bytes) -> None:
         """Apply a commit that is one packed row of one store."""
         table, extent = self._tables[store], unpack_row(row)
-        counts = self._recount_one(store, table.find(extent[0]), extent)
+        counts = {store: recount_one(self.live[store], self._item_sizes[store], table.find(extent[0]), extent)}
         self._write(commit, {store: table.put_one(extent[0], row)}, counts)
         self._fold_if_due(store)
 
@@ -332,9 +332,10 @@ class Index:
         runs = {
             store: run for store, run in runs.items() if (len(run) or store in compacted) and store not in dropped
         }
-        counts: Counts = {}
+        counts = {}
         for store, run in runs.items():
-            self._recount(counts, store, self._tables[store].existing(run["key"]), run)
+            existing = self._tables[store].existing(run["key"])
+            counts[store] = recount(self.live[store], self._item_sizes[store], existing, run)
         changes = {}
         for store, run in runs.items():
             table = self._tables[store]
@@ -364,13 +365,17 @@ class Index:
         self,
         commit: int,
         changes: Mapping[int, Change],
-        counts: Counts,
+        counts: Mapping[int, Counts],
         extra: Iterable[Pair] = (),
         deletes: Iterable[bytes] = (),
     ) -> None:
         self._batch += 1
         puts = [(LAST, _U8.pack(commit)), (_BATCH_KEY.pack(b"B", self._batch), b""), *extra]
-        puts += [(_LIVE_KEY.pack(b"C", *place), _TWO_U8.pack(*count)) for place, count in counts.items()]
+        puts += [
+            (_LIVE_KEY.pack(b"C", store, chunk), _TWO_U8.pack(*live))
+            for store, figures in counts.items()
+            for chunk, live in figures.items()
+        ]
         removed = list(deletes)
         for change in changes.values():
             puts += change.puts
@@ -380,8 +385,8 @@ class Index:
             clock.version += 1  # before the caches: a reader that saw them must see this
             self.leveldb.write(puts, removed)
             clock.last = commit
-            for (store, chunk), count in counts.items():
-                self.live[store][chunk] = count
+            for store, figures in counts.items():
+                self.live[store].update(figures)
             for store, change in changes.items():
                 self._tables[store].apply(change)
 
@@ -390,28 +395,6 @@ class Index:
         if table.needs_fold(partial(self.record_count, store)):
             for change in table.fold():
                 self._write(self._clock.last, {store: change}, {})
-
-    # ------------------------------------------------------------------ accounting
-
-    def _count(self, counts: Counts, store: int, chunk: int, records: int, length: int) -> None:
-        before = counts.get((store, chunk)) or self.live[store].get(chunk) or Live(0, 0)
-        size = before.size + length * self._item_sizes[store]
-        # Damage must not turn into a negative number; verify() compares the figures with the rows.
-        counts[store, chunk] = Live(max(before.record_count + records, 0), max(size, 0))
-
-    def _recount_one(self, store: int, old: Extent | None, new: Extent) -> Counts:
-        counts: Counts = {}
-        if old is not None:
-            self._count(counts, store, old[3], -1, -old[2])
-        if not new[4] & TOMBSTONE:
-            self._count(counts, store, new[3], 1, new[2])
-        return counts
-
-    def _recount(self, counts: Counts, store: int, old: Run, new: Run) -> None:
-        for rows, sign in ((old, -1), (live(new), 1)):
-            for chunk in np.unique(rows["chunk"]).tolist():
-                lengths = rows["length"][rows["chunk"] == chunk]
-                self._count(counts, store, chunk, sign * len(lengths), sign * int(lengths.sum()))
 
     # ------------------------------------------------------------------ checkpoint
 

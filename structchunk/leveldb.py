@@ -153,8 +153,6 @@ class LevelDB:
     """
 
     def __init__(self, path: str, handle: Any, *, private: bool = False) -> None:
-        global _used
-        _used = True
         self.path = path
         self._gate = Gate(path, handle)
         self._private = private
@@ -209,6 +207,8 @@ class LevelDB:
 
     @classmethod
     def _open(cls, path: str, *, create: bool, private: bool) -> LevelDB:
+        global _used
+        _used = True  # first: another thread may fork while LevelDB opens
         options = _OPTIONS | {"write_buffer_size": _NEVER_FULL} if _inherited else _OPTIONS
         handle = plyvel.DB(path, create_if_missing=create, **options)
         if _inherited:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import math
@@ -9,9 +10,11 @@ import os
 import stat
 import threading
 import time
+import weakref
 
 from .errors import CorruptionError, LockedError
 
+_locks: weakref.WeakSet[Lock] = weakref.WeakSet()
 _held: set[tuple[int, int]] = set()
 _held_guard = threading.Lock()
 _ANNOUNCE_TRIES = 100
@@ -41,7 +44,8 @@ class Lock:
     """
 
     def __init__(self, path: str, timeout: float | None = 0) -> None:
-        self._announced = -1
+        self._announced = self._queue = self._fd = -1
+        _locks.add(self)
         self._fd = _open(path)
         status = os.fstat(self._fd)
         self._identity = status.st_dev, status.st_ino
@@ -49,18 +53,30 @@ class Lock:
             _check_regular(path, status)
             self._wait(path, timeout)
         except BaseException:
-            os.close(self._fd)
+            self.disown()
             raise
 
     def _wait(self, path: str, timeout: float | None) -> None:
+        """Take the lock, after those who have waited for longer.
+
+        Who is next in turn has a lock on the directory: else whoever had the lock last would have it again before
+        the others look.
+        """
+        if timeout == 0:
+            return self._acquire(path)
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        while True:
-            try:
-                return self._acquire(path)
-            except LockedError:
-                if time.monotonic() >= deadline:
-                    raise
-            time.sleep(_PAUSE)
+        self._queue = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            while time.monotonic() < deadline:
+                with contextlib.suppress(BlockingIOError, LockedError):
+                    fcntl.flock(self._queue, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return self._acquire(path)
+                time.sleep(_PAUSE)
+            self._acquire(path)
+        finally:
+            fcntl.flock(self._queue, fcntl.LOCK_UN)
+            os.close(self._queue)
+            self._queue = -1
 
     def _acquire(self, path: str) -> None:
         with _held_guard:
@@ -99,6 +115,7 @@ class Lock:
         if self._fd >= 0:
             with _held_guard:
                 _held.discard(self._identity)
+            fcntl.flock(self._fd, fcntl.LOCK_UN)  # closing would not do while a process being forked has a copy
             os.close(self._fd)
             self._fd = -1
 
@@ -110,6 +127,9 @@ class Lock:
     def disown(self) -> None:
         """Close a forked child's copy: while that is open, the parent could not let the lock go."""
         self._retract()
+        if self._queue >= 0:
+            os.close(self._queue)
+            self._queue = -1
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -161,6 +181,8 @@ def _forget_in_child() -> None:
     global _held_guard
     _held_guard = threading.Lock()
     _held.clear()
+    for lock in list(_locks):  # also those of databases that another thread was just opening
+        lock.disown()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

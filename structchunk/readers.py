@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import weakref
 
 from . import files
@@ -99,6 +100,9 @@ def welcome(paths: Paths, lock: Lock) -> None:
 
 
 def _remove_if_dead(path: str) -> None:
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        return  # among temporary files anyone may make one, or a link by this name to what is not to be removed
     try:
         fd = os.open(_lock_of(path), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:

@@ -59,6 +59,7 @@ class ReadStorage(Storage):
     def __init__(self, copies: Copies, superblock: Superblock, index: Index) -> None:
         super().__init__(copies.source, copies.directory, superblock, index, 0)
         self._copies = copies
+        self.state: State | None = None
 
     def check_usable(self) -> None:
         """Refuse: nothing is ever written through this."""
@@ -85,7 +86,7 @@ class ReadStorage(Storage):
         """Show the newest commit. Reads in flight, and snapshots, go on with the clone of before."""
         with self.committing():
             self.index.leveldb.check_open()
-            if not self._copies.is_current():
+            if self.state is None or self.state != self._copies.state():
                 self._show(self._copies.read())
 
     def _show(self, newer: ReadStorage) -> None:
@@ -101,6 +102,7 @@ class ReadStorage(Storage):
         self.heaps = {name: mine.get(heap.store, heap) for name, heap in newer.heaps.items()}
         self.superblock = newer.superblock
         self._copies.unlink_chunks({chunk for heap in theirs.values() for chunk in heap.chunks})
+        self.state = newer.state  # last: if this is interrupted, the next refresh() does it again
 
     def _forget(self, mine: dict[int, Heap], theirs: dict[int, Heap]) -> None:
         """Forget the chunks that are gone, but for the snapshots and scans that go on reading them."""
@@ -128,7 +130,12 @@ class ReadStorage(Storage):
 
 def _was_renumbered(chunk: Chunk) -> bool:
     """Tell whether another file has a chunk's number: it was never committed then."""
-    return os.path.lexists(chunk.path) and read_header(chunk.path) != chunk.header
+    try:
+        return read_header(chunk.path) != chunk.header
+    except FileNotFoundError:
+        return False
+    except CorruptionError:
+        return True  # the other one is being made
 
 
 def _place_at(chunk: Chunk, commit: int) -> Place:
@@ -175,20 +182,16 @@ class Copies:
         self._paths = OwnPaths(directory.path, None if link else source.chunks)
         self._generation = -1
         self._cloned = 0
-        self._state: State | None = None
         if link:
             files.make_directory(self._paths.chunks)
 
-    def is_current(self) -> bool:
-        """Tell whether nothing has happened to the index since it was last cloned."""
+    def state(self) -> State | None:
+        """Return what changes with everything that happens to the index; None if the index is not there."""
+        generation = read_superblock(self.source.superblock).generation
         try:
-            superblock = read_superblock(self.source.superblock)
-            return self._state == self._state_at(superblock)
+            return generation, state_of(self.source.index(generation))
         except FileNotFoundError:
-            return False
-
-    def _state_at(self, superblock: Superblock) -> State:
-        return superblock.generation, state_of(self.source.index(superblock.generation))
+            return None
 
     def read(self) -> ReadStorage:
         """Return the newest commit, whole.
@@ -201,6 +204,7 @@ class Copies:
         while True:
             superblock = read_superblock(self.source.superblock)
             is_sound = is_held(self.source.announcement)
+            state = self.state()
             try:
                 storage = self._read(superblock, is_sound=is_sound)
             except (CorruptionError, FileNotFoundError) as error:
@@ -209,7 +213,11 @@ class Copies:
                 if read_superblock(self.source.superblock) == superblock:
                     raise self._explained(error) from error
                 continue
+            except BaseException:
+                self._discard()
+                raise
             if is_sound or read_superblock(self.source.superblock) == superblock:
+                storage.state = state
                 return storage
             storage.index.close()
             self._discard()
@@ -223,12 +231,7 @@ class Copies:
         self._generation += 2  # one for the clone, and one for an index that is made anew
         self._cloned = superblock.generation
         own = superblock._replace(generation=self._generation)
-        path = self._paths.index(own.generation)
-        try:
-            self._state = self._state_at(superblock)
-        except FileNotFoundError:
-            self._state = None  # the clone says what is missing
-        clone_leveldb(self.source.index(superblock.generation), path, link=self.link)
+        clone_leveldb(self.source.index(superblock.generation), self._paths.index(own.generation), link=self.link)
         self._link_chunks()
         return open_copy(self._paths, own, partial(ReadStorage, self), is_sound=is_sound)
 

@@ -99,7 +99,7 @@ def open_storage(
     """
     files.check_directory(paths.chunks)
     superblock = _superblock_for_rebuild(paths) if rebuild else _read_superblock(paths)
-    index = None if rebuild else _open_index(paths, superblock)
+    index = None if rebuild else _checked_index(Index.open(paths.index(superblock.generation)), superblock)
     try:
         log = read_log(paths, superblock, index, progress)
         find_good(log)
@@ -140,7 +140,8 @@ def open_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: 
         The index is lost, or chunks are damaged or missing; or a writer came in between, and then the
         superblock is another now.
     """
-    index = _open_index(paths, superblock, private=True)
+    path = paths.index(superblock.generation)
+    index = _checked_index(Index.open_private(path, is_sound=is_sound), superblock)
     try:
         if is_sound:
             return _as_it_stands(paths, superblock, index, make)
@@ -228,9 +229,8 @@ def _try_chunk(path: str) -> Chunk | None:
         return None
 
 
-def _open_index(paths: Paths, superblock: Superblock, *, private: bool = False) -> Index:
-    path = paths.index(superblock.generation)
-    index = Index.open_private(path) if private else Index.open(path)
+def _checked_index(index: Index, superblock: Superblock) -> Index:
+    """Return an index that was just opened, if it is that of the superblock and not older; else close it."""
     if index.database != superblock.database:
         found, expected = f"the index of database {index.database.hex()}", superblock.database.hex()
     elif index.checkpoint < superblock.checkpoint:
@@ -241,7 +241,7 @@ def _open_index(paths: Paths, superblock: Superblock, *, private: bool = False) 
     else:
         return index
     index.close()
-    raise CorruptionError(path, found=found, expected=expected, advice=REBUILD)
+    raise CorruptionError(index.leveldb.path, found=found, expected=expected, advice=REBUILD)
 
 
 # ---------------------------------------------------------------------- bringing the index to it

@@ -52,7 +52,8 @@ class SharedDatabase(Database):
     Notes
     -----
     A transaction takes the writer's lock, opens the files, and at its end brings all to disk and lets them go, so
-    that it costs some milliseconds: put much into one. Waiting for other processes may end in a LockedError.
+    that it costs some milliseconds: put much into one. Processes that want one take turns; waiting for the others
+    may end in a LockedError.
     Every transaction is durable when it has ended, whatever its `sync`.
 
     Reads outside of transactions see the last transaction that any process has ended, through a clone of the

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from . import files
+from .accounting import Live
 from .chunk import Chunk
 from .heap import Heap
-from .index import Live
 
 
 class ChunkStats(NamedTuple):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import structchunk as sc
+from structchunk import clone
 from structchunk.clone import clone_leveldb, parse_manifest, state_of
 from structchunk.leveldb import LevelDB
 
@@ -98,11 +99,11 @@ def test_nothing_of_the_original_is_touched_even_by_writes_to_the_clone(tmp_path
     source = make(tmp_path / "a")
     before = contents(source)
     clone_leveldb(source, str(tmp_path / "b"))
-    clone = LevelDB.open_private(str(tmp_path / "b"))
+    db = LevelDB.open_private(str(tmp_path / "b"))
     for number in range(50):
-        clone.write([(b"more %d %d" % (number, key), b"z" * 10_000) for key in range(100)])
-    assert clone.get(b"last") == b"y"
-    clone.close()
+        db.write([(b"more %d %d" % (number, key), b"z" * 10_000) for key in range(100)])
+    assert db.get(b"last") == b"y"
+    db.close()
     assert contents(source) == before
 
 
@@ -115,13 +116,29 @@ def test_only_tables_are_linked(tmp_path: Path) -> None:
     assert "LOCK" not in links
 
 
+@pytest.mark.parametrize("link", [True, False])
+def test_no_table_is_taken_before_the_manifest_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, link: bool
+) -> None:
+    """Its owner may be writing it: a copy that is kept for the next try would be cut off."""
+    source = make(tmp_path / "a")
+    half = sorted(Path(source).glob("*.ldb"))[0].read_bytes()[:1000]
+    Path(source, "000099.ldb").write_bytes(half)
+    name = "link_file" if link else "copy_file"
+    take, taken = getattr(clone, name), []
+    monkeypatch.setattr(clone, name, lambda path, target: (taken.append(Path(path).stem), take(path, target)))
+    clone_leveldb(source, str(tmp_path / "b"), link=link)
+    assert len(taken) == 3
+    assert "000099" not in taken
+
+
 def test_a_clone_of_a_clone(tmp_path: Path) -> None:
     clone_leveldb(make(tmp_path / "a"), str(tmp_path / "b"))
     LevelDB.open(str(tmp_path / "b")).close()
     clone_leveldb(str(tmp_path / "b"), str(tmp_path / "c"))
-    clone = LevelDB.open_private(str(tmp_path / "c"))
-    assert len(clone.read(b"", b"\xff", 1000)) == 301
-    clone.close()
+    db = LevelDB.open_private(str(tmp_path / "c"))
+    assert len(db.read(b"", b"\xff", 1000)) == 301
+    db.close()
 
 
 @pytest.mark.parametrize("missing", ["CURRENT", "MANIFEST", ".ldb", ".log"])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -192,3 +193,45 @@ def test_links_and_pipes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptionError, match="special file"):
         Lock(str(tmp_path / "pipe"))
     assert count_descriptors() == before
+
+
+def test_a_fork_while_a_database_is_being_opened(path: str) -> None:
+    """Nothing but the lock is known of it yet; the child's copy must not hold it when the parent is done."""
+    lock = Lock(path)
+    lock.announce(path + ".announced")
+    before = count_descriptors()
+    source, sink = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(sink)
+        os.read(source, 1)
+        os._exit(0)
+    os.close(source)
+    try:
+        lock.release()
+        Lock(path).release()
+    finally:
+        os.close(sink)
+        os.waitpid(pid, 0)
+    assert count_descriptors() == before - 2
+
+
+def test_those_who_wait_take_turns(path: str) -> None:
+    """Nobody gets the lock again and again while another one waits for it."""
+    order: list[int] = []
+
+    def take(number: int) -> None:
+        for _ in range(30):
+            lock = Lock(path, None)
+            order.append(number)
+            threading.Event().wait(0.003)
+            lock.release()
+
+    threads = [threading.Thread(target=take, args=[number]) for number in range(2)]
+    before = count_descriptors()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count_descriptors() == before
+    assert sum(here != there for here, there in pairwise(order)) > 20

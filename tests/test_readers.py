@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import multiprocessing
 import os
 import pickle
@@ -21,11 +22,12 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import OpenDB
-from support import in_child
+from support import count_descriptors, in_child
 
 import structchunk as sc
 from structchunk import reading
 from structchunk.chunk import Chunk
+from structchunk.leveldb import LevelDB
 from structchunk.readers import sweep
 
 
@@ -99,6 +101,46 @@ def test_refresh_gives_back_what_is_not_needed(open_db: OpenDB) -> None:
         before = os.listdir(mine)
         db.refresh()
         assert os.listdir(mine) == before  # nothing new, nothing done
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["structchunk.reading.clone_leveldb", "structchunk.reading.open_copy", "structchunk.index.Index.follow"],
+)
+def test_a_refresh_that_fails_is_done_again(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    writer = open_db(sync=False)
+    fill(writer)
+    with open_db("r") as db:
+        mine = Path(writer.path, "readers", leftovers(writer.path)[0])
+        writer["floats"][5000] = [1.0]
+        for _ in range(3):
+            with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+                patch.setattr(where, fail)
+                db.refresh()
+            assert len(list(mine.glob("index-*"))) == 1
+            assert len(db["floats"]) == 1000
+        db.refresh()
+        assert len(db["floats"]) == 1001
+
+
+def test_refresh_does_not_read_all_commits(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = open_db(sync=False)
+    store, read, found = writer.array_store("a", "i8"), LevelDB.read, []
+
+    def count(*args: Any) -> list[Any]:
+        found.append(pairs := read(*args))
+        return pairs
+
+    with open_db("r") as db:
+        for number in range(500):
+            store[number % 5] = [number]
+        monkeypatch.setattr(LevelDB, "read", count)
+        db.refresh()
+        assert db["a"][4].tolist() == [499]
+        assert sum(map(len, found)) < 20
 
 
 def test_refresh_of_a_writer_does_nothing(db: sc.Database) -> None:
@@ -437,6 +479,24 @@ def test_what_is_left_half_removed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["notes"]
 
 
+def test_what_others_have_put_there_is_left(tmp_path: Path) -> None:
+    """Among temporary files, anybody may make a link, to a database that is closed, say."""
+    victim, folder = tmp_path / "victim", tmp_path / "temporary"
+    with sc.open(victim) as db:
+        fill(db)
+    before = files_of(victim)
+    folder.mkdir()
+    (folder / "12-0123abcd").symlink_to(victim)
+    (folder / "13-0123abcd").touch()
+    if os.getuid() == 0:
+        (folder / "14-0123abcd").mkdir()
+        os.chown(folder / "14-0123abcd", 65534, 65534)
+    names = sorted(os.listdir(folder))
+    sweep(str(folder))
+    assert sorted(os.listdir(folder)) == names
+    assert files_of(victim) == before
+
+
 def test_makers_and_sweepers_at_once(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom structchunk.readers import ReaderDirectory, sweep\nimport os\n"
@@ -462,14 +522,18 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "temporary"
 
 
-@pytest.mark.parametrize("number", [errno.EPERM, errno.EXDEV])
-def test_no_hard_links(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch, temporary: Path, number: int) -> None:
+def refuse_links(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise OSError(number, os.strerror(number))
 
+    monkeypatch.setattr(os, "link", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EXDEV])
+def test_no_hard_links(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch, temporary: Path, number: int) -> None:
     writer = open_db(sync=False, chunk_size=16 << 10)
     fill(writer)
-    monkeypatch.setattr(os, "link", refuse)
+    refuse_links(monkeypatch, number)
     db = open_db("r")
     assert (len(os.listdir(temporary)), leftovers(writer.path)) == (1, [])
     snapshot = db.snapshot()
@@ -488,6 +552,37 @@ def test_no_hard_links(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch, tempora
     assert len(os.listdir(temporary)) == 1  # it died with it open
     open_db("r").close()
     assert os.listdir(temporary) == []
+
+
+def test_descriptors_without_links(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
+    """Every chunk is mapped anew by every refresh; what is not kept goes at once, not with the garbage."""
+    writer = open_db(sync=False)
+    for number in range(20):
+        writer.array_store(f"store {number}", "i8")[0] = [number]
+    refuse_links(monkeypatch, errno.EPERM)
+    db = open_db("r")
+    before = count_descriptors()
+    gc.disable()
+    try:
+        for number in range(5):
+            writer["store 0"][0] = [number]
+            db.refresh()
+            assert db["store 0"][0] == [number]
+            assert count_descriptors() <= before + 2
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("found", [None, b"", bytes(5000), b"whole"])
+def test_the_number_of_a_chunk_that_was_never_committed(open_db: OpenDB, found: bytes | None) -> None:
+    """Without links, the writer may be unlinking a chunk, or making one of the same number, at that moment."""
+    writer = open_db(sync=False)
+    fill(writer)
+    chunk = next(iter(writer.storage.heaps["floats"].chunks.values()))
+    other = Path(writer.path).parent / "other"
+    if found is not None:
+        other.write_bytes(Path(chunk.path).read_bytes() if found == b"whole" else found)
+    assert reading._was_renumbered(Chunk(str(other), chunk.header, 0, 0)) == (found in (b"", bytes(5000)))
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")

@@ -302,3 +302,18 @@ def test_counters_of_several_processes_add_up(path: str, budget: float) -> None:
             assert done.get() == [rounds] * 3
         assert db.verify() == []
     check_whole(path)
+
+
+def test_writes_do_not_catch_up(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction reads its own files: to clone the index before it, or after it, would be for nothing."""
+    with sc.open(path, shared=True) as db, sc.open(path, shared=True) as other:
+        store, mine = db.array_store("a", "i8"), other.array_store("a", "i8")
+        with monkeypatch.context() as patch:
+            patch.setattr("structchunk.reading.Copies.read", lambda _: pytest.fail("cloned"))
+            for number in range(3):
+                store[number] = [number]
+                mine[number + 10] = [number]
+                with other.transaction() as txn:
+                    txn["a"][number] = txn["a"][number + 10] + 1
+        assert list(store) == list(mine) == [0, 1, 2, 10, 11, 12]
+    check_whole(path)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from bench.data import Floats, Keys
+from bench.data import Floats, Keys, Records
 
 
 @dataclass(frozen=True)
@@ -32,28 +33,35 @@ class Settings:
     nbytes: int
 
 
-class Peer:
-    """A map ``uint64 -> float64[]`` on disk, used as its own documentation recommends.
+class AnyPeer:
+    """A map from ``uint64`` on disk, used as its own documentation recommends.
 
-    A peer takes part in the workloads whose methods it overrides; ``open``, ``close``, ``get`` and
-    ``scansum``, by which fills are checked, it must have. The loops of single reads touch the last item
-    of each array, so that a value that was not really fetched is found out.
+    A peer takes part in the workloads whose methods it overrides.
 
     Parameters
     ----------
     settings : Settings
         Where and how.
+
+    Attributes
+    ----------
+    package : str
+        Whose version the report prints.
+    most : dict of str to int
+        Methods that would take too long in full, and how many records are enough.
     """
 
     package: ClassVar[str]
+    most: ClassVar[Mapping[str, int]] = {}
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
     @classmethod
-    def has(cls, workload: str) -> bool:
-        """Whether this peer takes part."""
-        return getattr(cls, workload) is not getattr(Peer, workload)
+    def has(cls, method: str) -> bool:
+        """Whether this peer overrides a method."""
+        found: str = getattr(cls, method).__module__
+        return found != __name__
 
     def open(self) -> None:
         """Create the database, or open it as it is."""
@@ -63,6 +71,15 @@ class Peer:
         """Close it; it may be opened again."""
         raise NotImplementedError
 
+
+class Peer(AnyPeer):
+    """Arrays of float64 by key.
+
+    ``open``, ``close``, ``get``, ``fillbatch`` and ``scansum``, by which writes are checked, it must have. The
+    loops of single reads touch the last item of each array, so that a value that was not really fetched is
+    found out.
+    """
+
     def get(self, key: int) -> Floats:
         """One record."""
         raise NotImplementedError
@@ -71,12 +88,16 @@ class Peer:
         """Put each record in a commit of its own, durable whatever the settings say."""
         raise NotImplementedError
 
-    def fillrandom(self, keys: Keys, values: Floats) -> None:
-        """Put records one at a time as they come, in no order, all in one commit."""
+    def fillsingly(self, keys: Keys, values: Floats) -> None:
+        """Put records one at a time as they come, in any order, all in one commit."""
         raise NotImplementedError
 
     def fillbatch(self, keys: Keys, values: Floats) -> None:
         """Store all records, which come in key order, in one commit, the fastest way there is."""
+        raise NotImplementedError
+
+    def overwrite(self, keys: Keys, values: Floats) -> None:
+        """Replace records that exist, one at a time, all in one commit."""
         raise NotImplementedError
 
     def readrandom(self, keys: Sequence[int]) -> float:
@@ -101,3 +122,42 @@ class Peer:
     def scansum(self) -> Floats:
         """Return the sum of every record, in key order, the fastest way there is."""
         raise NotImplementedError
+
+
+class StructPeer(AnyPeer):
+    """Structs of type ``READING`` by key.
+
+    ``open``, ``close``, ``fillstructs``, ``scancolumn`` and ``fieldread`` it must have.
+    """
+
+    def fillstructs(self, keys: Keys, records: Records) -> None:
+        """Store all structs, which come in key order, in one commit, the fastest way there is."""
+        raise NotImplementedError
+
+    def scancolumn(self) -> float:
+        """Return the mean of ``x`` over all structs, the fastest way there is."""
+        raise NotImplementedError
+
+    def fieldread(self, keys: Sequence[int]) -> float:
+        """Sum of ``x`` of some structs, each looked up on its own."""
+        raise NotImplementedError
+
+    def fieldwrite(self, keys: Sequence[int]) -> None:
+        """Set ``x`` of each struct, looked up on its own, to the position of its key: 0.0, 1.0, ..."""
+        raise NotImplementedError
+
+    def handread(self, key: int, count: int) -> float:
+        """Look up one struct, read its ``x`` many times, and return it."""
+        raise NotImplementedError
+
+    def handwrite(self, key: int, count: int) -> None:
+        """Look up one struct, and set its ``x`` to 0.0, 1.0, ..., one less than `count`."""
+        raise NotImplementedError
+
+
+def settle(folder: Path) -> None:
+    """Bring the files of a folder to disk, for those that do not do it themselves."""
+    for path in [folder, *folder.rglob("*")]:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 
 import numpy as np
 
-from bench.data import Floats, Keys
-from bench.peers.base import Peer
+from bench.data import READING, Floats, Keys, Records
+from bench.peers.base import Peer, StructPeer, settle
 
 
 class MemMap(Peer):
@@ -38,7 +38,7 @@ class MemMap(Peer):
         np.save(folder / "offsets.npy", np.arange(0, values.size + 1, values.shape[1]))
         if self.settings.durable:
             mapped.flush()
-            os.sync()
+            settle(folder)
         self.open()
 
     def readmany(self, keys: Keys) -> Floats:
@@ -55,3 +55,40 @@ class MemMap(Peer):
 
     def scansum(self) -> Floats:
         return np.add.reduceat(self.values, self.offsets[:-1])
+
+
+class MemMapStructs(StructPeer):
+    """A structured array in a file."""
+
+    package = "numpy"
+
+    def open(self) -> None:
+        folder = self.settings.folder
+        if (folder / "records").exists():
+            self.keys: Keys = np.load(folder / "keys.npy")
+            self.records: Records = np.asarray(np.memmap(folder / "records", READING, mode="r+"))
+
+    def close(self) -> None:
+        del self.keys, self.records
+
+    def fillstructs(self, keys: Keys, records: Records) -> None:
+        folder = self.settings.folder
+        records.tofile(folder / "records")
+        np.save(folder / "keys.npy", keys)
+        if self.settings.durable:
+            settle(folder)
+        self.open()
+
+    def scancolumn(self) -> float:
+        return float(self.records["x"].mean())
+
+    def fieldread(self, keys: Sequence[int]) -> float:
+        find, column, total = self.keys.searchsorted, self.records["x"], 0.0
+        for key in keys:
+            total += column[find(np.uint64(key))]
+        return total
+
+    def fieldwrite(self, keys: Sequence[int]) -> None:
+        find, column = self.keys.searchsorted, self.records["x"]
+        for number, key in enumerate(keys):
+            column[find(np.uint64(key))] = number

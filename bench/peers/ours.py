@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 
 import numpy as np
 
 import structchunk as sc
-from bench.data import Floats, Keys
-from bench.peers.base import Peer
+from bench.data import Floats, Keys, Reading, Records
+from bench.peers.base import Peer, StructPeer
 
 
 class StructChunk(Peer):
@@ -31,11 +32,13 @@ class StructChunk(Peer):
             with self.db.transaction(sync=True) as txn:
                 txn["values"].put(key, value)
 
-    def fillrandom(self, keys: Keys, values: Floats) -> None:
+    def fillsingly(self, keys: Keys, values: Floats) -> None:
         with self.db.transaction() as txn:
             put = txn["values"].put
             for key, value in zip(keys.tolist(), values, strict=True):
                 put(key, value)
+
+    overwrite = fillsingly
 
     def fillbatch(self, keys: Keys, values: Floats) -> None:
         self.store.put_many(keys, values)
@@ -65,3 +68,44 @@ class StructChunk(Peer):
 
     def scansum(self) -> Floats:
         return np.concatenate([batch.reduce(np.add) for batch in self.store.scan()])
+
+
+class StructChunkObjects(StructPeer):
+    """An object store."""
+
+    package = "structchunk"
+
+    def open(self) -> None:
+        self.db = sc.open(self.settings.folder / "bench.sc", sync=self.settings.durable)
+        self.store = self.db.object_store("readings", Reading)
+
+    def close(self) -> None:
+        self.db.close()
+
+    def fillstructs(self, keys: Keys, records: Records) -> None:
+        self.store.put_many(keys, records)
+
+    def scancolumn(self) -> float:
+        return float(self.store.records()["x"].mean())
+
+    def fieldread(self, keys: Sequence[int]) -> float:
+        store, total = self.store, 0.0
+        for key in keys:
+            total += store[key].x
+        return total
+
+    def fieldwrite(self, keys: Sequence[int]) -> None:
+        store = self.store
+        for number, key in enumerate(keys):
+            store[key].x = number
+
+    def handread(self, key: int, count: int) -> float:
+        reading, x = self.store[key], 0.0
+        for _ in repeat(None, count):
+            x = reading.x
+        return x
+
+    def handwrite(self, key: int, count: int) -> None:
+        reading = self.store[key]
+        for number in range(count):
+            reading.x = number

@@ -10,16 +10,18 @@ import lmdb
 import numpy as np
 from numpy import frombuffer  # of float64 unless told otherwise, and quicker when it is not told
 
-from bench.data import Floats, Keys
-from bench.peers.base import Peer
+from bench.data import CODE, READING, Floats, Keys, Records
+from bench.peers.base import AnyPeer, Peer, StructPeer
 
 # LMDB compares integer keys as the machine does, which is its fastest way.
 _PACKER = struct.Struct("=Q")
 pack, unpack = _PACKER.pack, _PACKER.unpack
+READING_STRUCT = struct.Struct(CODE)
+X, X_OFFSET = struct.Struct("=d"), 8
 
 
-class Lmdb(Peer):
-    """Values as bytes; appends in key order; zero-copy reads through ``buffers=True``."""
+class Environment(AnyPeer):
+    """One environment with one database of integer keys."""
 
     package = "lmdb"
     writemap = False
@@ -38,6 +40,10 @@ class Lmdb(Peer):
     def close(self) -> None:
         self.env.close()
 
+
+class Lmdb(Environment, Peer):
+    """Values as bytes; appends in key order; zero-copy reads through ``buffers=True``."""
+
     def get(self, key: int) -> Floats:
         with self.env.begin(self.db) as txn:
             return frombuffer(txn.get(pack(key), b""))
@@ -49,11 +55,13 @@ class Lmdb(Peer):
             if not self.settings.durable:
                 self.env.sync(True)
 
-    def fillrandom(self, keys: Keys, values: Floats) -> None:
+    def fillsingly(self, keys: Keys, values: Floats) -> None:
         with self.env.begin(self.db, write=True) as txn:
             put = txn.put
             for key, value in zip(keys.tolist(), values, strict=True):
                 put(pack(key), value.data)
+
+    overwrite = fillsingly
 
     def fillbatch(self, keys: Keys, values: Floats) -> None:
         with self.env.begin(self.db, write=True) as txn:
@@ -110,8 +118,10 @@ class TunedLmdb(Lmdb):
     def _large(self) -> bool:
         return self.settings.width >= 256
 
-    def fillrandom(self, keys: Keys, values: Floats) -> None:
+    def fillsingly(self, keys: Keys, values: Floats) -> None:
         self._putmulti(keys, values, append=False)
+
+    overwrite = fillsingly
 
     def fillbatch(self, keys: Keys, values: Floats) -> None:
         self._putmulti(keys, values, append=True)
@@ -139,3 +149,59 @@ class TunedLmdb(Lmdb):
             values = list(cursor.iternext(keys=False))
         ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values))) // 8
         return np.add.reduceat(frombuffer(b"".join(values)), np.concatenate(([0], ends[:-1])))
+
+
+class LmdbStructs(Environment, StructPeer):
+    """Structs as bytes, through the ``struct`` module."""
+
+    def fillstructs(self, keys: Keys, records: Records) -> None:
+        raw = records.tobytes()
+        size = READING.itemsize
+        values = (raw[start : start + size] for start in range(0, len(raw), size))
+        with self.env.begin(self.db, write=True) as txn, txn.cursor() as cursor:
+            cursor.putmulti(zip(map(pack, keys.tolist()), values, strict=True), append=True)
+
+    def scancolumn(self) -> float:
+        decode, count, total = READING_STRUCT.unpack, 0, 0.0
+        with self.env.begin(self.db, buffers=True) as txn, txn.cursor() as cursor:
+            for _key, value in cursor:
+                _, x, _, _, _ = decode(value)
+                count += 1
+                total += x
+        return total / count
+
+    def fieldread(self, keys: Sequence[int]) -> float:
+        decode, total = READING_STRUCT.unpack, 0.0
+        with self.env.begin(self.db, buffers=True) as txn:
+            get: Any = txn.get
+            for key in keys:
+                _, x, _, _, _ = decode(get(pack(key)))
+                total += x
+        return total
+
+    def fieldwrite(self, keys: Sequence[int]) -> None:
+        decode, encode = READING_STRUCT.unpack, READING_STRUCT.pack
+        with self.env.begin(self.db, write=True, buffers=True) as txn:
+            get: Any = txn.get
+            for number, key in enumerate(keys):
+                time, _, y, kind, flags = decode(get(pack(key)))
+                txn.put(pack(key), encode(time, number, y, kind, flags))
+
+
+class TunedLmdbStructs(LmdbStructs):
+    """All structs joined, and read as one NumPy array; the one field alone unpacked."""
+
+    writemap = True
+
+    def scancolumn(self) -> float:
+        with self.env.begin(self.db) as txn, txn.cursor() as cursor:
+            joined = b"".join(cursor.iternext(keys=False))
+        return float(frombuffer(joined, READING)["x"].mean())
+
+    def fieldread(self, keys: Sequence[int]) -> float:
+        decode, total = X.unpack_from, 0.0
+        with self.env.begin(self.db) as txn:
+            get: Any = txn.get
+            for key in keys:
+                total += decode(get(pack(key)), X_OFFSET)[0]
+        return total
