@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .batch import Batch
-from .extent import Run, breaks, chunks_of
-from .heap import Heap
+from .extent import Extent, Run, breaks, chunks_of
 from .piece import Piece, Scattered, Stretch, joined
+from .schema import Schema
 
 LONG_STRETCH = 1024
 """A scan splits its batches where records stop lying back to back, if stretches have this many on average."""
@@ -24,12 +24,35 @@ WIDE_ITEMS = 512
 """Records of different lengths are copied one by one above this many items each, else item by item."""
 
 
-def gather(heap: Heap, run: Run) -> Batch:
+class Mapped(Protocol):
+    """The chunks of one store, for reading: a heap."""
+
+    @property
+    def name(self) -> str:
+        """The store's name."""
+
+    @property
+    def schema(self) -> Schema:
+        """The type of the items."""
+
+    @property
+    def item_size(self) -> int:
+        """Bytes of one item."""
+
+    @property
+    def arrays(self) -> Mapping[int, npt.NDArray[Any]]:
+        """Each chunk as one array of items."""
+
+    def array(self, extent: Extent) -> npt.NDArray[Any]:
+        """Return an extent's items, read-only, without a copy."""
+
+
+def gather(heap: Mapped, run: Run) -> Batch:
     """Return the records of a run, in its order, which need not be that of the keys."""
     return _ragged(heap, run, np.ascontiguousarray(run["key"]))
 
 
-def values_of(heap: Heap, pieces: Sequence[Piece]) -> npt.NDArray[Any]:
+def values_of(heap: Mapped, pieces: Sequence[Piece]) -> npt.NDArray[Any]:
     """Return the values of consecutive pieces as one array: a view where all of it lies back to back."""
     firsts = [piece for piece in pieces if isinstance(piece, Stretch)]
     if pieces and len(firsts) == len(pieces) and all(after.follows(piece) for piece, after in pairwise(firsts)):
@@ -37,12 +60,14 @@ def values_of(heap: Heap, pieces: Sequence[Piece]) -> npt.NDArray[Any]:
     return gather(heap, joined(pieces)).values
 
 
-def batches(heap: Heap, piece: Piece, batch_size: int) -> Iterator[Batch]:
+def batches(heap: Mapped, piece: Piece, batch_size: int) -> Iterator[Batch]:
     """Yield the records of a piece as batches of at most `batch_size` records."""
     return (batch for (batch,) in aligned_batches([heap], [piece], batch_size))
 
 
-def aligned_batches(heaps: Sequence[Heap], pieces: Sequence[Piece], batch_size: int) -> Iterator[tuple[Batch, ...]]:
+def aligned_batches(
+    heaps: Sequence[Mapped], pieces: Sequence[Piece], batch_size: int
+) -> Iterator[tuple[Batch, ...]]:
     """Yield the records of pieces that have the same keys, one piece for each heap, batch by batch."""
     sides = list(zip(heaps, pieces, strict=True))
     cuts = [_cuts(heap, piece.run) for heap, piece in sides if isinstance(piece, Scattered)]
@@ -55,13 +80,13 @@ def aligned_batches(heaps: Sequence[Heap], pieces: Sequence[Piece], batch_size: 
             yield tuple(_batch(heap, piece.part(first, upto), keys) for heap, piece in sides)
 
 
-def _batch(heap: Heap, piece: Piece, keys: npt.NDArray[np.uint64]) -> Batch:
+def _batch(heap: Mapped, piece: Piece, keys: npt.NDArray[np.uint64]) -> Batch:
     if isinstance(piece, Scattered):
         return _ragged(heap, piece.run, keys)
     return Batch(keys, piece.offsets, heap.arrays[piece.chunk][piece.items], heap.schema.kind)
 
 
-def _ragged(heap: Heap, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
+def _ragged(heap: Mapped, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
     """Return any records."""
     offsets = np.zeros(len(run) + 1, np.int64)
     np.cumsum(run["length"], out=offsets[1:])
@@ -72,7 +97,7 @@ def _ragged(heap: Heap, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
     return Batch(keys, offsets, values, heap.schema.kind)
 
 
-def _cuts(heap: Heap, run: Run) -> npt.NDArray[np.intp]:
+def _cuts(heap: Mapped, run: Run) -> npt.NDArray[np.intp]:
     """Return where to cut a run: where records stop lying back to back, unless that would leave little pieces."""
     cuts = breaks(run, heap.item_size)
     if len(cuts) and (len(cuts) + 1) * LONG_STRETCH > len(run):
@@ -86,7 +111,7 @@ def _copy_cuts(run: Run, item_size: int) -> npt.NDArray[Any]:
     return np.flatnonzero(portion[1:] != portion[:-1]) + 1
 
 
-def _stretch(heap: Heap, run: Run, length: int) -> npt.NDArray[Any]:
+def _stretch(heap: Mapped, run: Run, length: int) -> npt.NDArray[Any]:
     """Return records that lie back to back, without a copy."""
     if not length:
         return np.empty(0, heap.schema.dtype)
@@ -94,7 +119,7 @@ def _stretch(heap: Heap, run: Run, length: int) -> npt.NDArray[Any]:
     return heap.arrays[int(run["chunk"][0])][start : start + length]
 
 
-def _copy(heap: Heap, run: Run, offsets: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+def _copy(heap: Mapped, run: Run, offsets: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     """Return a copy of scattered records, one after the other."""
     dtype = heap.schema.dtype
     out = np.empty(int(offsets[-1]), dtype)
