@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import itertools
 import json
@@ -19,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mapping import KINDS, Kind, all_raise, check_reading, check_refuses_writes, fill, kinds, reads
-from support import count_descriptors, in_child, keys, run_of
+from support import count_descriptors, in_child, keys, run_of, run_python
 
 import structchunk as sc
 from structchunk.extent import clip
@@ -313,6 +314,24 @@ def test_a_forked_child_opens_them_again(disjoint: sc.Shards) -> None:
         in_child(lambda: list(sc.open_shards(disjoint.path)["a"].keys(290)))
         == "[290, 291, 292, 293, 294, 295, 296, 297, 298, 299]"
     )
+
+
+def test_too_many_for_the_limit_says_what_to_do(disjoint: sc.Shards) -> None:
+    code = """
+import os, resource, sys, structchunk as sc
+with sc.open_shards(sys.argv[1]) as shards:
+    shards["a"][5]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + int(sys.argv[2]),) * 2)
+    try:
+        shards["a"][150]
+    except OSError as error:
+        print(error.errno, error)
+"""
+    for spare in (0, 2, 4):
+        done = run_python(code, disjoint.path, str(spare))
+        assert done.stdout.startswith(f"{errno.EMFILE} "), done.stderr
+        assert "each shard that was read takes about six; raise the limit (ulimit -n)" in done.stdout
+        assert done.stderr == ""
 
 
 # ---------------------------------------------------------------- writing
