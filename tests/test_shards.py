@@ -464,8 +464,10 @@ def holding(fields: dict[str, Any], **new: Any) -> None:
 
 
 BAD: dict[str, Callable[[dict[str, Any]], object]] = {
-    "leads out of the directory": lambda fields: fields["shards"][0].update(path="../other.sc"),
-    "'..' leads out": lambda fields: fields["shards"][0].update(path=".."),
+    "'../other.sc' is not a name in the directory": lambda fields: fields["shards"][0].update(path="../other.sc"),
+    "'..' is not a name": lambda fields: fields["shards"][0].update(path=".."),
+    "x00.sc' is not a name": lambda fields: fields["shards"][0].update(path="\0.sc"),
+    "surrogates not allowed": lambda fields: fields["shards"][0].update(path="\ud800.sc"),
     "no such keys": lambda fields: holding(fields, first=500),
     "has no such keys or records": lambda fields: holding(fields, last=2**64),
     "something else than integers": lambda fields: holding(fields, records=True),
