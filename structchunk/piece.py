@@ -14,7 +14,19 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .extent import ROW, ROW_SIZE, Extent, Run, breaks, empty_run, live, make_run, overlay, uniform_length
+from .extent import (
+    ROW,
+    ROW_SIZE,
+    Extent,
+    Run,
+    breaks,
+    concatenate,
+    empty_run,
+    live,
+    make_run,
+    overlay,
+    uniform_length,
+)
 
 Keys: TypeAlias = "range | npt.NDArray[np.uint64]"
 SHARED_OFFSETS = 1 << 16
@@ -56,8 +68,7 @@ class Scattered:
 
     def take(self, where: npt.NDArray[np.intp]) -> Run:
         """Return the rows at many positions."""
-        rows: Run = self.run[where]
-        return rows
+        return self.run.take(where)  # which copies a row as one; an index would do it field by field
 
 
 class Stretch:
@@ -280,7 +291,7 @@ def _chained(pieces: list[Stretch]) -> Keys:
 
 def joined(pieces: Iterable[Piece]) -> Run:
     """Return consecutive pieces as one run."""
-    return np.concatenate([empty_run(), *(piece.run for piece in pieces)])
+    return concatenate([empty_run(), *(piece.run for piece in pieces)])
 
 
 def even_offsets(count: int, length: int) -> npt.NDArray[np.int64]:

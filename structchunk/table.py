@@ -28,6 +28,7 @@ from .extent import (
     Extent,
     Run,
     clip,
+    concatenate,
     empty_run,
     find_equal,
     find_one,
@@ -192,7 +193,7 @@ class Table:
             where, found = block.search(keys[first:upto])
             parts.append(block.piece.take(where[found]))
         delta = self.delta_run(at)
-        return live(overlay(rows_with(delta, keys), np.concatenate([empty_run(), *parts])))
+        return live(overlay(rows_with(delta, keys), concatenate([empty_run(), *parts])))
 
     def _blocks_of(self, keys: npt.NDArray[np.uint64], at: At | None) -> Iterator[tuple[Block, int, int]]:
         """Yield the blocks that answer for ascending keys, each with its first and last position among them."""
