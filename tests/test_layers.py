@@ -63,6 +63,7 @@ LAYERS = [
     "superblock",
     "readers",
     "lock",
+    "presence",
     "paths",
     "chunk",
     "segment",
