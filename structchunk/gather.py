@@ -12,10 +12,8 @@ import numpy.typing as npt
 from .batch import Batch
 from .extent import Run, breaks
 from .heap import Heap
-from .piece import Piece, Scattered, Stretch, joined
+from .piece import Piece, Scattered, Stretch, are_seldom, joined
 
-LONG_STRETCH = 1024
-"""A scan splits its batches where records stop lying back to back, if stretches have this many on average."""
 COPY_SIZE = 64 << 20
 """A scan copies no more bytes than this into one batch."""
 MAX_RECORD_TYPE = 1 << 31
@@ -75,9 +73,7 @@ def _ragged(heap: Heap, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
 def _cuts(heap: Heap, run: Run) -> npt.NDArray[np.intp]:
     """Return where to cut a run: where records stop lying back to back, unless that would leave little pieces."""
     cuts = breaks(run, heap.item_size)
-    if len(cuts) and (len(cuts) + 1) * LONG_STRETCH > len(run):
-        return _copy_cuts(run, heap.item_size)
-    return cuts
+    return cuts if not len(cuts) or are_seldom(cuts, len(run)) else _copy_cuts(run, heap.item_size)
 
 
 def _copy_cuts(run: Run, item_size: int) -> npt.NDArray[Any]:

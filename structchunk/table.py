@@ -39,7 +39,7 @@ from .extent import (
 )
 from .keys import as_key
 from .leveldb import REBUILD, LevelDB, Pair
-from .piece import Piece, clip_piece, joined, overlay_pieces, shorten
+from .piece import Piece, clip_piece, joined, overlay_pieces, shorten, split
 
 PAGE_ROWS = 512
 POINT_PAGES = 8
@@ -236,7 +236,8 @@ class Table:
         while start < stop:
             at_key = stop - 1 if reverse else start
             block = self._block(at_key, at, wide=stop - start > 1, reverse=reverse)
-            yield clip_piece(block.piece, start, stop)
+            for piece in reversed(block.pieces) if reverse else block.pieces:
+                yield clip_piece(piece, start, stop)
             if reverse:
                 stop = block.floor
             else:
@@ -283,7 +284,8 @@ class Table:
         run = self._decode_pages(pages)
         if len(run) and int(run["key"][0]) < floor:
             raise self._damaged("pages that overlap", "each page's keys above those of the page before")
-        return Block(shorten(run, self._item_size), floor, last)
+        piece = shorten(run, self._item_size)
+        return Block(piece, split(piece, self._item_size), floor, last)
 
     def _last_key(self, page: Pair) -> int:
         if len(page[0]) != _KEY.size:
