@@ -49,14 +49,22 @@ def aligned_batches(heaps: Sequence[Heap], pieces: Sequence[Piece], batch_size: 
         for first in range(low, high, batch_size):
             upto = min(first + batch_size, high)
             keys = pieces[0].part(first, upto).keys
-            keys.flags.writeable = False
             yield tuple(_batch(heap, piece.part(first, upto), keys) for heap, piece in sides)
 
 
 def _batch(heap: Heap, piece: Piece, keys: npt.NDArray[np.uint64]) -> Batch:
     if isinstance(piece, Scattered):
         return _ragged(heap, piece.run, keys)
-    return Batch(keys, piece.offsets, heap.arrays[piece.chunk][piece.items], heap.schema.kind)
+    return _read_only(heap, keys, piece.offsets, heap.arrays[piece.chunk][piece.items])
+
+
+def _read_only(
+    heap: Heap, keys: npt.NDArray[np.uint64], offsets: npt.NDArray[np.int64], values: npt.NDArray[Any]
+) -> Batch:
+    """Return a batch that nobody changes: others, and Arrow data, may lie over the same memory."""
+    for array in (keys, offsets, values):
+        array.flags.writeable = False
+    return Batch(keys, offsets, values, heap.schema.kind)
 
 
 def _ragged(heap: Heap, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
@@ -64,10 +72,8 @@ def _ragged(heap: Heap, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
     offsets = np.zeros(len(run) + 1, np.int64)
     np.cumsum(run["length"], out=offsets[1:])
     if not len(breaks(run, heap.item_size)):
-        return Batch(keys, offsets, _stretch(heap, run, int(offsets[-1])), heap.schema.kind)
-    values = _copy(heap, run, offsets)
-    values.flags.writeable = False
-    return Batch(keys, offsets, values, heap.schema.kind)
+        return _read_only(heap, keys, offsets, _stretch(heap, run, int(offsets[-1])))
+    return _read_only(heap, keys, offsets, _copy(heap, run, offsets))
 
 
 def _cuts(heap: Heap, run: Run) -> npt.NDArray[np.intp]:
