@@ -19,6 +19,7 @@ from .errors import (
 )
 from .object_store import Array, Object, ObjectStore
 from .opening import open, rebuild_index
+from .shards import Shards, open_shards
 from .stats import ChunkStats, StoreStats
 from .transaction import Snapshot, Transaction
 from .verify import Problem
@@ -44,11 +45,13 @@ __all__ = [
     "Problem",
     "ReadOnlyError",
     "SchemaError",
+    "Shards",
     "Snapshot",
     "StoreExists",
     "StoreNotFound",
     "StoreStats",
     "Transaction",
     "open",
+    "open_shards",
     "rebuild_index",
 ]

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
-from .extent import TOMBSTONE, Extent, Run, live
+from .extent import TOMBSTONE, Extent, Run, chunks_of, live
 
 
 class Live(NamedTuple):
@@ -34,7 +32,7 @@ def recount(before: Mapping[int, Live], item_size: int, old: Run, new: Run) -> C
     """Return the figures that change when a run takes the place of the live rows that its keys had."""
     counts: Counts = {}
     for rows, sign in ((old, -1), (live(new), 1)):
-        for chunk in np.unique(rows["chunk"]).tolist():
+        for chunk in chunks_of(rows):
             lengths = rows["length"][rows["chunk"] == chunk]
             _count(counts, before, chunk, sign * len(lengths), sign * int(lengths.sum()) * item_size)
     return counts

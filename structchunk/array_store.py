@@ -86,6 +86,8 @@ class ArrayStore(Store[Array]):
         with self._binding.writing() as own:
             own.put(number, items)
 
+    __setitem__ = put
+
     def put_many(
         self,
         keys: npt.ArrayLike,

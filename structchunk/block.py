@@ -44,7 +44,7 @@ class Block:
         "size",
     )
 
-    def __init__(self, piece: Piece, pieces: Sequence[Piece], floor: int, last: int) -> None:
+    def __init__(self, piece: Piece, floor: int, last: int, pieces: Sequence[Piece] = ()) -> None:
         self.floor = floor
         self.last = last
         self.count = len(piece)

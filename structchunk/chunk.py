@@ -237,7 +237,8 @@ class Chunk:
     def store(self, offset: int, data: Any, size: int) -> None:
         """Store a contiguous buffer of `size` bytes at `offset`, which must be reserved."""
         if size < BULK_SIZE:
-            self.target[offset : offset + size] = data
+            target = self._target or self.target
+            target[offset : offset + size] = data
         else:
             files.write(self.path, offset, data.view(np.uint8) if isinstance(data, np.ndarray) else data)
 

@@ -49,7 +49,11 @@ def as_items(values: object, dtype: np.dtype[Any]) -> _Array:
     TypeError
         If values of that type are never taken, as text for numbers, None, or arrays of Python objects.
     """
-    if type(values) is np.ndarray and values.dtype == dtype and values.strides == (dtype.itemsize,):
+    if (
+        type(values) is np.ndarray
+        and (values.dtype is dtype or values.dtype == dtype)
+        and values.strides == (dtype.itemsize,)
+    ):
         return values
     return _convert(values, dtype, ndim=1)
 

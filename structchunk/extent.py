@@ -188,6 +188,13 @@ def coalesce(run: Run, item_size: int) -> Run:
     return joined
 
 
+def chunks_of(run: Run) -> list[int]:
+    """Return the ids of a run's chunks, ascending: of long runs these are few, and change rarely."""
+    chunks = run["chunk"]
+    changes = chunks[1:][chunks[1:] != chunks[:-1]]
+    return sorted({*chunks[:1].tolist(), *np.unique(changes).tolist()})
+
+
 def rows_in_chunk(run: Run, chunk: int) -> Run:
     """Return the rows of one chunk, as a view where they stand together."""
     mine = run["chunk"] == chunk

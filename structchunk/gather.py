@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .batch import Batch
-from .extent import Run, breaks
-from .heap import Heap
+from .extent import Extent, Run, breaks, chunks_of
 from .piece import Piece, Scattered, Stretch, are_seldom, joined
+from .schema import Schema
 
 COPY_SIZE = 64 << 20
 """A scan copies no more bytes than this into one batch."""
@@ -22,12 +22,35 @@ WIDE_ITEMS = 512
 """Records of different lengths are copied one by one above this many items each, else item by item."""
 
 
-def gather(heap: Heap, run: Run) -> Batch:
+class Mapped(Protocol):
+    """The chunks of one store, for reading: a heap."""
+
+    @property
+    def name(self) -> str:
+        """The store's name."""
+
+    @property
+    def schema(self) -> Schema:
+        """The type of the items."""
+
+    @property
+    def item_size(self) -> int:
+        """Bytes of one item."""
+
+    @property
+    def arrays(self) -> Mapping[int, npt.NDArray[Any]]:
+        """Each chunk as one array of items."""
+
+    def array(self, extent: Extent) -> npt.NDArray[Any]:
+        """Return an extent's items, read-only, without a copy."""
+
+
+def gather(heap: Mapped, run: Run) -> Batch:
     """Return the records of a run, in its order, which need not be that of the keys."""
     return _ragged(heap, run, np.ascontiguousarray(run["key"]))
 
 
-def values_of(heap: Heap, pieces: Sequence[Piece]) -> npt.NDArray[Any]:
+def values_of(heap: Mapped, pieces: Sequence[Piece]) -> npt.NDArray[Any]:
     """Return the values of consecutive pieces as one array: a view where all of it lies back to back."""
     firsts = [piece for piece in pieces if isinstance(piece, Stretch)]
     if pieces and len(firsts) == len(pieces) and all(after.follows(piece) for piece, after in pairwise(firsts)):
@@ -35,12 +58,14 @@ def values_of(heap: Heap, pieces: Sequence[Piece]) -> npt.NDArray[Any]:
     return gather(heap, joined(pieces)).values
 
 
-def batches(heap: Heap, piece: Piece, batch_size: int) -> Iterator[Batch]:
+def batches(heap: Mapped, piece: Piece, batch_size: int) -> Iterator[Batch]:
     """Yield the records of a piece as batches of at most `batch_size` records."""
     return (batch for (batch,) in aligned_batches([heap], [piece], batch_size))
 
 
-def aligned_batches(heaps: Sequence[Heap], pieces: Sequence[Piece], batch_size: int) -> Iterator[tuple[Batch, ...]]:
+def aligned_batches(
+    heaps: Sequence[Mapped], pieces: Sequence[Piece], batch_size: int
+) -> Iterator[tuple[Batch, ...]]:
     """Yield the records of pieces that have the same keys, one piece for each heap, batch by batch."""
     sides = list(zip(heaps, pieces, strict=True))
     cuts = [_cuts(heap, piece.run) for heap, piece in sides if isinstance(piece, Scattered)]
@@ -52,14 +77,14 @@ def aligned_batches(heaps: Sequence[Heap], pieces: Sequence[Piece], batch_size: 
             yield tuple(_batch(heap, piece.part(first, upto), keys) for heap, piece in sides)
 
 
-def _batch(heap: Heap, piece: Piece, keys: npt.NDArray[np.uint64]) -> Batch:
+def _batch(heap: Mapped, piece: Piece, keys: npt.NDArray[np.uint64]) -> Batch:
     if isinstance(piece, Scattered):
         return _ragged(heap, piece.run, keys)
     return _read_only(heap, keys, piece.offsets, heap.arrays[piece.chunk][piece.items])
 
 
 def _read_only(
-    heap: Heap, keys: npt.NDArray[np.uint64], offsets: npt.NDArray[np.int64], values: npt.NDArray[Any]
+    heap: Mapped, keys: npt.NDArray[np.uint64], offsets: npt.NDArray[np.int64], values: npt.NDArray[Any]
 ) -> Batch:
     """Return a batch that nobody changes: others, and Arrow data, may lie over the same memory."""
     for array in (keys, offsets, values):
@@ -67,7 +92,7 @@ def _read_only(
     return Batch(keys, offsets, values, heap.schema.kind)
 
 
-def _ragged(heap: Heap, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
+def _ragged(heap: Mapped, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
     """Return any records."""
     offsets = np.zeros(len(run) + 1, np.int64)
     np.cumsum(run["length"], out=offsets[1:])
@@ -76,7 +101,7 @@ def _ragged(heap: Heap, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
     return _read_only(heap, keys, offsets, _copy(heap, run, offsets))
 
 
-def _cuts(heap: Heap, run: Run) -> npt.NDArray[np.intp]:
+def _cuts(heap: Mapped, run: Run) -> npt.NDArray[np.intp]:
     """Return where to cut a run: where records stop lying back to back, unless that would leave little pieces."""
     cuts = breaks(run, heap.item_size)
     return cuts if not len(cuts) or are_seldom(cuts, len(run)) else _copy_cuts(run, heap.item_size)
@@ -88,7 +113,7 @@ def _copy_cuts(run: Run, item_size: int) -> npt.NDArray[Any]:
     return np.flatnonzero(portion[1:] != portion[:-1]) + 1
 
 
-def _stretch(heap: Heap, run: Run, length: int) -> npt.NDArray[Any]:
+def _stretch(heap: Mapped, run: Run, length: int) -> npt.NDArray[Any]:
     """Return records that lie back to back, without a copy."""
     if not length:
         return np.empty(0, heap.schema.dtype)
@@ -96,14 +121,14 @@ def _stretch(heap: Heap, run: Run, length: int) -> npt.NDArray[Any]:
     return heap.arrays[int(run["chunk"][0])][start : start + length]
 
 
-def _copy(heap: Heap, run: Run, offsets: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+def _copy(heap: Mapped, run: Run, offsets: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     """Return a copy of scattered records, one after the other."""
     dtype = heap.schema.dtype
     out = np.empty(int(offsets[-1]), dtype)
     lengths = run["length"].astype(np.int64)
     chunks = run["chunk"]
     uniform = bool((lengths == lengths[0]).all()) and int(lengths[0]) * heap.item_size < MAX_RECORD_TYPE
-    for chunk in np.unique(chunks).tolist():
+    for chunk in chunks_of(run):
         chosen = np.flatnonzero(chunks == chunk)
         items = heap.arrays[chunk]
         starts = run["offset"][chosen].astype(np.int64) // heap.item_size

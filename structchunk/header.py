@@ -6,6 +6,7 @@ import ctypes
 import json
 import zlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from .errors import CorruptionError
@@ -95,7 +96,7 @@ class Header:
         """Bytes of the header, whole pages."""
         return round_up(TEXT_OFFSET + len(self.text), PAGE)
 
-    @property
+    @cached_property
     def data_offset(self) -> int:
         """Where data begins: a multiple of the item size, so that the file is one typed array."""
         return round_up(self.header_size, self.item_size)

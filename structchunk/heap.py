@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .chunk import Chunk
 from .errors import CorruptionError, MovedError
-from .extent import EXTENT_DTYPE, ROW, ROW_SIZE, TOMBSTONE, Extent, Run, find_one, make_run, misplaced
+from .extent import EXTENT_DTYPE, ROW, ROW_SIZE, TOMBSTONE, Extent, Run, chunks_of, find_one, make_run, misplaced
 from .schema import Schema
 
 SPARSE_SIZE = 1 << 16
@@ -181,12 +181,9 @@ class Heap:
     def check(self, run: Run) -> None:
         """Raise CorruptionError unless all extents of a run lie inside this heap's chunks."""
         chunks = run["chunk"]
-        if not len(run):
-            return
-        first = int(chunks[0])
-        alone = bool((chunks == first).all())
-        for chunk_id in [first] if alone else np.unique(chunks).tolist():
-            rows = run if alone else run[chunks == chunk_id]
+        ids = chunks_of(run)
+        for chunk_id in ids:
+            rows = run if len(ids) == 1 else run[chunks == chunk_id]
             low, high = self._bounds(chunk_id, rows)
             bad = misplaced(rows, low, high, self.item_size)
             if bad.any():

@@ -24,11 +24,12 @@ import numpy.typing as npt
 
 from .accounting import Counts, Live, recount, recount_one
 from .block import Budget
+from .clock import Clock
 from .errors import ClosedError, CorruptionError, StoreNotFound
 from .extent import ROW, Extent, Run
 from .leveldb import REBUILD, LevelDB, Pair
 from .piece import Piece
-from .table import Change, Clock, Table, keys_of_store
+from .table import Change, Table, keys_of_store
 
 VERSION = 1
 LAST = b"Mlast"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, starmap
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -203,6 +203,11 @@ def _spacing(run: Run) -> Keys:
     return keys
 
 
+def first_key(piece: Piece) -> int:
+    """Return the lowest key of a piece that has rows."""
+    return int(piece.spacing[0]) if isinstance(piece, Stretch) else int(piece.run["key"][0])
+
+
 def last_key(piece: Piece) -> int:
     """Return the highest key of a piece that has rows."""
     return int(piece.spacing[-1]) if isinstance(piece, Stretch) else int(piece.run["key"][-1])
@@ -260,6 +265,34 @@ def portions(piece: Piece, count: int, *, reverse: bool = False) -> Iterator[Pie
     firsts = range(0, len(piece), count)
     for first in reversed(firsts) if reverse else firsts:
         yield piece.part(first, min(first + count, len(piece)))
+
+
+def put_together(pieces: list[Piece], item_size: int) -> Piece:
+    """Return consecutive pieces as one, in the shortest form that it has."""
+    stretches = [piece for piece in pieces if isinstance(piece, Stretch) and piece.length]
+    if not pieces or len(stretches) < len(pieces) or not all(starmap(_goes_on, pairwise(stretches))):
+        return shorten(joined(pieces), item_size)
+    first, last = stretches[0], stretches[-1]
+    starts = range(first.items.start, last.items.stop + 1, first.length)
+    return Stretch(_chained(stretches), starts, first.chunk, first.flags, item_size)
+
+
+def _goes_on(before: Stretch, after: Stretch) -> bool:
+    return after.follows(before) and (after.length, after.flags) == (before.length, before.flags)
+
+
+def _chained(pieces: list[Stretch]) -> Keys:
+    """Return the keys of consecutive stretches."""
+    first = pieces[0].spacing
+    if isinstance(first, range):
+        whole = range(first[0], last_key(pieces[-1]) + 1, first.step)
+        parts = [piece.spacing for piece in pieces if isinstance(piece.spacing, range)]
+        even = all(part.step == whole.step and part[0] in whole for part in parts)
+        if even and sum(map(len, parts)) == len(whole):
+            return whole
+    keys = np.concatenate([piece.keys for piece in pieces])
+    keys.flags.writeable = False
+    return keys
 
 
 def joined(pieces: Iterable[Piece]) -> Run:

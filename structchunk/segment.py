@@ -73,6 +73,12 @@ def pack_record(
 def data_crc(raw: memoryview, rows: Run, item_size: int) -> int:
     """Return the CRC of the bytes of all records but ``ZERO`` ones, in the order in which they lie."""
     covered = rows[(rows["flags"] & (TOMBSTONE | ZERO) == 0) & (rows["length"] > 0)]
+    if not len(covered):
+        return 0
+    offset, size = covered["offset"], covered["length"] * np.uint64(item_size)
+    start, end = int(offset.min()), int((offset + size).max())
+    if int(size.sum()) == end - start:  # no gaps, so there is no need to sort
+        return zlib.crc32(raw[start:end])
     crc = 0
     for _, offset, length, _, _ in coalesce(by_offset(covered), item_size).tolist():
         crc = zlib.crc32(raw[offset : offset + length * item_size], crc)

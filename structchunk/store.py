@@ -15,8 +15,7 @@ from .batch import Batch
 from .cursor import Cursor
 from .errors import Error, KeyNotFound, MovedError
 from .extent import KEY_END, TOMBSTONE, Extent, Run, empty_run
-from .gather import batches, gather
-from .heap import Heap
+from .gather import Mapped, batches, gather
 from .keys import as_bound, as_key, as_keys
 from .piece import Piece, joined
 from .ranges import Items, Keys, Range, Values
@@ -33,7 +32,9 @@ BATCH_SIZE = 1 << 16
 class Binding(Protocol):
     """What a store reads and writes through: the latest commit, a transaction or a snapshot."""
 
-    heap: Heap
+    @property
+    def heap(self) -> Mapped:
+        """Where its records lie."""
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key, or None."""

@@ -7,15 +7,16 @@ big-endian, so that byte order is numeric order.
 from __future__ import annotations
 
 import struct
-import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from itertools import groupby, pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .block import Block, BlockCache, Budget
+from .clock import At, Clock
 from .delta import Delta
 from .errors import CorruptionError, StoreNotFound
 from .extent import (
@@ -39,7 +40,19 @@ from .extent import (
 )
 from .keys import as_key
 from .leveldb import REBUILD, LevelDB, Pair
-from .piece import Piece, clip_piece, joined, overlay_pieces, shorten, split
+from .page import count_rows, is_short, pack_pages, unpack_short
+from .piece import (
+    Piece,
+    Scattered,
+    Stretch,
+    clip_piece,
+    first_key,
+    joined,
+    last_key,
+    overlay_pieces,
+    put_together,
+    split,
+)
 
 PAGE_ROWS = 512
 POINT_PAGES = 8
@@ -52,31 +65,6 @@ FEW_KEYS = 32
 DENSE_KEYS = 4
 """Where more looked-up keys than this meet one block, the next is read with many pages."""
 _KEY = struct.Struct(">cIQ")
-
-
-class At(Protocol):
-    """One state of the index: a plyvel snapshot, and the clock's version when it was taken.
-
-    The number of the commit would not do: a fold, which is no commit, moves rows from the delta into pages, and
-    the delta of after it does not go with the pages of before it.
-    """
-
-    @property
-    def version(self) -> int:
-        """The clock's version."""
-
-    @property
-    def snapshot(self) -> Any:
-        """The plyvel snapshot."""
-
-
-class Clock:
-    """What all tables of an index share: the lock, the last commit, and a count of all changes."""
-
-    def __init__(self, last: int) -> None:
-        self.lock = threading.RLock()
-        self.last = last
-        self.version = 0
 
 
 class Change(NamedTuple):
@@ -162,6 +150,8 @@ class Table:
         pages = self._leveldb.read(self._key(b"P", key), self._end(b"P"), 1, snapshot)
         if not pages:
             return None
+        if is_short(pages[0][1]):
+            return Block(self._decode_pages(pages), 0, KEY_END - 1).find(key)
         self._check_page_size(pages[0][1])
         extent = find_one(run_from_bytes(pages[0][1]), key)
         if extent is None:
@@ -281,11 +271,10 @@ class Table:
         if reverse:
             pages = before[1:] + pages if len(before) == count else before + pages
             floor = floor if len(before) == count else 0
-        run = self._decode_pages(pages)
-        if len(run) and int(run["key"][0]) < floor:
+        piece = self._decode_pages(pages)
+        if len(piece) and first_key(piece) < floor:
             raise self._damaged("pages that overlap", "each page's keys above those of the page before")
-        piece = shorten(run, self._item_size)
-        return Block(piece, split(piece, self._item_size), floor, last)
+        return Block(piece, floor, last, split(piece, self._item_size))
 
     def _last_key(self, page: Pair) -> int:
         if len(page[0]) != _KEY.size:
@@ -294,11 +283,27 @@ class Table:
 
     # ------------------------------------------------------------------ decoding
 
-    def _decode_pages(self, pages: list[Pair]) -> Run:
+    def _decode_pages(self, pages: list[Pair]) -> Piece:
+        pieces: list[Piece] = []
+        for short, group in groupby(pages, key=lambda page: is_short(page[1])):
+            some = list(group)
+            pieces += self._decode_short(some) if short else [self._decode_rows(some)]
+        if any(last_key(before) >= first_key(after) for before, after in pairwise(pieces)):
+            raise self._damaged("pages that overlap", "each page's keys above those of the page before")
+        return put_together(pieces, self._item_size)
+
+    def _decode_short(self, pages: list[Pair]) -> list[Stretch]:
+        try:
+            pieces = [unpack_short(page[1], self._last_key(page), self._item_size, PAGE_ROWS) for page in pages]
+        except ValueError as error:
+            raise self._damaged(f"a short page of {error}", "one as page.py describes it") from error
+        ends = [piece.extent(at) for piece in pieces for at in (0, len(piece) - 1)]
+        self._check(np.array(ends, EXTENT_DTYPE))  # between them offsets rise evenly
+        return pieces
+
+    def _decode_rows(self, pages: list[Pair]) -> Piece:
         for _, value in pages:
             self._check_page_size(value)
-        if not pages:
-            return empty_run()
         run = run_from_bytes(b"".join([value for _, value in pages]) if len(pages) > 1 else pages[0][1])
         ends = np.cumsum([len(value) // ROW_SIZE for _, value in pages]) - 1
         if run["key"][ends].tolist() != [self._last_key(page) for page in pages] or not is_sorted(run["key"]):
@@ -306,7 +311,7 @@ class Table:
         if (run["flags"] & TOMBSTONE).any():
             raise self._damaged("a tombstone in a page", "live records only")
         self._check(run)
-        return run
+        return Scattered(run)
 
     def _check_page_size(self, value: bytes) -> None:
         if not value or len(value) % ROW_SIZE or len(value) > PAGE_ROWS * ROW_SIZE:
@@ -401,7 +406,7 @@ class Table:
         pages = self._leveldb.read(self._key(b"P", low), self._end(b"P"), 1)
         if not pages:
             before = self._leveldb.read_back(self._key(b"P", 0), self._key(b"P", low), 1)
-            return [page for page in before if len(page[1]) < PAGE_ROWS * ROW_SIZE]
+            return [page for page in before if count_rows(page[1]) < PAGE_ROWS]
         pages = self._leveldb.read(self._key(b"P", low), self._key(b"P", high), limit)
         if len(pages) == limit:
             return None
@@ -409,20 +414,14 @@ class Table:
 
     def _rewrite(self, run: Run, pages: list[Pair], folded: list[int]) -> Change:
         """Put a run into these pages, which are all that it overlaps, in place of their present rows."""
-        merged = live(overlay(run, self._decode_pages(pages)))
+        merged = live(overlay(run, self._decode_pages(pages).run))
         deletes = [key for key, _ in pages] + [self._key(b"D", key) for key in folded]
         bounds = [int(run["key"][0]), int(run["key"][-1])] + [self._last_key(page) for page in pages]
         return Change(self._pages(merged), deletes, [], folded, min(bounds), max(bounds))
 
     def _pages(self, rows: Run) -> list[Pair]:
         """Return rows as pages."""
-        packed = np.ascontiguousarray(rows).view(np.uint8).data
-        keys = rows["key"]
-        pages = []
-        for first in range(0, len(rows), PAGE_ROWS):
-            upto = min(first + PAGE_ROWS, len(rows))
-            pages.append((self._key(b"P", int(keys[upto - 1])), bytes(packed[first * ROW_SIZE : upto * ROW_SIZE])))
-        return pages
+        return [(self._key(b"P", last), page) for last, page in pack_pages(rows, self._item_size, PAGE_ROWS)]
 
     def apply(self, change: Change) -> None:
         """Bring the caches up to date with a change that LevelDB has taken. The caller holds the lock."""

@@ -16,11 +16,12 @@ from .aligned import scan_aligned, scan_arrow
 from .array_store import ArrayStore
 from .batch import Batch
 from .errors import ClosedError, ReadOnlyError, StoreNotFound
-from .extent import DROPPED, TOMBSTONE, Extent, Run
+from .extent import DROPPED, KEY_END, TOMBSTONE, Extent, Run
 from .heap import Heap
 from .index import View
 from .keys import as_key
 from .object_store import ObjectStore
+from .partition import KeyRange, split, weight
 from .piece import Piece
 from .schema import Schema
 from .staging import Staging
@@ -348,6 +349,37 @@ class Snapshot:
     ) -> pa.RecordBatchReader:
         """Sweep the same as a stream of Arrow record batches; see ``Database.to_arrow``."""
         return scan_arrow([self._binding(name) for name in names], start, stop, batch_size)
+
+    def split(self, *names: str, count: int) -> list[KeyRange]:
+        """Cut the key space into ranges of about the same size, for several workers to scan.
+
+        Parameters
+        ----------
+        *names : str
+            The stores that are to be scanned; their bytes are balanced, together.
+        count : int
+            How many ranges to make; there are fewer if there are few records.
+
+        Returns
+        -------
+        list of (int, int)
+            Start and stop of each range, ascending, each beginning where the one before ends: every key is in
+            exactly one.
+
+        Raises
+        ------
+        StoreNotFound
+            There is no such store.
+
+        Notes
+        -----
+        It reads the index, not the records.
+        """
+        heaps = [self._binding(name).heap for name in names]
+        live = [count for heap in heaps for count in self.view().live(heap.store).values()]
+        size = sum(weight(count.record_count, count.size) for count in live)
+        rows = ((piece, heap.item_size) for heap in heaps for piece in self.view().pieces(heap.store, 0, KEY_END))
+        return split(rows, size, count)
 
     def __contains__(self, name: object) -> bool:
         return name in self._heaps

@@ -332,5 +332,5 @@ def all_raise(attempts: list[Callable[[], Any]], error: type[Exception], match: 
 
 def check_refuses_writes(store: Any, kind: Kind, model: Model) -> None:
     """Check that a store which can only be read says so, and stays as it is."""
-    all_raise(writes(store, kind), sc.ReadOnlyError, "mode|snapshot")
+    all_raise(writes(store, kind), sc.ReadOnlyError, "mode|snapshot|shards")
     check_reading(store, kind, model)

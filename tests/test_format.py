@@ -386,8 +386,14 @@ def test_leveldb_keys_and_values(tmp_path: Path) -> None:
         b"H" + bytes.fromhex("00000008"): bytes.fromhex("1820000000000000 e8fd000000000000"),
         b"C" + store + bytes.fromhex("00000007"): bytes.fromhex("0102000000000000 0810000000000000"),
         b"C" + store + bytes.fromhex("00000008"): bytes.fromhex("0100000000000000 1000000000000000"),
-        b"P" + store + bytes.fromhex("00000000000001ff"): page[:512].tobytes(),
-        b"P" + store + bytes.fromhex("0000000000000200"): page[512:].tobytes(),
+        b"P" + store + bytes.fromhex("00000000000001ff"): bytes.fromhex(
+            "0010000000000000 0100000000000000 0100000000000000 07000000 00000000 00020000 00000000"
+            "0000000000000000 01"
+        ),
+        b"P" + store + bytes.fromhex("0000000000000200"): bytes.fromhex(
+            "0020000000000000 0100000000000000 0100000000000000 07000000 00000000 01000000 00000000"
+            "0002000000000000 01"
+        ),
         b"D" + store + b"\xff" * 7 + b"\xfe": ROW.pack(2**64 - 2, 8200, 2, 8, 0),
         b"D" + store + b"\xff" * 8: ROW.pack(2**64 - 1, 0, 0, 8, TOMBSTONE),
     }

@@ -15,6 +15,7 @@ from support import UUID
 
 import structchunk as sc
 from structchunk.block import Budget
+from structchunk.clock import Clock
 from structchunk.extent import EXTENT_DTYPE, ROW, TOMBSTONE, is_sorted, misplaced
 from structchunk.header import TEXT_OFFSET, Header, checksum, parse_header
 from structchunk.index import CATALOG, CHECKPOINT, LAST, Index
@@ -22,7 +23,7 @@ from structchunk.leveldb import LevelDB
 from structchunk.schema import schema_from_descriptor
 from structchunk.segment import MAGIC, OWN_CRC, SEGMENT, SEGMENT_SIZE, data_crc, walk
 from structchunk.superblock import CRC, SLOT, Superblock, parse_slot
-from structchunk.table import Clock, Table
+from structchunk.table import Table
 
 SIZE = 8192
 DATA = 4096

@@ -29,6 +29,11 @@ LAYERS = [
     "cli.progress",
     "cli",
     "__init__",
+    "dask",
+    "sharding",
+    "shards",
+    "manifest",
+    "merged",
     "opening",
     "shared",
     "database",
@@ -55,6 +60,7 @@ LAYERS = [
     "heap",
     "index",
     "table",
+    "clock",
     "accounting",
     "delta",
     "block",
@@ -71,6 +77,7 @@ LAYERS = [
     "files",
     "cursor",
     "ranges",
+    "partition",
     "batch",
     "frames",
     "arrow",
@@ -79,6 +86,7 @@ LAYERS = [
     "sources",
     "exact",
     "keys",
+    "page",
     "piece",
     "extent",
     "schema",
@@ -89,7 +97,7 @@ LAYERS = [
 ]
 """All modules, from the top down. A new one goes where its imports allow it; if they allow no place, split it."""
 PACKAGES = ("structchunk", "structchunk.cli")
-ONLY_IMPORTER = {"plyvel": "leveldb", "mmap": "chunk", "matplotlib": "cli.png"}
+ONLY_IMPORTER = {"plyvel": "leveldb", "mmap": "chunk", "dask": "dask", "matplotlib": "cli.png"}
 MAX_LINES = 400
 """Lines that are not blank: what can be read in one sitting."""
 
@@ -198,7 +206,7 @@ def test_all_that_is_public_is_there() -> None:
 def test_importing_the_package_brings_in_nothing_but_what_it_needs() -> None:
     code = "import sys, structchunk; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    extras = {"pandas", "pyarrow", "duckdb", "polars", "click", "rich", "matplotlib"}
+    extras = {"pandas", "pyarrow", "duckdb", "polars", "click", "rich", "matplotlib", "dask", "distributed"}
     assert not (extras | {"pytest", "hypothesis", "lmdb", "asyncio"}) & set(done.stdout.split())
 
 

@@ -84,7 +84,7 @@ def test_any_form_has_the_same_rows(run: Run, data: st.DataObject) -> None:
 @given(runs(), st.lists(st.integers(0, 40) | st.integers(0, KEY_END - 1)))
 def test_a_block_finds_what_is_there(run: Run, others: list[int]) -> None:
     piece = shorten(run, SIZE)
-    block = Block(piece, split(piece, SIZE), 0, KEY_END - 1)
+    block = Block(piece, 0, KEY_END - 1, split(piece, SIZE))
     model = {row[0]: row for row in run.tolist()}
     wanted = sorted({*model, *others})
     assert [block.find(key) for key in wanted] == [model.get(key) for key in wanted]

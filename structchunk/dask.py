@@ -1,0 +1,238 @@
+"""Dask: bags and data frames of key ranges that workers open themselves, and shards that workers write.
+
+What goes through the scheduler is where the records are, a path and a range of keys, and what is asked of them. A
+path must mean the same directory to every worker and to who reads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from .batch import Batch
+from .database import Database
+from .extent import KEY_END
+from .manifest import NAME, Shard
+from .opening import open
+from .partition import KeyRange
+from .schema import Schema, array_schema, object_schema, schema_from_descriptor
+from .sharding import finish, make_shard, new_directory
+from .shards import Shards, open_shards
+
+try:
+    import dask.bag
+except ImportError as error:
+    raise ImportError("this needs Dask: pip install 'structchunk[dask]'") from error
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Partition", "read", "read_frame", "write"]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A range of keys of some stores. Iterating it opens the database, and yields what a scan yields.
+
+    It holds no records, and is pickled as what it says here.
+
+    Attributes
+    ----------
+    path : str
+        Of a database, or of shards.
+    names : tuple of str
+    start, stop : int
+        Range of keys.
+    reading : str
+        Differs with every call that made partitions, for the database may have changed in between.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    start: int
+    stop: int
+    reading: str
+
+    def __iter__(self) -> Iterator[Any]:
+        with _open(self.path) as source:
+            if len(self.names) == 1:
+                yield from source[self.names[0]].scan(self.start, self.stop)
+            else:
+                yield from source.scan(*self.names, start=self.start, stop=self.stop)
+
+
+def read(path: str | os.PathLike[str], *names: str, partitions: int) -> dask.bag.Bag:
+    """Read stores as a Dask bag of batches.
+
+    Parameters
+    ----------
+    path : path-like
+        Of a database, or of shards (their directory, or the manifest in it), on all workers.
+    *names : str
+        Stores.
+    partitions : int
+        How many key ranges to make, of about the same size in bytes. There are fewer if there are few records.
+
+    Returns
+    -------
+    dask.bag.Bag
+        Of ``Batch`` if one store was named; else of tuples with one batch for each, which share their keys, as
+        ``Database.scan`` yields them. Each partition is a range of keys, in ascending order, that whoever works
+        on it opens with ``mode="r"``.
+
+    Raises
+    ------
+    StoreNotFound
+        There is no such store.
+    ValueError
+        No store was named.
+
+    Notes
+    -----
+    The index is read once, to find ranges of the same size; records are read by the workers only, each time that
+    a partition is computed. A worker sees the last commit of when it opens the database: for one commit
+    throughout do not write meanwhile, or read a ``checkpoint()``. Reduce batches to what you need before they leave
+    their worker: a batch that does, as in a shuffle, is copied.
+    """
+    made = _partitions(path, names, partitions)
+    name = f"structchunk-{made[0].reading}"
+    return dask.bag.Bag({(name, i): part for i, part in enumerate(made)}, name, len(made))
+
+
+def read_frame(path: str | os.PathLike[str], *names: str, partitions: int) -> Any:
+    """Read stores as a Dask data frame.
+
+    Parameters
+    ----------
+    path, *names, partitions
+        As in :func:`read`.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame
+        A row for each key that all of the stores have, indexed by ``key``, with known divisions. It has a column
+        for each store, of its name, of Arrow's types: lists, or structs for an object store.
+
+    Raises
+    ------
+    StoreNotFound, ValueError
+        As :func:`read`.
+    SchemaError
+        As ``Store.to_arrow``.
+
+    Notes
+    -----
+    As for :func:`read`. Lists of records that lie back to back are views of the file.
+    """
+    import dask.dataframe  # noqa: PLC0415
+
+    made = _partitions(path, names, partitions)
+    divisions = (*(part.start for part in made), KEY_END - 1)
+    empty = _frame(Partition(made[0].path, names, 0, 0, ""))
+    return dask.dataframe.from_map(_frame, made, meta=empty, divisions=divisions, label="structchunk")
+
+
+def _partitions(path: str | os.PathLike[str], names: tuple[str, ...], count: int) -> list[Partition]:
+    root, reading = os.path.realpath(path), uuid.uuid4().hex
+    with _open(root) as source:
+        source.scan(*names)  # raises if there is none of such a name
+        return [Partition(root, names, start, stop, reading) for start, stop in _split(source, names, count)]
+
+
+def _open(path: str) -> Database | Shards:
+    is_manifest = os.path.isfile(path) or os.path.lexists(os.path.join(path, NAME))
+    return open_shards(path) if is_manifest else open(path, "r")
+
+
+def _split(source: Database | Shards, names: Sequence[str], count: int) -> list[KeyRange]:
+    if isinstance(source, Shards):
+        return source.split(*names, count=count)
+    with source.snapshot() as snapshot:
+        return snapshot.split(*names, count=count)
+
+
+def _frame(partition: Partition) -> pd.DataFrame:
+    import pandas as pd  # noqa: PLC0415
+
+    with _open(partition.path) as source:
+        table = source.to_arrow(*partition.names, start=partition.start, stop=partition.stop).read_all()
+    index = pd.Index(table["key"].to_numpy(), name="key")
+    return table.drop_columns("key").to_pandas(types_mapper=pd.ArrowDtype).set_index(index)
+
+
+# ---------------------------------------------------------------------- writing
+
+
+def write(bag: dask.bag.Bag, path: str | os.PathLike[str], stores: Mapping[str, Any]) -> None:
+    """Compute a Dask bag, and have each worker write what it gets as a database of its own, a shard.
+
+    Parameters
+    ----------
+    bag : dask.bag.Bag
+        Of what to store, many records at a time: a ``Batch``, or a tuple of what ``put_many`` takes, that is
+        ``(keys, values)`` or ``(keys, values, lengths)``. With several stores, of tuples with one of these for
+        each.
+    path : path-like
+        The directory to make, on all workers; it must not exist.
+    stores : mapping
+        The names of the stores in that order, and their types: a ctypes structure or array type for an object
+        store, any other type for an array store of such items.
+
+    Raises
+    ------
+    FileExistsError
+        `path` exists.
+    ValueError
+        Two partitions of the bag have the same key, or as ``put_many``.
+    SchemaError
+        A type cannot be stored.
+
+    Notes
+    -----
+    There is one shard for each partition of the bag, and in the end a manifest, for :func:`structchunk.open_shards`
+    and :func:`read`. On return all is on disk. A task that Dask runs again, because a worker died, leaves nothing
+    behind and writes nothing twice. After an exception nothing is left. If the calling process is killed, there
+    is no manifest: remove the directory.
+
+    Keys may come in any order, in a partition and over all of them; those that ascend are fastest to read. Of equal
+    keys in one partition the last one stays.
+    """
+    schemas = {name: _schema(given) for name, given in stores.items()}
+    descriptors = {name: schema.descriptor for name, schema in schemas.items()}
+    numbers = dask.bag.from_sequence(range(bag.npartitions), npartitions=bag.npartitions)
+    with new_directory(path) as directory:
+        shards = bag.map_partitions(partial(_write_shard, directory, descriptors), numbers).compute()
+        finish(directory, schemas, shards)
+
+
+def _schema(given: Any) -> Schema:
+    is_object = isinstance(given, type) and issubclass(given, (ctypes.Structure, ctypes.Array))
+    return object_schema(given) if is_object else array_schema(given)
+
+
+def _write_shard(
+    directory: str, descriptors: Mapping[str, Any], items: Iterable[Any], numbers: Iterable[int]
+) -> list[Shard]:
+    (number,) = numbers
+    return [make_shard(directory, number, partial(_fill, descriptors, items))]
+
+
+def _fill(descriptors: Mapping[str, Any], items: Iterable[Any], database: Database) -> None:
+    for name, descriptor in descriptors.items():
+        database.create(name, schema_from_descriptor(descriptor, database.path))
+    for item in items:
+        blocks = (item,) if len(descriptors) == 1 else item
+        with database.transaction() as transaction:
+            for name, block in zip(descriptors, blocks, strict=True):
+                transaction[name].put_many(*_columns(block))
+
+
+def _columns(block: Any) -> tuple[Any, ...]:
+    if not isinstance(block, Batch):
+        return tuple(block)
+    return (block.keys, block.values, block.lengths) if block.kind == "array" else (block.keys, block.values)
