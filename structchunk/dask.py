@@ -187,8 +187,10 @@ def write(bag: dask.bag.Bag, path: str | os.PathLike[str], stores: Mapping[str, 
     ------
     FileExistsError
         `path` exists.
+    TypeError
+        The bag has something else.
     ValueError
-        Two partitions of the bag have the same key, or as ``put_many``.
+        Two partitions of the bag have the same key, or no store was named, or as ``put_many``.
     SchemaError
         A type cannot be stored.
 
@@ -203,6 +205,8 @@ def write(bag: dask.bag.Bag, path: str | os.PathLike[str], stores: Mapping[str, 
     keys in one partition the last one stays.
     """
     schemas = {name: _schema(given) for name, given in stores.items()}
+    if not schemas:
+        raise ValueError("no store to write; name at least one, with its type")
     descriptors = {name: schema.descriptor for name, schema in schemas.items()}
     numbers = dask.bag.from_sequence(range(bag.npartitions), npartitions=bag.npartitions)
     with new_directory(path) as directory:
@@ -226,13 +230,29 @@ def _fill(descriptors: Mapping[str, Any], items: Iterable[Any], database: Databa
     for name, descriptor in descriptors.items():
         database.create(name, schema_from_descriptor(descriptor, database.path))
     for item in items:
-        blocks = (item,) if len(descriptors) == 1 else item
         with database.transaction() as transaction:
-            for name, block in zip(descriptors, blocks, strict=True):
+            for name, block in zip(descriptors, _blocks(item, len(descriptors)), strict=True):
                 transaction[name].put_many(*_columns(block))
 
 
+def _blocks(item: Any, count: int) -> Sequence[Any]:
+    if count == 1:
+        return (item,)
+    if not isinstance(item, (tuple, list)) or len(item) != count:
+        raise TypeError(f"the bag has {_said(item)}, expected a tuple with a block for each of {count} stores")
+    return item
+
+
 def _columns(block: Any) -> tuple[Any, ...]:
-    if not isinstance(block, Batch):
+    if isinstance(block, (tuple, list)) and len(block) in (2, 3):
         return tuple(block)
+    if not isinstance(block, Batch):
+        raise TypeError(
+            f"the bag has {_said(block)} for a store, expected a Batch, (keys, values) or (keys, values, lengths)"
+        )
     return (block.keys, block.values, block.lengths) if block.kind == "array" else (block.keys, block.values)
+
+
+def _said(found: Any) -> str:
+    kind = type(found).__name__
+    return f"{kind} of {len(found)}" if isinstance(found, (tuple, list)) else kind

@@ -40,14 +40,14 @@ def opened(path: str, *, write: bool = False) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def advised(path: str) -> Iterator[None]:
-    """Say what to do if the body runs out of file descriptors."""
+def advised(path: str, taken: str = "each chunk file takes up to two") -> Iterator[None]:
+    """Say what takes file descriptors, and what to do, if the body runs out of them."""
     try:
         yield
     except OSError as error:
         if error.errno != errno.EMFILE:
             raise
-        message = f"{error.strerror}: each chunk file takes up to two; raise the limit (ulimit -n)"
+        message = f"{os.strerror(error.errno)}: {taken}; raise the limit (ulimit -n)"
         raise OSError(error.errno, message, path) from error
 
 

@@ -114,8 +114,8 @@ def _stores(descriptors: dict[str, Any], path: str) -> dict[str, Schema]:
 
 def _shard(fields: dict[str, Any]) -> Shard:
     path = fields["path"]
-    if os.path.basename(path) != path or path in ("", ".", ".."):
-        raise ValueError(f"path {path!r} leads out of the directory")
+    if os.path.basename(path) != path or path in ("", ".", "..") or b"\0" in os.fsencode(path):
+        raise ValueError(f"path {path!r} is not a name in the directory")
     return Shard(path, {name: _holding(holding) for name, holding in fields["stores"].items()})
 
 

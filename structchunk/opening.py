@@ -26,7 +26,7 @@ CHUNK_SIZE = 64 << 20
 MIN_CHUNK_SIZE = 4 * PAGE
 _MODES = ("r", "r+", "a", "x")
 
-_reopened: dict[str, Database] = {}
+_reopened: dict[tuple[str, bytes], Database] = {}
 _reopened_guard = threading.Lock()
 
 
@@ -173,22 +173,24 @@ def _pickled(database: Database) -> tuple[object, ...]:
     database.check_open()
     if database.mode != "r":
         raise TypeError(f"{database.path} is open for writing and cannot be pickled; open it with mode='r'")
-    return reopen, (database.path, database.storage.index.last)
+    return reopen, (database.path, database.storage.superblock.database, database.storage.index.last)
 
 
-def reopen(path: str, commit: int) -> Database:
+def reopen(path: str, uuid: bytes, commit: int) -> Database:
     """Return a database that was pickled: one handle for all of them in this process, open until its end.
 
     Parameters
     ----------
     path : str
+    uuid : bytes
+        Of the pickled one: another database that took its path since has a handle of its own.
     commit : int
         The commit that the pickled one showed: this one shows that or a later one.
     """
     with _reopened_guard:
-        database = _reopened.get(path)
+        database = _reopened.get((path, uuid))
         if database is None or database.closed:
-            database = _reopened[path] = open(path, "r")
+            database = _reopened[path, uuid] = open(path, "r")
         elif database.storage.index.last < commit:
             database.refresh()
         return database

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from . import files
 from .aligned import scan_aligned, scan_arrow
 from .batch import Batch
 from .database import Database
@@ -155,7 +156,8 @@ class Shards:
     def _open(self, shard: Shard) -> Database:
         path = os.path.join(self._path, shard.path)
         try:
-            database = open(path, "r")
+            with files.advised(path, "each shard that was read takes about six"):
+                database = open(path, "r")
         except FileNotFoundError as error:
             expected = f"one of the shards that {NAME} names"
             raise CorruptionError(path, found="no database", expected=expected, advice=ADVICE) from error

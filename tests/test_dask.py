@@ -266,6 +266,32 @@ def test_a_failure_leaves_nothing(client: distributed.Client, path: str, tmp_pat
         scd.write(bag, tmp_path, {"a": "f8"})
 
 
+@pytest.mark.parametrize(
+    ("item", "stores", "expected"),
+    [
+        (7, ["a"], r"the bag has int for a store, expected a Batch, \(keys, values\) or"),
+        ([[1], [[2.0]], [1], [1]], ["a"], "the bag has list of 4 for a store"),
+        (([1], [[2.0]]), ["a", "b"], "the bag has list of 1 for a store"),
+        (
+            ([1], [[2.0]]),
+            ["a", "b", "c"],
+            "the bag has tuple of 2, expected a tuple with a block for each of 3 stores",
+        ),
+        (None, ["a", "b"], "the bag has NoneType, expected a tuple with a block for each of 2 stores"),
+    ],
+)
+def test_what_is_no_block_is_named(item: Any, stores: list[str], expected: str, tmp_path: Path) -> None:
+    bag = dask.bag.from_sequence([item])
+    with dask.config.set(scheduler="sync"), pytest.raises(TypeError, match=expected):
+        scd.write(bag, tmp_path / "set", dict.fromkeys(stores, "f8"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_store_to_write(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="name at least one"):
+        scd.write(dask.bag.from_sequence([([1], [[2.0]])]), tmp_path / "set", {})
+
+
 def die_once(marker: str, batch: sc.Batch) -> Iterator[Any]:
     """Kill the worker when its shard is half written, the first time that any does it."""
     half = len(batch) // 2

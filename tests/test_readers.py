@@ -8,6 +8,7 @@ import gc
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -704,6 +705,23 @@ def test_pickles(open_db: OpenDB) -> None:
         again.close()
         assert len(pickle.loads(pickle.dumps(db["floats"]))) == 1001
         pickle.loads(pickle.dumps(db)).close()
+
+
+def test_a_pickle_of_a_database_that_replaced_another_shows_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "test.sc"
+    found = []
+    for records in ({1: [1.0], 2: [1.0]}, {1: [2.0]}):  # the new one has no more commits than the old one
+        with sc.open(path, "x", sync=False) as db:
+            db.array_store("floats", "f8").update(records)
+        with sc.open(path, "r") as db:
+            store = pickle.loads(pickle.dumps(db["floats"]))
+        found.append((store, {key: value.tolist() for key, value in store.items()}))
+        assert found[-1][1] == records
+        shutil.rmtree(path)
+    old = found[0][0]
+    assert old[2].tolist() == [1.0]  # who has the old one goes on with it
+    for store, _ in found:
+        store._binding.home().close()
 
 
 def test_a_reader_does_not_hold_up_a_writer(open_db: OpenDB) -> None:

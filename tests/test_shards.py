@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import itertools
 import json
@@ -19,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mapping import KINDS, Kind, all_raise, check_reading, check_refuses_writes, fill, kinds, reads
-from support import count_descriptors, in_child, keys, run_of
+from support import count_descriptors, in_child, keys, run_of, run_python
 
 import structchunk as sc
 from structchunk.extent import clip
@@ -315,6 +316,24 @@ def test_a_forked_child_opens_them_again(disjoint: sc.Shards) -> None:
     )
 
 
+def test_too_many_for_the_limit_says_what_to_do(disjoint: sc.Shards) -> None:
+    code = """
+import os, resource, sys, structchunk as sc
+with sc.open_shards(sys.argv[1]) as shards:
+    shards["a"][5]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + int(sys.argv[2]),) * 2)
+    try:
+        shards["a"][150]
+    except OSError as error:
+        print(error.errno, error)
+"""
+    for spare in (0, 2, 4):
+        done = run_python(code, disjoint.path, str(spare))
+        assert done.stdout.startswith(f"{errno.EMFILE} "), done.stderr
+        assert "each shard that was read takes about six; raise the limit (ulimit -n)" in done.stdout
+        assert done.stderr == ""
+
+
 # ---------------------------------------------------------------- writing
 
 
@@ -445,8 +464,10 @@ def holding(fields: dict[str, Any], **new: Any) -> None:
 
 
 BAD: dict[str, Callable[[dict[str, Any]], object]] = {
-    "leads out of the directory": lambda fields: fields["shards"][0].update(path="../other.sc"),
-    "'..' leads out": lambda fields: fields["shards"][0].update(path=".."),
+    "'../other.sc' is not a name in the directory": lambda fields: fields["shards"][0].update(path="../other.sc"),
+    "'..' is not a name": lambda fields: fields["shards"][0].update(path=".."),
+    "x00.sc' is not a name": lambda fields: fields["shards"][0].update(path="\0.sc"),
+    "surrogates not allowed": lambda fields: fields["shards"][0].update(path="\ud800.sc"),
     "no such keys": lambda fields: holding(fields, first=500),
     "has no such keys or records": lambda fields: holding(fields, last=2**64),
     "something else than integers": lambda fields: holding(fields, records=True),
