@@ -21,14 +21,15 @@ class Batch:
     offsets : ndarray of int64, shape (n + 1,)
         In items. The first one is 0.
     values : ndarray, shape (offsets[-1],)
-        Read-only. A view of the mapped file where the records lie back to back, else a copy.
+        A view of the mapped file where the records lie back to back, else a copy.
     kind : str
         That of the store: ``"array"``, or ``"object"`` if every record is one item.
 
     Notes
     -----
-    A batch stays valid for as long as the caller holds it, past ``close()``. Values of records that may change
-    in place (objects, arrays made by ``new()``) follow such changes where they are a view.
+    The arrays of a store's batch are read-only, and valid for as long as the caller holds them, past ``close()``.
+    Values of records that may change in place (objects, arrays made by ``new()``) follow such changes where they
+    are a view.
     """
 
     __slots__ = ("keys", "kind", "offsets", "values")

@@ -11,11 +11,9 @@ import numpy.typing as npt
 
 from .batch import Batch
 from .extent import Extent, Run, breaks, chunks_of
-from .piece import Piece, Scattered, Stretch, joined
+from .piece import Piece, Scattered, Stretch, are_seldom, joined
 from .schema import Schema
 
-LONG_STRETCH = 1024
-"""A scan splits its batches where records stop lying back to back, if stretches have this many on average."""
 COPY_SIZE = 64 << 20
 """A scan copies no more bytes than this into one batch."""
 MAX_RECORD_TYPE = 1 << 31
@@ -76,14 +74,22 @@ def aligned_batches(
         for first in range(low, high, batch_size):
             upto = min(first + batch_size, high)
             keys = pieces[0].part(first, upto).keys
-            keys.flags.writeable = False
             yield tuple(_batch(heap, piece.part(first, upto), keys) for heap, piece in sides)
 
 
 def _batch(heap: Mapped, piece: Piece, keys: npt.NDArray[np.uint64]) -> Batch:
     if isinstance(piece, Scattered):
         return _ragged(heap, piece.run, keys)
-    return Batch(keys, piece.offsets, heap.arrays[piece.chunk][piece.items], heap.schema.kind)
+    return _read_only(heap, keys, piece.offsets, heap.arrays[piece.chunk][piece.items])
+
+
+def _read_only(
+    heap: Mapped, keys: npt.NDArray[np.uint64], offsets: npt.NDArray[np.int64], values: npt.NDArray[Any]
+) -> Batch:
+    """Return a batch that nobody changes: others, and Arrow data, may lie over the same memory."""
+    for array in (keys, offsets, values):
+        array.flags.writeable = False
+    return Batch(keys, offsets, values, heap.schema.kind)
 
 
 def _ragged(heap: Mapped, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
@@ -91,18 +97,14 @@ def _ragged(heap: Mapped, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
     offsets = np.zeros(len(run) + 1, np.int64)
     np.cumsum(run["length"], out=offsets[1:])
     if not len(breaks(run, heap.item_size)):
-        return Batch(keys, offsets, _stretch(heap, run, int(offsets[-1])), heap.schema.kind)
-    values = _copy(heap, run, offsets)
-    values.flags.writeable = False
-    return Batch(keys, offsets, values, heap.schema.kind)
+        return _read_only(heap, keys, offsets, _stretch(heap, run, int(offsets[-1])))
+    return _read_only(heap, keys, offsets, _copy(heap, run, offsets))
 
 
 def _cuts(heap: Mapped, run: Run) -> npt.NDArray[np.intp]:
     """Return where to cut a run: where records stop lying back to back, unless that would leave little pieces."""
     cuts = breaks(run, heap.item_size)
-    if len(cuts) and (len(cuts) + 1) * LONG_STRETCH > len(run):
-        return _copy_cuts(run, heap.item_size)
-    return cuts
+    return cuts if not len(cuts) or are_seldom(cuts, len(run)) else _copy_cuts(run, heap.item_size)
 
 
 def _copy_cuts(run: Run, item_size: int) -> npt.NDArray[Any]:

@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from .errors import CorruptionError, ReadOnlyError
 from .extent import KEY_END, TOMBSTONE, Extent, Run, last_wins, make_run
-from .gather import LONG_STRETCH, Mapped
+from .gather import Mapped
 from .keys import as_key
-from .piece import Piece, Scattered, Stretch, clip_piece, first_key, joined, last_key
+from .piece import LONG_STRETCH, Piece, Scattered, Stretch, clip_piece, first_key, joined, last_key
 from .schema import Schema
 from .store import Binding
 

@@ -15,6 +15,7 @@ from .database import Database
 from .header import PAGE, round_up
 from .lock import Lock
 from .paths import Paths
+from .presence import check_free, check_there
 from .readers import welcome
 from .reading import open_reader
 from .recovery import create_storage, open_storage
@@ -88,13 +89,11 @@ def open(
     exists = os.path.lexists(os.path.join(root, "superblock"))
     if mode == "x" and exists:
         raise FileExistsError(f"{root} is a database already; open it with mode='a'")
-    if mode in ("r", "r+") and not os.path.isdir(root):
-        raise FileNotFoundError(f"no database at {root}; create it with mode='a'")
-    if not os.path.isdir(root):
-        files.make_directory(root)
     paths = Paths(root)
-    if mode in ("r", "r+") and not os.path.lexists(paths.superblock) and not os.path.isdir(paths.chunks):
-        raise FileNotFoundError(f"no database at {root}; create it with mode='a'")
+    if mode in ("r", "r+"):
+        check_there(paths)
+    elif not os.path.isdir(root):
+        files.make_directory(root)
     if mode == "r":
         return Database(open_reader(paths), mode=mode, sync=bool(sync))
     if shared:
@@ -124,10 +123,8 @@ def rebuild_index(path: str | os.PathLike[str], progress: Callable[[int, int], o
     Whatever state the index is in, and if there is none, this gives the last whole commit: its stores and their
     types, every record, no deleted one, and nothing of a transaction that was not committed.
     """
-    root = os.path.realpath(path)
-    if not os.path.isdir(os.path.join(root, "chunks")):
-        raise FileNotFoundError(f"no database at {root}")
-    paths = Paths(root)
+    paths = Paths(os.path.realpath(path))
+    check_there(paths, for_rebuild=True)
     lock = Lock(paths.lock)
     try:
         storage = open_storage(paths, lock, CHUNK_SIZE, rebuild=True, progress=progress)
@@ -140,6 +137,8 @@ def rebuild_index(path: str | os.PathLike[str], progress: Callable[[int, int], o
 def _open_for_writing(paths: Paths, mode: str, chunk_size: int, timeout: float | None = 0) -> Storage:
     """Open the files of a database, or create them, once the lock is free."""
     may_create = mode in ("a", "x")
+    if may_create and not os.path.lexists(paths.superblock):
+        check_free(paths)  # first: the lock of a database would overwrite a file of that name
     lock = Lock(paths.lock, timeout)
     try:
         if os.path.lexists(paths.superblock) or not may_create:

@@ -29,6 +29,8 @@ from .extent import (
 )
 
 Keys: TypeAlias = "range | npt.NDArray[np.uint64]"
+LONG_STRETCH = 1024
+"""Rows are cut where records stop lying back to back if that leaves this many together, on average."""
 SHARED_OFFSETS = 1 << 16
 """Offsets of no more records than this are worth keeping for the next batch of the same shape."""
 
@@ -185,6 +187,21 @@ def shorten(run: Run, item_size: int) -> Piece:
         starts[-1] = starts[-2] + int(run["length"][-1])
         starts.flags.writeable = False
     return Stretch(_spacing(run), starts, int(run["chunk"][0]), int(run["flags"][0]), item_size)
+
+
+def split(piece: Piece, item_size: int) -> list[Piece]:
+    """Return a piece as those that it is made of: Stretches, where records seldom stop lying back to back."""
+    if isinstance(piece, Stretch):
+        return [piece]
+    cuts = breaks(piece.run, item_size)
+    if not len(cuts) or not are_seldom(cuts, len(piece)):
+        return [piece]
+    return [shorten(piece.run[low:high], item_size) for low, high in pairwise([0, *cuts.tolist(), len(piece)])]
+
+
+def are_seldom(cuts: npt.NDArray[np.intp], row_count: int) -> bool:
+    """Tell whether rows are worth cutting where records stop lying back to back."""
+    return (len(cuts) + 1) * LONG_STRETCH <= row_count
 
 
 def _spacing(run: Run) -> Keys:

@@ -36,6 +36,7 @@ from .log import (
     rewind,
 )
 from .paths import Paths
+from .presence import check_free
 from .schema import schema_from_descriptor
 from .storage import Gone, Storage
 from .superblock import Superblock, create_superblock, read_superblock
@@ -47,7 +48,7 @@ LOAD_ROWS = 1 << 20
 
 def create_storage(paths: Paths, lock: Lock, chunk_size: int) -> Storage:
     """Make a new, empty database. The superblock comes last: without one there is nothing yet."""
-    _check_nothing_there(paths)
+    check_free(paths)
     for generation in paths.list_indexes():
         _remove_index(paths.index(generation))
     if not os.path.lexists(paths.chunks):
@@ -64,20 +65,6 @@ def create_storage(paths: Paths, lock: Lock, chunk_size: int) -> Storage:
     storage = Storage(paths, lock, first, index, chunk_size)
     storage.epoch_pending = False
     return storage
-
-
-def _check_nothing_there(paths: Paths) -> None:
-    strangers = set(os.listdir(paths.root)) - {"lock", "chunks", "superblock.new", "readers"}
-    strangers -= {os.path.basename(paths.index(generation)) for generation in paths.list_indexes()}
-    if strangers:
-        raise FileExistsError(
-            f"{paths.root} is not a structchunk database, and not empty: it holds {sorted(strangers)[0]!r}"
-        )
-    if os.path.isdir(paths.chunks) and os.listdir(paths.chunks):
-        advice = "restore the superblock from a copy, or run structchunk.rebuild_index(path)"
-        raise CorruptionError(
-            paths.superblock, found="no superblock", expected="one beside the chunks", advice=advice
-        )
 
 
 def open_storage(
@@ -191,9 +178,15 @@ def _superblock_for_rebuild(paths: Paths) -> Superblock:
     index = _try_index(paths)
     try:
         superblock = _read_superblock(paths)
-    except (CorruptionError, FileNotFoundError):
+    except (CorruptionError, FileNotFoundError) as error:
         if index is None:
-            raise
+            found, advice = (
+                "neither it nor the index can be read",
+                "restore one of them from a copy of the database",
+            )
+            raise CorruptionError(
+                paths.superblock, found=found, expected="one of the two", advice=advice
+            ) from error
         superblock = Superblock(index.database, max(paths.list_indexes()), 1, 0, 1, 1)
         create_superblock(paths.superblock, superblock)
     if index is not None and index.database == superblock.database:

@@ -42,7 +42,18 @@ from .extent import (
 from .keys import as_key
 from .leveldb import REBUILD, LevelDB, Pair
 from .page import count_rows, is_short, pack_pages, unpack_short
-from .piece import Piece, Scattered, Stretch, clip_piece, first_key, joined, last_key, overlay_pieces, put_together
+from .piece import (
+    Piece,
+    Scattered,
+    Stretch,
+    clip_piece,
+    first_key,
+    joined,
+    last_key,
+    overlay_pieces,
+    put_together,
+    split,
+)
 
 PAGE_ROWS = 512
 POINT_PAGES = 8
@@ -216,7 +227,8 @@ class Table:
         while start < stop:
             at_key = stop - 1 if reverse else start
             block = self._block(at_key, at, wide=stop - start > 1, reverse=reverse)
-            yield clip_piece(block.piece, start, stop)
+            for piece in reversed(block.pieces) if reverse else block.pieces:
+                yield clip_piece(piece, start, stop)
             if reverse:
                 stop = block.floor
             else:
@@ -263,7 +275,7 @@ class Table:
         piece = self._decode_pages(pages)
         if len(piece) and first_key(piece) < floor:
             raise self._damaged("pages that overlap", "each page's keys above those of the page before")
-        return Block(piece, floor, last)
+        return Block(piece, floor, last, split(piece, self._item_size))
 
     def _last_key(self, page: Pair) -> int:
         if len(page[0]) != _KEY.size:

@@ -32,11 +32,29 @@ def test_is_what_a_store_returns(db: sc.Database) -> None:
         assert batch.keys.tolist() == [10, 11, 12, 13]
         assert batch.offsets.tolist() == [0, 3, 3, 4, 6]
         assert batch.values.tolist() == [1, 2, 3, 4, 5, 6]
-        assert not batch.values.flags.writeable
     empty = store.get_many([])
     assert (empty.keys.shape, empty.offsets.tolist(), empty.values.shape) == ((0,), [0], (0,))
     assert (empty.keys.dtype, empty.offsets.dtype, empty.values.dtype) == (np.uint64, np.int64, np.float64)
     assert list(store.scan(50)) == []
+
+
+def test_batches_of_a_store_are_read_only(db: sc.Database) -> None:
+    even, ragged = db.array_store("even", "f8"), db.array_store("ragged", "f8")
+    even.put_many(range(5000), np.ones((5000, 2)))
+    ragged.put_many(range(5000), np.ones(2500), np.arange(5000) % 2)
+    ragged[5001] = []
+    for key in range(0, 5000, 3):
+        ragged.delete(key)
+    batches = [*even.scan(), *ragged.scan(), *ragged.scan(5001), *(pair[1] for pair in db.scan("even", "ragged"))]
+    batches += [
+        even.get_many([]),
+        even.get_many([1]),
+        even.get_many([1, 2]),
+        even.get_many([9, 4]),
+        ragged.get_many([5001]),
+    ]
+    for batch in batches:
+        assert not any(array.flags.writeable for array in (batch.keys, batch.offsets, batch.values))
 
 
 def test_length_lengths_and_repr() -> None:

@@ -81,6 +81,13 @@ def test_info(path: str) -> None:
     assert lines[3].split()[:7] == ["temps", "float64[]", "81", "2.5", "KiB", "640", "B"]
 
 
+def test_types_of_text_are_named_by_their_length(db: sc.Database) -> None:
+    for dtype in ("S5", "U3", "V7"):
+        db.array_store(f"of {dtype}", dtype)
+    lines = good("info", db.path).splitlines()
+    assert [line.split()[2] for line in lines[2:]] == ["S5[]", "U3[]", "V7[]"]
+
+
 def test_info_for_machines(path: str) -> None:
     found = report("info", path)
     points, temps = found["stores"]
@@ -237,6 +244,27 @@ def test_a_damaged_database_is_one_line(words: list[object], name: str, path: st
     damaged = copy(path, tmp_path)
     (damaged / name).write_bytes(b"\xff" * 100)
     assert str(damaged) in failed(words[0], damaged, *words[1:])
+
+
+def test_a_lost_superblock_is_made_anew(path: str, tmp_path: Path) -> None:
+    damaged = copy(path, tmp_path)
+    (damaged / "superblock").unlink()
+    for words in (["info"], ["ls"], ["verify"], ["compact"]):
+        assert "no superblock" in (line := failed(words[0], damaged)) and "rebuild_index" in line
+    good("rebuild-index", damaged)
+    good("verify", damaged)
+    shutil.rmtree(damaged / "chunks")
+    for command in ("info", "compact", "rebuild-index"):
+        assert "the directory of chunks" in failed(command, damaged)
+
+
+def test_the_system_s_errors_are_said_as_it_says_them(path: str, tmp_path: Path) -> None:
+    missing = tmp_path / "none" / "copy.npz"
+    assert failed("export", path, "temps", missing) == f"structchunk: {missing}.part: No such file or directory"
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "structchunk", "ls", path]
+        done = subprocess.run(words, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "structchunk: No space left on device\n")
 
 
 def test_what_is_not_there_is_one_line(path: str) -> None:

@@ -52,6 +52,21 @@ def test_modes_of_what_is_missing(tmp_path: Path) -> None:
             assert db.verify() == []
 
 
+@pytest.mark.parametrize("mode", ["r", "r+", "a", "x"])
+def test_nothing_is_written_to_a_directory_of_something_else(tmp_path: Path, mode: str) -> None:
+    (tmp_path / "chunks").mkdir()
+    files = [tmp_path / "lock", tmp_path / "chunks" / "data.txt", tmp_path / "precious"]
+    for file in files:
+        file.write_text("text")
+    for _ in files[1:]:
+        with pytest.raises((FileNotFoundError, FileExistsError), match="database"):
+            sc.open(tmp_path, mode)
+        with pytest.raises(FileNotFoundError):
+            sc.rebuild_index(tmp_path)
+        assert all(file.read_text() == "text" for file in files)
+        files.pop().unlink()  # then there is but a lock, and a directory of chunks with something else in it
+
+
 def test_modes_of_what_exists(open_db: OpenDB) -> None:
     with open_db() as db:
         db.array_store("floats", "f8")[1] = [1.0]

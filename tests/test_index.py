@@ -24,7 +24,7 @@ from structchunk.errors import ClosedError, CorruptionError, StoreNotFound
 from structchunk.extent import KEY_END, ROW, TOMBSTONE, Extent, Run
 from structchunk.index import CATALOG, CHECKPOINT, LAST, Index, View, unpack_row
 from structchunk.page import count_rows as rows_of_page
-from structchunk.piece import Piece, joined, shorten
+from structchunk.piece import Piece, Stretch, joined, shorten
 from structchunk.table import Change, Table
 
 STORES = {1: 8, 2: 4}
@@ -376,6 +376,19 @@ def test_the_cache_keeps_to_its_limit(tmp_path: Path) -> None:
         index.close()
 
 
+def test_where_a_chunk_ends_sweeps_still_meet_stretches(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("structchunk.piece.LONG_STRETCH", 2)
+    run = np.concatenate([dense(0, 6), dense(6, 30, chunk=2)])
+    index.put(1, {1: run})
+    view = index.view()
+    for _ in range(2):
+        for reverse in (False, True):
+            pieces = list(view.pieces(1, 0, KEY_END, reverse=reverse))
+            assert all(isinstance(piece, Stretch) for piece in pieces)
+            assert whole(iter(pieces), reverse=reverse) == model_of(run)
+    assert view.lookup(1, run["key"]).tolist() == run.tolist()
+
+
 spans = st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda span: (span[0], sum(span)))
 
 
@@ -387,7 +400,8 @@ def test_cached_blocks_are_disjoint_and_drop_drops_all(steps: list[tuple[tuple[i
         if dropped:
             cache.drop(low, high)
         else:
-            cache.insert(block.Block(shorten(dense(low, high - low + 1), 8), low, high))
+            piece = shorten(dense(low, high - low + 1), 8)
+            cache.insert(block.Block(piece, low, high))
         found = [cache.find(at) for at in range(low, high + 1)]
         assert all((one is None) is dropped for one in found)
         lasts, blocks = cache.index

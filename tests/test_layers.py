@@ -69,6 +69,7 @@ LAYERS = [
     "superblock",
     "readers",
     "lock",
+    "presence",
     "paths",
     "chunk",
     "segment",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support import Model, alive, between, model_of, models, rows_of, run_of
 
 from structchunk.block import Block
-from structchunk.extent import KEY_END, ROW_SIZE, Extent, Run
+from structchunk.extent import KEY_END, ROW_SIZE, Extent, Run, breaks, overlay
 from structchunk.piece import (
     SHARED_OFFSETS,
     Piece,
@@ -25,6 +25,7 @@ from structchunk.piece import (
     overlay_pieces,
     portions,
     shorten,
+    split,
 )
 
 SIZE = 8
@@ -82,7 +83,8 @@ def test_any_form_has_the_same_rows(run: Run, data: st.DataObject) -> None:
 
 @given(runs(), st.lists(st.integers(0, 40) | st.integers(0, KEY_END - 1)))
 def test_a_block_finds_what_is_there(run: Run, others: list[int]) -> None:
-    block = Block(shorten(run, SIZE), 0, KEY_END - 1)
+    piece = shorten(run, SIZE)
+    block = Block(piece, 0, KEY_END - 1, split(piece, SIZE))
     model = {row[0]: row for row in run.tolist()}
     wanted = sorted({*model, *others})
     assert [block.find(key) for key in wanted] == [model.get(key) for key in wanted]
@@ -90,6 +92,20 @@ def test_a_block_finds_what_is_there(run: Run, others: list[int]) -> None:
     assert found.tolist() == [key in model for key in wanted]
     assert block.piece.take(where[found]).tolist() == [model[key] for key in wanted if key in model]
     assert block.piece.run.tolist() == run.tolist()
+
+
+@given(runs(), runs())
+def test_rows_are_split_where_that_leaves_long_stretches(run: Run, more: Run) -> None:
+    more["key"] += 2**60 if more.size and int(more["key"][-1]) < 2**63 else 0
+    more["chunk"] += 5
+    run = overlay(more, run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("structchunk.piece.LONG_STRETCH", 2)
+        pieces = split(shorten(run, SIZE), SIZE)
+    assert joined(pieces).tolist() == run.tolist()
+    ends = [0, *np.cumsum([len(piece) for piece in pieces]).tolist()]
+    cuts = breaks(run, SIZE).tolist()
+    assert ends == ([0, *cuts, len(run)] if (len(cuts) + 1) * 2 <= len(run) else [0, len(run)])
 
 
 @given(runs())

@@ -27,7 +27,7 @@ SMALL = {
     "delta._MERGE_AT": 3,
     "block.CACHE_SIZE": 200,
     "staging._MANY_ROWS": 9,
-    "gather.LONG_STRETCH": 3,
+    "piece.LONG_STRETCH": 3,
     "gather.WIDE_ITEMS": 4,
     "gather.COPY_SIZE": 256,
     "chunk.BULK_SIZE": 1024,

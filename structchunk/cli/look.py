@@ -60,7 +60,9 @@ def _type_text(schema: Schema) -> str:
     """Name a type: as NumPy does, or a class by its name."""
     node = schema.descriptor
     label = node.get("class") or (isinstance(node["type"], dict) and node["type"].get("class"))
-    name = label or ("struct" if schema.dtype.names else schema.dtype.name)
+    dtype = schema.dtype
+    plain_name = dtype.str[1:] if dtype.kind in "SUV" else dtype.name  # S5 and not bytes40, which counts bits
+    name = label or ("struct" if dtype.names else plain_name)
     return f"{name}[]" if schema.kind == "array" else str(name)
 
 

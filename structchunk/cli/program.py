@@ -49,7 +49,13 @@ class Program(click.Group):
             _discard_output()
             ctx.exit(BROKEN_PIPE)
         except (Error, OSError, ValueError, ImportError, MemoryError) as error:
-            raise Failure(one_line(str(error) or type(error).__name__)) from error
+            raise Failure(one_line(_message(error))) from error
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
 
 
 def _discard_output() -> None:
