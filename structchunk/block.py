@@ -66,6 +66,10 @@ class Block:
         self.size = piece.size + (0 if isinstance(piece, Stretch) else self.keys.nbytes)
         self.size += sum(part.size for part in self.pieces if part is not piece)
 
+    def is_whole(self) -> bool:
+        """Tell whether this block answers for all keys."""
+        return self.floor == 0 and self.last == KEY_END - 1
+
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key that this block answers for, or None."""
         if self._step:

@@ -242,9 +242,7 @@ class Table:
             latest = at is None or at.version == version
             if latest:
                 block = self._cache.find(key)
-                if block is not None and (
-                    not wide or block.count > POINT_PAGES * PAGE_ROWS or self._is_whole(block)
-                ):
+                if block is not None and (not wide or block.count > POINT_PAGES * PAGE_ROWS or block.is_whole()):
                     return block
             stop = KEY_END if wide or not latest else self._cache.next_floor(key)
             count = GROUP_PAGES if wide else POINT_PAGES << self._cache.eagerness()
@@ -254,10 +252,6 @@ class Table:
                 self._load_delta()  # find() trusts a cached block where the delta has no row
                 self._cache.insert(loaded)
         return loaded
-
-    @staticmethod
-    def _is_whole(block: Block) -> bool:
-        return block.floor == 0 and block.last == KEY_END - 1
 
     def _load(self, key: int, count: int, snapshot: Any, *, stop: int = KEY_END, reverse: bool = False) -> Block:
         """Read the page that answers for a key, and its neighbours below `stop`, up to `count` pages."""
