@@ -346,7 +346,9 @@ def _check_entries(path: str) -> None:
 
 
 def _translated(path: str, error: Exception) -> Exception:
-    if isinstance(error, plyvel.CorruptionError):
+    # A table that is missing, or empty as some file systems leave it after a power cut, cannot be mapped.
+    is_damage = any(os.strerror(number) in str(error) for number in (errno.ENOENT, errno.EINVAL))
+    if isinstance(error, plyvel.CorruptionError) or is_damage:
         return _corruption(path, error)
     return _os_error(path, error)
 

@@ -295,6 +295,21 @@ def test_an_unknown_error_of_the_system_is_eio(leveldb: LevelDB, monkeypatch: py
     assert caught.value.errno == errno.EIO
 
 
+@pytest.mark.parametrize("left", ["missing", "empty"])
+def test_a_table_that_cannot_be_mapped_is_damage(path: str, left: str) -> None:
+    """A file system may leave an empty table after a power cut; LevelDB calls that an error of the system."""
+    (table,) = make_table_files(path)
+    os.unlink(table)
+    if left == "empty":
+        open(table, "wb").close()
+    with pytest.raises(CorruptionError, match="rebuild_index"):
+        leveldb = LevelDB.open(path)
+        try:
+            leveldb.get(b"k000001")
+        finally:
+            leveldb.close()
+
+
 LIMITED = """
 import resource, signal, sys
 from structchunk.leveldb import LevelDB
