@@ -22,7 +22,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { FIXED_SIZE = 104, RECORD_SIZE = 64, ROW_SIZE = 32 };
+enum { FIXED_SIZE = 104, RECORD_SIZE = 64, ROW_SIZE = 32, HEAD_SIZE = 24 };
+enum { ALL, KEYS, EVEN }; /* forms of rows */
 enum { TOMBSTONE = 1, DROPPED = 8 };
 
 typedef struct {
@@ -99,10 +100,30 @@ static Chunk read_header(const unsigned char *base, uint64_t size)
     return chunk;
 }
 
-static Row read_row(const Chunk *chunk, const unsigned char *bytes, uint64_t start, uint64_t end, size_t order)
+/* How many bytes rows take in one of their forms; more than any file has if there is no such form. */
+static uint64_t size_of(uint32_t form, uint64_t count)
 {
-    Row row = {u8(bytes), u8(bytes + 8), u8(bytes + 16), u4(bytes + 24), u4(bytes + 28), order};
+    if (form == ALL)
+        return count * ROW_SIZE;
+    if (form > EVEN || !count)
+        return UINT64_MAX;
+    uint64_t size = HEAD_SIZE + (form == KEYS ? count * 8 : 16);
+    return (size + ROW_SIZE - 1) / ROW_SIZE * ROW_SIZE;
+}
 
+/* In the forms KEYS and EVEN, records have one length and lie back to back; EVEN keys rise by the same step. */
+static Row unpack_row(const Chunk *chunk, const unsigned char *rows, uint32_t form, uint64_t at)
+{
+    const unsigned char *row = rows + at * ROW_SIZE, *keys = rows + HEAD_SIZE;
+    if (form == ALL)
+        return (Row){u8(row), u8(row + 8), u8(row + 16), u4(row + 24), u4(row + 28), 0};
+    uint64_t key = form == KEYS ? u8(keys + 8 * at) : u8(keys) + at * u8(keys + 8), length = u8(rows + 8);
+    return (Row){key, u8(rows) + at * length * chunk->item_size, length, u4(rows + 16), u4(rows + 20), 0};
+}
+
+static Row read_row(const Chunk *chunk, Row row, uint64_t start, uint64_t end, size_t order)
+{
+    row.order = order;
     require(row.chunk == chunk->chunk, "a row of another chunk");
     if (!(row.flags & TOMBSTONE)) {
         require(row.offset >= start && row.offset <= end, "a record outside of its segment");
@@ -123,18 +144,20 @@ static size_t read_directory(const Chunk *chunk, Row **rows)
         uint64_t count = u4(record + 12), start = u8(record + 32), end = u8(record + 40);
         if (memcmp(record, "SEGM", 4) || crc32(chunk->chunk, record, 60) != u4(record + 60))
             break;
-        if (count * ROW_SIZE > position - chunk->data_offset)
+        uint32_t form = u4(record + 56);
+        uint64_t size = size_of(form, count);
+        if (size > position - chunk->data_offset)
             break;
-        position -= count * ROW_SIZE;
+        position -= size;
         const unsigned char *bytes = chunk->base + position;
-        if (crc32(0, bytes, count * ROW_SIZE) != u4(record + 52))
+        if (crc32(0, bytes, size) != u4(record + 52))
             break;
         require(chunk->data_offset <= start && start <= end && end <= position, "a segment outside of the file");
 
         *rows = realloc(*rows, (row_count + count + 1) * sizeof **rows);
         require(*rows != NULL, "no memory for the rows");
-        for (; count--; bytes += ROW_SIZE, row_count++)
-            (*rows)[row_count] = read_row(chunk, bytes, start, end, row_count);
+        for (uint64_t at = 0; at < count; at++, row_count++)
+            (*rows)[row_count] = read_row(chunk, unpack_row(chunk, bytes, form, at), start, end, row_count);
         if (row_count && (*rows)[row_count - 1].flags & DROPPED)
             row_count = 0; /* the store was dropped, with all that it had */
     }

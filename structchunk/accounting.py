@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from .extent import TOMBSTONE, Extent, Run, chunks_of, live
+from .piece import Piece, Stretch
 
 
 class Live(NamedTuple):
@@ -28,14 +29,23 @@ def recount_one(before: Mapping[int, Live], item_size: int, old: Extent | None, 
     return counts
 
 
-def recount(before: Mapping[int, Live], item_size: int, old: Run, new: Run) -> Counts:
-    """Return the figures that change when a run takes the place of the live rows that its keys had."""
+def recount(before: Mapping[int, Live], item_size: int, old: Run, new: Iterable[Piece]) -> Counts:
+    """Return the figures that change when rows take the place of the live rows that their keys had."""
     counts: Counts = {}
-    for rows, sign in ((old, -1), (live(new), 1)):
-        for chunk in chunks_of(rows):
-            lengths = rows["length"][rows["chunk"] == chunk]
-            _count(counts, before, chunk, sign * len(lengths), sign * int(lengths.sum()) * item_size)
+    _count_run(counts, before, -1, item_size, old)
+    for piece in new:
+        if isinstance(piece, Stretch):
+            size = (piece.items.stop - piece.items.start) * item_size
+            _count(counts, before, piece.chunk, len(piece), size)
+        else:
+            _count_run(counts, before, 1, item_size, live(piece.run))
     return counts
+
+
+def _count_run(counts: Counts, before: Mapping[int, Live], sign: int, item_size: int, rows: Run) -> None:
+    for chunk in chunks_of(rows):
+        lengths = rows["length"][rows["chunk"] == chunk]
+        _count(counts, before, chunk, sign * len(lengths), sign * int(lengths.sum()) * item_size)
 
 
 def _count(counts: Counts, before: Mapping[int, Live], chunk: int, records: int, size: int) -> None:

@@ -30,10 +30,14 @@ Format, version 1. All numbers are little-endian; a chunk belongs to one store. 
 One commit adds one segment to every chunk that it touched. A segment is its rows and, above them, its record;
 the next segment lies right below the rows. A slot that holds no valid record ends the directory. ::
 
-    row, 32 bytes       u8 key, u8 offset, u8 length, u4 chunk id, u4 flags
-                        offset is bytes from the start of the file, length is items; rows ascend by key
-                        flags: 1 TOMBSTONE (deleted), 2 LIVE (may change in place), 4 ZERO (made by
-                        new(): no CRC covers it), 8 DROPPED (with 1: the whole store was dropped)
+    rows, in one of three forms, filled up with zeros to a multiple of 32 bytes; they ascend by key
+        form 0   32 bytes for each row: u8 key, u8 offset, u8 length, u4 chunk id, u4 flags
+        form 1   u8 offset, u8 length, u4 chunk id, u4 flags; then u8 key for each row
+        form 2   the same 24 bytes; then u8 first key, u8 step from key to key
+                 forms 1 and 2 are for records of one length and the same flags, back to back from offset on
+        offset is bytes from the start of the file, length is items
+        flags: 1 TOMBSTONE (deleted), 2 LIVE (may change in place), 4 ZERO (made by new(): no CRC
+        covers it), 8 DROPPED (with 1: the whole store was dropped)
     record, 64 bytes
         0    4s  magic "SEGM"
         4    u4  parts: how many chunks this commit touched
@@ -44,8 +48,8 @@ the next segment lies right below the rows. A slot that holds no valid record en
         32   u8  start } of the commit's bytes in this chunk
         40   u8  end   }
         48   u4  CRC-32 of the bytes of all its records except ZERO ones, in the order of their offsets
-        52   u4  CRC-32 of the rows
-        56   u4  zero
+        52   u4  CRC-32 of the rows as they are here, with the zeros behind them
+        56   u4  form of the rows
         60   u4  CRC-32 of bytes 0 to 60 of this record, started from the chunk id
 
 The CRC is the one of zlib and PNG.
@@ -63,7 +67,6 @@ import numpy.typing as npt
 
 from . import files
 from .errors import CorruptionError
-from .extent import ROW_SIZE
 from .header import MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
 from .segment import SEGMENT_SIZE, Segment, walk
 
@@ -205,9 +208,9 @@ class Chunk:
         exact = round_up(end, PAGE)
         self.reserved = self._reserve_one_of(start, min(ahead, self.directory // PAGE * PAGE), exact)
 
-    def reserve_directory(self, row_count: int, *, ahead: int = MIN_STEP) -> None:
-        """Give blocks to the next segment, and some more, as :meth:`reserve` does to data."""
-        low = self.directory - SEGMENT_SIZE - row_count * ROW_SIZE
+    def reserve_directory(self, rows_size: int, *, ahead: int = MIN_STEP) -> None:
+        """Give blocks to the next segment, whose rows take `rows_size` bytes, as :meth:`reserve` does to data."""
+        low = self.directory - SEGMENT_SIZE - rows_size
         if low >= self._directory_reserved:
             return
         stop = min(self._directory_reserved, self.directory)

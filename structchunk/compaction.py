@@ -32,11 +32,13 @@ from .extent import (
     live,
     make_run,
     overlay,
+    rows_in_chunk,
 )
 from .gather import gather
 from .header import PAGE
 from .heap import SPARSE_SIZE, Heap, Retired
-from .piece import joined
+from .packed import packed_size
+from .piece import Scattered, joined
 from .segment import SEGMENT_SIZE
 from .staging import Staging
 from .stats import store_stats
@@ -167,7 +169,8 @@ def _tombstones(staging: Staging, chunks: list[Chunk]) -> Run:
 def _buried(chunk: Chunk) -> npt.NDArray[np.uint64]:
     """Return the keys of the tombstones in a chunk's directory."""
     rows = [segment.rows for segment in chunk.segments() if segment.low >= chunk.directory]
-    keys = [run["key"][run["flags"] & TOMBSTONE != 0] for run in rows]
+    runs = [piece.run for piece in rows if isinstance(piece, Scattered)]  # no others have any
+    keys = [run["key"][run["flags"] & TOMBSTONE != 0] for run in runs]
     return np.unique(np.concatenate([np.empty(0, "<u8"), *keys]))
 
 
@@ -178,7 +181,7 @@ def _is_compact(heap: Heap, rows: Run, chunks: list[Chunk]) -> bool:
     size = int(records["length"].sum()) * heap.item_size
     used = sum(chunk.committed - chunk.header.data_offset for chunk in chunks)
     directory = sum(chunk.header.file_size - chunk.directory for chunk in chunks)
-    if used != size or directory != len(chunks) * SEGMENT_SIZE + len(rows) * ROW_SIZE:
+    if used != size or directory != sum(_directory_size(heap, rows_in_chunk(rows, chunk.id)) for chunk in chunks):
         return False
     if len(chunks) > 1 and size + directory < MAX_CHUNK_SIZE:
         return False
@@ -187,6 +190,11 @@ def _is_compact(heap: Heap, rows: Run, chunks: list[Chunk]) -> bool:
     needed = size + directory + sum(chunk.header.data_offset for chunk in chunks)
     slack = needed // 20 + 4 * PAGE * len(chunks)
     return sum(files.disk_size(chunk.path) for chunk in chunks) <= needed + slack
+
+
+def _directory_size(heap: Heap, rows: Run) -> int:
+    """Return the size of the directory of a chunk that was written by one commit, with these rows."""
+    return SEGMENT_SIZE + packed_size(Scattered(rows), heap.item_size)
 
 
 # ---------------------------------------------------------------------- copying
@@ -219,7 +227,7 @@ def _fill(heap: Heap, chunk: Chunk, rows: Run, moved: Run) -> Iterator[int]:
     moved["chunk"] = chunk.id
     moved["offset"] = np.where(rows["flags"] & TOMBSTONE != 0, 0, ends - sizes)
     chunk.limit -= ROW_SIZE * len(rows)
-    chunk.reserve_directory(len(rows), ahead=0)
+    chunk.reserve_directory(packed_size(Scattered(moved), heap.item_size), ahead=0)
     filled = sizes > 0
     rows, sizes, offset = rows[filled], sizes[filled], chunk.free
     if len(rows):

@@ -83,7 +83,7 @@ def as_block(values: object, lengths: object, dtype: np.dtype[Any]) -> tuple[_Ar
     """
     if lengths is None:
         rows = _convert(values, dtype, ndim=2)
-        return rows.reshape(-1), np.full(rows.shape[0], rows.shape[1], np.int64)
+        return rows.reshape(-1), np.broadcast_to(np.int64(rows.shape[1]), rows.shape[:1])
     items = as_items(values, dtype)
     return items, _as_lengths(lengths, len(items))
 

@@ -7,7 +7,9 @@ takes back what an aborted transaction used, and turns extents into arrays.
 from __future__ import annotations
 
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -16,7 +18,8 @@ import numpy.typing as npt
 
 from .chunk import Chunk
 from .errors import CorruptionError, MovedError
-from .extent import EXTENT_DTYPE, ROW, ROW_SIZE, TOMBSTONE, Extent, Run, chunks_of, find_one, make_run, misplaced
+from .extent import ROW, ROW_SIZE, TOMBSTONE, Extent, Run, chunks_of, find_one, make_run, misplaced
+from .piece import Keys, Stretch
 from .schema import Schema
 
 SPARSE_SIZE = 1 << 16
@@ -264,36 +267,31 @@ class Heap:
         return ROW.pack(key, offset, length, chunk.id, flags)
 
     def put_many(
-        self,
-        keys: npt.NDArray[np.uint64],
-        items: npt.NDArray[Any],
-        lengths: npt.NDArray[np.int64],
-        flags: int = 0,
-    ) -> Run:
+        self, keys: Keys, items: npt.NDArray[Any], lengths: npt.NDArray[np.int64], flags: int = 0
+    ) -> list[Stretch]:
         """Store many records back to back, over as many chunks as they need, and return their rows in order."""
-        ends = np.cumsum(lengths)
-        needed = ends * self.item_size + np.arange(1, len(keys) + 1) * ROW_SIZE
-        run = np.empty(len(keys), EXTENT_DTYPE)
-        run["key"], run["length"], run["flags"] = keys, lengths, flags
-        first = done = 0
-        while first < len(keys):
+        starts = _starts(lengths)
+        stretches = []
+        first, last = 0, len(keys)
+        while first < last:
             chunk = self._room(int(lengths[first]) * self.item_size)
-            before = int(needed[first - 1]) if first else 0
-            upto = int(np.searchsorted(needed, before + chunk.limit - chunk.free, side="right"))
-            last = int(ends[upto - 1])
-            offset, size = chunk.free, (last - done) * self.item_size
-            chunk.reserve(offset + size)
-            chunk.free = offset + size
-            if size:
-                chunk.store(offset, items[done:last], size)
-            starts = ends[first:upto] - lengths[first:upto]
-            starts -= done
-            starts *= self.item_size
-            run["offset"][first:upto] = starts + offset
-            run["chunk"][first:upto] = chunk.id
-            chunk.limit -= ROW_SIZE * (upto - first)
-            first, done = upto, last
-        return run
+            needed = partial(_needed, starts, first, self.item_size)
+            upto = bisect_right(range(last + 1), chunk.limit - chunk.free, lo=first, key=needed) - 1
+            start = self._put_some(chunk, items[starts[first] : starts[upto]], upto - first)
+            moved = _moved(starts[first : upto + 1], start - int(starts[first]))
+            stretches.append(Stretch(keys[first:upto], moved, chunk.id, flags, self.item_size))
+            first = upto
+        return stretches
+
+    def _put_some(self, chunk: Chunk, items: npt.NDArray[Any], row_count: int) -> int:
+        """Store the items of some records, for which a chunk has room, and return where, in items."""
+        offset, size = chunk.free, items.nbytes
+        chunk.reserve(offset + size)
+        chunk.free = offset + size
+        chunk.limit -= ROW_SIZE * row_count
+        if size:
+            chunk.store(offset, items, size)
+        return offset // self.item_size
 
     def bury(self, keys: npt.NDArray[np.uint64], flags: int = TOMBSTONE) -> Run:
         """Return tombstones for these keys, with room made for them in the directories."""
@@ -331,3 +329,22 @@ class Heap:
             chunk.rewind(keep=keep)
         self.settle()
         return made
+
+
+def _starts(lengths: npt.NDArray[np.int64]) -> range | npt.NDArray[np.int64]:
+    """Return where each record begins among the items of all, and where the last one ends."""
+    length = int(lengths[0]) if len(lengths) else 0
+    if length and (lengths == length).all():
+        return range(0, len(lengths) * length + 1, length)
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def _moved(starts: range | npt.NDArray[np.int64], by: int) -> range | npt.NDArray[np.int64]:
+    if isinstance(starts, range):
+        return range(starts.start + by, starts.stop + by, starts.step)
+    return starts + by
+
+
+def _needed(starts: range | npt.NDArray[np.int64], first: int, item_size: int, upto: int) -> int:
+    """Return how many bytes records and their rows take, at most."""
+    return int(starts[upto] - starts[first]) * item_size + (upto - first) * ROW_SIZE

@@ -129,7 +129,7 @@ def _is_frozen(path: str, head: tuple[int, int]) -> bool:
     except FileNotFoundError:  # compaction or a drop has just unlinked it
         return False
     surveyed = survey(memoryview(source)[head[1] :])
-    if surveyed is None or (surveyed[0] & LIVE).any():
+    if surveyed is None or surveyed[0] & LIVE:
         return False
     last = next(chunk.segments(head[1] + surveyed[1]), None)
     return last is not None and (last.end, last.low) == head == chunk.working_offsets()

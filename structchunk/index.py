@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import struct
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -319,27 +319,29 @@ class Index:
     def put(
         self,
         commit: int,
-        runs: Mapping[int, Run],
+        rows: Mapping[int, Sequence[Piece]],
         catalog: Catalog | None = None,
         compacted: Container[int] = (),
     ) -> None:
-        """Apply a commit: a run, tombstones included, for each store; and the catalog, if it changed.
+        """Apply a commit: consecutive pieces, tombstones included, for each store; and the catalog, if it changed.
 
         Stores that the new catalog does not have any more lose all their rows; those that were compacted are
         written anew.
         """
         dropped = self._dropped(catalog)
-        runs = {
-            store: run for store, run in runs.items() if (len(run) or store in compacted) and store not in dropped
+        rows = {
+            store: pieces
+            for store, pieces in rows.items()
+            if (any(map(len, pieces)) or store in compacted) and store not in dropped
         }
         counts = {}
-        for store, run in runs.items():
-            existing = self._tables[store].existing(run["key"])
-            counts[store] = recount(self.live[store], self._item_sizes[store], existing, run)
+        for store, pieces in rows.items():
+            replaced = self._tables[store].replaced(pieces)
+            counts[store] = recount(self.live[store], self._item_sizes[store], replaced, pieces)
         changes = {}
-        for store, run in runs.items():
+        for store, pieces in rows.items():
             table = self._tables[store]
-            changes[store] = table.put_all(run) if store in compacted else table.put(run)
+            changes[store] = table.put_all(pieces) if store in compacted else table.put(pieces)
         extra = [] if catalog is None else [(CATALOG, json.dumps(catalog).encode())]
         self._write(commit, changes, counts, extra, [key for store in dropped for key in self._keys_of(store)])
         for name, entry in self.catalog.items():
@@ -347,7 +349,7 @@ class Index:
                 self._tables.pop(entry["store"]).drop(name)
         if catalog is not None:
             self.catalog = catalog
-        for store in runs:
+        for store in rows:
             self._fold_if_due(store)
 
     def _dropped(self, catalog: Catalog | None) -> set[int]:

@@ -6,7 +6,7 @@ or things rise by the same step. A piece keeps what cannot be calculated, and gi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import lru_cache
 from itertools import pairwise, starmap
 from typing import Any, TypeAlias
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .extent import (
+    EXTENT_DTYPE,
     ROW,
     ROW_SIZE,
     Extent,
@@ -22,15 +23,19 @@ from .extent import (
     breaks,
     concatenate,
     empty_run,
+    last_wins,
     live,
     make_run,
     overlay,
+    rows_in_chunk,
     uniform_length,
 )
 
 Keys: TypeAlias = "range | npt.NDArray[np.uint64]"
 LONG_STRETCH = 1024
 """Rows are cut where records stop lying back to back if that leaves this many together, on average."""
+WORTH_JOINING = 16
+"""Pieces of fewer rows than this, on average, are not looked at one by one."""
 SHARED_OFFSETS = 1 << 16
 """Offsets of no more records than this are worth keeping for the next batch of the same shape."""
 
@@ -56,6 +61,12 @@ class Scattered:
     def keys(self) -> npt.NDArray[np.uint64]:
         """The keys, back to back."""
         return np.ascontiguousarray(self.run["key"], np.uint64)
+
+    @property
+    def flag_values(self) -> npt.NDArray[np.uint32]:
+        """The flags that rows have."""
+        flags: npt.NDArray[np.uint32] = self.run["flags"]
+        return flags
 
     def extent(self, at: int) -> Extent:
         """Return the row at a position."""
@@ -134,6 +145,16 @@ class Stretch:
         """The rows as a run."""
         return self.take(np.arange(len(self)))
 
+    @property
+    def ends(self) -> Run:
+        """The first and the last row; between them offsets rise evenly if the records have one length."""
+        return np.array([self.extent(0), self.extent(len(self) - 1)], EXTENT_DTYPE)
+
+    @property
+    def flag_values(self) -> npt.NDArray[np.uint32]:
+        """The flags that rows have: not of each, as all have the same."""
+        return np.array([self.flags], np.uint32)
+
     def extent(self, at: int) -> Extent:
         """Return the row at a position."""
         start = int(self.starts[at])
@@ -153,7 +174,7 @@ class Stretch:
         offsets, lengths = starts[where], starts[where + 1] - starts[where]
         return make_run(keys, offsets * size, lengths, self.chunk, self.flags)
 
-    def over(self, keys: npt.NDArray[np.uint64]) -> Stretch:
+    def over(self, keys: Keys) -> Stretch:
         """Return the same rows with their keys in other memory."""
         return Stretch(keys, self.starts, self.chunk, self.flags, self.item_size)
 
@@ -170,23 +191,32 @@ def _at(column: range, where: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
     return where.astype(np.uint64) * np.uint64(column.step) + np.uint64(first)
 
 
-def shorten(run: Run, item_size: int) -> Piece:
-    """Return a run in the shortest form that it has."""
-    if not len(run) or (run["flags"] != run["flags"][0]).any():
-        return Scattered(run)
+def regular(run: Run, item_size: int) -> Piece:
+    """Return a run as a Stretch if its records have one length and the same flags, and lie back to back."""
     length = uniform_length(run, item_size)
-    starts: range | npt.NDArray[np.int64]
-    if length:
-        first = int(run["offset"][0]) // item_size
-        starts = range(first, first + length * len(run) + 1, length)
-    elif len(breaks(run, item_size)):
+    if not length or (run["flags"] != run["flags"][0]).any():
         return Scattered(run)
-    else:
-        starts = np.empty(len(run) + 1, np.int64)
-        starts[:-1] = run["offset"] // np.uint64(item_size)
-        starts[-1] = starts[-2] + int(run["length"][-1])
-        starts.flags.writeable = False
-    return Stretch(_spacing(run), starts, int(run["chunk"][0]), int(run["flags"][0]), item_size)
+    first = int(run["offset"][0]) // item_size
+    return _stretch(run, range(first, first + length * len(run) + 1, length), item_size)
+
+
+def shorten(run: Run, item_size: int) -> Piece:
+    """Return a run in the shortest form that it has in memory: records may differ in length, too."""
+    piece = regular(run, item_size)
+    if isinstance(piece, Stretch) or not len(run) or len(breaks(run, item_size)):
+        return piece
+    if (run["flags"] != run["flags"][0]).any():
+        return piece
+    starts = np.empty(len(run) + 1, np.int64)
+    starts[:-1] = run["offset"] // np.uint64(item_size)
+    starts[-1] = starts[-2] + int(run["length"][-1])
+    starts.flags.writeable = False
+    return _stretch(run, starts, item_size)
+
+
+def _stretch(run: Run, starts: range | npt.NDArray[np.int64], item_size: int) -> Stretch:
+    keys = spacing(read_only(run["key"].copy()))
+    return Stretch(keys, starts, int(run["chunk"][0]), int(run["flags"][0]), item_size)
 
 
 def split(piece: Piece, item_size: int) -> list[Piece]:
@@ -199,17 +229,24 @@ def split(piece: Piece, item_size: int) -> list[Piece]:
     return [shorten(piece.run[low:high], item_size) for low, high in pairwise([0, *cuts.tolist(), len(piece)])]
 
 
-def are_seldom(cuts: npt.NDArray[np.intp], row_count: int) -> bool:
+def are_seldom(cuts: Sized, row_count: int) -> bool:
     """Tell whether rows are worth cutting where records stop lying back to back."""
     return (len(cuts) + 1) * LONG_STRETCH <= row_count
 
 
-def _spacing(run: Run) -> Keys:
-    keys = run["key"].copy()
+def spacing(keys: npt.NDArray[np.uint64]) -> Keys:
+    """Return ascending keys as a range if they rise by the same step, else as they are."""
+    if not len(keys):
+        return keys
     first, last = int(keys[0]), int(keys[-1])
     step = int(keys[1]) - first if len(keys) > 1 else 1
     if last - first == step * (len(keys) - 1) and bool((keys[1:] - keys[:-1] == np.uint64(step)).all()):
         return range(first, last + 1, step)
+    return keys
+
+
+def read_only(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return an array that nobody else has, which nobody is to change from now on."""
     keys.flags.writeable = False
     return keys
 
@@ -278,7 +315,7 @@ def portions(piece: Piece, count: int, *, reverse: bool = False) -> Iterator[Pie
         yield piece.part(first, min(first + count, len(piece)))
 
 
-def put_together(pieces: list[Piece], item_size: int) -> Piece:
+def put_together(pieces: Sequence[Piece], item_size: int) -> Piece:
     """Return consecutive pieces as one, in the shortest form that it has."""
     stretches = [piece for piece in pieces if isinstance(piece, Stretch) and piece.length]
     if not pieces or len(stretches) < len(pieces) or not all(starmap(_goes_on, pairwise(stretches))):
@@ -292,6 +329,42 @@ def _goes_on(before: Stretch, after: Stretch) -> bool:
     return after.follows(before) and (after.length, after.flags) == (before.length, before.flags)
 
 
+def in_key_order(pieces: Iterable[Piece], item_size: int) -> list[Piece]:
+    """Return pieces, given in the order of writing, as consecutive ones; of equal keys the last row stays.
+
+    What was written in ascending order, much at a time, stays in the form that it has.
+    """
+    given = [piece for piece in pieces if len(piece)]
+    row_count = sum(map(len, given))
+    if len(given) <= 1:
+        return given
+    if len(given) * WORTH_JOINING <= row_count and all(last_key(a) < first_key(b) for a, b in pairwise(given)):
+        longer = _join_adjacent(given, item_size)
+        if are_seldom(range(1, len(longer)), row_count):
+            return longer
+    return [Scattered(last_wins(joined(given)))]
+
+
+def _join_adjacent(pieces: Iterable[Piece], item_size: int) -> list[Piece]:
+    """Return consecutive pieces with those made one that records of one length, back to back, go on from."""
+    groups: list[list[Piece]] = []
+    for piece in pieces:
+        before = groups[-1][-1] if groups else None
+        if isinstance(before, Stretch) and isinstance(piece, Stretch) and piece.length and _goes_on(before, piece):
+            groups[-1].append(piece)
+        else:
+            groups.append([piece])
+    return [group[0] if len(group) == 1 else put_together(group, item_size) for group in groups]
+
+
+def rows_of_chunk(pieces: Iterable[Piece], chunk: int) -> Piece:
+    """Return the rows of consecutive pieces that are in one chunk."""
+    mine = [piece for piece in pieces if isinstance(piece, Scattered) or piece.chunk == chunk]
+    if len(mine) == 1 and isinstance(mine[0], Scattered):
+        return Scattered(rows_in_chunk(mine[0].run, chunk))
+    return mine[0] if len(mine) == 1 else Scattered(rows_in_chunk(joined(mine), chunk))
+
+
 def _chained(pieces: list[Stretch]) -> Keys:
     """Return the keys of consecutive stretches."""
     first = pieces[0].spacing
@@ -301,9 +374,7 @@ def _chained(pieces: list[Stretch]) -> Keys:
         even = all(part.step == whole.step and part[0] in whole for part in parts)
         if even and sum(map(len, parts)) == len(whole):
             return whole
-    keys = np.concatenate([piece.keys for piece in pieces])
-    keys.flags.writeable = False
-    return keys
+    return read_only(np.concatenate([piece.keys for piece in pieces]))
 
 
 def joined(pieces: Iterable[Piece]) -> Run:

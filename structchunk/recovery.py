@@ -14,12 +14,10 @@ import uuid
 from collections.abc import Callable, Container
 from typing import TypeAlias, TypeVar
 
-import numpy as np
-
 from . import files
 from .chunk import Chunk
 from .errors import CorruptionError
-from .extent import DROPPED, Run, last_wins
+from .extent import DROPPED
 from .heap import Heap
 from .index import Catalog, Index
 from .leveldb import REBUILD
@@ -36,6 +34,7 @@ from .log import (
     rewind,
 )
 from .paths import Paths
+from .piece import Piece, in_key_order, portions
 from .presence import check_free
 from .schema import schema_from_descriptor
 from .storage import Gone, Storage
@@ -264,9 +263,9 @@ def _bring_forward(storage: Storage, log: Log) -> tuple[set[int], set[int]]:
     _add_heaps(storage, catalog, log)
     replaced = _replaced_chunks(log)
     if log.good > log.base:
-        runs = {store: run for store, run in _runs(log).items() if store not in dropped}
+        rows = {store: pieces for store, pieces in _rows(log).items() if store not in dropped}
         compacted = {log.chunks[chunk].header.store for chunk in replaced & log.chunks.keys()}
-        index.put(log.good, runs, catalog if catalog != index.catalog else None, compacted)
+        index.put(log.good, rows, catalog if catalog != index.catalog else None, compacted)
     for heap in storage.heaps.values():
         for chunk in replaced & heap.chunks.keys():  # only now: until here the index named them
             heap.remove(chunk)
@@ -315,10 +314,10 @@ def _index_anew(
         catalog = {chunk.header.about["name"]: _entry(chunk) for chunk in kept}
         _add_heaps(storage, catalog, log, without=replaced)
         index.put(log.good, {}, catalog)
-        for store, run in _runs(log).items():
+        for store, pieces in _rows(log).items():
             if store not in dropped:
-                for first in range(0, len(run), LOAD_ROWS):
-                    index.put(log.good, {store: run[first : first + LOAD_ROWS]})
+                for part in (part for piece in pieces for part in portions(piece, LOAD_ROWS)):
+                    index.put(log.good, {store: [part]})
     except BaseException:
         index.close()
         raise
@@ -358,16 +357,19 @@ def _entry(chunk: Chunk) -> dict[str, object]:
 
 
 def _dropped_stores(log: Log) -> set[int]:
-    marked = {segment.chunk for segment in log.segments if (segment.rows["flags"] & DROPPED).any()}
+    marked = {segment.chunk for segment in log.segments if (segment.rows.flag_values & DROPPED).any()}
     return {log.chunks[chunk].header.store for chunk in marked}
 
 
-def _runs(log: Log) -> dict[int, Run]:
+def _rows(log: Log) -> dict[int, list[Piece]]:
     """Return what the log's segments leave of each store, the later commit winning; tombstones included."""
-    rows: dict[int, list[Run]] = {}
+    rows: dict[int, list[Piece]] = {}
+    item_sizes = {}
     for segment in sorted(log.segments, key=lambda segment: segment.commit):
-        rows.setdefault(log.chunks[segment.chunk].header.store, []).append(segment.rows)
-    return {store: last_wins(np.concatenate(runs)) for store, runs in rows.items()}
+        header = log.chunks[segment.chunk].header
+        rows.setdefault(header.store, []).append(segment.rows)
+        item_sizes[header.store] = header.item_size
+    return {store: in_key_order(pieces, item_sizes[store]) for store, pieces in rows.items()}
 
 
 def _add_heaps(storage: Storage, catalog: Catalog, log: Log, without: Container[int] = ()) -> None:

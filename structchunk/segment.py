@@ -12,20 +12,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from .extent import (
-    LIVE,
-    ROW_SIZE,
-    TOMBSTONE,
-    ZERO,
-    Run,
-    by_offset,
-    coalesce,
-    is_sorted,
-    misplaced,
-    run_from_bytes,
-)
+from .extent import LIVE, ROW_SIZE, TOMBSTONE, ZERO, Run, by_offset, coalesce, misplaced, run_from_bytes
+from .packed import ALL, Packed, size_of, unpack
+from .piece import Piece, Scattered, Stretch
 
 MAGIC = b"SEGM"
 SEGMENT = struct.Struct("<4sIIIQQQQIII")
@@ -38,7 +28,8 @@ class Segment(NamedTuple):
     """What one commit appended to one chunk.
 
     ``start`` and ``end`` bound the commit's bytes in the file, ``low`` is the lowest byte of the segment's
-    rows, which lie just below its record; ``parts`` counts the chunks that the commit touched.
+    rows, which lie just below its record; ``parts`` counts the chunks that the commit touched. ``rows`` is over
+    the bytes that it was read from.
     """
 
     chunk: int
@@ -49,7 +40,7 @@ class Segment(NamedTuple):
     start: int
     end: int
     data_crc: int
-    rows: Run
+    rows: Piece
     low: int
 
 
@@ -62,16 +53,23 @@ def pack_record(
     start: int,
     end: int,
     data_crc: int,
-    rows: bytes | memoryview,
+    rows: Packed,
 ) -> bytes:
     """Return the record that stands above a segment's rows."""
-    count = len(rows) // ROW_SIZE
-    head = SEGMENT.pack(MAGIC, parts, part, count, commit, epoch, start, end, data_crc, zlib.crc32(rows), 0)
+    form, count, body = rows
+    head = SEGMENT.pack(MAGIC, parts, part, count, commit, epoch, start, end, data_crc, zlib.crc32(body), form)
     return head + OWN_CRC.pack(zlib.crc32(head, chunk))
 
 
-def data_crc(raw: memoryview, rows: Run, item_size: int) -> int:
+def data_crc(raw: memoryview, rows: Piece, item_size: int) -> int:
     """Return the CRC of the bytes of all records but ``ZERO`` ones, in the order in which they lie."""
+    if isinstance(rows, Stretch):
+        records = raw[rows.items.start * item_size : rows.items.stop * item_size]
+        return 0 if rows.flags & (TOMBSTONE | ZERO) else zlib.crc32(records)
+    return _crc_of_any(raw, rows.run, item_size)
+
+
+def _crc_of_any(raw: memoryview, rows: Run, item_size: int) -> int:
     covered = rows[(rows["flags"] & (TOMBSTONE | ZERO) == 0) & (rows["length"] > 0)]
     if not len(covered):
         return 0
@@ -91,33 +89,35 @@ def parse_segment(raw: memoryview, position: int, chunk: int, data_offset: int, 
     if top < data_offset:
         return None
     head = bytes(raw[top : top + SEGMENT.size])
-    magic, parts, part, count, commit, epoch, start, end, crc, rows_crc, reserved = SEGMENT.unpack(head)
+    magic, parts, part, count, commit, epoch, start, end, crc, rows_crc, form = SEGMENT.unpack(head)
     if magic != MAGIC or OWN_CRC.unpack_from(raw, top + SEGMENT.size)[0] != zlib.crc32(head, chunk):
         return None
-    low = top - count * ROW_SIZE
-    if reserved or part >= parts or not data_offset <= start <= end <= low:
+    try:
+        low = top - size_of(form, count)
+        if part >= parts or not data_offset <= start <= end <= low or zlib.crc32(raw[low:top]) != rows_crc:
+            return None
+        rows = unpack(Packed(form, count, raw[low:top]), item_size)
+    except ValueError:
         return None
-    rows = run_from_bytes(raw[low:top])
-    if zlib.crc32(raw[low:top]) != rows_crc or not rows_are_sound(rows, chunk, start, end, item_size):
+    if not _are_sound(rows, chunk, start, end, item_size):
         return None
     return Segment(chunk, commit, epoch, parts, part, start, end, crc, rows, low)
 
 
-def rows_are_sound(rows: Run, chunk: int, start: int, end: int, item_size: int) -> bool:
-    """Tell whether rows are a run whose records lie in ``[start, end)`` of this chunk."""
-    flags = rows["flags"]
-    records = rows[flags & TOMBSTONE == 0]
+def _are_sound(rows: Piece, chunk: int, start: int, end: int, item_size: int) -> bool:
+    """Tell whether the records of rows, whose keys ascend, lie in ``[start, end)`` of this chunk."""
+    run = rows.run if isinstance(rows, Scattered) else rows.ends
+    flags = run["flags"]
     zero_alone = (flags & ZERO != 0) & (flags & LIVE == 0)
     return (
-        bool((rows["chunk"] == chunk).all())
-        and is_sorted(rows["key"])
+        bool((run["chunk"] == chunk).all())
         and not bool(zero_alone.any())
-        and not bool(misplaced(records, start, end, item_size).any())
+        and not bool(misplaced(run[flags & TOMBSTONE == 0], start, end, item_size).any())
     )
 
 
-def survey(directory: memoryview) -> tuple[npt.NDArray[np.uint32], int] | None:
-    """Return the flags of all rows of a directory, and the size of its last segment, without walking it.
+def survey(directory: memoryview) -> tuple[int, int] | None:
+    """Return the flags that any row of a directory has, and the size of its last segment, without walking it.
 
     Parameters
     ----------
@@ -129,16 +129,30 @@ def survey(directory: memoryview) -> tuple[npt.NDArray[np.uint32], int] | None:
     tuple or None
         None if rows and records cannot be told apart for sure.
     """
-    units = run_from_bytes(
-        directory
-    )  # a record is two units, its row count the upper half of the first one's offset
-    is_record = units["key"].astype(np.uint32) == int.from_bytes(MAGIC, "little")
-    records = np.flatnonzero(is_record)
-    # What looks like a record and is none makes this sum too large.
-    if not len(records) or 2 * len(records) + int((units["offset"][records] >> np.uint64(32)).sum()) != len(units):
+    units = run_from_bytes(directory)
+    # A record is two units. The first one's offset ends in its row count, the second one's chunk is its form.
+    is_row = units["key"].astype(np.uint32) != int.from_bytes(MAGIC, "little")
+    records = np.flatnonzero(~is_row)
+    if not len(records) or records[-1] + 1 == len(units):
         return None
-    is_record[records + 1] = True
-    return units["flags"][~is_record], int(records[0]) * ROW_SIZE + SEGMENT_SIZE
+    is_row[records + 1] = False
+    forms, row_counts = units["chunk"][records + 1], units["offset"][records] >> np.uint64(32)
+    unit_counts = row_counts.astype(np.int64)
+    flags = 0
+    for at in np.flatnonzero(forms != ALL).tolist():
+        try:
+            unit_counts[at] = size_of(int(forms[at]), int(row_counts[at])) // ROW_SIZE
+        except ValueError:
+            return None
+        top = int(records[at])
+        first = max(top - int(unit_counts[at]), 0)
+        flags |= int(units["length"][first]) >> 32  # where the head of such rows has their flags
+        is_row[first:top] = False
+    # What looks like a record and is none makes this sum too large.
+    if 2 * len(records) + int(unit_counts.sum()) != len(units):
+        return None
+    flags |= int(np.bitwise_or.reduce(units["flags"][is_row], initial=0))
+    return flags, int(records[0]) * ROW_SIZE + SEGMENT_SIZE
 
 
 def walk(raw: memoryview, position: int, chunk: int, data_offset: int, item_size: int) -> Iterator[Segment]:

@@ -18,6 +18,7 @@ from .extent import (
     empty_run,
     find_equal,
     find_one,
+    is_sorted,
     last_wins,
     live,
     overlay,
@@ -25,7 +26,18 @@ from .extent import (
 )
 from .heap import Heap, Retired
 from .index import unpack_row
-from .piece import Piece, overlay_pieces
+from .piece import (
+    Keys,
+    Piece,
+    Scattered,
+    Stretch,
+    in_key_order,
+    joined,
+    last_key,
+    overlay_pieces,
+    read_only,
+    spacing,
+)
 from .table import Table
 
 _MANY_ROWS = 1 << 16
@@ -43,7 +55,8 @@ class Staging:
 
     Single writes collect in a dictionary of packed rows; bulk writes, and the dictionary when it has grown,
     become runs. A run that is not much smaller than the one before it is merged into it, so that n rows cost
-    n log n in whatever pieces they come.
+    n log n in whatever pieces they come. Bulk writes in ascending order, as long as there is nothing else and
+    nobody asks what they were, stay the stretches that they are.
 
     Attributes
     ----------
@@ -61,6 +74,7 @@ class Staging:
         self.rows: dict[int, bytes] = {}
         self.edits: dict[int, Edit] = {}
         self.replaced: list[Retired] = []
+        self._appended: list[Stretch] = []
         self._runs: list[Run] = []
         self._record_count = record_count
 
@@ -93,7 +107,21 @@ class Staging:
         flags: int = 0,
     ) -> None:
         """Store many records; of equal keys the last one stays."""
-        self._add(last_wins(self.heap.put_many(keys, items, lengths, flags)))
+        if not is_sorted(keys):
+            self._add(last_wins(joined(self.heap.put_many(keys, items, lengths, flags))))
+            return
+        stretches = self.heap.put_many(_own(keys), items, lengths, flags)
+        if self._is_beyond(keys):
+            self._appended += stretches
+            self.changes += 1
+        else:
+            self._add(joined(stretches))
+
+    def _is_beyond(self, keys: npt.NDArray[np.uint64]) -> bool:
+        """Tell whether ascending keys go on where those of bulk writes ended, and nothing else was staged."""
+        if self.rows or self._runs or self.edits:
+            return False
+        return not self._appended or not len(keys) or last_key(self._appended[-1]) < keys[0]
 
     def replace(self, replaced: list[Retired], run: Run) -> None:
         """Take these rows for all that is worth keeping of some chunks, which go with the commit."""
@@ -141,6 +169,9 @@ class Staging:
         self._merge_tiers()
 
     def _pack_rows(self) -> None:
+        if self._appended:  # older than all else
+            self._runs.insert(0, joined(self._appended))
+            self._appended = []
         if self.rows:
             self._runs.append(last_wins(run_from_bytes(b"".join(self.rows.values()))))
             self.rows = {}
@@ -168,8 +199,16 @@ class Staging:
         return bool(self.heap.touched)
 
     def only_row(self) -> bytes | None:
-        """Return the staged row if there is just one."""
-        return next(iter(self.rows.values())) if len(self.rows) == 1 and not self._runs else None
+        """Return the staged row if there is just one, put alone."""
+        alone = len(self.rows) == 1 and not self._runs and not self._appended
+        return next(iter(self.rows.values())) if alone else None
+
+    def all_pieces(self) -> list[Piece]:
+        """Return all staged rows, tombstones included, as consecutive pieces."""
+        if self._appended and not self.rows and not self.edits:
+            return in_key_order(self._appended, self.heap.item_size)
+        run = self.run()
+        return [Scattered(run)] if len(run) else []
 
     # ------------------------------------------------------------------ reading
 
@@ -178,6 +217,8 @@ class Staging:
         row = self.rows.get(key)
         if row is not None:
             return unpack_row(row)
+        if self._appended:
+            self._pack_rows()
         for run in reversed(self._runs):
             extent = find_one(run, key)
             if extent is not None:
@@ -218,3 +259,9 @@ class Staging:
         staged = self.run()
         replaced = self.table.existing(staged["key"])
         return self._record_count() - len(replaced) + len(live(staged))
+
+
+def _own(keys: npt.NDArray[np.uint64]) -> Keys:
+    """Return ascending keys as a range, or as a copy, which the caller cannot change."""
+    spaced = spacing(keys)
+    return spaced if isinstance(spaced, range) else read_only(spaced.copy())

@@ -15,18 +15,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from . import files
 from .chunk import Chunk
 from .errors import FailedError
-from .extent import ROW_SIZE, TOMBSTONE, ZERO, Extent, rows_in_chunk
+from .extent import ROW_SIZE, TOMBSTONE, ZERO, Extent
 from .header import PAGE, Header, round_up
 from .heap import Heap
 from .index import Catalog, Index, unpack_row
 from .lending import Lending
+from .packed import ALL, Packed, pack
 from .paths import Paths
+from .piece import rows_of_chunk
 from .schema import Schema
 from .segment import SEGMENT_SIZE, data_crc, pack_record
 from .staging import Staging
@@ -40,10 +41,10 @@ CHECKPOINT_SIZE = 1 << 30
 
 
 class Part(NamedTuple):
-    """What a commit will append to one chunk: packed rows, and the CRC of their records."""
+    """What a commit will append to one chunk: its rows, and the CRC of their records."""
 
     chunk: Chunk
-    rows: bytes | memoryview
+    rows: Packed
     crc: int
 
 
@@ -225,7 +226,7 @@ class Storage:
             if self.epoch_pending:
                 self.checkpoint()
             for part in parts:
-                part.chunk.reserve_directory(len(part.rows) // ROW_SIZE)
+                part.chunk.reserve_directory(len(part.rows.body))
             try:
                 self._append(parts, self.index.last + 1)
                 if sync:
@@ -256,8 +257,8 @@ class Storage:
             start, free = chunk.committed, chunk.free
             record = pack_record(chunk.id, commit, epoch, count, number, start, free, crc, rows)
             self.dirty[chunk.id] = chunk
-            chunk.append_segment(rows, record, free)
-            self._uncheckpointed_size += free - start + len(rows)
+            chunk.append_segment(rows.body, record, free)
+            self._uncheckpointed_size += free - start + len(rows.body)
 
     def _put(self, stagings: list[Staging], catalog: Catalog | None) -> None:
         commit = self.index.last + 1
@@ -265,9 +266,9 @@ class Storage:
         if row is not None:
             self.index.put_one(commit, stagings[0].heap.store, row)
         else:
-            runs = {staging.heap.store: staging.run() for staging in stagings}
+            rows = {staging.heap.store: staging.all_pieces() for staging in stagings}
             compacted = {staging.heap.store for staging in stagings if staging.replaced}
-            self.index.put(commit, runs, catalog, compacted)
+            self.index.put(commit, rows, catalog, compacted)
 
     def _settle(self, stagings: list[Staging], created: list[Heap], dropped: Heap | None) -> None:
         self._creating.clear()
@@ -421,14 +422,14 @@ def _parts(staging: Staging) -> list[Part]:
     row = staging.only_row()
     if row is not None and len(heap.touched) == 1:
         chunk = next(iter(heap.touched.values()))
-        return [Part(chunk, row, _row_crc(chunk, unpack_row(row), heap.item_size))]
-    run = staging.run()
+        return [Part(chunk, Packed(ALL, 1, row), _row_crc(chunk, unpack_row(row), heap.item_size))]
+    pieces = staging.all_pieces()
     parts = []
     for chunk in heap.touched.values():
-        rows = rows_in_chunk(run, chunk.id)
+        rows = rows_of_chunk(pieces, chunk.id)
         if len(rows) or chunk.free != chunk.committed or chunk.id in heap.created:
             crc = data_crc(memoryview(chunk.source), rows, heap.item_size)
-            parts.append(Part(chunk, rows.view(np.uint8).data, crc))
+            parts.append(Part(chunk, pack(rows, heap.item_size), crc))
     return parts
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
-from itertools import groupby, pairwise
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +31,6 @@ from .extent import (
     empty_run,
     find_equal,
     find_one,
-    is_sorted,
     live,
     make_run,
     overlay,
@@ -41,7 +39,7 @@ from .extent import (
 )
 from .keys import as_key
 from .leveldb import REBUILD, LevelDB, Pair
-from .page import count_rows, is_short, pack_pages, unpack_short
+from .page import count_rows, is_short, pack_pages, unpack_pages
 from .piece import (
     Piece,
     Scattered,
@@ -151,10 +149,10 @@ class Table:
         pages = self._leveldb.read(self._key(b"P", key), self._end(b"P"), 1, snapshot)
         if not pages:
             return None
-        if is_short(pages[0][1]):
+        page = pages[0][1]
+        if is_short(page) or not 1 <= len(page) // ROW_SIZE <= PAGE_ROWS:
             return Block(self._decode_pages(pages), 0, KEY_END - 1).find(key)
-        self._check_page_size(pages[0][1])
-        extent = find_one(run_from_bytes(pages[0][1]), key)
+        extent = find_one(run_from_bytes(page), key)
         if extent is None:
             return None
         if extent[4] & TOMBSTONE:
@@ -196,7 +194,7 @@ class Table:
         return (key, 0, 0, 0, TOMBSTONE) if extent is None else extent
 
     def existing(self, keys: npt.NDArray[np.uint64], at: At | None = None) -> Run:
-        """Return the live rows of these keys of a run, without those that have none."""
+        """Return the live rows of these ascending keys, without those that have none."""
         if len(keys) <= FEW_KEYS:
             return live(self.lookup(keys, at))
         parts = []
@@ -205,6 +203,17 @@ class Table:
             parts.append(block.piece.take(where[found]))
         delta = self.delta_run(at)
         return live(overlay(rows_with(delta, keys), concatenate([empty_run(), *parts])))
+
+    def replaced(self, pieces: Iterable[Piece]) -> Run:
+        """Return the live rows that pieces with the same keys take the place of."""
+        runs = [self.existing(piece.keys) for piece in pieces if len(piece) and self._is_met(piece)]
+        return concatenate([empty_run(), *runs])
+
+    def _is_met(self, piece: Piece) -> bool:
+        """Tell whether there may be live rows among the keys of a piece: mostly, what is appended meets none."""
+        if len(piece) <= FEW_KEYS:
+            return True
+        return next(self.pieces(first_key(piece), last_key(piece) + 1), None) is not None
 
     def _blocks_of(self, keys: npt.NDArray[np.uint64], at: At | None) -> Iterator[tuple[Block, int, int]]:
         """Yield the blocks that answer for ascending keys, each with its first and last position among them."""
@@ -279,38 +288,17 @@ class Table:
     # ------------------------------------------------------------------ decoding
 
     def _decode_pages(self, pages: list[Pair]) -> Piece:
-        pieces: list[Piece] = []
-        for short, group in groupby(pages, key=lambda page: is_short(page[1])):
-            some = list(group)
-            pieces += self._decode_short(some) if short else [self._decode_rows(some)]
-        if any(last_key(before) >= first_key(after) for before, after in pairwise(pieces)):
-            raise self._damaged("pages that overlap", "each page's keys above those of the page before")
-        return put_together(pieces, self._item_size)
-
-    def _decode_short(self, pages: list[Pair]) -> list[Stretch]:
         try:
-            pieces = [unpack_short(page[1], self._last_key(page), self._item_size, PAGE_ROWS) for page in pages]
+            pieces = unpack_pages([(self._last_key(page), page[1]) for page in pages], self._item_size, PAGE_ROWS)
         except ValueError as error:
-            raise self._damaged(f"a short page of {error}", "one as page.py describes it") from error
-        ends = [piece.extent(at) for piece in pieces for at in (0, len(piece) - 1)]
-        self._check(np.array(ends, EXTENT_DTYPE))  # between them offsets rise evenly
-        return pieces
-
-    def _decode_rows(self, pages: list[Pair]) -> Piece:
-        for _, value in pages:
-            self._check_page_size(value)
-        run = run_from_bytes(b"".join([value for _, value in pages]) if len(pages) > 1 else pages[0][1])
-        ends = np.cumsum([len(value) // ROW_SIZE for _, value in pages]) - 1
-        if run["key"][ends].tolist() != [self._last_key(page) for page in pages] or not is_sorted(run["key"]):
-            raise self._damaged("a page whose keys are out of order", "ascending keys up to the page's own")
-        if (run["flags"] & TOMBSTONE).any():
-            raise self._damaged("a tombstone in a page", "live records only")
-        self._check(run)
-        return Scattered(run)
-
-    def _check_page_size(self, value: bytes) -> None:
-        if not value or len(value) % ROW_SIZE or len(value) > PAGE_ROWS * ROW_SIZE:
-            raise self._damaged(f"a page of {len(value)} bytes", f"1 to {PAGE_ROWS} rows of {ROW_SIZE} bytes")
+            raise self._damaged(str(error), "one as page.py describes it, and each above the one before") from error
+        for piece in pieces:
+            if isinstance(piece, Scattered):
+                self._check(piece.run)
+        # Between the ends of a Stretch offsets rise evenly.
+        ends = [piece.extent(at) for piece in pieces if isinstance(piece, Stretch) for at in (0, len(piece) - 1)]
+        self._check(np.array(ends, EXTENT_DTYPE))
+        return put_together(pieces, self._item_size)
 
     def _decode_delta(self, pairs: list[Pair]) -> Run:
         if any(len(value) != ROW_SIZE for _, value in pairs):
@@ -369,35 +357,37 @@ class Table:
 
     # ------------------------------------------------------------------ changes
 
-    def put(self, run: Run) -> Change:
-        """Return what putting a run, tombstones included, changes: pages if it is dense, else delta rows."""
+    def put(self, pieces: Sequence[Piece]) -> Change:
+        """Return what putting pieces, tombstones included, changes: pages if they are dense, else delta rows."""
         self._load_delta()
-        pages = self._dense_pages(run) if len(run) >= PAGE_ROWS else None
-        if pages is None:
-            rows = run.view(np.uint8).data
-            keys = run["key"].tolist()
-            packed = [(key, bytes(rows[i * ROW_SIZE : (i + 1) * ROW_SIZE])) for i, key in enumerate(keys)]
-            return Change([(self._key(b"D", key), row) for key, row in packed], [], packed, [], 0, -1)
-        return self._rewrite(run, pages, self._delta.shared(run))
+        pieces = [piece for piece in pieces if len(piece)]
+        pages = self._dense_pages(pieces) if sum(map(len, pieces)) >= PAGE_ROWS else None
+        if pages is not None:
+            return self._rewrite(pieces, pages, self._delta.shared(joined(pieces)) if self._delta.rows else [])
+        run = joined(pieces)
+        rows = run.view(np.uint8).data
+        keys = run["key"].tolist()
+        packed = [(key, bytes(rows[i * ROW_SIZE : (i + 1) * ROW_SIZE])) for i, key in enumerate(keys)]
+        return Change([(self._key(b"D", key), row) for key, row in packed], [], packed, [], 0, -1)
 
-    def put_all(self, run: Run) -> Change:
-        """Return what putting a run changes if all of the store is written anew, as pages.
+    def put_all(self, pieces: Sequence[Piece]) -> Change:
+        """Return what putting pieces changes if all of the store is written anew, as pages.
 
         No row stays that another one shadows: it may point into a chunk that is to be unlinked.
         """
-        rows = live(overlay(run, joined(self.pieces(0, KEY_END))))
+        rows = live(overlay(joined(pieces), joined(self.pieces(0, KEY_END))))
         deletes = list(keys_of_store(self._leveldb, self._store))
-        return Change(self._pages(rows), deletes, [], list(self._delta.rows), 0, KEY_END - 1)
+        return Change(self._pages([Scattered(rows)]), deletes, [], list(self._delta.rows), 0, KEY_END - 1)
 
     def put_one(self, key: int, row: bytes) -> Change:
         """Return what putting one packed row changes."""
         self._load_delta()
         return Change([(self._key(b"D", key), row)], [], [(key, row)], [], 0, -1)
 
-    def _dense_pages(self, run: Run) -> list[Pair] | None:
-        """Return the pages that the run overlaps, or None if they hold far more rows than it."""
-        low, high = int(run["key"][0]), int(run["key"][-1])
-        limit = 2 + len(run) * FOLD_FRACTION // PAGE_ROWS
+    def _dense_pages(self, pieces: Sequence[Piece]) -> list[Pair] | None:
+        """Return the pages that pieces overlap, or None if they hold far more rows than those."""
+        low, high = first_key(pieces[0]), last_key(pieces[-1])
+        limit = 2 + sum(map(len, pieces)) * FOLD_FRACTION // PAGE_ROWS
         pages = self._leveldb.read(self._key(b"P", low), self._end(b"P"), 1)
         if not pages:
             before = self._leveldb.read_back(self._key(b"P", 0), self._key(b"P", low), 1)
@@ -407,16 +397,18 @@ class Table:
             return None
         return pages + self._leveldb.read(self._key(b"P", high), self._end(b"P"), 1)
 
-    def _rewrite(self, run: Run, pages: list[Pair], folded: list[int]) -> Change:
-        """Put a run into these pages, which are all that it overlaps, in place of their present rows."""
-        merged = live(overlay(run, self._decode_pages(pages).run))
+    def _rewrite(self, pieces: Sequence[Piece], pages: list[Pair], folded: list[int]) -> Change:
+        """Put pieces into these pages, which are all that they overlap, in place of their present rows."""
+        merged = [Scattered(live(piece.run)) if isinstance(piece, Scattered) else piece for piece in pieces]
+        if pages:
+            merged = [Scattered(live(overlay(joined(pieces), self._decode_pages(pages).run)))]
         deletes = [key for key, _ in pages] + [self._key(b"D", key) for key in folded]
-        bounds = [int(run["key"][0]), int(run["key"][-1])] + [self._last_key(page) for page in pages]
+        bounds = [first_key(pieces[0]), last_key(pieces[-1])] + [self._last_key(page) for page in pages]
         return Change(self._pages(merged), deletes, [], folded, min(bounds), max(bounds))
 
-    def _pages(self, rows: Run) -> list[Pair]:
-        """Return rows as pages."""
-        return [(self._key(b"P", last), page) for last, page in pack_pages(rows, self._item_size, PAGE_ROWS)]
+    def _pages(self, pieces: Iterable[Piece]) -> list[Pair]:
+        """Return consecutive pieces as pages."""
+        return [(self._key(b"P", last), page) for last, page in pack_pages(pieces, self._item_size, PAGE_ROWS)]
 
     def apply(self, change: Change) -> None:
         """Bring the caches up to date with a change that LevelDB has taken. The caller holds the lock."""
@@ -441,7 +433,7 @@ class Table:
             stop = KEY_END if len(pages) < GROUP_PAGES else self._last_key(pages[-1]) + 1
             part = clip(rest, low, stop)
             rest = rest[len(part) :]
-            yield self._rewrite(part, pages, part["key"].tolist())
+            yield self._rewrite([Scattered(part)], pages, part["key"].tolist())
 
 
 def keys_of_store(leveldb: LevelDB, store: int) -> Iterator[bytes]:

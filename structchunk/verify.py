@@ -11,7 +11,7 @@ import numpy as np
 
 from .chunk import read_header
 from .errors import ClosedError, Error
-from .extent import LIVE, TOMBSTONE, ZERO, Run, by_offset, empty_run, last_wins, live, misplaced
+from .extent import LIVE, TOMBSTONE, ZERO, Run, by_offset, last_wins, live, misplaced
 from .heap import Heap
 from .index import View
 from .leveldb import REBUILD
@@ -145,7 +145,7 @@ def _check_segments(heap: Heap, place: Place, segments: list[Segment], checkpoin
 
 def _is_covered(segment: Segment, checkpoint: float) -> bool:
     """Tell whether a segment's CRC must hold: records that changed in place since a checkpoint do not match it."""
-    flags = segment.rows["flags"]
+    flags = segment.rows.flag_values
     changeable = (flags & LIVE != 0) & (flags & (ZERO | TOMBSTONE) == 0)
     return segment.commit > checkpoint or not bool(changeable.any())
 
@@ -179,7 +179,7 @@ def _check_index(
         return
     # None of a chunk that another one here replaces: with the commit that replaces it, it leaves the heap.
     rows = [segment.rows for segment in sorted(segments, key=lambda s: s.commit)]
-    expected = live(last_wins(np.concatenate([empty_run(), *rows])))
+    expected = live(last_wins(joined(rows)))
     yield from _compare(run, expected, where)
     yield from _check_extents(heap, places, run)
     for place in places:

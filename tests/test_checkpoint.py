@@ -28,6 +28,7 @@ from structchunk import files
 from structchunk.chunk import Chunk
 from structchunk.extent import LIVE
 from structchunk.hotcopy import copy_storage
+from structchunk.piece import Scattered, Stretch
 from structchunk.segment import survey
 from structchunk.superblock import read_superblock
 
@@ -541,16 +542,19 @@ def test_survey_says_what_a_walk_says(db: sc.Database) -> None:
     fill(db)
     write_little(db)
     count = 0
+    forms: set[tuple[type, bool]] = set()
     for heap in db.storage.heaps.values():
         for chunk in heap.chunks.values():
             segments = list(chunk.segments())
             surveyed = survey(memoryview(chunk.source)[chunk.directory :])
             assert surveyed is not None
-            flags = np.concatenate([segment.rows["flags"] for segment in reversed(segments)])
-            assert surveyed[0].tolist() == flags.tolist()
-            assert surveyed[1] == 64 + 32 * len(segments[-1].rows)
-            count += bool((flags & LIVE).any())
+            flags = np.concatenate([segment.rows.run["flags"] for segment in segments])
+            assert surveyed[0] == np.bitwise_or.reduce(flags)
+            assert surveyed[1] == segments[-2].low - segments[-1].low if len(segments) > 1 else surveyed[1]
+            count += bool(surveyed[0] & LIVE)
+            forms |= {(type(segment.rows), len(segment.rows) > 2) for segment in segments}
     assert count > 1
+    assert {(Stretch, True), (Scattered, False)} <= forms
 
 
 def test_key_that_looks_like_a_record(db: sc.Database, tmp_path: Path) -> None:

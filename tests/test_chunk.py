@@ -24,6 +24,7 @@ from structchunk.chunk import Chunk
 from structchunk.errors import CorruptionError
 from structchunk.extent import ROW, ROW_SIZE, Extent
 from structchunk.header import Header
+from structchunk.packed import ALL, Packed
 from structchunk.segment import SEGMENT_SIZE, pack_record
 
 ABOUT = {"name": "temps", "kind": "array", "schema": {"kind": "array", "type": "<f8"}}
@@ -77,7 +78,7 @@ def append(chunk: Chunk, data: bytes, *, commit: int = 1, key: int = 1) -> Exten
     chunk.store(offset, data, len(data))
     extent = (key, offset, len(data) // chunk.header.item_size, 1, 0)
     rows = ROW.pack(*extent)
-    record = pack_record(1, commit, 1, 1, 0, offset, offset + len(data), 0, rows)
+    record = pack_record(1, commit, 1, 1, 0, offset, offset + len(data), 0, Packed(ALL, 1, rows))
     chunk.append_segment(rows, record, offset + len(data))
     return extent
 
@@ -142,7 +143,7 @@ def test_with_little_space_left_only_what_is_needed_is_reserved(
 def test_a_full_disk_is_an_error_that_changes_nothing(chunk: Chunk, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_disk(monkeypatch)
     before = (chunk.free, chunk.reserved, chunk.directory, chunk.limit)
-    for reserve in (lambda: chunk.reserve(5000), lambda: chunk.reserve_directory(3)):
+    for reserve in (lambda: chunk.reserve(5000), lambda: chunk.reserve_directory(96)):
         with pytest.raises(OSError, match="No space") as caught:
             reserve()
         assert caught.value.errno == errno.ENOSPC
@@ -150,19 +151,19 @@ def test_a_full_disk_is_an_error_that_changes_nothing(chunk: Chunk, monkeypatch:
 
 
 def test_the_directory_is_reserved_downwards(chunk: Chunk, reserved: list[tuple[int, int]]) -> None:
-    chunk.reserve_directory(10)
+    chunk.reserve_directory(10 * ROW_SIZE)
     low = SIZE - SEGMENT_SIZE - 10 * ROW_SIZE
     assert reserved == [((low - (1 << 16)) // 4096 * 4096, SIZE)]
-    chunk.reserve_directory(10)
+    chunk.reserve_directory(10 * ROW_SIZE)
     assert len(reserved) == 1
-    chunk.reserve_directory(10_000)
+    chunk.reserve_directory(10_000 * ROW_SIZE)
     assert reserved[1][1] == reserved[0][0]
     assert reserved[1][0] <= SIZE - SEGMENT_SIZE - 10_000 * ROW_SIZE
 
 
 def test_the_directory_is_never_reserved_below_the_data(chunk: Chunk, reserved: list[tuple[int, int]]) -> None:
     chunk.free = SIZE - 20_000
-    chunk.reserve_directory(100)
+    chunk.reserve_directory(100 * ROW_SIZE)
     assert reserved == [(SIZE - 20_000, SIZE)]
 
 
@@ -194,7 +195,7 @@ def test_the_whole_file_is_one_array(path: str, item_size: int) -> None:
     assert len(items) == SIZE // item_size
     assert items[start : start + extent[2]].tobytes() == files.read(path, extent[1], extent[2] * item_size)
     again = Chunk.open(path)
-    assert [segment.rows.tolist() for segment in again.segments()] == [[extent]]
+    assert [segment.rows.run.tolist() for segment in again.segments()] == [[extent]]
 
 
 @given(st.integers(1, 200), st.lists(st.integers(0, 60), min_size=1, max_size=8))
@@ -381,7 +382,7 @@ def test_segments_are_found_again(chunk: Chunk) -> None:
     again = Chunk.open(chunk.path)
     assert (again.free, again.directory) == (4096, SIZE)
     found = list(again.segments())
-    assert [segment.rows.tolist() for segment in found] == [[extent] for extent in extents]
+    assert [segment.rows.run.tolist() for segment in found] == [[extent] for extent in extents]
     assert [segment.commit for segment in again.segments(found[0].low)] == [2, 3]
     assert (found[-1].end, found[-1].low) == (chunk.free, chunk.directory) == chunk.working_offsets()
 

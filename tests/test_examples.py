@@ -118,6 +118,16 @@ def test_c_reads_numbers_of_any_type(name: str, db: sc.Database, read_chunk: Pat
         np.testing.assert_array_equal(numbers, store[key])
 
 
+@pytest.mark.parametrize(
+    ("keys", "lengths"), [(range(9), [2] * 9), ([5, 6, 9, 2**64 - 1], [2] * 4), ([5, 6, 9], [0, 3, 1])]
+)
+def test_c_reads_rows_of_every_form(keys: list[int], lengths: list[int], db: sc.Database, read_chunk: Path) -> None:
+    store = db.array_store("values", np.int64)
+    store.put_many(keys, np.arange(sum(lengths)), lengths)
+    _, records = read(read_chunk, chunk_of(db, "values"))
+    assert records == {key: [str(item) for item in array] for key, array in store.items()}
+
+
 def test_c_reads_the_last_row_of_each_key_and_no_deleted_one(db: sc.Database, read_chunk: Path) -> None:
     store = db.array_store("values", np.int64)
     for i in range(30):

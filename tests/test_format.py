@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import struct
@@ -22,7 +23,9 @@ from structchunk.extent import EXTENT_DTYPE, LIVE, ROW, TOMBSTONE, ZERO, Extent
 from structchunk.header import Header, HeaderFields, parse_header
 from structchunk.index import Index
 from structchunk.leveldb import LevelDB
+from structchunk.packed import ALL, EVEN, KEYS, Packed, pack
 from structchunk.paths import Paths
+from structchunk.piece import Scattered, Stretch, shorten
 from structchunk.segment import Segment, data_crc, pack_record, parse_segment, walk
 from structchunk.superblock import SLOT_SIZE, Superblock, create_superblock, parse_slot, read_superblock
 
@@ -180,7 +183,7 @@ RECORD_GOLDEN = bytes.fromhex(
     "5345474d 03000000 01000000 02000000"  # SEGM, parts, part, row count
     "0900000000000000 0200000000000000"  # commit, epoch
     "0810000000000000 5010000000000000"  # start 4104, end 4176
-    "efbeadde d36154cc 00000000 a2b39b23"  # CRCs of data and rows, zero, own CRC
+    "efbeadde d36154cc 00000000 a2b39b23"  # CRCs of data and rows, form, own CRC
 )
 END = 16384
 
@@ -196,7 +199,7 @@ def parsed(rows: bytes, record: bytes, *, chunk: int = 7, data_offset: int = 410
 
 def test_segment() -> None:
     assert ROWS == ROWS_GOLDEN
-    record = pack_record(7, 9, 2, 3, 1, 4104, 4176, 0xDEADBEEF, ROWS)
+    record = pack_record(7, 9, 2, 3, 1, 4104, 4176, 0xDEADBEEF, Packed(ALL, 2, ROWS))
     assert record == RECORD_GOLDEN
     assert record[52:56] == zlib.crc32(ROWS).to_bytes(4, "little")
     assert record[60:] == zlib.crc32(record[:60], 7).to_bytes(4, "little")
@@ -206,7 +209,7 @@ def test_segment_round_trip() -> None:
     segment = parsed(ROWS, RECORD_GOLDEN)
     assert segment is not None
     assert segment._replace(rows=None) == (7, 9, 2, 3, 1, 4104, 4176, 0xDEADBEEF, None, END - 128)
-    assert segment.rows.tobytes() == ROWS
+    assert segment.rows.run.tobytes() == ROWS
 
 
 def test_each_flipped_bit_of_a_segment_is_found() -> None:
@@ -221,7 +224,7 @@ def test_a_segment_of_another_chunk_is_refused() -> None:
 
 def record_of(rows: bytes = ROWS, **fields: int) -> bytes:
     """Return a record whose fields are as told, and whose CRC covers that up."""
-    names = ("parts", "part", "count", "commit", "epoch", "start", "end", "crc", "rows_crc", "reserved")
+    names = ("parts", "part", "count", "commit", "epoch", "start", "end", "crc", "rows_crc", "form")
     usual = (3, 1, len(rows) // 32, 9, 2, 4104, 4176, 0, zlib.crc32(rows), 0)
     values = {**dict(zip(names, usual, strict=True)), **fields}
     head = struct.pack("<4sIIIQQQQIII", fields.pop("magic", b"SEGM"), *(values[name] for name in names))
@@ -244,7 +247,10 @@ def record_of(rows: bytes = ROWS, **fields: int) -> bytes:
         {"end": 2**64 - 1},
         {"start": 2**64 - 1, "end": 2**64 - 1},
         {"rows_crc": 0},
-        {"reserved": 1},
+        {"form": 1},
+        {"form": 2},
+        {"form": 3},
+        {"form": 2**32 - 1},
     ],
     ids=str,
 )
@@ -304,8 +310,74 @@ def test_data_crc_covers_all_but_tombstones_and_zeros_by_offset() -> None:
         (5, 16, 2, 1, 0),
         (6, 99, 0, 1, 0),
     ]
-    assert data_crc(raw, rows_of(rows), 8) == zlib.crc32(bytes([*range(8, 32), *range(64, 80)]))
-    assert data_crc(raw, rows_of([]), 8) == 0
+    assert data_crc(raw, Scattered(rows_of(rows)), 8) == zlib.crc32(bytes([*range(8, 32), *range(64, 80)]))
+    assert data_crc(raw, Scattered(rows_of([])), 8) == 0
+
+
+@pytest.mark.parametrize("flags", [0, LIVE, LIVE | ZERO])
+@pytest.mark.parametrize("lengths", [(2, 2, 2), (2, 0, 3), (0, 0)], ids=str)
+def test_data_crc_is_the_same_of_whatever_form(lengths: tuple[int, ...], flags: int) -> None:
+    raw = memoryview(bytes(range(256)))
+    starts = [8, *itertools.accumulate(lengths, initial=8)][1:]
+    run = rows_of((key, 8 * starts[key], length, 1, flags) for key, length in enumerate(lengths))
+    piece = shorten(run, 8)
+    assert isinstance(piece, Stretch)
+    expected = 0 if flags & ZERO else zlib.crc32(raw[64 : 8 * starts[-1]])
+    assert data_crc(raw, piece, 8) == data_crc(raw, Scattered(run), 8) == expected
+
+
+# ---------------------------------------------------------------------- the other forms of rows
+
+SHORT_FORMS = {
+    KEYS: (
+        [(1, 4104, 1, 7, LIVE), (2, 4128, 1, 7, LIVE), (2**64 - 1, 4152, 1, 7, LIVE)],
+        "0810000000000000 0100000000000000 07000000 02000000"  # offset 4104, length, chunk, flags
+        "0100000000000000 0200000000000000 ffffffffffffffff"  # keys
+        "0000000000000000 0000000000000000",
+    ),
+    EVEN: (
+        [(5, 4104, 1, 7, 0), (8, 4128, 1, 7, 0), (11, 4152, 1, 7, 0)],
+        "0810000000000000 0100000000000000 07000000 00000000"
+        "0500000000000000 0300000000000000"  # first key, step
+        "0000000000000000 0000000000000000 0000000000000000",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", SHORT_FORMS)
+def test_segment_of_regular_records(form: int) -> None:
+    rows, golden = SHORT_FORMS[form]
+    packed = pack(Scattered(rows_of(rows)), 24)
+    assert (packed.form, packed.row_count, bytes(packed.body)) == (form, 3, bytes.fromhex(golden))
+    record = pack_record(7, 9, 2, 3, 1, 4104, 4176, 0, packed)
+    assert record == record_of(bytes(packed.body), count=3, form=form)
+    segment = parsed(bytes(packed.body), record)
+    assert segment is not None
+    assert (segment.rows.run.tolist(), segment.low) == (rows, END - 64 - 64)
+
+
+@pytest.mark.parametrize("form", SHORT_FORMS)
+def test_each_flipped_bit_of_a_segment_of_regular_records_is_found(form: int) -> None:
+    body = bytes.fromhex(SHORT_FORMS[form][1])
+    whole = body + record_of(body, count=3, form=form)
+    assert parsed(whole[:64], whole[64:]) is not None
+    for damaged in flipped(whole, range(8 * len(whole))):
+        assert parsed(damaged[:64], damaged[64:]) is None
+
+
+@pytest.mark.parametrize("form", SHORT_FORMS)
+@pytest.mark.parametrize(
+    "fields",
+    [{"start": 4128}, {"end": 4175}, {"count": 4}, {"count": 0}, {"form": 0}, {"chunk": 6}, {"flags": ZERO}],
+)
+def test_a_segment_of_other_regular_records_is_refused(form: int, fields: dict[str, int]) -> None:
+    body = bytearray.fromhex(SHORT_FORMS[form][1])
+    numbers = {"count": 3, "form": form, **fields}
+    for name, at in (("chunk", 16), ("flags", 20)):
+        if name in numbers:
+            body[at : at + 4] = numbers.pop(name).to_bytes(4, "little")
+    record = record_of(bytes(body), **numbers)
+    assert parsed(bytes(body), record) is None
 
 
 # ---------------------------------------------------------------------- superblock
@@ -375,8 +447,9 @@ def test_leveldb_keys_and_values(tmp_path: Path) -> None:
     index.add_table(0x0102, 8, lambda run: None)
     page = rows_of((key, 4096 + 8 * key, 1, 7, 0) for key in range(513))
     catalog = {"temps": {"store": 0x0102, "kind": "array", "schema": ABOUT["schema"]}}
-    index.put(1, {0x0102: page}, catalog)
-    index.put(2, {0x0102: rows_of([(2**64 - 2, 8200, 2, 8, 0), (2**64 - 1, 0, 0, 8, TOMBSTONE)])})
+    index.put(1, {0x0102: [Scattered(page)]}, catalog)
+    few = rows_of([(2**64 - 2, 8200, 2, 8, 0), (2**64 - 1, 0, 0, 8, TOMBSTONE)])
+    index.put(2, {0x0102: [Scattered(few)]})
     index.write_checkpoint(9, {8: (8216, 65000)})
     store = b"\0\0\1\2"
     assert dict(index.leveldb.read(b"", b"\xff", 99)) == {
@@ -387,12 +460,11 @@ def test_leveldb_keys_and_values(tmp_path: Path) -> None:
         b"C" + store + bytes.fromhex("00000007"): bytes.fromhex("0102000000000000 0810000000000000"),
         b"C" + store + bytes.fromhex("00000008"): bytes.fromhex("0100000000000000 1000000000000000"),
         b"P" + store + bytes.fromhex("00000000000001ff"): bytes.fromhex(
-            "0010000000000000 0100000000000000 0100000000000000 07000000 00000000 00020000 00000000"
-            "0000000000000000 01"
+            "0010000000000000 0100000000000000 07000000 00000000 0000000000000000 0100000000000000"
+            "0000000000000000 0000000000000000 0000000000000000 0002 02"
         ),
         b"P" + store + bytes.fromhex("0000000000000200"): bytes.fromhex(
-            "0020000000000000 0100000000000000 0100000000000000 07000000 00000000 01000000 00000000"
-            "0002000000000000 01"
+            "0002000000000000 0020000000000000 0100000000000000 07000000 00000000"
         ),
         b"D" + store + b"\xff" * 7 + b"\xfe": ROW.pack(2**64 - 2, 8200, 2, 8, 0),
         b"D" + store + b"\xff" * 8: ROW.pack(2**64 - 1, 0, 0, 8, TOMBSTONE),

@@ -16,10 +16,12 @@ from support import UUID
 import structchunk as sc
 from structchunk.block import Budget
 from structchunk.clock import Clock
-from structchunk.extent import EXTENT_DTYPE, ROW, TOMBSTONE, is_sorted, misplaced
+from structchunk.extent import EXTENT_DTYPE, ROW, TOMBSTONE, is_sorted, make_run, misplaced
 from structchunk.header import TEXT_OFFSET, Header, checksum, parse_header
 from structchunk.index import CATALOG, CHECKPOINT, LAST, Index
 from structchunk.leveldb import LevelDB
+from structchunk.packed import pack
+from structchunk.piece import Scattered
 from structchunk.schema import schema_from_descriptor
 from structchunk.segment import MAGIC, OWN_CRC, SEGMENT, SEGMENT_SIZE, data_crc, walk
 from structchunk.superblock import CRC, SLOT, Superblock, parse_slot
@@ -76,16 +78,29 @@ def test_header(raw: bytes, mend: bool) -> None:
 
 
 @st.composite
+def packed_rows(draw: st.DrawFn) -> tuple[int, int, bytes]:
+    """Draw the form, count and bytes of rows: of any rows, or of regular ones with some bytes changed."""
+    if draw(st.booleans()):
+        packed = b"".join(ROW.pack(*row) for row in draw(rows))
+        return draw(st.sampled_from([0, 0, 0, 1, 2, 3])), len(packed) // ROW.size, packed
+    count, step, length = draw(st.integers(3, 9)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    run = make_run(np.arange(count, dtype=np.uint64) * step, DATA + 8 * length * np.arange(count), length, 1)
+    run["key"][-1] += draw(st.integers(0, 1))
+    form, count, body = pack(Scattered(run), 8)
+    return form, count, draw(st.one_of(st.just(bytes(body)), edited(bytes(body))))
+
+
+@st.composite
 def directories(draw: st.DrawFn) -> bytes:
     """Draw a chunk file whose directory has segments of any numbers, most of them with CRCs that hold."""
     raw = bytearray(draw(st.binary(max_size=64)).ljust(SIZE, b"\1"))
     position = SIZE
     for _ in range(draw(st.integers(1, 3))):
-        packed = b"".join(ROW.pack(*row) for row in draw(rows))
-        count = draw(st.one_of(st.just(len(packed) // ROW.size), u32))
+        form, count, packed = draw(packed_rows())
+        count = draw(st.one_of(st.just(count), u32))
         numbers = (draw(u32), draw(u32), count, draw(u64), draw(u64), draw(u64), draw(u64), draw(u32))
         magic = draw(st.sampled_from([MAGIC, MAGIC, MAGIC, b"SEGN"]))
-        head = SEGMENT.pack(magic, *numbers, zlib.crc32(packed), 0)
+        head = SEGMENT.pack(magic, *numbers, zlib.crc32(packed), form)
         whole = packed + head + OWN_CRC.pack(zlib.crc32(head, draw(st.sampled_from([1, 1, 1, 2]))))
         raw[position - len(whole) : position] = whole
         position -= len(whole)
@@ -102,8 +117,9 @@ def test_directory(raw: bytes, item_size: int, start: int) -> None:
         for segment in walk(view, position, 1, DATA, item_size):
             assert DATA <= segment.start <= segment.end <= segment.low < low
             low = segment.low
-            assert is_sorted(segment.rows["key"])
-            records = segment.rows[segment.rows["flags"] & TOMBSTONE == 0]
+            run = segment.rows.run
+            assert is_sorted(run["key"])
+            records = run[run["flags"] & TOMBSTONE == 0]
             assert not misplaced(records, segment.start, segment.end, item_size).any()
             for _, offset, length, _, _ in records.tolist():
                 assert offset + length * item_size <= SIZE

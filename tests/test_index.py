@@ -24,7 +24,7 @@ from structchunk.errors import ClosedError, CorruptionError, StoreNotFound
 from structchunk.extent import KEY_END, ROW, TOMBSTONE, Extent, Run
 from structchunk.index import CATALOG, CHECKPOINT, LAST, Index, View, unpack_row
 from structchunk.page import count_rows as rows_of_page
-from structchunk.piece import Piece, Stretch, joined, shorten
+from structchunk.piece import Piece, Scattered, Stretch, joined, shorten
 from structchunk.table import Change, Table
 
 STORES = {1: 8, 2: 4}
@@ -76,6 +76,11 @@ def dense(first: int, count: int, *, step: int = 1, chunk: int = 1, flags: int =
     )
 
 
+def some(first: int, count: int, *, step: int = 1, chunk: int = 1, flags: int = 0) -> list[Piece]:
+    """Return the same rows as pieces."""
+    return [Scattered(dense(first, count, step=step, chunk=chunk, flags=flags))]
+
+
 def whole(pieces: Iterator[Piece], *, reverse: bool = False) -> Model:
     """Return consecutive pieces as a dictionary, having checked their order."""
     found = list(pieces)
@@ -118,7 +123,7 @@ class Comparison(RuleBasedStateMachine):
 
     def put(self, changes: dict[int, Model]) -> None:
         self.commit += 1
-        self.index.put(self.commit, {store: run_of(model) for store, model in changes.items()})
+        self.index.put(self.commit, {store: [Scattered(run_of(model))] for store, model in changes.items()})
         for store, model in changes.items():
             self.models[store] = alive({**self.models[store], **model})
 
@@ -251,32 +256,32 @@ def count_rows(index: Index, region: bytes, store: int = 1) -> int:
 
 
 def test_small_runs_go_to_the_delta_and_large_ones_to_pages(index: Index) -> None:
-    index.put(1, {1: dense(0, 3)})
+    index.put(1, {1: some(0, 3)})
     assert (count_rows(index, b"D"), count_rows(index, b"P")) == (3, 0)
-    index.put(2, {1: dense(2, 9)})
+    index.put(2, {1: some(2, 9)})
     assert (count_rows(index, b"D"), count_rows(index, b"P")) == (2, 9)
 
 
 def test_a_delta_that_has_outgrown_its_limit_is_folded(index: Index) -> None:
     for commit in range(1, 8):
         assert count_rows(index, b"D") == commit - 1
-        index.put(commit, {1: dense(10 * commit, 1)})
+        index.put(commit, {1: some(10 * commit, 1)})
     assert (count_rows(index, b"D"), count_rows(index, b"P")) == (0, 7)
-    index.put(8, {1: dense(10, 1, flags=TOMBSTONE)})
+    index.put(8, {1: some(10, 1, flags=TOMBSTONE)})
     assert (count_rows(index, b"D"), count_rows(index, b"P")) == (1, 7)
 
 
 def test_pages_are_full_and_appending_fills_the_last_one(index: Index) -> None:
-    index.put(1, {1: dense(0, 6)})
-    index.put(2, {1: dense(6, 7)})
+    index.put(1, {1: some(0, 6)})
+    index.put(2, {1: some(6, 7)})
     prefix = b"P" + struct.pack(">I", 1)
     sizes = [rows_of_page(value) for _, value in index.leveldb.read(prefix, prefix + b"\xff" * 9, 99)]
     assert sizes == [4, 4, 4, 1]
 
 
 def test_a_sparse_large_run_does_not_rewrite_all_pages(index: Index) -> None:
-    index.put(1, {1: dense(0, 400)})
-    index.put(2, {1: dense(0, 5, step=80)})
+    index.put(1, {1: some(0, 400)})
+    index.put(2, {1: some(0, 5, step=80)})
     assert (count_rows(index, b"D"), count_rows(index, b"P")) == (5, 400)
 
 
@@ -294,15 +299,15 @@ def test_views_taken_while_a_delta_is_folded(index: Index, monkeypatch: pytest.M
             taken.append(index.view())
             assert set(taken[-1].lookup(1, numbers)["flags"].tolist()) == {0}
 
-    index.put(1, {1: dense(0, 40, step=2)})
+    index.put(1, {1: some(0, 40, step=2)})
     for commit in range(2, 8):
-        index.put(commit, {1: dense(10 * commit + 1, 1)})
+        index.put(commit, {1: some(10 * commit + 1, 1)})
     monkeypatch.setattr(Table, "needs_fold", needs_fold)
     monkeypatch.setattr(Table, "fold", folding)
     monkeypatch.setattr(table, "FOLD_FRACTION", 100)
     expected = whole(index.table(1).pieces(0, KEY_END)) | model_of(dense(81, 1))
     numbers = np.array(sorted(expected), np.uint64)
-    index.put(8, {1: dense(81, 1)})
+    index.put(8, {1: some(81, 1)})
     assert count_rows(index, b"D") == 0
     assert len(taken) > 3
     for view in taken:
@@ -313,18 +318,18 @@ def test_views_taken_while_a_delta_is_folded(index: Index, monkeypatch: pytest.M
         assert whole(index.table(1).pieces(0, KEY_END)) == expected  # nothing out of date was cached
     started = [view.pieces(1, 0, KEY_END) for view in taken]
     first = [next(pieces) for pieces in started]
-    index.put(9, {1: dense(0, 60, flags=TOMBSTONE)})
+    index.put(9, {1: some(0, 60, flags=TOMBSTONE)})
     for piece, rest in zip(first, started, strict=True):
         assert whole(itertools.chain([piece], rest)) == expected
 
 
 def test_a_point_read_notices_a_commit_that_comes_in_between(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    index.put(1, {1: dense(0, 8)})
+    index.put(1, {1: some(0, 8)})
     view, find = index.view(), Table.find
 
     def find_after_a_commit(self: Table, key: int) -> Extent | None:
         monkeypatch.setattr(Table, "find", find)
-        index.put(2, {1: dense(0, 8, flags=TOMBSTONE)})
+        index.put(2, {1: some(0, 8, flags=TOMBSTONE)})
         return find(self, key)
 
     monkeypatch.setattr(Table, "find", find_after_a_commit)
@@ -333,23 +338,23 @@ def test_a_point_read_notices_a_commit_that_comes_in_between(index: Index, monke
 
 
 def test_a_range_goes_on_as_of_its_view(index: Index) -> None:
-    index.put(1, {1: dense(0, 40)})
+    index.put(1, {1: some(0, 40)})
     for reverse in (False, True):
         expected = whole(index.table(1).pieces(0, KEY_END))
         view = index.view()
         pieces = view.pieces(1, 0, KEY_END, reverse=reverse)
         first = next(pieces)
-        index.put(index.last + 1, {1: dense(0, 40, flags=TOMBSTONE)})
+        index.put(index.last + 1, {1: some(0, 40, flags=TOMBSTONE)})
         assert whole(itertools.chain([first], pieces), reverse=reverse) == expected
-        index.put(index.last + 1, {1: dense(0, 50)})
+        index.put(index.last + 1, {1: some(0, 50)})
 
 
 def test_a_closed_view_refuses_rather_than_read_another_commit(index: Index) -> None:
-    index.put(1, {1: dense(0, 40)})
+    index.put(1, {1: some(0, 40)})
     view = index.view()
     pieces = view.pieces(1, 0, KEY_END)
     next(pieces)
-    index.put(2, {1: dense(0, 40, flags=TOMBSTONE)})
+    index.put(2, {1: some(0, 40, flags=TOMBSTONE)})
     view.close()
     for read in (lambda: list(pieces), lambda: view.find(1, 3), lambda: view.record_count(1)):
         with pytest.raises(ClosedError, match="snapshot is closed"):
@@ -357,8 +362,8 @@ def test_a_closed_view_refuses_rather_than_read_another_commit(index: Index) -> 
 
 
 def test_a_cached_page_does_not_hide_a_delta_that_is_not_loaded(index: Index) -> None:
-    index.put(1, {1: dense(0, 8)})
-    index.put(2, {1: rows_of([(3, 8000, 5, 1, 0)])})
+    index.put(1, {1: some(0, 8)})
+    index.put(2, {1: [Scattered(rows_of([(3, 8000, 5, 1, 0)]))]})
     index.forget()
     latest = index.table(1)
     latest._block(3, None)
@@ -369,7 +374,7 @@ def test_the_cache_keeps_to_its_limit(tmp_path: Path) -> None:
     with small_limits(cache_size=100):
         index = Index.create(str(tmp_path / "index"), UUID)
         add_tables(index)
-        index.put(1, {1: dense(0, 200)})
+        index.put(1, {1: some(0, 200)})
         for key in range(200):
             assert index.table(1).find(key) is not None
             assert index._budget.size <= 100
@@ -379,7 +384,7 @@ def test_the_cache_keeps_to_its_limit(tmp_path: Path) -> None:
 def test_where_a_chunk_ends_sweeps_still_meet_stretches(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("structchunk.piece.LONG_STRETCH", 2)
     run = np.concatenate([dense(0, 6), dense(6, 30, chunk=2)])
-    index.put(1, {1: run})
+    index.put(1, {1: [Scattered(run)]})
     view = index.view()
     for _ in range(2):
         for reverse in (False, True):
@@ -417,7 +422,7 @@ def test_cached_blocks_are_disjoint_and_drop_drops_all(steps: list[tuple[tuple[i
 
 
 def test_a_point_read_comes_from_the_cache(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    index.put(1, {1: dense(0, 8)})
+    index.put(1, {1: some(0, 8)})
     view = index.view()
     expected = index.table(1).find(3), index.table(1).find(99)
     monkeypatch.setattr(index.leveldb, "read", None)
@@ -432,9 +437,13 @@ ENTRY = {"kind": "array", "schema": {"kind": "array", "type": "<f8"}}
 
 
 def test_dropping_a_store_takes_all_its_rows(index: Index) -> None:
-    index.put(1, {1: dense(0, 9), 2: dense(0, 9)}, {"a": {"store": 1, **ENTRY}, "b": {"store": 2, **ENTRY}})
-    index.put(2, {1: dense(3, 1), 2: dense(3, 1)})
-    index.put(3, {1: dense(0, 1)}, {"b": {"store": 2, **ENTRY}})
+    index.put(
+        1,
+        {1: some(0, 9), 2: some(0, 9)},
+        {"a": {"store": 1, **ENTRY}, "b": {"store": 2, **ENTRY}},
+    )
+    index.put(2, {1: some(3, 1), 2: some(3, 1)})
+    index.put(3, {1: some(0, 1)}, {"b": {"store": 2, **ENTRY}})
     assert [count_rows(index, region) for region in (b"D", b"P", b"C")] == [0, 0, 0]
     assert [count_rows(index, region, 2) for region in (b"D", b"P")] == [1, 9]
     assert set(index.catalog) == {"b"}
@@ -445,7 +454,7 @@ def test_dropping_a_store_takes_all_its_rows(index: Index) -> None:
 
 
 def test_a_table_that_was_dropped_says_so(index: Index) -> None:
-    index.put(1, {1: dense(0, 9)}, {"a": {"store": 1, **ENTRY}})
+    index.put(1, {1: some(0, 9)}, {"a": {"store": 1, **ENTRY}})
     mine = index.table(1)
     assert mine.find(0) is not None
     index.put(2, {}, {})
@@ -458,7 +467,11 @@ def test_checkpoint_is_kept(tmp_path: Path) -> None:
     index = Index.create(str(tmp_path / "index"), UUID, last=6, next_chunk=3)
     add_tables(index)
     assert (index.last, index.checkpoint, index.next_chunk, index.database) == (6, 0, 3, UUID)
-    index.put(7, {1: dense(0, 2, chunk=4), 2: dense(0, 3, chunk=9)}, {"a": {"store": 1, **ENTRY}})
+    index.put(
+        7,
+        {1: some(0, 2, chunk=4), 2: some(0, 3, chunk=9)},
+        {"a": {"store": 1, **ENTRY}},
+    )
     index.write_checkpoint(10, {4: (5000, 9000), 9: (1, 2)})
     index.write_checkpoint(10, {4: (5008, 8900)}, gone=[(2, 9)])
     index.close()
@@ -482,16 +495,16 @@ def test_a_commit_is_one_write(index: Index, monkeypatch: pytest.MonkeyPatch) ->
     calls: list[dict[bytes, bytes]] = []
     write = index.leveldb.write
     monkeypatch.setattr(index.leveldb, "write", lambda puts, *rest: (calls.append(dict(puts)), write(puts, *rest)))
-    index.put(1, {1: dense(0, 20), 2: dense(0, 2)}, {"a": {"store": 1, **ENTRY}})
+    index.put(1, {1: some(0, 20), 2: some(0, 2)}, {"a": {"store": 1, **ENTRY}})
     assert [call[LAST] for call in calls] == [struct.pack("<Q", 1)]
     assert {key[:1] for key in calls[0]} == {b"M", b"B", b"C", b"P", b"D"}
 
 
 def test_a_batch_that_was_lost_before_a_later_one_is_noticed(index: Index) -> None:
-    index.put(1, {1: dense(0, 2)})
+    index.put(1, {1: some(0, 2)})
     index.write_checkpoint(1, {})
     for commit in (2, 3, 4):
-        index.put(commit, {1: dense(10 * commit, 2)})
+        index.put(commit, {1: some(10 * commit, 2)})
     batches = [key for key, _ in index.leveldb.read(b"B", b"C", 99)]
     assert len(batches) >= 3
     assert Index(index.leveldb).whole
@@ -508,14 +521,14 @@ def test_a_batch_that_was_lost_before_a_later_one_is_noticed(index: Index) -> No
 
 
 def test_figures_never_go_below_zero(index: Index) -> None:
-    index.put(1, {1: dense(0, 2)})
+    index.put(1, {1: some(0, 2)})
     index.live[1][1] = type(index.live[1][1])(0, 0)
-    index.put(2, {1: dense(0, 2, flags=TOMBSTONE)})
+    index.put(2, {1: some(0, 2, flags=TOMBSTONE)})
     assert index.live[1][1] == (0, 0)
 
 
 def test_closed_it_refuses(index: Index) -> None:
-    index.put(1, {1: dense(0, 9)})
+    index.put(1, {1: some(0, 9)})
     index.table(1).find(3)
     view = index.view()
     index.close()
@@ -523,7 +536,7 @@ def test_closed_it_refuses(index: Index) -> None:
         lambda: index.table(1).find(3),
         lambda: view.find(1, 3),
         lambda: list(view.pieces(1, 0, 9)),
-        lambda: index.put(2, {1: dense(0, 9)}),
+        lambda: index.put(2, {1: some(0, 9)}),
         lambda: index.write_checkpoint(1, {}),
     ):
         with pytest.raises(ClosedError):
@@ -569,7 +582,7 @@ READS: dict[str, Callable[[Index, View], object]] = {
     "existing": lambda index, view: index.table(1).existing(np.arange(9, dtype=np.uint64)),
     "pieces": lambda index, view: list(index.table(1).pieces(0, KEY_END)),
     "pieces back": lambda index, view: list(index.table(1).pieces(0, KEY_END, reverse=True)),
-    "put a large run": lambda index, view: index.put(9, {1: dense(0, 9)}),
+    "put a large run": lambda index, view: index.put(9, {1: some(0, 9)}),
     "view lookup": lambda index, view: view.lookup(1, np.arange(9, dtype=np.uint64)),
     "view pieces": lambda index, view: list(view.pieces(1, 0, KEY_END)),
 }
@@ -581,7 +594,7 @@ def plant(index: Index, pairs: list[tuple[bytes, bytes]], *, older: bool) -> Vie
     index.forget()
     view = index.view()
     if older:
-        index.put(1, {2: dense(0, 1)})
+        index.put(1, {2: some(0, 1)})
         index.forget()
     return view
 

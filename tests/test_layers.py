@@ -87,6 +87,7 @@ LAYERS = [
     "exact",
     "keys",
     "page",
+    "packed",
     "piece",
     "extent",
     "schema",

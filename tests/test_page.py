@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,26 +9,40 @@ from support import alive, models, rows_of, run_of
 from test_piece import SIZE, runs
 
 from structchunk.extent import LIVE, ROW, TOMBSTONE, Extent, Run
-from structchunk.page import SHORT, count_rows, is_short, pack_pages, unpack_short
+from structchunk.packed import ALL, EVEN, KEYS
+from structchunk.page import TRAILER, count_rows, is_short, pack_pages, unpack_pages
+from structchunk.piece import Piece, Scattered, joined, portions, shorten
+
+MOST = 512
 
 
-def rows_back(last: int, page: bytes) -> list[Extent]:
-    if not is_short(page):
-        return [ROW.unpack_from(page, at) for at in range(0, len(page), ROW.size)]
-    rows: list[Extent] = unpack_short(page, last, SIZE, 512).run.tolist()
+def rows_back(pages: list[tuple[int, bytes]]) -> list[Extent]:
+    rows: list[Extent] = joined(unpack_pages(pages, SIZE, MOST)).tolist()
     return rows
 
 
-@given(st.one_of(runs(), models().map(lambda model: run_of(alive(model)))), st.integers(1, 9))
-def test_round_trip(run: Run, row_count: int) -> None:
-    pages = pack_pages(run, SIZE, row_count)
-    assert [row for page in pages for row in rows_back(*page)] == run.tolist()
-    assert [last for last, _ in pages] == run["key"].tolist()[row_count - 1 :: row_count] + (
-        run["key"].tolist()[-1:] if len(run) % row_count else []
+@given(
+    st.one_of(runs(), models().map(lambda model: run_of(alive(model)))),
+    st.integers(1, 9),
+    st.sampled_from([Scattered, lambda run: shorten(run, SIZE)]),
+)
+def test_round_trip(run: Run, row_count: int, form: type[Scattered]) -> None:
+    pages = pack_pages([form(run)] if len(run) else [], SIZE, row_count)
+    assert rows_back(pages) == run.tolist()
+    keys = run["key"].tolist()
+    assert [last for last, _ in pages] == keys[row_count - 1 :: row_count] + (
+        keys[-1:] if len(run) % row_count else []
     )
     assert all(count_rows(page) == row_count for _, page in pages[:-1])
-    for _, page in pages:
-        assert len(page) <= max(32 * count_rows(page), SHORT.size + 9)
+    assert all(len(page) <= 32 * count_rows(page) for _, page in pages)
+
+
+@given(runs(), st.integers(1, 4), st.integers(1, 9))
+def test_each_piece_begins_a_page(run: Run, piece_size: int, row_count: int) -> None:
+    pieces: list[Piece] = list(portions(Scattered(run), piece_size))
+    pages = pack_pages(pieces, SIZE, row_count)
+    assert rows_back(pages) == run.tolist()
+    assert {int(piece.keys[-1]) for piece in pieces} <= {last for last, _ in pages}
 
 
 GOLDEN = {
@@ -41,12 +53,13 @@ GOLDEN = {
     ),
     "back to back": (
         [(3, 4096, 2, 1, 2), (9, 4112, 2, 1, 2), (10, 4128, 2, 1, 2)],
-        "0010000000000000 0200000000000000 0000000000000000 01000000 02000000 03000000 00000000"
-        "0300000000000000 0900000000000000 0a00000000000000 01",
+        "0010000000000000 0200000000000000 01000000 02000000 0300000000000000 0900000000000000 0a00000000000000"
+        "0000000000000000 0000000000000000 0300 01",
     ),
     "evenly spaced": (
         [(3, 4096, 2, 1, 0), (9, 4112, 2, 1, 0), (15, 4128, 2, 1, 0)],
-        "0010000000000000 0200000000000000 0600000000000000 01000000 00000000 03000000 000000000300000000000000 01",
+        "0010000000000000 0200000000000000 01000000 00000000 0300000000000000 0600000000000000"
+        "0000000000000000 0000000000000000 0000000000000000 0300 02",
     ),
 }
 
@@ -54,67 +67,63 @@ GOLDEN = {
 @pytest.mark.parametrize("name", GOLDEN)
 def test_bytes(name: str) -> None:
     rows, golden = GOLDEN[name]
-    ((last, page),) = pack_pages(rows_of(rows), SIZE, 512)
+    ((last, page),) = pack_pages([Scattered(rows_of(rows))], SIZE, MOST)
     assert (last, page.hex()) == (rows[-1][0], golden.replace(" ", ""))
-    assert rows_back(last, bytes.fromhex(golden)) == rows
+    assert rows_back([(last, bytes.fromhex(golden))]) == rows
 
 
-def short(
-    offset: int = 4096,
-    length: int = 2,
-    step: int = 6,
-    chunk: int = 1,
-    flags: int = 0,
-    count: int = 3,
-    zero: int = 0,
-) -> bytes:
-    return struct.pack("<QQQIIII", offset, length, step, 1, flags, count, zero)
+PLAIN, SINGLE, SPACED = (bytes.fromhex(golden) for _, golden in GOLDEN.values())
 
 
-KEYS = struct.pack("<QQQ", 3, 9, 10)
+def trailed(body: bytes, count: int, form: int) -> bytes:
+    return body + TRAILER.pack(count, form)
 
 
 @pytest.mark.parametrize(
     ("page", "last"),
     [
-        (b"", 15),
-        (b"\1", 15),
-        (short() + b"\1", 15),
-        (short() + KEYS[:8] + b"\2", 15),
-        (short() + KEYS[:8] + b"\0\1", 15),
-        (short() + KEYS[:8] + b"\1", 16),
-        (short(step=7) + KEYS[:8] + b"\1", 15),
-        (short(step=2**64 - 1) + KEYS[:8] + b"\1", 1),
-        (short(step=0) + KEYS[:8] + b"\1", 15),
-        (short(step=0) + KEYS + b"\1", 11),
-        (short(step=0) + KEYS[8:16] + KEYS[:8] + KEYS[16:] + b"\1", 10),
-        (short(step=0) + KEYS[16:] * 3 + b"\1", 10),
-        (short(count=0) + KEYS[:8] + b"\1", 15),
-        (short(count=4) + KEYS[:8] + b"\1", 15),
-        (short(step=0, count=513) + KEYS * 171 + b"\1", 10),
-        (short(step=1, count=513) + KEYS[:8] + b"\1", 515),
-        (short(length=0) + KEYS[:8] + b"\1", 15),
-        (short(length=2**63) + KEYS[:8] + b"\1", 15),
-        (short(offset=2**64 - 8) + KEYS[:8] + b"\1", 15),
-        (short(offset=4097) + KEYS[:8] + b"\1", 15),
-        (short(flags=TOMBSTONE) + KEYS[:8] + b"\1", 15),
-        (short(zero=1) + KEYS[:8] + b"\1", 15),
+        (b"", 9),
+        (b"\1", 9),
+        (PLAIN[:-1], 9),
+        (PLAIN, 10),
+        (PLAIN[32:] + PLAIN[:32], 3),
+        (PLAIN[:32] * 2, 3),
+        (ROW.pack(3, 0, 0, 1, TOMBSTONE), 3),
+        (b"".join(ROW.pack(key, 4096, 1, 1, 0) for key in range(MOST + 1)), MOST),
+        (SINGLE, 9),
+        (SINGLE[:-1], 10),
+        (SINGLE[1:], 10),
+        (trailed(SINGLE[:-3], 2, KEYS), 9),
+        (trailed(SINGLE[:-3], 2, ALL), 10),
+        (trailed(SINGLE[:-3], 3, 3), 10),
+        (trailed(SINGLE[:-3], MOST + 1, KEYS), 10),
+        (trailed(SPACED[:-3], 0, EVEN), 15),
+        (trailed(SPACED[:-3], 4, EVEN), 15),
+        (trailed(SPACED[:-3], MOST + 1, EVEN), 3 + 6 * MOST),
+        (SPACED, 16),
     ],
 )
 def test_damaged_ones_are_refused(page: bytes, last: int) -> None:
     with pytest.raises(ValueError, match=r"\S"):
-        unpack_short(page, last, SIZE, 512)
+        unpack_pages([(last, page)], SIZE, MOST)
 
 
-def test_sound_ones_are_not_refused() -> None:
-    assert unpack_short(short() + KEYS[:8] + b"\1", 15, SIZE, 512).keys.tolist() == [3, 9, 15]
-    assert unpack_short(short(step=0, flags=LIVE) + KEYS + b"\1", 10, SIZE, 512).keys.tolist() == [3, 9, 10]
+@pytest.mark.parametrize("first", [PLAIN, trailed(SINGLE[:-3], 3, KEYS)])
+def test_pages_that_overlap_are_refused(first: bytes) -> None:
+    last = 9 if first == PLAIN else 10
+    assert len(unpack_pages([(last, first), (16, ROW.pack(16, 0, 1, 1, LIVE))], SIZE, MOST)) in (1, 2)
+    for page in (SPACED, ROW.pack(15, 0, 1, 1, LIVE) + PLAIN):
+        with pytest.raises(ValueError, match=r"overlap|out of order"):
+            unpack_pages([(last, first), (15 if page == SPACED else 9, page)], SIZE, MOST)
 
 
 @given(st.binary(max_size=90), st.integers(0, 2**64 - 1))
 def test_any_bytes_are_rows_or_refused(page: bytes, last: int) -> None:
     try:
-        piece = unpack_short(page, last, SIZE, 512)
+        pieces = unpack_pages([(last, page)], SIZE, MOST)
     except ValueError:
         return
-    assert int(piece.keys[-1]) == last
+    rows = joined(pieces)
+    assert len(rows) == count_rows(page)
+    assert rows["key"][-1] == last
+    assert is_short(page) or rows.tobytes() == page

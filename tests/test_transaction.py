@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 import os
+import random
 import threading
 import time
 from typing import Any
@@ -15,6 +17,7 @@ from conftest import OpenDB
 from mapping import ARRAYS, KINDS, OBJECTS, Kind, Pair, all_raise, check_reading, fill, kinds, uses, writes
 
 import structchunk as sc
+from structchunk import piece
 
 
 @pytest.fixture
@@ -454,3 +457,77 @@ def test_closing_the_database_inside_tells_so(open_db: OpenDB) -> None:
     with pytest.raises(sc.ClosedError, match="aborted when the database was closed"), db.transaction() as txn:
         txn["a"].put(1, [1])
         db.close()
+
+
+# ---------------------------------------------------------------------- bulk writes, and what else is written
+
+
+def bulk(rng: random.Random, first: int) -> tuple[list[int], list[list[int]]]:
+    """Return keys from `first` on, and records: mostly of one length, in mostly even steps."""
+    count, length, step = rng.choice([1, 9, 300]), rng.randint(0, 3), rng.choice([1, 1, 7])
+    steps = [step if rng.random() < 0.997 else 2 for _ in range(count)]
+    keys = list(itertools.accumulate(steps, initial=first))[:count]
+    if rng.random() < 0.2:
+        rng.shuffle(keys)
+    return keys, [[rng.randrange(99)] * (length if rng.random() < 0.997 else 1) for _ in keys]
+
+
+def write_once(transaction: Any, model: dict[int, list[int]], rng: random.Random) -> None:
+    """Write something to a store and to a model of it, or read it, as it comes."""
+    store = transaction["a"]
+    kind = rng.choice(["append"] * 6 + ["bulk", "put", "delete", "range", "get", "scan", "many", "count"])
+    key = rng.randrange(max(model, default=0) + 2)
+    if kind in ("append", "bulk"):
+        keys, records = bulk(rng, max(model, default=-1) + 1 if kind == "append" else key)
+        store.put_many(
+            keys,
+            np.array([item for record in records for item in record], np.int64),
+            [len(record) for record in records],
+        )
+        model.update(zip(keys, records, strict=True))
+    elif kind == "put":
+        store[key] = model[key] = [rng.randrange(99)]
+    elif kind == "delete":
+        assert store.delete(key) == (model.pop(key, None) is not None)
+    elif kind == "range":
+        gone = [other for other in model if key <= other < key + 9]
+        assert store.delete_range(key, key + 9) == len(gone)
+        for other in gone:
+            del model[other]
+    elif kind == "get":
+        found = store.get(key)
+        assert (None if found is None else found.tolist()) == model.get(key)
+    elif kind == "scan":
+        assert {other: array.tolist() for other, array in store.items()} == model
+    elif kind == "many" and model:
+        keys = rng.choices(list(model), k=50)
+        assert [array.tolist() for _, array in store.get_many(keys)] == [model[other] for other in keys]
+    elif kind == "count":
+        assert len(store) == len(model)
+
+
+@pytest.mark.parametrize("turn", range(30))
+def test_bulk_writes_among_others(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch, seed: int, turn: int) -> None:
+    """Whatever is written and read between bulk writes, and where chunks end, what counts is what came last."""
+    for name in ("LONG_STRETCH", "WORTH_JOINING"):
+        monkeypatch.setattr(piece, name, 2)
+    rng = random.Random(f"{seed} {turn}")
+    db = open_db(chunk_size=16384)
+    db.array_store("a", "i8")
+    model: dict[int, list[int]] = {}
+    for _ in range(rng.randint(1, 4)):
+        draft = dict(model)
+        transaction = db.transaction()
+        for _ in range(rng.randint(1, 12)):
+            write_once(transaction, draft, rng)
+        if rng.random() < 0.2:
+            transaction.abort()
+        else:
+            transaction.commit()
+            model = draft
+        assert {key: array.tolist() for key, array in db["a"].items()} == model
+        assert db.verify() == []
+    db.close()
+    sc.rebuild_index(db.path)
+    with sc.open(db.path) as again:
+        assert {key: array.tolist() for key, array in again["a"].items()} == model
