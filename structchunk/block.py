@@ -23,7 +23,7 @@ CROWD = 16
 
 
 Directory: TypeAlias = tuple[int, int, "array[int]", bool]
-"""First key, bits that a bucket spans, where each bucket starts and the last one ends, and whether any is crowded."""
+"""First key, bits that a bucket spans, where each bucket starts and the last one ends, and if any is crowded."""
 
 
 def make_directory(keys: npt.NDArray[np.uint64]) -> Directory:
@@ -106,12 +106,12 @@ class Block:
                 at = starts[bucket]  # of any bucket, if this one is before the first: no key will be equal
                 if is_crowded:
                     at = bisect_left(keys, key, at, starts[bucket + 1])
-                while keys[at] < key:
+                while (found := keys[at]) < key:
                     at += 1
-                if keys[at] != key:
-                    return None
             except IndexError:
                 return None  # beyond the last key
+            if found != key:
+                return None
         if self._length:
             offset, size, chunk, flags = self._origin
             return key, offset + at * size, self._length, chunk, flags
