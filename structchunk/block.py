@@ -20,9 +20,11 @@ CACHE_SIZE = 256 << 20
 EAGER_AFTER = 8
 CROWD = 16
 """Keys of one bucket of a directory are looked at one by one, unless a bucket has more than this."""
+WORTH_KEYS = 128
+"""A directory of this many keys takes as long to make as it saves one look-up, about."""
 
 
-Directory: TypeAlias = tuple[int, int, "array[int]", bool]
+Directory: TypeAlias = tuple[int, int, Sequence[int], bool]
 """First key, bits that a bucket spans, where each bucket starts and the last one ends, and if any is crowded."""
 
 
@@ -45,7 +47,7 @@ class Block:
     that spares every sweep a look at each row.
 
     Two shapes of data are common and spare memory accesses: keys that rise by the same step need no search, and
-    records of one length that lie back to back no rows. Other keys get a directory when one is first looked up.
+    records of one length that lie back to back no rows. Other keys get a directory once some were looked up.
     """
 
     __slots__ = (
@@ -53,6 +55,7 @@ class Block:
         "_first",
         "_keys",
         "_length",
+        "_lookups",
         "_origin",
         "_step",
         "count",
@@ -68,7 +71,7 @@ class Block:
         self.floor = floor
         self.last = last
         self.count = len(piece)
-        self._first = self._step = self._length = 0
+        self._first = self._step = self._length = self._lookups = 0
         self._keys = array("Q")  # of all sequences it gives single numbers fastest
         self._directory: Directory | None = None
         if isinstance(piece, Stretch) and isinstance(piece.spacing, range):
@@ -118,6 +121,10 @@ class Block:
         return self.piece.extent(at)
 
     def _make_directory(self) -> Directory:
+        """Return a bucket of all keys, until so many were looked up that a directory is worth its making."""
+        self._lookups += 1
+        if self._lookups * WORTH_KEYS <= self.count:
+            return 0, 64, (0, self.count), True
         # One assignment of what is never changed needs no lock: at worst, two threads make the same.
         self._directory = directory = make_directory(self.keys)
         return directory

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from structchunk.block import CROWD, Block, make_directory
+from structchunk.block import CROWD, WORTH_KEYS, Block, make_directory
 from structchunk.extent import KEY_END, Run, make_run
 from structchunk.piece import shorten
 
@@ -91,6 +91,8 @@ class Counted:
 )
 def test_a_key_is_found_in_few_steps(keys: list[int]) -> None:
     block = block_of(keys)
+    for key in keys[: len(keys) // WORTH_KEYS + 1]:
+        block.find(key)
     block._keys = counted = Counted(keys)
     for key in keys[::7]:
         for wanted in (key, min(key + 1, KEY_END - 1)):
@@ -99,11 +101,23 @@ def test_a_key_is_found_in_few_steps(keys: list[int]) -> None:
             assert counted.looks <= max(CROWD + 1, log2(len(keys)) + 3)
 
 
-def test_the_directory_is_made_when_a_key_is_looked_up() -> None:
-    block = block_of([3, 5, 8])
+def test_a_directory_is_made_once_it_is_worth_it() -> None:
+    keys = [key * key for key in range(3 * WORTH_KEYS)]
+    block = block_of(keys)
     size = block.size
-    block.search(np.array([3, 4], np.uint64))
-    assert block._directory is None
-    assert block.find(5) is not None
+    block.search(np.array(keys, np.uint64))
+    for key in keys[:3]:
+        assert block.find(key) is not None
+        assert block._directory is None
+    assert block.find(keys[3]) is not None
     assert block._directory is not None
     assert block.size == size
+
+
+def test_a_key_is_found_before_there_is_a_directory() -> None:
+    keys = [1, *range(3, 4 * WORTH_KEYS, 3), KEY_END - 1]
+    rows = {row[0]: row for row in rows_at(keys, scattered=False).tolist()}
+    for key in (0, 1, 2, 3, 4, keys[-2], keys[-2] + 1, KEY_END - 2, KEY_END - 1):
+        block = block_of(keys)
+        assert block.find(key) == rows.get(key)
+        assert block._directory is None
