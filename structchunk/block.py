@@ -19,16 +19,16 @@ CACHE_SIZE = 256 << 20
 """How many bytes the caches of all stores of a database may hold."""
 EAGER_AFTER = 8
 CROWD = 16
-"""Keys of one bucket of a directory are looked at one by one, unless a bucket has more than this."""
+"""Keys of one bucket are looked at one by one, unless one has more than this."""
 WORTH_KEYS = 128
-"""A directory of this many keys takes as long to make as it saves one look-up, about."""
+"""Buckets for this many keys take about as long to make as they save in one look-up."""
 
 
-Directory: TypeAlias = tuple[int, int, Sequence[int], bool]
+Buckets: TypeAlias = tuple[int, int, Sequence[int], bool]
 """First key, bits that a bucket spans, where each bucket starts and the last one ends, and if any is crowded."""
 
 
-def make_directory(keys: npt.NDArray[np.uint64]) -> Directory:
+def make_buckets(keys: npt.NDArray[np.uint64]) -> Buckets:
     """Divide the span of ascending keys into equal buckets, of 2 to 4 keys on average."""
     if not len(keys):
         return 0, 0, array("I"), False
@@ -47,11 +47,11 @@ class Block:
     that spares every sweep a look at each row.
 
     Two shapes of data are common and spare memory accesses: keys that rise by the same step need no search, and
-    records of one length that lie back to back no rows. Other keys get a directory once some were looked up.
+    records of one length that lie back to back no rows. Other keys are put into buckets once some were looked up.
     """
 
     __slots__ = (
-        "_directory",
+        "_buckets",
         "_first",
         "_keys",
         "_length",
@@ -73,7 +73,7 @@ class Block:
         self.count = len(piece)
         self._first = self._step = self._length = self._lookups = 0
         self._keys = array("Q")  # of all sequences it gives single numbers fastest
-        self._directory: Directory | None = None
+        self._buckets: Buckets | None = None
         if isinstance(piece, Stretch) and isinstance(piece.spacing, range):
             self._first, self._step = piece.spacing.start, piece.spacing.step
         else:
@@ -88,7 +88,7 @@ class Block:
         self.piece = piece
         self.pieces = pieces if len(pieces) > 1 else [piece]
         self.size = piece.size + (0 if isinstance(piece, Stretch) else self.keys.nbytes)
-        self.size += self.keys.nbytes // 4  # what a directory takes, at most
+        self.size += self.keys.nbytes // 4  # what buckets take, but for two of them
         self.size += sum(part.size for part in self.pieces if part is not piece)
 
     def is_whole(self) -> bool:
@@ -103,7 +103,7 @@ class Block:
                 return None
         else:
             keys = self._keys
-            first, shift, starts, is_crowded = self._directory or self._make_directory()
+            first, shift, starts, is_crowded = self._buckets or self._make_buckets()
             bucket = (key - first) >> shift
             try:
                 at = starts[bucket]  # of any bucket, if this one is before the first: no key will be equal
@@ -120,14 +120,14 @@ class Block:
             return key, offset + at * size, self._length, chunk, flags
         return self.piece.extent(at)
 
-    def _make_directory(self) -> Directory:
-        """Return a bucket of all keys, until so many were looked up that a directory is worth its making."""
+    def _make_buckets(self) -> Buckets:
+        """Return a bucket of all keys, until so many were looked up that smaller ones are worth their making."""
         self._lookups += 1
         if self._lookups * WORTH_KEYS <= self.count:
             return 0, 64, (0, self.count), True
         # One assignment of what is never changed needs no lock: at worst, two threads make the same.
-        self._directory = directory = make_directory(self.keys)
-        return directory
+        self._buckets = buckets = make_buckets(self.keys)
+        return buckets
 
     def search(self, keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
         """Return where in the piece each of many keys is, and whether it is there at all."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from structchunk.block import CROWD, WORTH_KEYS, Block, make_directory
+from structchunk.block import CROWD, WORTH_KEYS, Block, make_buckets
 from structchunk.extent import KEY_END, Run, make_run
 from structchunk.piece import shorten
 
@@ -54,9 +54,9 @@ def test_a_key_is_found_where_a_plain_search_finds_it(keys: list[int], others: l
 
 
 @given(key_sets())
-def test_a_directory_is_small(keys: list[int]) -> None:
+def test_buckets_are_small(keys: list[int]) -> None:
     numbers = np.array(keys, np.uint64)
-    _, _, starts, is_crowded = make_directory(numbers)
+    _, _, starts, is_crowded = make_buckets(numbers)
     assert len(starts) * starts.itemsize <= numbers.nbytes // 4 + 2 * starts.itemsize
     assert starts.tolist() == sorted(starts)
     assert is_crowded is bool(np.diff(starts, prepend=0).max(initial=0) > CROWD)
@@ -101,23 +101,23 @@ def test_a_key_is_found_in_few_steps(keys: list[int]) -> None:
             assert counted.looks <= max(CROWD + 1, log2(len(keys)) + 3)
 
 
-def test_a_directory_is_made_once_it_is_worth_it() -> None:
+def test_buckets_are_made_once_they_are_worth_it() -> None:
     keys = [key * key for key in range(3 * WORTH_KEYS)]
     block = block_of(keys)
     size = block.size
     block.search(np.array(keys, np.uint64))
     for key in keys[:3]:
         assert block.find(key) is not None
-        assert block._directory is None
+        assert block._buckets is None
     assert block.find(keys[3]) is not None
-    assert block._directory is not None
+    assert block._buckets is not None
     assert block.size == size
 
 
-def test_a_key_is_found_before_there_is_a_directory() -> None:
+def test_a_key_is_found_before_there_are_buckets() -> None:
     keys = [1, *range(3, 4 * WORTH_KEYS, 3), KEY_END - 1]
     rows = {row[0]: row for row in rows_at(keys, scattered=False).tolist()}
     for key in (0, 1, 2, 3, 4, keys[-2], keys[-2] + 1, KEY_END - 2, KEY_END - 1):
         block = block_of(keys)
         assert block.find(key) == rows.get(key)
-        assert block._directory is None
+        assert block._buckets is None
