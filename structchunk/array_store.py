@@ -42,9 +42,11 @@ class ArrayStore(Store[Array]):
     def __getitem__(self, key: int) -> Array:
         """Return the array of a key: the same as in any store, written out because it is the hottest path."""
         extent = self._find(key if type(key) is int else as_key(key))
-        if extent is None or extent[4] & LIVE:
+        if extent is None:
             return super().__getitem__(key)
-        _, offset, length, chunk, _ = extent
+        _, offset, length, chunk, flags = extent
+        if flags & LIVE:
+            return super().__getitem__(key)
         start = offset // self._item_size
         try:
             return self._arrays[chunk][start : start + length]

@@ -7,6 +7,7 @@ import weakref
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,26 @@ from .piece import Piece, Stretch
 CACHE_SIZE = 256 << 20
 """How many bytes the caches of all stores of a database may hold."""
 EAGER_AFTER = 8
+CROWD = 16
+"""Keys of one bucket are looked at one by one, unless one has more than this."""
+WORTH_KEYS = 128
+"""Buckets for this many keys take about as long to make as they save in one look-up."""
+
+
+Buckets: TypeAlias = tuple[int, int, Sequence[int], bool]
+"""First key, bits that a bucket spans, where each bucket starts and the last one ends, and if any is crowded."""
+
+
+def make_buckets(keys: npt.NDArray[np.uint64]) -> Buckets:
+    """Divide the span of ascending keys into equal buckets, of 2 to 4 keys on average."""
+    if not len(keys):
+        return 0, 0, array("I"), False
+    first, span = int(keys[0]), int(keys[-1] - keys[0])
+    shift = (span // len(keys)).bit_length() + 1
+    counts = np.bincount(((keys - keys[0]) >> np.uint64(shift)).view(np.int64))
+    starts = np.zeros(len(counts) + 1, np.uint32)
+    np.cumsum(counts, out=starts[1:])
+    return first, shift, array("I", starts.tobytes()), bool(counts.max() > CROWD)
 
 
 class Block:
@@ -26,13 +47,15 @@ class Block:
     that spares every sweep a look at each row.
 
     Two shapes of data are common and spare memory accesses: keys that rise by the same step need no search, and
-    records of one length that lie back to back no rows.
+    records of one length that lie back to back no rows. Other keys are put into buckets once some were looked up.
     """
 
     __slots__ = (
+        "_buckets",
         "_first",
         "_keys",
         "_length",
+        "_lookups",
         "_origin",
         "_step",
         "count",
@@ -48,8 +71,9 @@ class Block:
         self.floor = floor
         self.last = last
         self.count = len(piece)
-        self._first = self._step = self._length = 0
+        self._first = self._step = self._length = self._lookups = 0
         self._keys = array("Q")  # of all sequences it gives single numbers fastest
+        self._buckets: Buckets | None = None
         if isinstance(piece, Stretch) and isinstance(piece.spacing, range):
             self._first, self._step = piece.spacing.start, piece.spacing.step
         else:
@@ -64,6 +88,7 @@ class Block:
         self.piece = piece
         self.pieces = pieces if len(pieces) > 1 else [piece]
         self.size = piece.size + (0 if isinstance(piece, Stretch) else self.keys.nbytes)
+        self.size += self.keys.nbytes // 4  # what buckets take, but for two of them
         self.size += sum(part.size for part in self.pieces if part is not piece)
 
     def is_whole(self) -> bool:
@@ -77,13 +102,32 @@ class Block:
             if rest or not 0 <= at < self.count:
                 return None
         else:
-            at = bisect_left(self._keys, key)
-            if at == self.count or self._keys[at] != key:
+            keys = self._keys
+            first, shift, starts, is_crowded = self._buckets or self._make_buckets()
+            bucket = (key - first) >> shift
+            try:
+                at = starts[bucket]  # of any bucket, if this one is before the first: no key will be equal
+                if is_crowded:
+                    at = bisect_left(keys, key, at, starts[bucket + 1])
+                while (found := keys[at]) < key:
+                    at += 1
+            except IndexError:
+                return None  # beyond the last key
+            if found != key:
                 return None
         if self._length:
             offset, size, chunk, flags = self._origin
             return key, offset + at * size, self._length, chunk, flags
         return self.piece.extent(at)
+
+    def _make_buckets(self) -> Buckets:
+        """Return a bucket of all keys, until so many were looked up that smaller ones are worth their making."""
+        self._lookups += 1
+        if self._lookups * WORTH_KEYS <= self.count:
+            return 0, 64, (0, self.count), True
+        # One assignment of what is never changed needs no lock: at worst, two threads make the same.
+        self._buckets = buckets = make_buckets(self.keys)
+        return buckets
 
     def search(self, keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
         """Return where in the piece each of many keys is, and whether it is there at all."""
