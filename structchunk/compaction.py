@@ -168,7 +168,8 @@ def _buried(chunk: Chunk) -> npt.NDArray[np.uint64]:
     """Return the keys of the tombstones in a chunk's directory."""
     rows = [segment.rows for segment in chunk.segments() if segment.low >= chunk.directory]
     keys = [run["key"][run["flags"] & TOMBSTONE != 0] for run in rows]
-    return np.unique(np.concatenate([np.empty(0, "<u8"), *keys]))
+    found: npt.NDArray[np.uint64] = np.unique(np.concatenate([np.empty(0, "<u8"), *keys]))
+    return found
 
 
 def _is_compact(heap: Heap, rows: Run, chunks: list[Chunk]) -> bool:
