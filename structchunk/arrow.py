@@ -98,6 +98,7 @@ def read_blocks(source: Any, name: str, schema: Schema) -> Iterator[Block]:
     """
     reader = _reader(source)
     column = _choose_column(reader.schema.names, name)
+    lengths: npt.NDArray[np.int64]
     for batch in reader:
         keys = batch.column(KEY)
         if keys.null_count:
@@ -137,6 +138,7 @@ def _from_lists(array: pa.Array, dtype: np.dtype[Any], path: str) -> tuple[npt.N
     kind = array.type
     if array.null_count:
         raise ValueError(f"{path}: found {array.null_count} nulls, which cannot be stored: fill or drop them first")
+    lengths: npt.NDArray[np.int64]
     if pa.types.is_fixed_size_list(kind):
         lengths = np.full(len(array), kind.list_size, np.int64)
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind):

@@ -116,7 +116,7 @@ def _filled(ranges: Any) -> Ranges:
     return found[found[:, 1] > found[:, 0]]
 
 
-def _covered_below(ranges: Ranges, edges: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _covered_below(ranges: Ranges, edges: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """Return how many bytes of ranges lie below each edge."""
     starts, stops = ranges[:, 0], ranges[:, 1]
     before = np.append(0, np.cumsum(stops - starts))

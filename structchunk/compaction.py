@@ -171,7 +171,8 @@ def _buried(chunk: Chunk) -> npt.NDArray[np.uint64]:
     rows = [segment.rows for segment in chunk.segments() if segment.low >= chunk.directory]
     runs = [piece.run for piece in rows if isinstance(piece, Scattered)]  # no others have any
     keys = [run["key"][run["flags"] & TOMBSTONE != 0] for run in runs]
-    return np.unique(np.concatenate([np.empty(0, "<u8"), *keys]))
+    found: npt.NDArray[np.uint64] = np.unique(np.concatenate([np.empty(0, "<u8"), *keys]))
+    return found
 
 
 def _is_compact(heap: Heap, rows: Run, chunks: list[Chunk]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +60,7 @@ def _item_count(piece: Piece) -> int:
     return int(piece.run["length"].sum())
 
 
-def _keys_at(piece: Piece, item_size: int, targets: npt.NDArray[np.float64]) -> Iterator[int]:
+def _keys_at(piece: Piece, item_size: int, targets: npt.NDArray[np.floating[Any]]) -> Iterator[int]:
     """Yield the keys of the records that begin nearest to these bytes; one beyond the last key for its end."""
     run = piece.run
     sizes = run["length"] * float(item_size) + ROW_SIZE

@@ -106,7 +106,7 @@ def check_names(found: Iterable[str], names: tuple[str, ...], where: str) -> Non
 
 
 def _checked(array: _Array, values: object, dtype: np.dtype[Any], where: str) -> _Array:
-    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+    if isinstance(array, np.ma.MaskedArray) and _is_masked(array):
         raise ValueError(f"{where}found masked values, which cannot be stored: fill them first")
     if array.dtype.kind == "O" and (array.size or not array.ndim):
         what = f"an array of Python objects (dtype {array.dtype})" if array.ndim else type(values).__name__
@@ -114,6 +114,11 @@ def _checked(array: _Array, values: object, dtype: np.dtype[Any], where: str) ->
     if dtype.names and not array.dtype.names and array.size:
         raise TypeError(f"{where}found {array.dtype}, expected the fields {', '.join(dtype.names)}")
     return np.asarray(array)
+
+
+def _is_masked(array: _Array) -> bool:
+    ma: Any = np.ma  # NumPy 2.2 has no types for its functions
+    return bool(ma.is_masked(array))
 
 
 def _from_ctypes(array: Any) -> _Array:

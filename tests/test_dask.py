@@ -173,7 +173,10 @@ def test_data_frame(client: distributed.Client, path: str) -> None:
     assert frame.known_divisions
     assert frame.index.dtype == np.uint64
     assert len(frame) == COUNT // 2
-    lengths = frame.map_partitions(lambda part: part["a"].list.len(), meta=("a", "int32[pyarrow]")).compute()
+    # Before pandas 3, list.len() forgets the index.
+    lengths = frame.map_partitions(
+        lambda part: part["a"].list.len().set_axis(part.index), meta=("a", "int32[pyarrow]")
+    ).compute()
     assert lengths.index.tolist() == KEYS[::2].tolist()
     assert lengths.tolist() == LENGTHS[::2].tolist()
     some = frame.loc[int(KEYS[100]) : int(KEYS[200])].compute()

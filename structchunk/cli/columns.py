@@ -56,8 +56,12 @@ def _export(store: Any, schema: Schema, open_writer: Callable[[Any], Any], repor
 def open_arrow(path: str) -> Iterator[Source]:
     """Open an Arrow IPC file."""
     with _arrow() as pyarrow, pyarrow.OSFile(path) as file, pyarrow.ipc.open_file(file) as reader:
-        batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
-        yield ArrowSource(reader.schema, batches, reader.count_rows(), path)
+        total = sum(batch.num_rows for batch in _batches(reader))  # pyarrow 26 can count, and reads all for it, too
+        yield ArrowSource(reader.schema, _batches(reader), total, path)
+
+
+def _batches(reader: Any) -> Iterator[Any]:
+    return (reader.get_batch(number) for number in range(reader.num_record_batches))
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from .progress import Report
 from .source import STEP, Source, schema_from_text, schema_text
 
 _Array = npt.NDArray[Any]
+_format: Any = np.lib.format  # NumPy 2.2 has no types for its functions
 ARRAYS = ("keys", "offsets", "values")
 MAX_HEADER = 1 << 24
 """Characters of the type of an array; NumPy's own limit is too low for structs of some hundred fields."""
@@ -32,7 +33,7 @@ def export_npz(store: Any, schema: Schema, path: str, report: Report) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in (("keys", keys), ("offsets", offsets), ("schema", np.array(schema_text(schema)))):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, array, allow_pickle=False)
+                _format.write_array(file, array, allow_pickle=False)
         with archive.open("values.npy", "w", force_zip64=True) as file:
             file.write(_header(store.dtype, int(offsets[-1])))
             done = 0
@@ -44,9 +45,9 @@ def export_npz(store: Any, schema: Schema, path: str, report: Report) -> None:
 
 def _header(dtype: np.dtype[Any], length: int) -> bytes:
     """Return what comes before the items in an .npy file of version 3, which any names of fields fit in."""
-    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
+    about = {"descr": _format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
     text = repr(about).encode()
-    magic = np.lib.format.magic(3, 0)
+    magic: bytes = _format.magic(3, 0)
     text += b" " * (-(len(magic) + 4 + len(text) + 1) % 64) + b"\n"
     return magic + len(text).to_bytes(4, "little") + text
 
