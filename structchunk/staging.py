@@ -30,7 +30,6 @@ from .piece import (
     Keys,
     Piece,
     Scattered,
-    Stretch,
     in_key_order,
     joined,
     last_key,
@@ -74,7 +73,7 @@ class Staging:
         self.rows: dict[int, bytes] = {}
         self.edits: dict[int, Edit] = {}
         self.replaced: list[Retired] = []
-        self._appended: list[Stretch] = []
+        self._appended: list[Piece] = []
         self._runs: list[Run] = []
         self._record_count = record_count
 
@@ -206,7 +205,8 @@ class Staging:
     def all_pieces(self) -> list[Piece]:
         """Return all staged rows, tombstones included, as consecutive pieces."""
         if self._appended and not self.rows and not self.edits:
-            return in_key_order(self._appended, self.heap.item_size)
+            self._appended = in_key_order(self._appended, self.heap.item_size)  # which need not be done again
+            return list(self._appended)
         run = self.run()
         return [Scattered(run)] if len(run) else []
 
