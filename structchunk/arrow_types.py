@@ -123,7 +123,10 @@ def _in_range(values: _Array, made: pa.DataType) -> _Array:
     if pa.types.is_date(made):
         found, back = values, values.astype(np.int64).astype(np.int32).astype(values.dtype)
     else:
-        found = values.astype(f"{values.dtype.kind}8[{made.unit}]", copy=False)
+        try:
+            found = values.astype(f"{values.dtype.kind}8[{made.unit}]", copy=False)
+        except OverflowError as error:  # before NumPy 2.5 the time changes instead
+            raise ValueError(f"found a time that is out of the range of {made}: {error}") from error
         if found is values:
             return values
         back = found.astype(values.dtype)
