@@ -118,7 +118,8 @@ def _checked(array: _Array, values: object, dtype: np.dtype[Any], where: str) ->
 
 def _is_masked(array: _Array) -> bool:
     ma: Any = np.ma  # NumPy 2.2 has no types for its functions
-    return bool(ma.is_masked(array))
+    mask = np.ascontiguousarray(ma.getmaskarray(array))  # with a truth for each field, of structured arrays
+    return bool(mask.view(np.bool_).any())
 
 
 def _from_ctypes(array: Any) -> _Array:

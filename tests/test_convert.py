@@ -118,6 +118,15 @@ SINGLE = [3, 2.5, True, "abc", np.float64(1), np.array(5), {"a": 1}, Record()]
 NOT_FLAT = [[[1]], [[]], np.zeros((2, 2)), np.zeros((0, 3)), [[1, 2], [3]], [1, [2]]]
 
 
+PAIR = np.dtype([("a", "i4"), ("b", "f8")])
+
+
+@pytest.mark.parametrize("mask", [None, [(0, 0)]])
+def test_structs_of_a_masked_array_that_hides_none(mask: Any) -> None:
+    values = np.ma.array([(1, 2.0)], PAIR, mask=mask)
+    assert as_items(values, PAIR).tolist() == [(1, 2.0)]
+
+
 @pytest.mark.parametrize(
     ("values", "dtype", "error"),
     [
@@ -131,6 +140,7 @@ NOT_FLAT = [[[1]], [[]], np.zeros((2, 2)), np.zeros((0, 3)), [[1, 2], [3]], [1, 
         (object(), "f8", TypeError),
         (np.array([1], object), "i8", TypeError),
         (np.ma.array([1, 2], mask=[0, 1]), "i8", ValueError),
+        (np.ma.array([(1, 2.0)], PAIR, mask=[(0, 1)]), PAIR, ValueError),
         ([Record()], "f8", TypeError),
         ([1.5], "i8", ValueError),
         (np.array([1.5]), "i8", ValueError),
