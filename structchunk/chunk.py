@@ -74,6 +74,8 @@ BULK_SIZE = 1 << 20
 """Data of this many bytes and more is written by ``pwrite``: it spares a page fault for every fresh page."""
 MIN_STEP = 1 << 16
 """The least that is reserved ahead, in bytes."""
+START_SIZE = 8 << 20
+"""Writing to disk is begun, ahead of the flush that waits for it, with this many bytes at least."""
 
 
 class Chunk:
@@ -98,6 +100,7 @@ class Chunk:
         self.directory = directory
         self.limit = directory - 2 * SEGMENT_SIZE
         self.reserved = 0
+        self._started = free
         self._prepared = False
         self._directory_reserved = header.file_size
         self._source: mmap.mmap | None = None
@@ -270,7 +273,7 @@ class Chunk:
 
     def seek(self, free: int, directory: int) -> None:
         """Set both offsets in this process: `free` and `directory` as of some commit."""
-        self.free = self.committed = free
+        self.free = self.committed = self._started = free
         self.directory = directory
         self.limit = directory - 2 * SEGMENT_SIZE
 
@@ -312,6 +315,13 @@ class Chunk:
             files.clear(self.path, self.committed, self.free)
             self.free = self.committed
         self.limit = self.directory - 2 * SEGMENT_SIZE
+
+    def start_flush(self) -> None:
+        """Have the system begin to write the data below ``free`` to disk, where that is much; see :meth:`flush`."""
+        if self.free - self._started >= START_SIZE:
+            self.map_source()  # so that an error of this writing is kept for the flush
+            files.start_flush(self.path, self._started, self.free - self._started)
+            self._started = self.free
 
     def flush(self) -> None:
         """Bring all of the file's data to disk."""

@@ -7,6 +7,7 @@ files and directories are ever opened; a symbolic link or special file in a data
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import stat
@@ -20,6 +21,8 @@ COPY_SIZE = 16 << 20
 """How many bytes are copied at a time."""
 _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
+_START_WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin, and do not wait
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux alone has it
 
 
 @contextlib.contextmanager
@@ -158,6 +161,20 @@ def _written(fd: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
             return
         position = min(os.lseek(fd, low, os.SEEK_HOLE), stop)
         yield low, position
+
+
+def start_flush(path: str, offset: int, size: int) -> None:
+    """Have the system begin to write a stretch of a file to disk, and do not wait for it.
+
+    Notes
+    -----
+    It promises nothing: only :func:`flush` brings data to disk, and has less to wait for then. An error of what
+    was begun here is not told here. The next :func:`flush` tells it, if the file is mapped or open until then:
+    the system may forget it together with a file that no one holds.
+    """
+    if _sync_file_range is not None:
+        with opened(path) as fd:
+            _sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(size), _START_WRITE)
 
 
 def flush(path: str) -> None:

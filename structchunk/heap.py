@@ -89,7 +89,8 @@ class Heap:
 
     Notes
     -----
-    Any number of threads may read; one writes. ``touched`` and ``created`` are what the open transaction used.
+    Any number of threads may read; one writes. ``touched`` and ``created`` are what the open transaction used, and
+    ``durable`` says whether its commit will wait for the disk.
     """
 
     def __init__(self, store: int, name: str, schema: Schema, create_chunk: Callable[[Heap, int], Chunk]) -> None:
@@ -104,6 +105,7 @@ class Heap:
         self._retired_bounds: dict[int, tuple[int, int]] = {}
         self.touched: dict[int, Chunk] = {}
         self.created: set[int] = set()
+        self.durable = False
         self._create_chunk = create_chunk
         self._open: Chunk | None = None
 
@@ -229,6 +231,8 @@ class Heap:
             chunk = self.chunks[max(self.chunks)]
             chunk.prepare()
             self._open = self.touched[chunk.id] = chunk
+        elif chunk is not None and self.durable:
+            chunk.start_flush()
         if chunk is None or chunk.free + size + ROW_SIZE > chunk.limit:
             chunk = self.roll(size)
         return chunk
@@ -310,6 +314,11 @@ class Heap:
         chunk = self._room(0)
         chunk.limit -= ROW_SIZE
         return ROW.pack(key, 0, 0, chunk.id, flags)
+
+    def start_flush(self) -> None:
+        """Have the system begin to write what the open transaction stored."""
+        for chunk in self.touched.values():
+            chunk.start_flush()
 
     def settle(self) -> None:
         """Forget what the open transaction used: it was committed."""

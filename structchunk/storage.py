@@ -220,6 +220,9 @@ class Storage:
         with self._commit_lock:
             self.check_usable()
             stagings = [staging for staging in stagings if staging.is_changed()]
+            if sync:
+                for staging in stagings:
+                    staging.heap.start_flush()  # goes on while checksums are made
             parts = [part for staging in stagings for part in _parts(staging)]
             if not parts:
                 return

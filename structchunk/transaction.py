@@ -178,6 +178,7 @@ class Transaction:
             index = self.storage.index
             staging = Staging(heap, index.table(heap.store), partial(index.record_count, heap.store))
             self._stagings[heap.name] = staging
+            heap.durable = self._sync
         return staging
 
     def staging(self, heap: Heap) -> Staging:

@@ -38,6 +38,7 @@ LIMITS: list[tuple[Any, str, Any]] = [
     (table, "MIN_FOLD_ROWS", 24),
     (chunk, "BULK_SIZE", 700),
     (chunk, "MIN_STEP", 4096),
+    (chunk, "START_SIZE", 900),
     (storage, "CHECKPOINT_COMMITS", 23),
     (leveldb, "_SMALL_LOG", 8 << 10),
 ]

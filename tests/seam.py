@@ -19,7 +19,7 @@ from structchunk.leveldb import LevelDB
 SECTOR = 512
 OPERATIONS = (
     *("create", "make_directory", "write", "reserve", "clear"),
-    *("flush", "flush_directory", "rename", "unlink", "link", "copy"),
+    *("start_flush", "flush", "flush_directory", "rename", "unlink", "link", "copy"),
 )
 Notice: TypeAlias = Callable[[str, tuple[Any, ...], bool], object]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import pytest
-from crash import CHUNK_SIZE, Oracle, Planner, judge, reopen, shrink, survive, work
+from crash import CHUNK_SIZE, Oracle, Planner, Step, do, judge, reopen, shrink, survive, work
 from seam import KILL, Cut, Event, Recorder, SyncedWrites, build, draw_cut
 
 import structchunk as sc
@@ -151,6 +151,42 @@ def test_logs_of_leveldb_are_lost_unequally(
             cut = Cut(rng.choice(("new", "files")), "new", rng.choice(("prefix", "hole")))
             check_image(events[at], cut, new_root, f"{name} {at}")
     print(f"{several} moments with several logs")
+
+
+def record_load(root: str, rng: random.Random, *, sync: bool) -> list[Event]:
+    """Record transactions that fill several chunks each, aborted, then committed."""
+    os.mkdir(root)
+    oracle = Oracle()
+    recorder = Recorder(root, oracle.mark)
+    with recorder, SyncedWrites(recorder), sc.open(root, "x", chunk_size=CHUNK_SIZE) as db:
+        loads = [
+            [("put_many", "floats", list(range(start, start + 40)), [64] * 40, rng.randbytes(40 * 64 * 8))]
+            for start in (0, 60, 20)
+        ]
+        for step in (
+            Step("create", [("create", "floats")], commits=True, durable=True),
+            Step("abort", [*loads[0], *loads[1]]),
+            Step("transaction", loads[2], sync, commits=True, durable=sync),
+            Step("transaction", [*loads[1], *loads[0]], commits=True, durable=True),
+        ):
+            oracle.begin(step)
+            do(db, step)
+            oracle.acknowledge(step)
+    return recorder.events
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("sync", [True, False])
+def test_power_cuts_of_a_load(seed: int, budget: float, new_root: NewRoot, sync: bool) -> None:
+    """What the system was told to begin with is not on disk before it was flushed; once it was, all is."""
+    rng = random.Random(f"{seed} {sync}")
+    events = record_load(new_root(), rng, sync=sync)
+    started = [at for at, event in enumerate(events) if event.label.startswith("after start_flush")]
+    assert len(started) > 4
+    acknowledged = next(at for at, event in enumerate(events) if event.mark.powered == 3)
+    for at in [*started, acknowledged, *rng.choices(range(len(events)), k=round(15 * budget))]:
+        for cut in (Cut("old", "new", "none"), draw_cut(rng)):
+            check_image(events[at], cut, new_root, f"{seed} {sync} {at}")
 
 
 def count_logs(event: Event) -> int:
