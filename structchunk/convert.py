@@ -75,6 +75,7 @@ def as_block(values: object, lengths: object, dtype: np.dtype[Any]) -> tuple[_Ar
     items : ndarray of `dtype`, shape (sum(lengths),)
         C-contiguous. May be `values`, or share its memory.
     lengths : ndarray of int64, shape (n,)
+        Of the rows of a block all are one number in memory.
 
     Raises
     ------
