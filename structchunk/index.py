@@ -15,9 +15,9 @@ from __future__ import annotations
 import json
 import struct
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,15 @@ _LIVE_KEY = struct.Struct(">cII")
 
 Catalog = dict[str, dict[str, Any]]
 Check = Callable[[Run], None]
+
+
+class Prepared(NamedTuple):
+    """What a commit does to the index: the changes and figures of each store, the new catalog, who is dropped."""
+
+    changes: dict[int, Change]
+    counts: dict[int, Counts]
+    catalog: Catalog | None = None
+    dropped: Collection[int] = ()
 
 
 class Pin:
@@ -309,12 +318,45 @@ class Index:
 
     # ------------------------------------------------------------------ writing
 
-    def put_one(self, commit: int, store: int, row: bytes) -> None:
-        """Apply a commit that is one packed row of one store."""
+    def prepare_one(self, store: int, row: bytes) -> Prepared:
+        """Return what a commit changes that is one packed row of one store."""
         table, extent = self._tables[store], unpack_row(row)
-        counts = {store: recount_one(self.live[store], self._item_sizes[store], table.find(extent[0]), extent)}
-        self._write(commit, {store: table.put_one(extent[0], row)}, counts)
-        self._fold_if_due(store)
+        counts = recount_one(self.live[store], self._item_sizes[store], table.find(extent[0]), extent)
+        return Prepared({store: table.put_one(extent[0], row)}, {store: counts})
+
+    def prepare(
+        self,
+        rows: Mapping[int, Sequence[Piece]],
+        catalog: Catalog | None = None,
+        compacted: Container[int] = (),
+    ) -> Prepared:
+        """Return what a commit changes: consecutive pieces, tombstones included, for each store; and the catalog.
+
+        Stores that the new catalog does not have any more lose all their rows; those that were compacted are
+        written anew.
+        """
+        dropped = self._dropped(catalog)
+        changes, counts = {}, {}
+        for store, pieces in rows.items():
+            if store in dropped or not (any(map(len, pieces)) or store in compacted):
+                continue
+            table = self._tables[store]
+            counts[store] = recount(self.live[store], self._item_sizes[store], table.replaced(pieces), pieces)
+            changes[store] = table.put_all(pieces) if store in compacted else table.put(pieces)
+        return Prepared(changes, counts, catalog, dropped)
+
+    def apply(self, commit: int, prepared: Prepared) -> None:
+        """Make what was prepared, since which nothing was applied, the state as of a commit."""
+        changes, counts, catalog, dropped = prepared
+        extra = [] if catalog is None else [(CATALOG, json.dumps(catalog).encode())]
+        self._write(commit, changes, counts, extra, [key for store in dropped for key in self._keys_of(store)])
+        for name, entry in self.catalog.items():
+            if entry["store"] in dropped and entry["store"] in self._tables:
+                self._tables.pop(entry["store"]).drop(name)
+        if catalog is not None:
+            self.catalog = catalog
+        for store in changes:
+            self._fold_if_due(store)
 
     def put(
         self,
@@ -323,34 +365,8 @@ class Index:
         catalog: Catalog | None = None,
         compacted: Container[int] = (),
     ) -> None:
-        """Apply a commit: consecutive pieces, tombstones included, for each store; and the catalog, if it changed.
-
-        Stores that the new catalog does not have any more lose all their rows; those that were compacted are
-        written anew.
-        """
-        dropped = self._dropped(catalog)
-        rows = {
-            store: pieces
-            for store, pieces in rows.items()
-            if (any(map(len, pieces)) or store in compacted) and store not in dropped
-        }
-        counts = {}
-        for store, pieces in rows.items():
-            replaced = self._tables[store].replaced(pieces)
-            counts[store] = recount(self.live[store], self._item_sizes[store], replaced, pieces)
-        changes = {}
-        for store, pieces in rows.items():
-            table = self._tables[store]
-            changes[store] = table.put_all(pieces) if store in compacted else table.put(pieces)
-        extra = [] if catalog is None else [(CATALOG, json.dumps(catalog).encode())]
-        self._write(commit, changes, counts, extra, [key for store in dropped for key in self._keys_of(store)])
-        for name, entry in self.catalog.items():
-            if entry["store"] in dropped and entry["store"] in self._tables:
-                self._tables.pop(entry["store"]).drop(name)
-        if catalog is not None:
-            self.catalog = catalog
-        for store in rows:
-            self._fold_if_due(store)
+        """Prepare a commit and apply it."""
+        self.apply(commit, self.prepare(rows, catalog, compacted))
 
     def _dropped(self, catalog: Catalog | None) -> set[int]:
         if catalog is None:

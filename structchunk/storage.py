@@ -11,19 +11,21 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
 from . import files
+from .background import Background
 from .chunk import Chunk
 from .errors import FailedError
 from .extent import ROW_SIZE, TOMBSTONE, ZERO, Extent
 from .header import PAGE, Header, round_up
 from .heap import Heap
-from .index import Catalog, Index, unpack_row
+from .index import Catalog, Index, Prepared, unpack_row
 from .lending import Lending
 from .packed import ALL, Packed, pack
 from .paths import Paths
@@ -41,11 +43,11 @@ CHECKPOINT_SIZE = 1 << 30
 
 
 class Part(NamedTuple):
-    """What a commit will append to one chunk: its rows, and the CRC of their records."""
+    """What a commit will append to one chunk: its rows, and what gives the CRC of their records."""
 
     chunk: Chunk
     rows: Packed
-    crc: int
+    crc: Callable[[], int]
 
 
 class Gone(NamedTuple):
@@ -223,18 +225,21 @@ class Storage:
             if sync:
                 for staging in stagings:
                     staging.heap.start_flush()  # goes on while checksums are made
-            parts = [part for staging in stagings for part in _parts(staging)]
-            if not parts:
-                return
+            with Background() as background:
+                parts = [part for staging in stagings for part in _parts(staging, background)]
+                if not parts:
+                    return
+                prepared = self._prepare(stagings, self._catalog(created, dropped))
+            crcs = [part.crc() for part in parts]
             if self.epoch_pending:
                 self.checkpoint()
             for part in parts:
                 part.chunk.reserve_directory(len(part.rows.body))
             try:
-                self._append(parts, self.index.last + 1)
+                self._append(parts, crcs, self.index.last + 1)
                 if sync:
                     self._flush()
-                self._put(stagings, self._catalog(created, dropped))
+                self.index.apply(self.index.last + 1, prepared)
                 self._settle(stagings, created, dropped)
             except BaseException as error:
                 self._poison(error)
@@ -254,24 +259,23 @@ class Storage:
             catalog[heap.name] = {"store": heap.store, **about}
         return catalog
 
-    def _append(self, parts: list[Part], commit: int) -> None:
+    def _append(self, parts: list[Part], crcs: list[int], commit: int) -> None:
         epoch, count = self.superblock.epoch, len(parts)
-        for number, (chunk, rows, crc) in enumerate(parts):
+        for number, ((chunk, rows, _), crc) in enumerate(zip(parts, crcs, strict=True)):
             start, free = chunk.committed, chunk.free
             record = pack_record(chunk.id, commit, epoch, count, number, start, free, crc, rows)
             self.dirty[chunk.id] = chunk
             chunk.append_segment(rows.body, record, free)
             self._uncheckpointed_size += free - start + len(rows.body)
 
-    def _put(self, stagings: list[Staging], catalog: Catalog | None) -> None:
-        commit = self.index.last + 1
+    def _prepare(self, stagings: list[Staging], catalog: Catalog | None) -> Prepared:
+        """Return what a commit does to the index."""
         row = stagings[0].only_row() if len(stagings) == 1 and catalog is None else None
         if row is not None:
-            self.index.put_one(commit, stagings[0].heap.store, row)
-        else:
-            rows = {staging.heap.store: staging.all_pieces() for staging in stagings}
-            compacted = {staging.heap.store for staging in stagings if staging.replaced}
-            self.index.put(commit, rows, catalog, compacted)
+            return self.index.prepare_one(stagings[0].heap.store, row)
+        rows = {staging.heap.store: staging.all_pieces() for staging in stagings}
+        compacted = {staging.heap.store for staging in stagings if staging.replaced}
+        return self.index.prepare(rows, catalog, compacted)
 
     def _settle(self, stagings: list[Staging], created: list[Heap], dropped: Heap | None) -> None:
         self._creating.clear()
@@ -419,19 +423,21 @@ def _least_size(draft: Header, size: int) -> int:
     return round_up(draft.data_offset + size + ROW_SIZE + 2 * SEGMENT_SIZE, PAGE)
 
 
-def _parts(staging: Staging) -> list[Part]:
-    """Return what a commit appends to each chunk that a store's staged rows touched."""
+def _parts(staging: Staging, background: Background) -> list[Part]:
+    """Return what a commit appends to each chunk that a store's staged rows touched; checksums go on meanwhile."""
     heap = staging.heap
     row = staging.only_row()
     if row is not None and len(heap.touched) == 1:
         chunk = next(iter(heap.touched.values()))
-        return [Part(chunk, Packed(ALL, 1, row), _row_crc(chunk, unpack_row(row), heap.item_size))]
+        summed = partial(_row_crc, chunk, unpack_row(row), heap.item_size)
+        return [Part(chunk, Packed(ALL, 1, row), background.begin(summed, chunk.free - chunk.committed))]
     pieces = staging.all_pieces()
     parts = []
     for chunk in heap.touched.values():
         rows = rows_of_chunk(pieces, chunk.id)
         if len(rows) or chunk.free != chunk.committed or chunk.id in heap.created:
-            crc = data_crc(memoryview(chunk.source), rows, heap.item_size)
+            summed = partial(data_crc, memoryview(chunk.source), rows, heap.item_size)
+            crc = background.begin(summed, chunk.free - chunk.committed)
             parts.append(Part(chunk, pack(rows, heap.item_size), crc))
     return parts
 

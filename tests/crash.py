@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 import structchunk as sc
-from structchunk import chunk, leveldb, storage, table
+from structchunk import background, chunk, leveldb, storage, table
 
 CHUNK_SIZE = 16 << 10
 KEYS = 40
@@ -33,6 +33,7 @@ TYPES: dict[str, Any] = {
 NAMES = [*TYPES, "bytes2", "points2"]
 
 LIMITS: list[tuple[Any, str, Any]] = [
+    (background, "WORTH_SIZE", 900),
     (table, "PAGE_ROWS", 16),
     (table, "GROUP_PAGES", 3),
     (table, "MIN_FOLD_ROWS", 24),

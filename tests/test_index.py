@@ -150,7 +150,7 @@ class Comparison(RuleBasedStateMachine):
     @rule(store=st.sampled_from(list(STORES)), extent=single_rows)
     def put_one(self, store: int, extent: Extent) -> None:
         self.commit += 1
-        self.index.put_one(self.commit, store, ROW.pack(*extent))
+        self.index.apply(self.commit, self.index.prepare_one(store, ROW.pack(*extent)))
         self.models[store] = alive({**self.models[store], extent[0]: extent})
 
     # ------------------------------------------------------------------ readers

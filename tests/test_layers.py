@@ -75,6 +75,7 @@ LAYERS = [
     "segment",
     "header",
     "files",
+    "background",
     "cursor",
     "ranges",
     "partition",
