@@ -350,11 +350,8 @@ class Index:
         changes, counts, catalog, dropped = prepared
         extra = [] if catalog is None else [(CATALOG, json.dumps(catalog).encode())]
         self._write(commit, changes, counts, extra, [key for store in dropped for key in self._keys_of(store)])
-        for name, entry in self.catalog.items():
-            if entry["store"] in dropped and entry["store"] in self._tables:
-                self._tables.pop(entry["store"]).drop(name)
         if catalog is not None:
-            self.catalog = catalog
+            self._replace_catalog(catalog, dropped)
         for store in changes:
             self._fold_if_due(store)
 
@@ -367,6 +364,12 @@ class Index:
     ) -> None:
         """Prepare a commit and apply it."""
         self.apply(commit, self.prepare(rows, catalog, compacted))
+
+    def _replace_catalog(self, catalog: Catalog, dropped: Collection[int]) -> None:
+        for name, entry in self.catalog.items():
+            if entry["store"] in dropped and entry["store"] in self._tables:
+                self._tables.pop(entry["store"]).drop(name)
+        self.catalog = catalog
 
     def _dropped(self, catalog: Catalog | None) -> set[int]:
         if catalog is None:

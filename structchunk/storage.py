@@ -429,8 +429,7 @@ def _parts(staging: Staging, background: Background) -> list[Part]:
     row = staging.only_row()
     if row is not None and len(heap.touched) == 1:
         chunk = next(iter(heap.touched.values()))
-        summed = partial(_row_crc, chunk, unpack_row(row), heap.item_size)
-        return [Part(chunk, Packed(ALL, 1, row), background.begin(summed, chunk.free - chunk.committed))]
+        return [Part(chunk, Packed(ALL, 1, row), partial(_row_crc, chunk, unpack_row(row), heap.item_size))]
     pieces = staging.all_pieces()
     parts = []
     for chunk in heap.touched.values():
