@@ -27,7 +27,7 @@ from .block import Budget
 from .clock import Clock
 from .errors import ClosedError, CorruptionError, StoreNotFound
 from .extent import ROW, Extent, Run
-from .leveldb import REBUILD, LevelDB, Pair
+from .leveldb import REBUILD, LevelDB
 from .piece import Piece
 from .table import Change, Table, keys_of_store
 
@@ -347,12 +347,10 @@ class Index:
 
     def apply(self, commit: int, prepared: Prepared) -> None:
         """Make what was prepared, since which nothing was applied, the state as of a commit."""
-        changes, counts, catalog, dropped = prepared
-        extra = [] if catalog is None else [(CATALOG, json.dumps(catalog).encode())]
-        self._write(commit, changes, counts, extra, [key for store in dropped for key in self._keys_of(store)])
-        if catalog is not None:
-            self._replace_catalog(catalog, dropped)
-        for store in changes:
+        self._write(commit, prepared)
+        if prepared.catalog is not None:
+            self._replace_catalog(prepared.catalog, prepared.dropped)
+        for store in prepared.changes:
             self._fold_if_due(store)
 
     def put(
@@ -382,22 +380,18 @@ class Index:
         for chunk in self.read_live(store):
             yield _LIVE_KEY.pack(b"C", store, chunk)
 
-    def _write(
-        self,
-        commit: int,
-        changes: Mapping[int, Change],
-        counts: Mapping[int, Counts],
-        extra: Iterable[Pair] = (),
-        deletes: Iterable[bytes] = (),
-    ) -> None:
+    def _write(self, commit: int, prepared: Prepared) -> None:
+        changes, counts, catalog, dropped = prepared
         self._batch += 1
-        puts = [(LAST, _U8.pack(commit)), (_BATCH_KEY.pack(b"B", self._batch), b""), *extra]
+        puts = [(LAST, _U8.pack(commit)), (_BATCH_KEY.pack(b"B", self._batch), b"")]
+        if catalog is not None:
+            puts.append((CATALOG, json.dumps(catalog).encode()))
         puts += [
             (_LIVE_KEY.pack(b"C", store, chunk), _TWO_U8.pack(*live))
             for store, figures in counts.items()
             for chunk, live in figures.items()
         ]
-        removed = list(deletes)
+        removed = [key for store in dropped for key in self._keys_of(store)]
         for change in changes.values():
             puts += change.puts
             removed += change.deletes
@@ -415,7 +409,7 @@ class Index:
         table = self._tables[store]
         if table.needs_fold(partial(self.record_count, store)):
             for change in table.fold():
-                self._write(self._clock.last, {store: change}, {})
+                self._write(self._clock.last, Prepared({store: change}, {}))
 
     # ------------------------------------------------------------------ checkpoint
 
