@@ -213,7 +213,13 @@ class Table:
         """Tell whether there may be live rows among the keys of a piece: mostly, what is appended meets none."""
         if len(piece) <= FEW_KEYS:
             return True
-        return next(self.pieces(first_key(piece), last_key(piece) + 1), None) is not None
+        start, stop = first_key(piece), last_key(piece) + 1
+        block = self._block(start, None)
+        return (
+            block.last < stop - 1
+            or len(clip_piece(block.piece, start, stop)) > 0
+            or len(clip(self.delta_run(), start, stop)) > 0
+        )
 
     def _blocks_of(self, keys: npt.NDArray[np.uint64], at: At | None) -> Iterator[tuple[Block, int, int]]:
         """Yield the blocks that answer for ascending keys, each with its first and last position among them."""
