@@ -292,6 +292,9 @@ class Chunk:
         slot = max(self.directory - SEGMENT_SIZE, self.free)
         if any(self._peek(slot, self.directory - slot)):
             files.write(self.path, slot, bytes(self.directory - slot))
+            # Zeros in memory alone, as a flush that fails may leave them, would hide from the next recovery that
+            # there is something to mend.
+            files.rewrite(self.path, slot, self.directory)
             mended = True
         if self.working_offsets() != (self.free, self.directory):
             offsets = self.free.to_bytes(8, "little") + self.directory.to_bytes(8, "little")
@@ -299,14 +302,24 @@ class Chunk:
             mended = True
         return mended
 
+    def rewrite(self, free: int, directory: int) -> None:
+        """Write all between two offsets again, and the header too if no segment is above; see `files.rewrite`."""
+        self.flush()  # an error that nobody was told of yet is told here
+        files.rewrite(self.path, free if directory < self.header.file_size else 0, directory)
+
     def prepare(self) -> None:
         """Make the hole all zeros, on disk too, once: a crash may have left bytes in it.
 
         So what a torn write leaves of a segment is zeros, and never a part of one that was lost before.
         """
         if not self._prepared:
-            if files.clear(self.path, self.free, self.directory):
-                self.flush()
+            try:
+                if files.clear(self.path, self.free, self.directory):
+                    self.flush()
+            except OSError:
+                # Only whole pages of it: records that share the outer ones may be changing in place.
+                files.rewrite(self.path, round_up(self.free, PAGE), self.directory // PAGE * PAGE)
+                raise
             self._prepared = True
 
     def rewind(self, *, keep: bool) -> None:

@@ -20,16 +20,19 @@ ZEROS = bytes(1 << 20)
 COPY_SIZE = 16 << 20
 """How many bytes are copied at a time."""
 _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
+_DIRECT = getattr(os, "O_DIRECT", 0)  # Linux has it
+_DIRECT_SIZE = 4096
+"""What is written past the system's memory begins and ends at multiples of this."""
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 _START_WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin, and do not wait
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux alone has it
 
 
 @contextlib.contextmanager
-def opened(path: str, *, write: bool = False) -> Iterator[int]:
+def opened(path: str, *, write: bool = False, flags: int = 0) -> Iterator[int]:
     """Open an existing regular file and yield its descriptor."""
     try:
-        fd = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_NONBLOCK | _FLAGS)
+        fd = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_NONBLOCK | _FLAGS | flags)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise _not_regular(path) from error
@@ -197,6 +200,53 @@ def copy(source: int, path: str, start: int, stop: int) -> None:
     for low, high in _written(source, start, stop):
         for offset in range(low, high, COPY_SIZE):
             write(path, offset, os.pread(source, min(COPY_SIZE, high - offset), offset))
+
+
+def rewrite(path: str, start: int, stop: int) -> None:
+    """Write every page that has data in ``[start, stop)`` again, as it is; holes stay holes.
+
+    Whether it succeeds or fails, what is read there afterwards is what the disk was given.
+
+    Notes
+    -----
+    After a flush that failed, the system goes on to show what was to be written, and takes it for written: the
+    next flush has nothing to do. Nor is it enough to write it once more: ext4 takes the blocks for initialised,
+    too, so that what reaches them reads as zeros one day. Hence this writes past the system's memory, which
+    forgets the pages. No one may change them meanwhile.
+    """
+    buffer = _aligned_buffer()
+    errors = []
+    with opened(path) as fd:
+        for low, high in _written(fd, start, stop):
+            end = -(-high // _DIRECT_SIZE) * _DIRECT_SIZE
+            for offset in range(low // _DIRECT_SIZE * _DIRECT_SIZE, end, COPY_SIZE):
+                view = buffer[: end - offset]
+                try:
+                    _write_direct(path, offset, view[: os.preadv(fd, [view], offset)])
+                except OSError as error:
+                    errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _aligned_buffer() -> memoryview:
+    """Return zeros whose address is as writing past the system's memory wants it."""
+    raw = bytearray(COPY_SIZE + _DIRECT_SIZE)
+    start = -ctypes.addressof(ctypes.c_char.from_buffer(raw)) % _DIRECT_SIZE
+    return memoryview(raw)[start : start + COPY_SIZE]
+
+
+def _write_direct(path: str, offset: int, view: memoryview) -> None:
+    """Write past the system's memory, where the file system lets that be; else as ever."""
+    done = 0
+    try:
+        with opened(path, write=True, flags=_DIRECT) as fd:
+            done = os.pwrite(fd, view, offset)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    if done < len(view):
+        write(path, offset + done, view[done:])
 
 
 def rename(source: str, target: str) -> None:

@@ -38,8 +38,14 @@ class Log:
 # ---------------------------------------------------------------------- reading the log
 
 
-def read_log(paths: Paths, superblock: Superblock, index: Index | None, progress: Progress | None) -> Log:
-    """Read the directories from their heads as of the checkpoint; from the ends of the files if there is none."""
+def read_log(
+    paths: Paths, superblock: Superblock, index: Index | None, progress: Progress | None, *, rewrite: bool
+) -> Log:
+    """Read the directories from their heads as of the checkpoint; from the ends of the files if there is none.
+
+    With `rewrite`, which is for those who write alone, what is behind the checkpoint is written again first: it
+    may be in memory alone, where a flush that failed has left it, taken for written.
+    """
     if index is None:
         return read_whole_log(paths, superblock, None, progress)
     log = Log(index.checkpoint, False)
@@ -53,7 +59,7 @@ def read_log(paths: Paths, superblock: Superblock, index: Index | None, progress
             chunk.seek(*head)
             if index.checkpoint == superblock.checkpoint:  # else a rebuild would check what lies behind the older
                 chunk.settled = chunk.free
-        log.segments += _tail(chunk, superblock, log)
+        log.segments += _segments(chunk, superblock, log, rewrite=rewrite)
     if index.checkpoint > superblock.checkpoint:
         check_epochs(paths, superblock, log)
     return log
@@ -88,7 +94,7 @@ def read_whole_log(paths: Paths, superblock: Superblock, good: int | None, progr
             progress(done, len(ids))
         chunk = _open_chunk(paths, superblock, chunk_id, superblock.next_chunk, log)
         if chunk is not None:
-            segments = list(_tail(chunk, superblock, log))
+            segments = _segments(chunk, superblock, log, rewrite=good is None)
             end = segments[-1].low if segments else chunk.header.file_size
             _check_end(chunk, end, superblock.checkpoint)
             log.segments += segments
@@ -132,6 +138,17 @@ def _check_head(chunk: Chunk, head: tuple[int, int]) -> None:
         found = f"free offset {free} and directory offset {directory} in the index"
         expected = f"offsets in {header.data_offset} to {header.file_size}"
         raise CorruptionError(chunk.path, found=found, expected=expected, advice=REBUILD)
+
+
+def _segments(chunk: Chunk, superblock: Superblock, log: Log, *, rewrite: bool) -> list[Segment]:
+    """Return a chunk's segments from its present position on, as they are once they were written again."""
+    segments = list(_tail(chunk, superblock, log))
+    durable = [segment for segment in segments if segment.commit <= log.base]
+    if not rewrite or len(durable) == len(segments):
+        return segments
+    free, directory = (durable[-1].end, durable[-1].low) if durable else (chunk.free, chunk.directory)
+    chunk.rewrite(free, directory)
+    return list(_tail(chunk, superblock, log))
 
 
 def _tail(chunk: Chunk, superblock: Superblock, log: Log) -> Iterator[Segment]:

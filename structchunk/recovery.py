@@ -87,7 +87,7 @@ def open_storage(
     superblock = _superblock_for_rebuild(paths) if rebuild else _read_superblock(paths)
     index = None if rebuild else _checked_index(Index.open(paths.index(superblock.generation)), superblock)
     try:
-        log = read_log(paths, superblock, index, progress)
+        log = read_log(paths, superblock, index, progress, rewrite=True)
         find_good(log)
         if index is not None:
             check_complete(paths, index, log)
@@ -131,7 +131,7 @@ def open_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: 
     try:
         if is_sound:
             return _as_it_stands(paths, superblock, index, make)
-        log = read_log(paths, superblock, index, None)
+        log = read_log(paths, superblock, index, None, rewrite=False)
         find_good(log)
         check_complete(paths, index, log)
         rewind(log)
@@ -162,7 +162,7 @@ def _as_it_stands(paths: Paths, superblock: Superblock, index: Index, make: Make
 
 def _read_superblock(paths: Paths) -> Superblock:
     superblock = read_superblock(paths.superblock)
-    files.flush(paths.superblock)  # a killed process may have left the newest slot unsynced
+    superblock.flush(paths.superblock)  # a killed process may have left the newest slot unsynced
     return superblock
 
 
@@ -404,9 +404,12 @@ def _take_over(storage: Storage, log: Log, dropped: set[int], replaced: Containe
     for chunk in log.chunks.values():
         if chunk.id in log.debris:
             continue
+        has_changed = heads.get(chunk.id) != (chunk.committed, chunk.directory)
         if chunk.id in replaced or chunk.header.store in dropped:
             storage.gone.append(Gone(chunk.header.store, chunk.id))
-        elif chunk.mend() or heads.get(chunk.id) != (chunk.committed, chunk.directory):
+        else:
+            has_changed |= chunk.mend()
+        if has_changed:
             storage.dirty[chunk.id] = chunk
     storage.gone.sort(key=lambda gone: gone.chunk)
     storage.next_chunk = max([storage.next_chunk, *(chunk + 1 for chunk in [*log.chunks, *log.debris])])

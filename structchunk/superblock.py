@@ -60,7 +60,15 @@ class Superblock(NamedTuple):
     def write(self, path: str) -> None:
         """Write the slot that this sequence number belongs to, and flush it."""
         files.write(path, self.sequence % 2 * PAGE, self.pack())
-        files.flush(path)
+        self.flush(path)
+
+    def flush(self, path: str) -> None:
+        """Bring the slot to disk; if that fails, later reading finds no slot that is not there."""
+        try:
+            files.flush(path)
+        except OSError:
+            files.rewrite(path, 0, 2 * PAGE)
+            raise
 
 
 def parse_slot(raw: bytes) -> Superblock | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import random
@@ -17,9 +18,10 @@ from structchunk.chunk import Chunk
 from structchunk.leveldb import LevelDB
 
 SECTOR = 512
+PAGE = 4096
 OPERATIONS = (
     *("create", "make_directory", "write", "reserve", "clear"),
-    *("start_flush", "flush", "flush_directory", "rename", "unlink", "link", "copy"),
+    *("start_flush", "flush", "flush_directory", "rename", "unlink", "link", "copy", "rewrite"),
 )
 Notice: TypeAlias = Callable[[str, tuple[Any, ...], bool], object]
 
@@ -187,12 +189,76 @@ class Recorder(Seam):
 
     def _note_content(self, inode: int, path: str) -> None:
         with open(path, "rb") as file:
-            content = file.read()
+            self._note_version(inode, file.read())
+
+    def _note_version(self, inode: int, content: bytes) -> None:
         versions = self._data.get(inode, (b"",))
         if versions[-1] != content:
             self._data[inode] = (*versions, content)
         elif inode not in self._data:
             self._data[inode] = versions
+
+
+class FailingRecorder(Recorder):
+    """Records while flushes of chunks and superblock fail now and then, as Linux has them fail.
+
+    What was to be written is shown as before, and taken for written: it reaches the disk only once it is changed,
+    or, where the disk has zeros, as a file system may take the blocks for initialised, by ``files.rewrite``.
+    """
+
+    def __init__(self, root: str, mark: Callable[[], Any], rng: random.Random) -> None:
+        self._lost: dict[int, dict[int, tuple[bytes, bytes]]] = {}
+        super().__init__(root, mark)
+        self.failures = 0
+        self.is_well = False
+        self._rng = rng
+
+    def _record(self, operation: str, args: tuple[Any, ...], done: bool) -> None:
+        if operation == "rewrite" and done:
+            self._write_through(*args)
+        super()._record(operation, args, done)
+        fails = operation == "flush" and not done and not args[0].endswith(".log")
+        if fails and not self.is_well and self._rng.random() < 0.15:
+            self._fail(args[0])
+
+    def _fail(self, path: str) -> None:
+        """Lose pages of a file: all that were to be written, or some."""
+        inode = os.stat(path).st_ino
+        kept = self._data[inode][0].ljust(os.stat(path).st_size, b"\0")
+        rate = self._rng.choice((0.5, 1))
+        with open(path, "rb") as file:
+            shown = file.read()
+        lost = self._lost.setdefault(inode, {})
+        for at in range(0, len(shown), PAGE):
+            old, new = kept[at : at + PAGE], shown[at : at + PAGE]
+            if old != new and self._rng.random() < rate:
+                lost[at] = new, old
+        self._data[inode] = (kept,)
+        self._note_version(inode, shown)
+        self._data[inode] = self._data[inode][-1:]
+        self.failures += 1
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    def _note_version(self, inode: int, content: bytes) -> None:
+        lost = self._lost.get(inode, {})
+        on_disk = bytearray(content)
+        for at, (shown, kept) in list(lost.items()):
+            if any(kept) and content[at : at + PAGE] != shown:
+                del lost[at]
+            else:
+                on_disk[at : at + PAGE] = kept
+        super()._note_version(inode, bytes(on_disk))
+
+    def _write_through(self, path: str, start: int, stop: int) -> None:
+        inode = os.stat(path).st_ino
+        with open(path, "rb") as file:
+            shown = file.read()
+        versions = [bytearray(version) for version in self._data[inode]]
+        for at in range(start // PAGE * PAGE, stop, PAGE):
+            self._lost.get(inode, {}).pop(at, None)
+            for version in versions:
+                version[at : at + PAGE] = shown[at : at + PAGE]
+        self._data[inode] = tuple(map(bytes, versions))
 
 
 def _listing(path: str) -> list[os.DirEntry[str]]:

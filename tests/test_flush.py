@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gc
+import itertools
 import os
 import shutil
 import subprocess
@@ -18,7 +20,9 @@ from faults import leave_free
 
 import structchunk as sc
 from structchunk import chunk, files
+from structchunk.index import Index
 
+DISK_ERRORS = (errno.EIO, errno.ENOSPC)
 START_SIZE = 20_000
 COUNT, WIDTH = 3000, 16
 KEYS = np.arange(COUNT, dtype=np.uint64)
@@ -186,6 +190,7 @@ class Disk:
 
     def forget(self) -> None:
         """Leave nothing in memory of what is not on the disk."""
+        gc.collect()  # files that are still mapped would keep it busy
         subprocess.run(["umount", self.path], check=True)
         subprocess.run(["mount", self._device, self.path], check=True)
 
@@ -226,7 +231,7 @@ def test_an_error_of_what_was_started_fails_the_commit(disk: Disk) -> None:
         disk.break_down()
         transaction["a"].put_many(KEYS + 9000, VALUES)  # starts what was put before
         disk.heal()
-        assert failure_of(transaction.commit) in (errno.EIO, errno.ENOSPC)
+        assert failure_of(transaction.commit) in DISK_ERRORS
         with pytest.raises(sc.FailedError):
             db["a"][2] = [2.0]
         assert list(db["a"]) == [1]
@@ -235,6 +240,97 @@ def test_an_error_of_what_was_started_fails_the_commit(disk: Disk) -> None:
         assert list(db["a"]) == [1]
         assert db.verify() == []
         db["a"].put_many(KEYS + 10, VALUES)
+        assert db.verify() == []
+
+
+def refuse(root: str, disk: Disk, *, early: bool) -> None:
+    """Have a commit of two stores fail; if `early` then only what was started before it."""
+    with sc.open(root, chunk_size=4 << 20) as db:
+        db.array_store("a", np.float64)[1] = [1.0]
+        db.sync()
+        transaction = db.transaction(sync=True)
+        transaction["a"].put_many(KEYS + 10, VALUES)
+        _ = transaction.array_store("b", np.float64)
+        transaction["b"].put_many(KEYS, VALUES)
+        disk.break_down()
+        transaction["a"].put_many(KEYS + 9000, VALUES)
+        transaction["b"].put_many(KEYS, VALUES)
+        if early:
+            disk.heal()
+        assert failure_of(transaction.commit) in DISK_ERRORS
+        if not early:
+            disk.heal()
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_commit_that_was_refused_and_is_found_again_is_on_disk(disk: Disk, early: bool) -> None:
+    """The system shows what it could not write, and takes it for written: what is built on it must not be lost."""
+    root = os.path.join(disk.path, "test.sc")
+    refuse(root, disk, early=early)
+    failures = until_open(root)
+    assert failures <= 1  # one file's error was told to the commit
+    with sc.open(root, "r+") as db:
+        assert (len(db["a"]), len(db["b"])) == (1 + 2 * COUNT, COUNT)
+        db["a"][2] = [2.0]
+        db["b"][2] = [3.0]
+    disk.forget()
+    with sc.open(root, "r+") as db:
+        assert db.verify() == []
+        assert (db["a"][2], db["b"][2]) == (2.0, 3.0)
+        assert np.array_equal(db["a"].get_many(KEYS + 9000).values, VALUES.ravel())
+
+
+def until_open(root: str) -> int:
+    """Open a database until the system has told of all errors, and return how often that failed."""
+    for failures in itertools.count():
+        if failure_of(lambda: sc.open(root, "r+").close()) == 0:
+            return failures
+    raise AssertionError
+
+
+def test_space_of_an_aborted_transaction_is_fit_for_use(disk: Disk) -> None:
+    """Writing it failed, of which nobody was told: ext4 takes the blocks for initialised from then on."""
+    root = os.path.join(disk.path, "test.sc")
+    with sc.open(root, chunk_size=4 << 20) as db:
+        db.array_store("a", np.float64)[1] = [1.0]
+        db.sync()
+        transaction = db.transaction(sync=True)
+        transaction["a"].put_many(KEYS, VALUES)
+        disk.break_down()
+        transaction["a"].put_many(KEYS, VALUES)  # starts what was put before
+        disk.heal()
+        transaction.abort()
+    with sc.open(root, "r+") as db:
+        assert failure_of(lambda: db["a"].put_many(KEYS, VALUES)) in DISK_ERRORS
+        db["a"].put_many(KEYS, VALUES)
+    disk.forget()
+    with sc.open(root, "r+") as db:
+        assert db.verify() == []
+        assert np.array_equal(db["a"].get_many(KEYS).values, VALUES.ravel())
+
+
+def test_an_index_is_on_disk_once_it_is_opened(disk: Disk) -> None:
+    """LevelDB finds in memory what it could not write, and writes all of that anew as it opens."""
+    root = os.path.join(disk.path, "test.sc")
+    with sc.open(root, chunk_size=4 << 20) as db:
+        db.array_store("a", np.float64)
+        db.sync()
+        before = db.storage.index.checkpoint
+        with db.transaction(sync=False) as transaction:
+            lengths = np.random.default_rng(1).integers(1, 4, COUNT)
+            transaction["a"].put_many(KEYS, VALUES.ravel()[: lengths.sum()], lengths)
+        (only,) = db.storage.heaps["a"].chunks.values()
+        only.flush()
+        disk.break_down()
+        assert failure_of(db.sync) in DISK_ERRORS
+        disk.heal()
+    index = Index.open(os.path.join(root, "index-000001"))
+    last = index.last
+    index.close()
+    disk.forget()
+    with sc.open(root, "r+") as db:
+        assert db.storage.index.last == last == before + 1
+        assert len(db["a"]) == COUNT
         assert db.verify() == []
 
 

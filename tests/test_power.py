@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import pytest
 from crash import CHUNK_SIZE, Oracle, Planner, Step, do, judge, reopen, shrink, survive, work
-from seam import KILL, Cut, Event, Recorder, SyncedWrites, build, draw_cut
+from faults import attempt, open_failing
+from seam import KILL, Cut, Event, FailingRecorder, Recorder, SyncedWrites, build, draw_cut
 
 import structchunk as sc
 from structchunk import leveldb
@@ -187,6 +188,56 @@ def test_power_cuts_of_a_load(seed: int, budget: float, new_root: NewRoot, sync:
     for at in [*started, acknowledged, *rng.choices(range(len(events)), k=round(15 * budget))]:
         for cut in (Cut("old", "new", "none"), draw_cut(rng)):
             check_image(events[at], cut, new_root, f"{seed} {sync} {at}")
+
+
+def record_failures(root: str, rng: random.Random, steps: int) -> tuple[list[Event], int]:
+    """Work on a disk of which flushes fail, reopening after each; return what happened, and how many failed."""
+    os.mkdir(root)
+    oracle = Oracle()
+    planner = Planner(rng.random(), oracle)
+    recorder = FailingRecorder(root, oracle.mark, rng)
+    recorder.is_well = True
+    with recorder, SyncedWrites(recorder):
+        db = sc.open(root, "x", chunk_size=CHUNK_SIZE)
+        for _ in range(steps):
+            step = planner.next()
+            recorder.is_well = step.kind == "change"  # in place: such bytes are in no log
+            db, good = attempt(db, oracle, step)
+            if not good:
+                db = reopen_failing(db)
+                judge(db, oracle, oracle.killed)
+        recorder.is_well = True
+        db.close()
+    return recorder.events, recorder.failures
+
+
+def reopen_failing(db: sc.Database) -> sc.Database:
+    """Close a database that failed, and open it, however often that fails."""
+    with contextlib.suppress(OSError):
+        db.close()
+    while True:
+        again = open_failing(db.path)
+        if again is not None:
+            return again
+
+
+@pytest.mark.timeout(0)
+def test_power_cuts_after_flushes_that_failed(seed: int, budget: float, new_root: NewRoot) -> None:
+    """What was refused may come back, and then stays: no commit is built on what was never written."""
+    failures = 0
+    for number in range(round(12 * budget)):
+        name = f"{seed} {number}"
+        rng = random.Random(name)
+        root = new_root()
+        events, failed = record_failures(root, rng, 20)
+        shutil.rmtree(root)
+        failures += failed
+        for at in rng.choices(range(len(events)), k=20):
+            cut = draw_cut(rng)
+            if cut != KILL and len(events[at].mark.states) > 1:  # a kill leaves what is shown: another image
+                check_image(events[at], cut, new_root, f"{name} {at}")
+    print(f"{failures} flushes failed")
+    assert failures > 2 * budget
 
 
 def count_logs(event: Event) -> int:
