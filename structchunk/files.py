@@ -214,12 +214,12 @@ def rewrite(path: str, start: int, stop: int) -> None:
     too, so that what reaches them reads as zeros one day. Hence this writes past the system's memory, which
     forgets the pages. No one may change them meanwhile.
     """
-    buffer = _aligned_buffer()
+    buffer = _aligned_buffer(min(COPY_SIZE, _round_up(stop - start) + _DIRECT_SIZE))
     errors = []
     with opened(path) as fd:
         for low, high in _written(fd, start, stop):
-            end = -(-high // _DIRECT_SIZE) * _DIRECT_SIZE
-            for offset in range(low // _DIRECT_SIZE * _DIRECT_SIZE, end, COPY_SIZE):
+            end = _round_up(high)
+            for offset in range(low // _DIRECT_SIZE * _DIRECT_SIZE, end, len(buffer)):
                 view = buffer[: end - offset]
                 try:
                     _write_direct(path, offset, view[: os.preadv(fd, [view], offset)])
@@ -229,11 +229,15 @@ def rewrite(path: str, start: int, stop: int) -> None:
         raise errors[0]
 
 
-def _aligned_buffer() -> memoryview:
+def _round_up(offset: int) -> int:
+    return -(-offset // _DIRECT_SIZE) * _DIRECT_SIZE
+
+
+def _aligned_buffer(size: int) -> memoryview:
     """Return zeros whose address is as writing past the system's memory wants it."""
-    raw = bytearray(COPY_SIZE + _DIRECT_SIZE)
+    raw = bytearray(size + _DIRECT_SIZE)
     start = -ctypes.addressof(ctypes.c_char.from_buffer(raw)) % _DIRECT_SIZE
-    return memoryview(raw)[start : start + COPY_SIZE]
+    return memoryview(raw)[start : start + size]
 
 
 def _write_direct(path: str, offset: int, view: memoryview) -> None:
