@@ -367,12 +367,13 @@ def rows_of_chunk(pieces: Iterable[Piece], chunk: int) -> Piece:
 
 def _chained(pieces: list[Stretch]) -> Keys:
     """Return the keys of consecutive stretches."""
-    first = pieces[0].spacing
+    first, last = pieces[0].spacing, last_key(pieces[-1])
     if isinstance(first, range):
-        whole = range(first[0], last_key(pieces[-1]) + 1, first.step)
+        whole = range(first[0], last + 1, first.step)
         parts = [piece.spacing for piece in pieces if isinstance(piece.spacing, range)]
         even = all(part.step == whole.step and part[0] in whole for part in parts)
-        if even and sum(map(len, parts)) == len(whole):
+        # By steps, as len() fails for a range of half of all keys.
+        if even and whole[0] + whole.step * (sum(map(len, parts)) - 1) == last:
             return whole
     return read_only(np.concatenate([piece.keys for piece in pieces]))
 
