@@ -143,7 +143,9 @@ class Stretch:
     @property
     def run(self) -> Run:
         """The rows as a run."""
-        return self.take(np.arange(len(self)))
+        keys, offsets = self.keys, self.offsets
+        lengths = self.length or offsets[1:] - offsets[:-1]
+        return make_run(keys, (offsets[:-1] + self.items.start) * self.item_size, lengths, self.chunk, self.flags)
 
     @property
     def ends(self) -> Run:
@@ -380,7 +382,8 @@ def _chained(pieces: list[Stretch]) -> Keys:
 
 def joined(pieces: Iterable[Piece]) -> Run:
     """Return consecutive pieces as one run."""
-    return concatenate([empty_run(), *(piece.run for piece in pieces)])
+    runs = [piece.run for piece in pieces]
+    return runs[0] if len(runs) == 1 else concatenate([empty_run(), *runs])
 
 
 def even_offsets(count: int, length: int) -> npt.NDArray[np.int64]:
