@@ -58,8 +58,10 @@ def make_run(keys: npt.NDArray[np.uint64], offsets: Any, lengths: Any, chunks: A
 
 
 def concatenate(runs: Sequence[Run]) -> Run:
-    """Return runs, of which there is at least one, end to end."""
-    return np.concatenate([run.view(_ROW_BYTES) for run in runs]).view(EXTENT_DTYPE)
+    """Return runs end to end; of one alone, itself."""
+    if len(runs) == 1:
+        return runs[0]
+    return np.concatenate([run.view(_ROW_BYTES) for run in runs]).view(EXTENT_DTYPE) if runs else empty_run()
 
 
 def is_sorted(keys: npt.NDArray[np.uint64]) -> bool:

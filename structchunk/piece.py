@@ -22,7 +22,6 @@ from .extent import (
     Run,
     breaks,
     concatenate,
-    empty_run,
     last_wins,
     live,
     make_run,
@@ -382,8 +381,7 @@ def _chained(pieces: list[Stretch]) -> Keys:
 
 def joined(pieces: Iterable[Piece]) -> Run:
     """Return consecutive pieces as one run."""
-    runs = [piece.run for piece in pieces]
-    return runs[0] if len(runs) == 1 else concatenate([empty_run(), *runs])
+    return concatenate([piece.run for piece in pieces])
 
 
 def even_offsets(count: int, length: int) -> npt.NDArray[np.int64]:
