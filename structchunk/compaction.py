@@ -2,7 +2,7 @@
 
 It is one commit. The headers of the new chunks name the chunks that they replace, so that the commit alone tells
 recovery which of them count; the old files are unlinked once a checkpoint has it on disk. Records are copied a
-few megabytes at a time; their rows, 32 bytes each, are all in memory, as those of any commit are.
+few megabytes at a time; their rows, 32 bytes each, are all in memory.
 
 Tombstones stay only where a chunk stays behind in which the key's record might still stand. Copies of records
 that were born as zeros are under a CRC, for until the checkpoint they must be told from what a crash tore; where
