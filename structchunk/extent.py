@@ -50,6 +50,12 @@ def run_from_bytes(rows: bytes | bytearray | memoryview) -> Run:
     return np.frombuffer(rows, EXTENT_DTYPE)
 
 
+def unpack_row(row: bytes) -> Extent:
+    """Return a packed row as an extent."""
+    extent: Extent = ROW.unpack(row)
+    return extent
+
+
 def make_run(keys: npt.NDArray[np.uint64], offsets: Any, lengths: Any, chunks: Any, flags: int = 0) -> Run:
     """Return rows with these columns; scalars are spread over all rows."""
     run = np.empty(len(keys), EXTENT_DTYPE)

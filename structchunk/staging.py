@@ -23,9 +23,9 @@ from .extent import (
     live,
     overlay,
     run_from_bytes,
+    unpack_row,
 )
 from .heap import Heap, Retired
-from .index import unpack_row
 from .piece import (
     Keys,
     Piece,
