@@ -187,7 +187,7 @@ def uniform_length(run: Run, item_size: int) -> int:
     if not len(run):
         return 0
     length, offset = int(run["length"][0]), run["offset"]
-    if int(offset[-1]) - int(offset[0]) != length * item_size * (len(run) - 1):
+    if not length or int(offset[-1]) - int(offset[0]) != length * item_size * (len(run) - 1):
         return 0  # without a look at each row
     alike = (run["length"] == length).all() and (run["chunk"] == run["chunk"][0]).all()
     even = alike and (offset[1:] - offset[:-1] == length * item_size).all()
