@@ -146,7 +146,8 @@ static size_t read_directory(const Chunk *chunk, Row **rows)
             break;
         uint32_t form = u4(record + 56);
         uint64_t size = size_of(form, count);
-        if (size > position - chunk->data_offset)
+        uint64_t room = position - chunk->data_offset; /* for rows of any form, even if few bytes say them */
+        if (size > room || count * ROW_SIZE > room)
             break;
         position -= size;
         const unsigned char *bytes = chunk->base + position;

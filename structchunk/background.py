@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -26,12 +27,12 @@ class Background:
 
     def begin(self, call: Callable[[], T], size: int) -> Callable[[], T]:
         """Begin a call that goes over `size` bytes, and return what waits for its answer."""
-        if size < WORTH_SIZE:
-            answer = call()
-            return lambda: answer
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(THREADS, "structchunk")
-        return self._pool.submit(call).result
+        if size >= WORTH_SIZE:
+            self._pool = self._pool or ThreadPoolExecutor(THREADS, "structchunk")
+            with contextlib.suppress(RuntimeError):  # no thread can be had, or the interpreter is about to exit
+                return self._pool.submit(call).result
+        answer = call()
+        return lambda: answer
 
     def __enter__(self) -> Background:
         return self

@@ -35,6 +35,7 @@ the next segment lies right below the rows. A slot that holds no valid record en
         form 1   u8 offset, u8 length, u4 chunk id, u4 flags; then u8 key for each row
         form 2   the same 24 bytes; then u8 first key, u8 step from key to key
                  forms 1 and 2 are for records of one length and the same flags, back to back from offset on
+        whatever the form, between the data's end and the record there is room for 32 bytes for each row
         offset is bytes from the start of the file, length is items
         flags: 1 TOMBSTONE (deleted), 2 LIVE (may change in place), 4 ZERO (made by new(): no CRC
         covers it), 8 DROPPED (with 1: the whole store was dropped)

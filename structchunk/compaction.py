@@ -2,7 +2,7 @@
 
 It is one commit. The headers of the new chunks name the chunks that they replace, so that the commit alone tells
 recovery which of them count; the old files are unlinked once a checkpoint has it on disk. Records are copied a
-few megabytes at a time; their rows, 32 bytes each, are all in memory, as those of any commit are.
+few megabytes at a time; their rows, 32 bytes each, are all in memory.
 
 Tombstones stay only where a chunk stays behind in which the key's record might still stand. Copies of records
 that were born as zeros are under a CRC, for until the checkpoint they must be told from what a crash tore; where
@@ -160,10 +160,12 @@ def _rows_to_keep(staging: Staging, chunks: list[Chunk]) -> Run:
 
 
 def _tombstones(staging: Staging, chunks: list[Chunk]) -> Run:
-    """Return tombstones for what chunks say was deleted, and still is."""
-    keys = np.unique(np.concatenate([np.empty(0, "<u8"), *map(_buried, chunks)]))
-    dead = staging.table.lookup(keys)["flags"] & TOMBSTONE != 0
-    return make_run(keys[dead], 0, 0, 0, TOMBSTONE)
+    """Return tombstones for what chunks say was deleted, and still is; each is in the last chunk that says so."""
+    buried = empty_run()
+    for chunk in chunks:
+        buried = overlay(make_run(_buried(chunk), 0, 0, chunk.id, TOMBSTONE), buried)
+    dead = staging.table.lookup(buried["key"])["flags"] & TOMBSTONE != 0
+    return buried.compress(dead)
 
 
 def _buried(chunk: Chunk) -> npt.NDArray[np.uint64]:

@@ -84,7 +84,8 @@ def as_block(values: object, lengths: object, dtype: np.dtype[Any]) -> tuple[_Ar
     """
     if lengths is None:
         rows = _convert(values, dtype, ndim=2)
-        return rows.reshape(-1), np.broadcast_to(np.int64(rows.shape[1]), rows.shape[:1])
+        # As np.broadcast_to() would do it, which takes longer than all else that storing few records does.
+        return rows.reshape(-1), np.ndarray(rows.shape[:1], np.int64, np.int64(rows.shape[1]), strides=(0,))
     items = as_items(values, dtype)
     return items, _as_lengths(lengths, len(items))
 

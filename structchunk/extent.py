@@ -50,6 +50,12 @@ def run_from_bytes(rows: bytes | bytearray | memoryview) -> Run:
     return np.frombuffer(rows, EXTENT_DTYPE)
 
 
+def unpack_row(row: bytes) -> Extent:
+    """Return a packed row as an extent."""
+    extent: Extent = ROW.unpack(row)
+    return extent
+
+
 def make_run(keys: npt.NDArray[np.uint64], offsets: Any, lengths: Any, chunks: Any, flags: int = 0) -> Run:
     """Return rows with these columns; scalars are spread over all rows."""
     run = np.empty(len(keys), EXTENT_DTYPE)
@@ -58,8 +64,10 @@ def make_run(keys: npt.NDArray[np.uint64], offsets: Any, lengths: Any, chunks: A
 
 
 def concatenate(runs: Sequence[Run]) -> Run:
-    """Return runs, of which there is at least one, end to end."""
-    return np.concatenate([run.view(_ROW_BYTES) for run in runs]).view(EXTENT_DTYPE)
+    """Return runs end to end; of one alone, itself."""
+    if len(runs) == 1:
+        return runs[0]
+    return np.concatenate([run.view(_ROW_BYTES) for run in runs]).view(EXTENT_DTYPE) if runs else empty_run()
 
 
 def is_sorted(keys: npt.NDArray[np.uint64]) -> bool:
@@ -179,7 +187,7 @@ def uniform_length(run: Run, item_size: int) -> int:
     if not len(run):
         return 0
     length, offset = int(run["length"][0]), run["offset"]
-    if int(offset[-1]) - int(offset[0]) != length * item_size * (len(run) - 1):
+    if not length or int(offset[-1]) - int(offset[0]) != length * item_size * (len(run) - 1):
         return 0  # without a look at each row
     alike = (run["length"] == length).all() and (run["chunk"] == run["chunk"][0]).all()
     even = alike and (offset[1:] - offset[:-1] == length * item_size).all()

@@ -26,7 +26,7 @@ from .accounting import Counts, Live, recount, recount_one
 from .block import Budget
 from .clock import Clock
 from .errors import ClosedError, CorruptionError, StoreNotFound
-from .extent import ROW, Extent, Run
+from .extent import Extent, Run, unpack_row
 from .leveldb import REBUILD, LevelDB
 from .piece import Piece
 from .table import Change, Table, keys_of_store
@@ -463,9 +463,3 @@ def _table(tables: Mapping[int, Table], store: int) -> Table:
     if table is None:
         raise StoreNotFound("the store was dropped")
     return table
-
-
-def unpack_row(row: bytes) -> Extent:
-    """Return a packed row as an extent."""
-    extent: Extent = ROW.unpack(row)
-    return extent

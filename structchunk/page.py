@@ -38,7 +38,7 @@ def is_short(page: bytes) -> bool:
 
 def count_rows(page: bytes) -> int:
     """Return how many rows a page has, or says that it has."""
-    return int(TRAILER.unpack_from(page, len(page) - TRAILER.size)[0]) if is_short(page) else len(page) // ROW_SIZE
+    return int.from_bytes(page[-TRAILER.size :][:2], "little") if is_short(page) else len(page) // ROW_SIZE
 
 
 def unpack_pages(pages: Sequence[tuple[int, bytes]], item_size: int, row_count: int) -> list[Piece]:

@@ -22,7 +22,6 @@ from .extent import (
     Run,
     breaks,
     concatenate,
-    empty_run,
     last_wins,
     live,
     make_run,
@@ -143,7 +142,9 @@ class Stretch:
     @property
     def run(self) -> Run:
         """The rows as a run."""
-        return self.take(np.arange(len(self)))
+        keys, offsets = self.keys, self.offsets
+        lengths = self.length or offsets[1:] - offsets[:-1]
+        return make_run(keys, (offsets[:-1] + self.items.start) * self.item_size, lengths, self.chunk, self.flags)
 
     @property
     def ends(self) -> Run:
@@ -367,19 +368,20 @@ def rows_of_chunk(pieces: Iterable[Piece], chunk: int) -> Piece:
 
 def _chained(pieces: list[Stretch]) -> Keys:
     """Return the keys of consecutive stretches."""
-    first = pieces[0].spacing
+    first, last = pieces[0].spacing, last_key(pieces[-1])
     if isinstance(first, range):
-        whole = range(first[0], last_key(pieces[-1]) + 1, first.step)
+        whole = range(first[0], last + 1, first.step)
         parts = [piece.spacing for piece in pieces if isinstance(piece.spacing, range)]
         even = all(part.step == whole.step and part[0] in whole for part in parts)
-        if even and sum(map(len, parts)) == len(whole):
+        # By steps, as len() fails for a range of half of all keys.
+        if even and whole[0] + whole.step * (sum(map(len, parts)) - 1) == last:
             return whole
     return read_only(np.concatenate([piece.keys for piece in pieces]))
 
 
 def joined(pieces: Iterable[Piece]) -> Run:
     """Return consecutive pieces as one run."""
-    return concatenate([empty_run(), *(piece.run for piece in pieces)])
+    return concatenate([piece.run for piece in pieces])
 
 
 def even_offsets(count: int, length: int) -> npt.NDArray[np.int64]:

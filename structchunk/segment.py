@@ -94,7 +94,8 @@ def parse_segment(raw: memoryview, position: int, chunk: int, data_offset: int, 
         return None
     try:
         low = top - size_of(form, count)
-        if part >= parts or not data_offset <= start <= end <= low or zlib.crc32(raw[low:top]) != rows_crc:
+        highest = min(low, top - count * ROW_SIZE)  # so that rows in memory are never more than the file's size
+        if part >= parts or not data_offset <= start <= end <= highest or zlib.crc32(raw[low:top]) != rows_crc:
             return None
         rows = unpack(Packed(form, count, raw[low:top]), item_size)
     except ValueError:

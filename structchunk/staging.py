@@ -23,9 +23,9 @@ from .extent import (
     live,
     overlay,
     run_from_bytes,
+    unpack_row,
 )
 from .heap import Heap, Retired
-from .index import unpack_row
 from .piece import (
     Keys,
     Piece,
@@ -106,15 +106,11 @@ class Staging:
         flags: int = 0,
     ) -> None:
         """Store many records; of equal keys the last one stays."""
-        if not is_sorted(keys):
-            self._add(last_wins(joined(self.heap.put_many(keys, items, lengths, flags))))
-            return
-        stretches = self.heap.put_many(_own(keys), items, lengths, flags)
-        if self._is_beyond(keys):
-            self._appended += stretches
+        if is_sorted(keys) and self._is_beyond(keys):
+            self._appended += self.heap.put_many(_own(keys), items, lengths, flags)
             self.changes += 1
         else:
-            self._add(joined(stretches))
+            self._add(last_wins(joined(self.heap.put_many(keys, items, lengths, flags))))
 
     def _is_beyond(self, keys: npt.NDArray[np.uint64]) -> bool:
         """Tell whether ascending keys go on where those of bulk writes ended, and nothing else was staged."""

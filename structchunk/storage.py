@@ -22,10 +22,10 @@ from . import files
 from .background import Background
 from .chunk import Chunk
 from .errors import FailedError
-from .extent import ROW_SIZE, TOMBSTONE, ZERO, Extent
+from .extent import ROW_SIZE, TOMBSTONE, ZERO, Extent, unpack_row
 from .header import PAGE, Header, round_up
 from .heap import Heap
-from .index import Catalog, Index, Prepared, unpack_row
+from .index import Catalog, Index, Prepared
 from .lending import Lending
 from .packed import ALL, Packed, pack
 from .paths import Paths

@@ -202,24 +202,21 @@ class Table:
             where, found = block.search(keys[first:upto])
             parts.append(block.piece.take(where[found]))
         delta = self.delta_run(at)
-        return live(overlay(rows_with(delta, keys), concatenate([empty_run(), *parts])))
+        return live(overlay(rows_with(delta, keys), concatenate(parts)))
 
     def replaced(self, pieces: Iterable[Piece]) -> Run:
         """Return the live rows that pieces with the same keys take the place of."""
-        runs = [self.existing(piece.keys) for piece in pieces if len(piece) and self._is_met(piece)]
-        return concatenate([empty_run(), *runs])
+        return concatenate([self.existing(piece.keys) for piece in pieces if len(piece) and self._is_met(piece)])
 
     def _is_met(self, piece: Piece) -> bool:
         """Tell whether there may be live rows among the keys of a piece: mostly, what is appended meets none."""
         if len(piece) <= FEW_KEYS:
             return True
         start, stop = first_key(piece), last_key(piece) + 1
+        if len(clip(self.delta_run(), start, stop)):
+            return True
         block = self._block(start, None)
-        return (
-            block.last < stop - 1
-            or len(clip_piece(block.piece, start, stop)) > 0
-            or len(clip(self.delta_run(), start, stop)) > 0
-        )
+        return block.last < stop - 1 or len(clip_piece(block.piece, start, stop)) > 0
 
     def _blocks_of(self, keys: npt.NDArray[np.uint64], at: At | None) -> Iterator[tuple[Block, int, int]]:
         """Yield the blocks that answer for ascending keys, each with its first and last position among them."""
@@ -236,9 +233,9 @@ class Table:
     def pieces(self, start: int, stop: int, at: At | None = None, *, reverse: bool = False) -> Iterator[Piece]:
         """Yield the live rows with ``start <= key < stop`` as consecutive pieces, in either direction."""
         delta = clip(self.delta_run(at), start, stop)
-        return overlay_pieces(delta, self._page_pieces(start, stop, at, reverse), reverse=reverse)
+        return overlay_pieces(delta, self._page_pieces(start, stop, at, reverse=reverse), reverse=reverse)
 
-    def _page_pieces(self, start: int, stop: int, at: At | None, reverse: bool) -> Iterator[Piece]:
+    def _page_pieces(self, start: int, stop: int, at: At | None, *, reverse: bool) -> Iterator[Piece]:
         while start < stop:
             at_key = stop - 1 if reverse else start
             block = self._block(at_key, at, wide=stop - start > 1, reverse=reverse)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +44,29 @@ def test_short_calls_are_made_at_once() -> None:
         assert not threads()
     wait()
     assert len(calls) == 1
+
+
+def test_a_long_call_is_made_at_once_where_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with Background() as beside:
+        wait = beside.begin(threading.current_thread, LONG)
+    assert wait() is threading.current_thread()
+
+
+def test_a_bulk_write_as_the_interpreter_exits(tmp_path: Path) -> None:
+    """By then, no pool takes calls any more."""
+    script = f"""
+import atexit, numpy as np, structchunk as sc
+db = sc.open({str(tmp_path / "db")!r})
+atexit.register(db.close)
+atexit.register(db.array_store("a", "f8").put_many, np.arange(9), np.ones((9, {LONG // 64})))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    with sc.open(tmp_path / "db") as db:
+        assert len(db["a"]) == 9 and db.verify() == []
 
 
 def test_an_error_comes_when_its_answer_is_asked_for() -> None:

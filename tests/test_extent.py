@@ -23,6 +23,8 @@ from structchunk.extent import (
     TOMBSTONE,
     ZERO,
     Extent,
+    concatenate,
+    unpack_row,
 )
 
 bounds = st.one_of(keys, st.just(KEY_END))
@@ -200,3 +202,14 @@ def test_misplaced_never_wraps_around(rows: list[Extent], low: int, size: int, i
 def test_misplaced_finds(row: Extent) -> None:
     fine = (0, 64, 8, 1, ALL_FLAGS)
     assert extent.misplaced(rows_of([fine, row, fine]), 64, 128, 8).tolist() == [False, True, False]
+
+
+def test_unpack_row() -> None:
+    assert unpack_row(ROW.pack(1, 2, 3, 4, 5)) == (1, 2, 3, 4, 5)
+
+
+def test_concatenate() -> None:
+    runs = [rows_of([(key, 8, 1, 1, 0)]) for key in (3, 1)]
+    assert concatenate(runs).tolist() == [(3, 8, 1, 1, 0), (1, 8, 1, 1, 0)]
+    assert concatenate(runs[:1]) is runs[0]
+    assert concatenate([]).tolist() == [] and concatenate([]).dtype == EXTENT_DTYPE

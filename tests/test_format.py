@@ -380,6 +380,17 @@ def test_a_segment_of_other_regular_records_is_refused(form: int, fields: dict[s
     assert parsed(bytes(body), record) is None
 
 
+@pytest.mark.parametrize(("count", "is_sound"), [(250, True), (251, False)])
+def test_no_form_says_more_rows_than_have_room_in_form_all(count: int, *, is_sound: bool) -> None:
+    """Else 64 bytes in a sparse file could ask for more memory than there is."""
+    body = struct.pack("<QQIIQQ24x", 4096, 1, 7, 0, 5, 1)
+    record = pack_record(7, 9, 2, 3, 1, 4096, 4096 + count, 0, Packed(EVEN, count, body))
+    raw = memoryview(bytes(4096 + 250 + 250 * 32 - len(body)) + body + record)
+    segment = parse_segment(raw, len(raw), 7, 4096, 1)
+    assert (segment is not None) == is_sound
+    assert not is_sound or (segment is not None and len(segment.rows) == count)
+
+
 # ---------------------------------------------------------------------- superblock
 
 SLOT = Superblock(UUID, generation=1, sequence=5, checkpoint=300, epoch=2, next_chunk=17)

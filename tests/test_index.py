@@ -22,7 +22,7 @@ from support import UUID, Model, alive, between, keys, model_of, models, rows_of
 from structchunk import block, table
 from structchunk.errors import ClosedError, CorruptionError, StoreNotFound
 from structchunk.extent import KEY_END, ROW, TOMBSTONE, Extent, Run
-from structchunk.index import CATALOG, CHECKPOINT, LAST, Index, View, unpack_row
+from structchunk.index import CATALOG, CHECKPOINT, LAST, Index, View
 from structchunk.page import count_rows as rows_of_page
 from structchunk.piece import Piece, Scattered, Stretch, joined, shorten
 from structchunk.table import Change, Table
@@ -541,10 +541,6 @@ def test_closed_it_refuses(index: Index) -> None:
     ):
         with pytest.raises(ClosedError):
             read()
-
-
-def test_unpack_row() -> None:
-    assert unpack_row(ROW.pack(1, 2, 3, 4, 5)) == (1, 2, 3, 4, 5)
 
 
 # ---------------------------------------------------------------------- damage

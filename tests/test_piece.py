@@ -20,10 +20,12 @@ from structchunk.piece import (
     Stretch,
     clip_piece,
     even_offsets,
+    in_key_order,
     joined,
     last_key,
     overlay_pieces,
     portions,
+    put_together,
     shorten,
     split,
 )
@@ -181,3 +183,22 @@ def test_overlay_pieces_is_lazy_and_leaves_the_rest_alone(*, reverse: bool) -> N
 def test_clipping_is_what_it_says(model: Model, start: int, stop: int) -> None:
     piece = shorten(run_of(alive(model)), SIZE)
     assert model_of(clip_piece(piece, start, stop).run) == between(alive(model), start, stop)
+
+
+# ---------------------------------------------------------------------- putting together
+
+
+@given(runs(), st.lists(st.integers(0, 9), max_size=4))
+def test_consecutive_pieces_are_the_same_rows_put_together(run: Run, places: list[int]) -> None:
+    pieces = cut(run, places)
+    filled = [piece for piece in pieces if len(piece)]
+    assert put_together(filled, SIZE).run.tolist() == run.tolist()
+    assert joined(in_key_order(pieces, SIZE)).tolist() == run.tolist()
+
+
+@pytest.mark.parametrize("far", [2**63 - 8, 2**63, KEY_END - 512])
+def test_even_keys_that_are_half_of_all_keys_apart(far: int) -> None:
+    run = rows_of([((key % 512) + (key // 512) * far, 4096 + key * SIZE, 1, 1, 0) for key in range(1024)])
+    pieces = cut(run, [512])
+    assert put_together(pieces, SIZE).run.tolist() == run.tolist()
+    assert [piece.run.tolist() for piece in in_key_order(pieces, SIZE)] == [run.tolist()]
