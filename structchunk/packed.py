@@ -39,23 +39,22 @@ class Packed(NamedTuple):
 
 def pack(piece: Piece, item_size: int) -> Packed:
     """Return rows in their shortest form."""
-    stretch = shortest(piece, item_size)
-    if isinstance(stretch, Scattered):
-        return Packed(ALL, len(stretch), np.ascontiguousarray(stretch.run).view(np.uint8).data)
-    head = HEAD.pack(stretch.items.start * item_size, stretch.length, stretch.chunk, stretch.flags)
-    keys = stretch.spacing
+    piece = _shortest(piece, item_size)
+    if isinstance(piece, Scattered):
+        return Packed(ALL, len(piece), np.ascontiguousarray(piece.run).view(np.uint8).data)
+    head = HEAD.pack(piece.items.start * item_size, piece.length, piece.chunk, piece.flags)
+    keys = piece.spacing
     if isinstance(keys, range):
-        body = _filled([head, _ENDS.pack(keys.start, keys.step)])
-        return Packed(EVEN, len(keys), body)
-    return Packed(KEYS, len(keys), _filled([head, keys.data]))
+        return Packed(EVEN, len(piece), _filled(head, _ENDS.pack(keys.start, keys.step)))
+    return Packed(KEYS, len(piece), _filled(head, keys.data))
 
 
 def packed_size(piece: Piece, item_size: int) -> int:
     """Return how many bytes rows take in their shortest form."""
-    stretch = shortest(piece, item_size)
-    if isinstance(stretch, Scattered):
-        return size_of(ALL, len(stretch))
-    return size_of(EVEN if isinstance(stretch.spacing, range) else KEYS, len(stretch))
+    piece = _shortest(piece, item_size)
+    if isinstance(piece, Scattered):
+        return size_of(ALL, len(piece))
+    return size_of(EVEN if isinstance(piece.spacing, range) else KEYS, len(piece))
 
 
 def size_of(form: int, count: int) -> int:
@@ -73,7 +72,7 @@ def size_of(form: int, count: int) -> int:
     return -(-(HEAD.size + (count * KEY_SIZE if form == KEYS else _ENDS.size)) // ROW_SIZE) * ROW_SIZE
 
 
-def shortest(piece: Piece, item_size: int) -> Piece:
+def _shortest(piece: Piece, item_size: int) -> Piece:
     """Return rows as a Stretch of one length with its keys in the shortest form; if they are none, as a run."""
     if len(piece) < _FEWEST:
         return Scattered(piece.run)
@@ -84,9 +83,9 @@ def shortest(piece: Piece, item_size: int) -> Piece:
     return piece if isinstance(piece.spacing, range) else piece.over(spacing(piece.spacing))
 
 
-def _filled(parts: list[bytes | memoryview]) -> bytes:
-    size = sum(len(part) if isinstance(part, bytes) else part.nbytes for part in parts)
-    return b"".join([*parts, bytes(-size % ROW_SIZE)])
+def _filled(head: bytes, rest: bytes | memoryview) -> bytes:
+    size = len(head) + (rest.nbytes if isinstance(rest, memoryview) else len(rest))
+    return b"".join([head, rest, bytes(-size % ROW_SIZE)])
 
 
 def unpack(packed: Packed, item_size: int) -> Piece:

@@ -40,6 +40,7 @@ from .piece import (
 from .table import Table
 
 _MANY_ROWS = 1 << 16
+_MANY_PIECES = 1 << 10
 
 
 class Edit(NamedTuple):
@@ -109,6 +110,8 @@ class Staging:
         if is_sorted(keys) and self._is_beyond(keys):
             self._appended += self.heap.put_many(_own(keys), items, lengths, flags)
             self.changes += 1
+            if len(self._appended) > _MANY_PIECES:
+                self._join_appended()
         else:
             self._add(last_wins(joined(self.heap.put_many(keys, items, lengths, flags))))
 
@@ -117,6 +120,12 @@ class Staging:
         if self.rows or self._runs or self.edits:
             return False
         return not self._appended or not len(keys) or last_key(self._appended[-1]) < keys[0]
+
+    def _join_appended(self) -> None:
+        """Make fewer pieces of many: longer ones, or a run like those of other writes."""
+        self._appended = in_key_order(self._appended, self.heap.item_size)
+        if len(self._appended) > _MANY_PIECES // 2 or isinstance(self._appended[0], Scattered):
+            self._pack_rows()
 
     def replace(self, replaced: list[Retired], run: Run) -> None:
         """Take these rows for all that is worth keeping of some chunks, which go with the commit."""

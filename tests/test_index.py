@@ -24,6 +24,7 @@ from structchunk.errors import ClosedError, CorruptionError, StoreNotFound
 from structchunk.extent import KEY_END, ROW, TOMBSTONE, Extent, Run
 from structchunk.index import CATALOG, CHECKPOINT, LAST, Index, View
 from structchunk.page import count_rows as rows_of_page
+from structchunk.page import is_short
 from structchunk.piece import Piece, Scattered, Stretch, joined, shorten
 from structchunk.table import Change, Table
 
@@ -246,6 +247,13 @@ TestTinyCache.settings = COMPARED
 
 
 # ---------------------------------------------------------------------- pages, delta, folds
+
+
+def test_rows_that_go_on_behind_a_page_stay_short(index: Index) -> None:
+    index.put(1, {1: some(0, 43)})
+    index.put(2, {1: some(43, 45)})
+    assert {is_short(value) for _, value in index.leveldb.read(b"P", b"Q", 99)} == {True}
+    assert whole(index.table(1).pieces(0, KEY_END)) == model_of(dense(0, 88))
 
 
 def count_rows(index: Index, region: bytes, store: int = 1) -> int:
