@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +26,8 @@ _DIRECT_SIZE = 4096
 """What is written past the system's memory begins and ends at multiples of this."""
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 _START_WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin, and do not wait
-_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux alone has it
+START_FLUSH = "structchunk start_flush"
+_sync_file_range: Any = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux alone has it
 
 
 @contextlib.contextmanager
@@ -176,8 +178,14 @@ def start_flush(path: str, offset: int, size: int) -> None:
     the system may forget it together with a file that no one holds.
     """
     if _sync_file_range is not None:
-        with opened(path) as fd:
-            _sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(size), _START_WRITE)
+        with contextlib.suppress(RuntimeError):  # there are threads enough, or the interpreter is ending
+            threading.Thread(target=_start_write, args=(path, offset, size), name=START_FLUSH).start()
+
+
+def _start_write(path: str, offset: int, size: int) -> None:
+    """Begin to write. It is for a thread: while the disk has its hands full, the system lets who asks wait."""
+    with contextlib.suppress(OSError), opened(path) as fd:
+        _sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(size), _START_WRITE)
 
 
 def flush(path: str) -> None:

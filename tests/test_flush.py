@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import gc
 import itertools
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -145,11 +147,45 @@ def test_a_started_file_is_held(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch
     assert held == [True]
 
 
-@pytest.mark.parametrize("call", [None, lambda *args: -1], ids=["missing", "failing"])
+def test_the_system_is_asked_in_a_thread_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def ask(fd: int, offset: ctypes.c_int64, size: ctypes.c_int64, flags: int) -> None:
+        asked.append((os.fstat(fd).st_size, offset.value, size.value, flags, threading.current_thread().name))
+
+    monkeypatch.setattr(files, "_sync_file_range", ask)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(9))
+    files.start_flush(str(path), 2, 5)
+    files.start_flush(str(tmp_path / "gone"), 2, 5)
+    wait_for_starts()
+    assert asked == [(9, 2, 5, 2, files.START_FLUSH)]
+
+
+def wait_for_starts() -> None:
+    """Return once the system has been asked for all that it is to begin."""
+    for thread in threading.enumerate():
+        if thread.name == files.START_FLUSH:
+            thread.join(10)
+
+
+def no_thread(*args: Any, **options: Any) -> threading.Thread:
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value"),
+    [
+        (files, "_sync_file_range", None),
+        (files, "_sync_file_range", lambda *args: -1),
+        (threading, "Thread", no_thread),
+    ],
+    ids=["missing", "failing", "no thread"],
+)
 def test_a_system_that_cannot_start(
-    open_db: OpenDB, monkeypatch: pytest.MonkeyPatch, call: Callable[..., int] | None
+    open_db: OpenDB, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, value: Any
 ) -> None:
-    monkeypatch.setattr(files, "_sync_file_range", call)
+    monkeypatch.setattr(owner, name, value)
     db = open_db()
     with db.transaction(sync=True) as txn:
         txn.array_store("a", np.float64).put_many(KEYS, VALUES)
@@ -182,6 +218,7 @@ class Disk:
 
     def heal(self) -> None:
         """Stop failing, once all that was begun is done."""
+        wait_for_starts()
         deadline = time.monotonic() + 10
         while self._inflight.read_text().split() != ["0", "0"]:
             assert time.monotonic() < deadline
