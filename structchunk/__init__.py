@@ -20,8 +20,9 @@ from .errors import (
 from .object_store import Array, Object, ObjectStore
 from .opening import open, rebuild_index
 from .shards import Shards, open_shards
+from .snapshot import Snapshot
 from .stats import ChunkStats, StoreStats
-from .transaction import Snapshot, Transaction
+from .transaction import Transaction
 from .verify import Problem
 
 __version__ = "0.1.0"

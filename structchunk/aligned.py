@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,43 @@ from .extent import KEY_END, empty_run, intersect
 from .gather import aligned_batches
 from .keys import as_bound
 from .piece import Piece, Scattered, clip_piece, joined, last_key
-from .store import Binding, check_batch_size
+from .store import BATCH_SIZE, Binding, check_batch_size
+from .stores import AnyStore, bind
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["scan_aligned", "scan_arrow"]
+__all__ = ["Aligned", "scan_aligned", "scan_arrow"]
+
+
+class Aligned(abc.ABC):
+    """Stores by name that are all seen as of one commit, so that they can be swept side by side."""
+
+    @abc.abstractmethod
+    def _binding(self, name: str) -> Binding:
+        """Return what a store reads through; raise StoreNotFound if there is none of this name."""
+
+    def __getitem__(self, name: str) -> AnyStore:
+        """Return a store.
+
+        Raises
+        ------
+        StoreNotFound
+            There is none of this name.
+        """
+        return bind(self._binding(name))
+
+    def scan(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> Iterator[tuple[Batch, ...]]:
+        """Sweep the keys that all named stores have, as they are seen here; see ``Database.scan``."""
+        return scan_aligned([self._binding(name) for name in names], start, stop, batch_size)
+
+    def to_arrow(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> pa.RecordBatchReader:
+        """Sweep the same as a stream of Arrow record batches; see ``Database.to_arrow``."""
+        return scan_arrow([self._binding(name) for name in names], start, stop, batch_size)
 
 
 def scan_aligned(

@@ -20,11 +20,12 @@ from .latest import AtLatest
 from .object_store import ObjectStore
 from .reading import ReadStorage
 from .schema import Schema
+from .snapshot import Snapshot
 from .stats import StoreStats, store_stats
 from .storage import Storage
 from .store import BATCH_SIZE
 from .stores import AnyStore, Catalogue, bind, check_store_name
-from .transaction import Snapshot, Transaction
+from .transaction import Transaction
 from .turns import Turns
 from .verify import Problem, verify_storage
 

@@ -10,8 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from . import files
-from .aligned import scan_aligned, scan_arrow
-from .batch import Batch
+from .aligned import Aligned
 from .database import Database
 from .errors import ClosedError, CorruptionError, Error, StoreNotFound
 from .extent import KEY_END
@@ -20,17 +19,15 @@ from .manifest import ADVICE, NAME, Holding, Manifest, Shard, read_manifest
 from .merged import Merged, Part
 from .opening import open
 from .partition import KeyRange, split, weight
-from .store import BATCH_SIZE
-from .stores import AnyStore, bind
 from .verify import Problem
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 CHANGED = "shards are not to be changed: write them again"
 
 
-class Shards:
+class Shards(Aligned):
     """Databases that hold the records of the same stores, read as one. Made by :func:`open_shards`.
 
     ``shards[name]`` is a store with the records of all shards, in order of key: ``[]``, ``get``, ``get_many``,
@@ -81,16 +78,6 @@ class Shards:
 
     # ------------------------------------------------------------------ stores
 
-    def __getitem__(self, name: str) -> AnyStore:
-        """Return a store.
-
-        Raises
-        ------
-        StoreNotFound
-            There is none of this name.
-        """
-        return bind(self._merged(name))
-
     def __contains__(self, name: object) -> bool:
         return name in self._manifest.stores
 
@@ -100,33 +87,21 @@ class Shards:
     def __len__(self) -> int:
         return len(self._manifest.stores)
 
-    def _merged(self, name: str) -> Merged:
+    def _binding(self, name: str) -> Merged:
         self.check_open()
         schema = self._manifest.stores.get(name)
         if schema is None:
             raise StoreNotFound(f"the shards of {self._path} have no store {name!r}; they have {self.names}")
         holders = [(shard, shard.stores[name]) for shard in self._manifest.shards if name in shard.stores]
         parts = [
-            Part(shard.path, held.first, held.last, held.records, partial(self._binding, shard, name))
+            Part(shard.path, held.first, held.last, held.records, partial(self._latest, shard, name))
             for shard, held in holders
         ]
         return Merged(name, schema, parts, self)
 
-    def scan(
-        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
-    ) -> Iterator[tuple[Batch, ...]]:
-        """Sweep stores that share keys side by side; see ``Database.scan``."""
-        return scan_aligned([self._merged(name) for name in names], start, stop, batch_size)
-
-    def to_arrow(
-        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
-    ) -> pa.RecordBatchReader:
-        """Sweep the same as a stream of Arrow record batches; see ``Database.to_arrow``."""
-        return scan_arrow([self._merged(name) for name in names], start, stop, batch_size)
-
     def split(self, *names: str, count: int) -> list[KeyRange]:
         """Cut the key space into ranges of about the same size; see ``Snapshot.split``. It opens all shards."""
-        bindings = [self._merged(name) for name in names]
+        bindings = [self._binding(name) for name in names]
         held = [shard.stores[name] for name in names for shard in self._manifest.shards if name in shard.stores]
         size = sum(weight(holding.records, holding.size) for holding in held)
         rows = ((piece, binding.heap.item_size) for binding in bindings for piece in binding.pieces(0, KEY_END))
@@ -135,14 +110,14 @@ class Shards:
     def repeated_key(self) -> tuple[str, int, list[str]] | None:
         """Return a store, a key that several shards have in it, and which they are; None if there is none."""
         for name in self.names:
-            found = self._merged(name).repeated_key()
+            found = self._binding(name).repeated_key()
             if found is not None:
                 return name, *found
         return None
 
     # ------------------------------------------------------------------ databases
 
-    def _binding(self, shard: Shard, name: str) -> AtLatest:
+    def _latest(self, shard: Shard, name: str) -> AtLatest:
         found = self._bindings.get((shard.path, name))
         if found is not None:
             return found

@@ -1,9 +1,8 @@
-"""Transaction (write) and Snapshot (read): what a store is bound to other than the latest commit."""
+"""Transaction: an atomic change of stores, and what a store is bound to within one."""
 
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
@@ -12,25 +11,21 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from .aligned import scan_aligned, scan_arrow
+from .aligned import Aligned
 from .array_store import ArrayStore
-from .batch import Batch
-from .errors import ClosedError, ReadOnlyError, StoreNotFound
-from .extent import DROPPED, KEY_END, TOMBSTONE, Extent, Run
+from .errors import ClosedError, StoreNotFound
+from .extent import DROPPED, TOMBSTONE, Extent, Run
 from .heap import Heap
-from .index import View
 from .keys import as_key
 from .object_store import ObjectStore
-from .partition import KeyRange, split, weight
 from .piece import Piece
 from .schema import Schema
 from .staging import Staging
 from .storage import Storage
-from .store import BATCH_SIZE
-from .stores import AnyStore, Catalogue, bind, check_store_name
+from .stores import Catalogue, check_store_name
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 CLOSED = "was aborted when the database was closed"
 
@@ -88,7 +83,7 @@ class InTransaction:
         return self._transaction.storage.live_array(self.heap, extent)
 
 
-class Transaction:
+class Transaction(Aligned):
     """An atomic change of any number of stores, all or nothing.
 
     Made by ``db.transaction()``. As a context manager it commits at the end, and aborts on any exception.
@@ -111,10 +106,6 @@ class Transaction:
 
     # ------------------------------------------------------------------ stores
 
-    def __getitem__(self, name: str) -> AnyStore:
-        """Return a store, bound to this transaction."""
-        return bind(self._binding(name))
-
     def _binding(self, name: str) -> InTransaction:
         heap = self._heap(name)
         if heap is None:
@@ -136,18 +127,6 @@ class Transaction:
     def object_store(self, name: str, cls: Any = None) -> ObjectStore[Any]:
         """Open an object store, or create it in this transaction; see ``Database.object_store``."""
         return Catalogue(self).object_store(name, cls)
-
-    def scan(
-        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
-    ) -> Iterator[tuple[Batch, ...]]:
-        """Sweep the keys that all named stores have, as this transaction sees them; see ``Database.scan``."""
-        return scan_aligned([self._binding(name) for name in names], start, stop, batch_size)
-
-    def to_arrow(
-        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
-    ) -> pa.RecordBatchReader:
-        """Sweep the same as a stream of Arrow record batches; see ``Database.to_arrow``."""
-        return scan_arrow([self._binding(name) for name in names], start, stop, batch_size)
 
     def create(self, name: str, schema: Schema) -> None:
         """Create a store in this transaction."""
@@ -257,145 +236,3 @@ class Transaction:
         if not getattr(self, "_ended", "was never begun"):
             with contextlib.suppress(Exception):
                 self.abort()
-
-
-class InSnapshot:
-    """Binding of a store to a snapshot."""
-
-    def __init__(self, snapshot: Snapshot, heap: Heap) -> None:
-        self.heap = heap
-        self._snapshot = snapshot
-
-    def open_staging(self) -> None:
-        """Return None: a snapshot has no transaction."""
-
-    def find(self, key: int) -> Extent | None:
-        """Return the extent of a key, or None."""
-        return self._snapshot.view().find(self.heap.store, as_key(key))
-
-    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
-        """Return one row per ascending key; the key that has none gets a tombstone."""
-        return self._snapshot.view().lookup(self.heap.store, keys)
-
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
-        """Yield the live rows of a key range as consecutive pieces."""
-        return self._snapshot.view().pieces(self.heap.store, start, stop, reverse=reverse)
-
-    def record_count(self) -> int:
-        """Return how many records the store has."""
-        return self._snapshot.view().record_count(self.heap.store)
-
-    def version(self) -> int:
-        """Return the same number always."""
-        self._snapshot.view()
-        return 0
-
-    def writing(self) -> NoReturn:
-        """Refuse."""
-        raise ReadOnlyError("a snapshot cannot be written; write through the database or a transaction")
-
-    def home(self) -> NoReturn:
-        """Refuse."""
-        raise TypeError("a store of a snapshot cannot be pickled; pickle one of a database open with mode='r'")
-
-    def live_array(self, extent: Extent) -> None:
-        """Return None: nothing may be changed through a snapshot."""
-
-
-class Snapshot:
-    """The database as of one commit, for reading. Made by ``db.snapshot()``.
-
-    Notes
-    -----
-    Any number of threads may use one. Keep it short: until it is closed, LevelDB keeps old index tables. What
-    was read from it stays valid after it is closed. Records that may change in place (objects, arrays made
-    by ``new()``) show their present bytes.
-    """
-
-    def __init__(self, view: View, heaps: dict[str, Heap]) -> None:
-        self._view: View | None = view
-        self._heaps = dict(heaps)
-        self._finalizer = weakref.finalize(self, view.close)
-
-    @property
-    def commit_number(self) -> int:
-        """Number of the commit that this snapshot shows."""
-        return self.view().commit
-
-    def view(self) -> View:
-        """Return the index as of the snapshot's commit."""
-        if self._view is None:
-            raise ClosedError("the snapshot is closed; take another with db.snapshot()")
-        return self._view
-
-    def __getitem__(self, name: str) -> AnyStore:
-        """Return a store as of the snapshot's commit."""
-        return bind(self._binding(name))
-
-    def _binding(self, name: str) -> InSnapshot:
-        self.view()
-        heap = self._heaps.get(name)
-        if heap is None:
-            raise StoreNotFound(f"the snapshot has no store {name!r}; it has {sorted(self._heaps)}")
-        return InSnapshot(self, heap)
-
-    def scan(
-        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
-    ) -> Iterator[tuple[Batch, ...]]:
-        """Sweep the keys that all named stores have, as of the snapshot's commit; see ``Database.scan``."""
-        return scan_aligned([self._binding(name) for name in names], start, stop, batch_size)
-
-    def to_arrow(
-        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
-    ) -> pa.RecordBatchReader:
-        """Sweep the same as a stream of Arrow record batches; see ``Database.to_arrow``."""
-        return scan_arrow([self._binding(name) for name in names], start, stop, batch_size)
-
-    def split(self, *names: str, count: int) -> list[KeyRange]:
-        """Cut the key space into ranges of about the same size, for several workers to scan.
-
-        Parameters
-        ----------
-        *names : str
-            The stores that are to be scanned; their bytes are balanced, together.
-        count : int
-            How many ranges to make; there are fewer if there are few records.
-
-        Returns
-        -------
-        list of (int, int)
-            Start and stop of each range, ascending, each beginning where the one before ends: every key is in
-            exactly one.
-
-        Raises
-        ------
-        StoreNotFound
-            There is no such store.
-
-        Notes
-        -----
-        It reads the index, not the records.
-        """
-        heaps = [self._binding(name).heap for name in names]
-        live = [count for heap in heaps for count in self.view().live(heap.store).values()]
-        size = sum(weight(count.record_count, count.size) for count in live)
-        rows = ((piece, heap.item_size) for heap in heaps for piece in self.view().pieces(heap.store, 0, KEY_END))
-        return split(rows, size, count)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._heaps
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._heaps))
-
-    def close(self) -> None:
-        """Let the snapshot go. Idempotent."""
-        self._view = None
-        self._finalizer()
-
-    def __enter__(self) -> Snapshot:
-        self.view()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()

@@ -41,6 +41,7 @@ LAYERS = [
     "chunk_map",
     "latest",
     "transaction",
+    "snapshot",
     "aligned",
     "stores",
     "array_store",
