@@ -35,8 +35,7 @@ def recount(before: Mapping[int, Live], item_size: int, old: Run, new: Iterable[
     _count_run(counts, before, -1, item_size, old)
     for piece in new:
         if isinstance(piece, Stretch):
-            size = (piece.items.stop - piece.items.start) * item_size
-            _count(counts, before, piece.chunk, len(piece), size)
+            _count(counts, before, piece.chunk, len(piece), piece.span.stop - piece.span.start)
         else:
             _count_run(counts, before, 1, item_size, live(piece.run))
     return counts

@@ -82,8 +82,7 @@ class Block:
         self.keys.flags.writeable = False
         if isinstance(piece, Stretch):
             self._length = piece.length
-            size = piece.item_size
-            self._origin = (piece.items.start * size, self._length * size, piece.chunk, piece.flags)
+            self._origin = (piece.span.start, self._length * piece.item_size, piece.chunk, piece.flags)
             piece = piece if self._step else piece.over(self.keys)
         self.piece = piece
         self.pieces = pieces if len(pieces) > 1 else [piece]

@@ -42,7 +42,7 @@ def pack(piece: Piece, item_size: int) -> Packed:
     piece = _shortest(piece, item_size)
     if isinstance(piece, Scattered):
         return Packed(ALL, len(piece), np.ascontiguousarray(piece.run).view(np.uint8).data)
-    head = HEAD.pack(piece.items.start * item_size, piece.length, piece.chunk, piece.flags)
+    head = HEAD.pack(piece.span.start, piece.length, piece.chunk, piece.flags)
     keys = piece.spacing
     if isinstance(keys, range):
         return Packed(EVEN, len(piece), _filled(head, _ENDS.pack(keys.start, keys.step)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import lru_cache
 from itertools import pairwise, starmap
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from .extent import (
     uniform_length,
 )
 
+T = TypeVar("T", bound=np.generic)
 Keys: TypeAlias = "range | npt.NDArray[np.uint64]"
 LONG_STRETCH = 1024
 """Rows are cut where records stop lying back to back if that leaves this many together, on average."""
@@ -132,6 +133,11 @@ class Stretch:
         return slice(int(self.starts[0]), int(self.starts[-1]))
 
     @property
+    def span(self) -> slice:
+        """Where the records lie in the chunk, in bytes."""
+        return slice(self.items.start * self.item_size, self.items.stop * self.item_size)
+
+    @property
     def offsets(self) -> npt.NDArray[np.int64]:
         """Where each record begins among those of this piece, and where the last one ends. Read-only."""
         if isinstance(self.starts, range):
@@ -211,8 +217,7 @@ def shorten(run: Run, item_size: int) -> Piece:
     starts = np.empty(len(run) + 1, np.int64)
     starts[:-1] = run["offset"] // np.uint64(item_size)
     starts[-1] = starts[-2] + int(run["length"][-1])
-    starts.flags.writeable = False
-    return _stretch(run, starts, item_size)
+    return _stretch(run, read_only(starts), item_size)
 
 
 def _stretch(run: Run, starts: range | npt.NDArray[np.int64], item_size: int) -> Stretch:
@@ -246,10 +251,10 @@ def spacing(keys: npt.NDArray[np.uint64]) -> Keys:
     return keys
 
 
-def read_only(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def read_only(array: npt.NDArray[T]) -> npt.NDArray[T]:
     """Return an array that nobody else has, which nobody is to change from now on."""
-    keys.flags.writeable = False
-    return keys
+    array.flags.writeable = False
+    return array
 
 
 def first_key(piece: Piece) -> int:
@@ -361,9 +366,9 @@ def _join_adjacent(pieces: Iterable[Piece], item_size: int) -> list[Piece]:
 def rows_of_chunk(pieces: Iterable[Piece], chunk: int) -> Piece:
     """Return the rows of consecutive pieces that are in one chunk."""
     mine = [piece for piece in pieces if isinstance(piece, Scattered) or piece.chunk == chunk]
-    if len(mine) == 1 and isinstance(mine[0], Scattered):
-        return Scattered(rows_in_chunk(mine[0].run, chunk))
-    return mine[0] if len(mine) == 1 else Scattered(rows_in_chunk(joined(mine), chunk))
+    if len(mine) == 1 and isinstance(mine[0], Stretch):
+        return mine[0]
+    return Scattered(rows_in_chunk(joined(mine), chunk))
 
 
 def _chained(pieces: list[Stretch]) -> Keys:
@@ -390,9 +395,7 @@ def even_offsets(count: int, length: int) -> npt.NDArray[np.int64]:
 
 
 def _even_offsets(count: int, length: int) -> npt.NDArray[np.int64]:
-    offsets = np.arange(0, (count + 1) * length, length)
-    offsets.flags.writeable = False
-    return offsets
+    return read_only(np.arange(0, (count + 1) * length, length))
 
 
 _shared_offsets = lru_cache(maxsize=16)(_even_offsets)

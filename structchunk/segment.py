@@ -64,8 +64,7 @@ def pack_record(
 def data_crc(raw: memoryview, rows: Piece, item_size: int) -> int:
     """Return the CRC of the bytes of all records but ``ZERO`` ones, in the order in which they lie."""
     if isinstance(rows, Stretch):
-        records = raw[rows.items.start * item_size : rows.items.stop * item_size]
-        return 0 if rows.flags & (TOMBSTONE | ZERO) else zlib.crc32(records)
+        return 0 if rows.flags & (TOMBSTONE | ZERO) else zlib.crc32(raw[rows.span])
     return _crc_of_any(raw, rows.run, item_size)
 
 
