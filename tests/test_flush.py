@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import gc
@@ -257,17 +258,24 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
             subprocess.run(undo, capture_output=True, check=False)
 
 
-def test_an_error_of_what_was_started_fails_the_commit(disk: Disk) -> None:
-    """Though the disk is well again by then: the bytes are lost, and no later writing brings them back."""
-    root = os.path.join(disk.path, "test.sc")
+@contextlib.contextmanager
+def losing(disk: Disk, root: str, first: Any, second: Any) -> Iterator[tuple[sc.Database, sc.Transaction]]:
+    """Open a database with a transaction that put much under some keys, which the disk lost, and under others."""
     with sc.open(root, chunk_size=4 << 20) as db:
         db.array_store("a", np.float64)[1] = [1.0]
         db.sync()
         transaction = db.transaction(sync=True)
-        transaction["a"].put_many(KEYS + 10, VALUES)
+        transaction["a"].put_many(first, VALUES)
         disk.break_down()
-        transaction["a"].put_many(KEYS + 9000, VALUES)  # starts what was put before
+        transaction["a"].put_many(second, VALUES)  # starts what was put before
         disk.heal()
+        yield db, transaction
+
+
+def test_an_error_of_what_was_started_fails_the_commit(disk: Disk) -> None:
+    """Though the disk is well again by then: the bytes are lost, and no later writing brings them back."""
+    root = os.path.join(disk.path, "test.sc")
+    with losing(disk, root, KEYS + 10, KEYS + 9000) as (db, transaction):
         assert failure_of(transaction.commit) in DISK_ERRORS
         with pytest.raises(sc.FailedError):
             db["a"][2] = [2.0]
@@ -328,14 +336,7 @@ def until_open(root: str) -> int:
 def test_space_of_an_aborted_transaction_is_fit_for_use(disk: Disk) -> None:
     """Writing it failed, of which nobody was told: ext4 takes the blocks for initialised from then on."""
     root = os.path.join(disk.path, "test.sc")
-    with sc.open(root, chunk_size=4 << 20) as db:
-        db.array_store("a", np.float64)[1] = [1.0]
-        db.sync()
-        transaction = db.transaction(sync=True)
-        transaction["a"].put_many(KEYS, VALUES)
-        disk.break_down()
-        transaction["a"].put_many(KEYS, VALUES)  # starts what was put before
-        disk.heal()
+    with losing(disk, root, KEYS, KEYS) as (_, transaction):
         transaction.abort()
     with sc.open(root, "r+") as db:
         assert failure_of(lambda: db["a"].put_many(KEYS, VALUES)) in DISK_ERRORS
