@@ -403,12 +403,12 @@ class Table:
 
     def _rewrite(self, pieces: Sequence[Piece], pages: list[Pair], folded: list[int]) -> Change:
         """Put pieces into these pages, which are all that they overlap, in place of their present rows."""
-        merged = [Scattered(live(piece.run)) if isinstance(piece, Scattered) else piece for piece in pieces]
         present = self._decode_pages(pages)
-        if len(present) and last_key(present) < first_key(pieces[0]):
-            merged = in_key_order([present, *merged], self._item_size)
-        elif len(present):
-            merged = [Scattered(live(overlay(joined(pieces), present.run)))]
+        if len(present) and last_key(present) >= first_key(pieces[0]):
+            merged: list[Piece] = [Scattered(live(overlay(joined(pieces), present.run)))]
+        else:
+            alive = [Scattered(live(piece.run)) if isinstance(piece, Scattered) else piece for piece in pieces]
+            merged = in_key_order([present, *alive], self._item_size)
         deletes = [key for key, _ in pages] + [self._key(b"D", key) for key in folded]
         bounds = [first_key(pieces[0]), last_key(pieces[-1])] + [self._last_key(page) for page in pages]
         return Change(self._pages(merged), deletes, [], folded, min(bounds), max(bounds))
