@@ -194,16 +194,15 @@ class Table:
         extent = self.find(key) if at is None else self.find_at(key, at)
         return (key, 0, 0, 0, TOMBSTONE) if extent is None else extent
 
-    def existing(self, keys: npt.NDArray[np.uint64], at: At | None = None) -> Run:
-        """Return the live rows of these ascending keys, without those that have none."""
+    def existing(self, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return the live rows that these ascending keys have now, without those that have none."""
         if len(keys) <= FEW_KEYS:
-            return live(self.lookup(keys, at))
+            return live(self.lookup(keys))
         parts = []
-        for block, first, upto in self._blocks_of(keys, at):
+        for block, first, upto in self._blocks_of(keys, None):
             where, found = block.search(keys[first:upto])
             parts.append(block.piece.take(where[found]))
-        delta = self.delta_run(at)
-        return live(overlay(rows_with(delta, keys), concatenate(parts)))
+        return live(overlay(rows_with(self.delta_run(), keys), concatenate(parts)))
 
     def replaced(self, pieces: Iterable[Piece]) -> Run:
         """Return the live rows that pieces with the same keys take the place of."""
