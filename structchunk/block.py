@@ -152,6 +152,8 @@ class Budget:
 
     def enforce(self) -> None:
         """Drop blocks at random, of any cache, until they are not too many."""
+        if self.size > CACHE_SIZE:  # an interrupt may have come between a block and its figure
+            self.size = sum(block.size for cache in list(self.caches) for block in cache.index[1])
         while self.size > CACHE_SIZE:
             random.choice([cache for cache in self.caches if cache.index[1]]).drop_any()
 

@@ -60,6 +60,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,42 +72,38 @@ from .errors import CorruptionError
 from .header import MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
 from .segment import SEGMENT_SIZE, Segment, walk
 
-BULK_SIZE = 1 << 20
-"""Data of this many bytes and more is written by ``pwrite``: it spares a page fault for every fresh page."""
 MIN_STEP = 1 << 16
 """The least that is reserved ahead, in bytes."""
-START_SIZE = 8 << 20
-"""Writing to disk is begun, ahead of the flush that waits for it, with this many bytes at least."""
+_OFFSETS = struct.Struct("<QQ")
 
 
 class Chunk:
     """One chunk file, mapped when first touched.
 
-    ``free`` and ``directory`` are where the next record and the next segment go, in this process; ``settled``
-    is ``free`` as of the last checkpoint: the bytes below it are no longer needed to check a commit.
-    ``committed`` is ``free`` as of the last commit. The caller moves ``free`` up, never past ``limit`` or
-    ``reserved``, and ``limit`` down by ``ROW_SIZE`` for every row that the next segment will have.
+    ``committed`` and ``directory`` are how far data and directory reach as of the last commit; ``settled`` is
+    ``committed`` as of the last checkpoint: the bytes below it are no longer needed to check a commit. ``free`` is
+    where the next transaction may store: above ``committed`` if views of what an earlier one stored were handed
+    out. What lies between it and ``stored`` was written by a transaction that did not commit.
 
     Notes
     -----
-    Any number of threads may read; one writes. Mappings live until the last view of them dies, past the end
-    of this object and past the unlinking of the file.
+    Any number of threads may read; one writes. What is stored is written by ``pwrite``, since only that reports a
+    full disk as an error; a store to a mapping ends in SIGBUS. Mappings live until the last view of them dies,
+    past the end of this object and past the unlinking of the file.
     """
 
     def __init__(self, path: str, header: Header, free: int, directory: int) -> None:
         self.path = path
         self.header = header
         self.id = header.chunk
-        self.free = self.settled = self.committed = free
+        self.free = self.settled = self.committed = self.stored = free
         self.directory = directory
-        self.limit = directory - 2 * SEGMENT_SIZE
         self.reserved = 0
-        self._started = free
         self._prepared = False
         self._directory_reserved = header.file_size
         self._source: mmap.mmap | None = None
         self._target: mmap.mmap | None = None
-        self._fields: HeaderFields | None = None
+        self._file: files.File | None = None
 
     @classmethod
     def create(cls, path: str, header: Header) -> Chunk:
@@ -159,8 +156,8 @@ class Chunk:
         return self._target
 
     def unmap(self) -> None:
-        """Let the mappings go; those that a view holds live on with it."""
-        self._fields = self._source = self._target = None
+        """Let mappings and file go; the mappings that a view holds live on with it."""
+        self._file = self._source = self._target = None
 
     def _map(self, access: int) -> mmap.mmap:
         with files.advised(self.path), files.opened(self.path, write=access == mmap.ACCESS_WRITE) as fd:
@@ -208,7 +205,7 @@ class Chunk:
         if end <= self.reserved:
             return
         start = max(self.free, self.reserved)
-        ahead = round_up(end + max(MIN_STEP, self.free // 16), PAGE)
+        ahead = round_up(end + max(MIN_STEP, end // 16), PAGE)
         exact = round_up(end, PAGE)
         self.reserved = self._reserve_one_of(start, min(ahead, self.directory // PAGE * PAGE), exact)
 
@@ -242,12 +239,15 @@ class Chunk:
         return exact
 
     def store(self, offset: int, data: Any, size: int) -> None:
-        """Store a contiguous buffer of `size` bytes at `offset`, which must be reserved."""
-        if size < BULK_SIZE:
-            target = self._target or self.target
-            target[offset : offset + size] = data
-        else:
-            files.write(self.path, offset, data.view(np.uint8) if isinstance(data, np.ndarray) else data)
+        """Write a contiguous buffer of `size` bytes at `offset`, behind all that was committed."""
+        self.stored = max(self.stored, offset + size)  # first: an interrupt may leave a part of it in the file
+        self._write(offset, data)
+
+    def _write(self, offset: int, data: Any) -> None:
+        if self._file is None:
+            with files.advised(self.path):
+                self._file = files.File(self.path)
+        self._file.write(offset, data)
 
     def place(self, offset: int, data: Any, size: int) -> None:
         """Store a contiguous buffer, with blocks for no more than itself: nothing is to follow soon."""
@@ -255,37 +255,17 @@ class Chunk:
             files.reserve(self.path, offset, size)
             self.store(offset, data, size)
 
-    def copy_sparse(self, source: Chunk, start: int, size: int, offset: int, step: int) -> None:
-        """Store what another chunk has from `start` on at `offset`, `step` bytes at a time; holes stay holes."""
-        raw = memoryview(source.source)
-        for low, high in files.written(source.path, start, start + size):
-            for first in range(low, high, step):
-                upto = min(first + step, high)
-                self.place(offset + first - start, raw[first:upto], upto - first)
-
     def append_segment(self, rows: bytes | memoryview, record: bytes, free: int) -> None:
-        """Store a segment's record and rows below the directory, and move both offsets on."""
-        top = self.directory - SEGMENT_SIZE
-        low = top - len(rows)
-        self.store(top, record, SEGMENT_SIZE)
-        if rows:
-            self.store(low, rows, len(rows))
-        self.move(free, low)
+        """Write a segment's rows and record below the directory; move both offsets on, here and in the header."""
+        low = self.directory - SEGMENT_SIZE - len(rows)
+        self._write(low, b"".join((rows, record)))
+        self._write(HeaderFields.free_offset.offset, _OFFSETS.pack(free, low))
+        self.seek(free, low)
 
     def seek(self, free: int, directory: int) -> None:
         """Set both offsets in this process: `free` and `directory` as of some commit."""
-        self.free = self.committed = self._started = free
+        self.free = self.committed = self.stored = free
         self.directory = directory
-        self.limit = directory - 2 * SEGMENT_SIZE
-
-    def move(self, free: int, directory: int) -> None:
-        """Set both offsets, here and in the header."""
-        self.seek(free, directory)
-        fields = self._fields
-        if fields is None:
-            fields = self._fields = HeaderFields.from_buffer(self.target)
-        fields.free_offset = free
-        fields.directory_offset = directory
 
     def mend(self) -> bool:
         """End the directory here, and tell whether a crash had left more: zero the slot, correct the header."""
@@ -298,8 +278,7 @@ class Chunk:
             files.rewrite(self.path, slot, self.directory)
             mended = True
         if self.working_offsets() != (self.free, self.directory):
-            offsets = self.free.to_bytes(8, "little") + self.directory.to_bytes(8, "little")
-            files.write(self.path, HeaderFields.free_offset.offset, offsets)
+            files.write(self.path, HeaderFields.free_offset.offset, _OFFSETS.pack(self.free, self.directory))
             mended = True
         return mended
 
@@ -313,29 +292,22 @@ class Chunk:
 
         So what a torn write leaves of a segment is zeros, and never a part of one that was lost before.
         """
-        if not self._prepared:
-            try:
-                if files.clear(self.path, self.free, self.directory):
-                    self.flush()
-            except OSError:
-                # Only whole pages of it: records that share the outer ones may be changing in place.
-                files.rewrite(self.path, round_up(self.free, PAGE), self.directory // PAGE * PAGE)
-                raise
-            self._prepared = True
+        if self._prepared:
+            return self.clear(self.free)
+        try:
+            if files.clear(self.path, self.free, self.directory):
+                self.flush()
+        except OSError:
+            # Only whole pages of it: records that share the outer ones may be changing in place.
+            files.rewrite(self.path, round_up(self.free, PAGE), self.directory // PAGE * PAGE)
+            raise
+        self._prepared = True
 
-    def rewind(self, *, keep: bool) -> None:
-        """Give up what was stored since the last commit; with `keep` leave its bytes as a gap."""
-        if not keep:
-            files.clear(self.path, self.committed, self.free)
-            self.free = self.committed
-        self.limit = self.directory - 2 * SEGMENT_SIZE
-
-    def start_flush(self) -> None:
-        """Have the system begin to write the data below ``free`` to disk, where that is much; see :meth:`flush`."""
-        if self.free - self._started >= START_SIZE:
-            self.map_source()  # so that an error of this writing is kept for the flush
-            files.start_flush(self.path, self._started, self.free - self._started)
-            self._started = self.free
+    def clear(self, start: int) -> None:
+        """Zero what was stored from `start` on, and not committed."""
+        if self.stored > start:
+            files.clear(self.path, start, min(self.stored, self.directory))
+            self.stored = start
 
     def flush(self) -> None:
         """Bring all of the file's data to disk."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 from typing import Any, Protocol
+
+from .mutex import Mutex
 
 
 class At(Protocol):
@@ -23,9 +25,48 @@ class At(Protocol):
 
 
 class Clock:
-    """The lock, the last commit, and a count of all changes."""
+    """The lock, the last commit, and a count of all changes.
 
-    def __init__(self, last: int) -> None:
-        self.lock = threading.RLock()
+    Attributes
+    ----------
+    mutex : Mutex
+    last : int
+        The last commit.
+    version : int
+        Counts changes.
+    is_changing : bool
+        A change is being made, by the thread that holds the lock.
+    is_torn : bool
+        A change was cut short: what is cached may be of before it, or of after it.
+    mend : callable
+        Makes the caches good again; the caller holds the lock.
+    """
+
+    def __init__(self, last: int, mend: Callable[[], None]) -> None:
+        self.mutex = Mutex()
         self.last = last
         self.version = 0
+        self.is_changing = False
+        self.is_torn = False
+        self.mend = mend
+
+    @property
+    def lock(self) -> Any:
+        """The lock, to be taken by ``with`` after :meth:`check`."""
+        return self.mutex.lock
+
+    def check(self) -> None:
+        """See to it that what is cached is all of one state.
+
+        Raises
+        ------
+        LockedError
+            This call interrupts a change that its own thread is making.
+        """
+        if self.is_changing and self.mutex.is_mine():
+            self.mutex.refuse_mine()
+        if self.is_torn:
+            with self.lock:
+                if self.is_torn:
+                    self.mend()
+                    self.is_torn = False

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import files
+from .allocator import SPARSE_SIZE, Allocator, Room
 from .chunk import Chunk
 from .extent import (
     KEY_END,
@@ -36,7 +37,8 @@ from .extent import (
 )
 from .gather import gather
 from .header import PAGE
-from .heap import SPARSE_SIZE, Heap, Retired
+from .heap import Heap, Retired
+from .lending import NOTHING
 from .packed import packed_size
 from .piece import Scattered, joined
 from .segment import SEGMENT_SIZE
@@ -45,7 +47,7 @@ from .stats import store_stats
 from .storage import MAX_CHUNK_SIZE, Storage
 
 STEP_SIZE = 16 << 20
-"""How many bytes are copied at a time."""
+"""How many bytes are gathered at a time."""
 LENT = "a view through which its records can be changed in place is still held"
 
 Progress = Callable[[int], object]
@@ -115,12 +117,15 @@ def compact_store(
     """
     heap = staging.heap
     before = store_stats(heap, storage.index.live[heap.store])
-    with storage.lending.moving(heap) as chunks:
+    try:
+        chunks = storage.lending.begin_moving(heap)
         free = {chunk.id for chunk in chunks}
         skipped = tuple(Skipped(chunk, LENT) for chunk in sorted(heap.chunks.keys() - free))
         staged = _stage(storage, staging, chunks, progress)
         if staged:
             commit()
+    finally:
+        storage.lending.moving = NOTHING
     if staged:
         checkpoint()
     after = store_stats(heap, storage.index.live[heap.store])
@@ -134,7 +139,7 @@ def _stage(storage: Storage, staging: Staging, chunks: list[Chunk], progress: Pr
     rows = _rows_to_keep(staging, chunks)
     if not chunks or _is_compact(heap, rows, chunks):
         return False
-    moved = _copy(storage, heap, rows, tuple(sorted(chunk.id for chunk in chunks)), progress)
+    moved = _copy(storage, staging.allocator, rows, tuple(sorted(chunk.id for chunk in chunks)), progress)
     staging.replace([_retire(chunk, rows, moved) for chunk in chunks], moved)
     return True
 
@@ -203,45 +208,44 @@ def _directory_size(heap: Heap, rows: Run) -> int:
 # ---------------------------------------------------------------------- copying
 
 
-def _copy(storage: Storage, heap: Heap, rows: Run, replaces: tuple[int, ...], progress: Progress) -> Run:
+def _copy(storage: Storage, allocator: Allocator, rows: Run, replaces: tuple[int, ...], progress: Progress) -> Run:
     """Copy records into as many new chunks as they need, at least one, and return their new rows."""
+    heap = allocator.heap
     moved = rows.copy()
     moved["flags"] &= np.uint32(~ZERO & 0xFFFFFFFF)
     sizes = rows["length"].astype(np.int64) * heap.item_size
     needed = np.cumsum(sizes + ROW_SIZE)
     total = int(needed[-1]) if len(rows) else 0
     first = done = 0
-    while first < len(rows) or not heap.created:
+    while first < len(rows) or not allocator.rooms:
         before = int(needed[first - 1]) if first else 0
         size = int(sizes[first]) if len(rows) else 0
-        chunk = heap.begin(storage.create_replacement(heap, size, total - before, replaces))
-        upto = int(np.searchsorted(needed, before + chunk.limit - chunk.free, side="right"))
-        for size in _fill(heap, chunk, rows[first:upto], moved[first:upto]):
+        room = allocator.begin(storage.create_replacement(heap, size, total - before, replaces))
+        upto = int(np.searchsorted(needed, before + room.limit - room.free, side="right"))
+        for size in _fill(allocator, room, rows[first:upto], moved[first:upto]):
             done += size
             progress(done)
         first = upto
     return moved
 
 
-def _fill(heap: Heap, chunk: Chunk, rows: Run, moved: Run) -> Iterator[int]:
+def _fill(allocator: Allocator, room: Room, rows: Run, moved: Run) -> Iterator[int]:
     """Copy records, back to back, into an empty chunk that has room for them all; yield the size of each step."""
+    heap, chunk = allocator.heap, room.chunk
     sizes = rows["length"].astype(np.int64) * heap.item_size
-    ends = chunk.free + np.cumsum(sizes)
+    ends = room.free + np.cumsum(sizes)
     moved["chunk"] = chunk.id
     moved["offset"] = np.where(rows["flags"] & TOMBSTONE != 0, 0, ends - sizes)
-    chunk.limit -= ROW_SIZE * len(rows)
     chunk.reserve_directory(packed_size(Scattered(moved), heap.item_size), ahead=0)
     filled = sizes > 0
-    rows, sizes, offset = rows[filled], sizes[filled], chunk.free
-    if len(rows):
-        chunk.free = int(ends[-1])
+    rows, sizes, offset = rows[filled], sizes[filled], room.free
     for low, high in pairwise(_steps(rows, sizes)):
         size = int(sizes[low:high].sum())
         if _is_sparse(rows[low:high], sizes[low:high]).any():
             source = heap.chunks[int(rows["chunk"][low])]
-            chunk.copy_sparse(source, int(rows["offset"][low]), size, offset, STEP_SIZE)
+            allocator.place_sparse(room, offset, source, int(rows["offset"][low]), size)
         else:
-            chunk.place(offset, gather(heap, rows[low:high]).values, size)
+            allocator.place(room, offset, gather(heap, rows[low:high]).values, size)
         offset += size
         yield size
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import warnings
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from . import leftovers
 from .array_store import ArrayStore
 from .batch import Batch
 from .compaction import CompactionReport, compact_store
@@ -26,11 +28,14 @@ from .storage import Storage
 from .store import BATCH_SIZE
 from .stores import AnyStore, Catalogue, bind, check_store_name
 from .transaction import Transaction
-from .turns import Turns
 from .verify import Problem, verify_storage
+from .writer_queue import WriterQueue
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+CLOSE_WAIT = 1.0
+"""Seconds that closing waits for a transaction of another thread."""
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
@@ -53,7 +58,8 @@ class Database:
         self._mode = mode
         self._sync = sync
         self._closed = False
-        self._turns = Turns(self._begin_writing, self._end_writing)
+        self._close_wanted = False
+        self._queue = WriterQueue(self._begin_writing, self._end_writing)
         _databases.add(self)
 
     @property
@@ -254,17 +260,19 @@ class Database:
             The database is open for reading.
         """
         self._check_writable()
-        return self._turns.take(sync=self._sync if sync is None else bool(sync))
+        return self._queue.take(sync=self._sync if sync is None else bool(sync))
 
     def _begin_writing(self) -> Storage:
         """Return the files that a transaction changes."""
-        self.storage.check_usable()
+        self.storage.begin()
         return self.storage
 
     def _end_writing(self) -> None:
         """Let the files go that a transaction changed."""
 
     def _check_writable(self) -> None:
+        if self._close_wanted:
+            self.close()
         self.storage.index.leveldb.check_open()
         if self._mode == "r":
             raise ReadOnlyError(f"{self.path} is open with mode='r'; open it with mode='r+' to write")
@@ -437,20 +445,37 @@ class Database:
 
         Notes
         -----
-        Aborts the transaction that this thread has open; waits for that of another thread, and for reads in
-        flight. Arrays and objects that were handed out stay valid.
+        Aborts the transaction that this thread has open. Waits for that of another thread, a second at most, and
+        then aborts it: its next call raises ClosedError. Waits for reads in flight. Arrays and objects that were
+        handed out stay valid.
+
+        A signal handler may call it. If it interrupted a call of this database, which cannot go on before the
+        handler has returned, the database is closed by the next write, the next :meth:`close`, or when the program
+        ends. An interrupt leaves it to be called again.
         """
         if self._closed:
             return
-        with self._turns.closed():
-            if not self._closed:
-                self._closed = True
-                self.storage.close()
+        if self.storage.is_entered():
+            self._close_wanted = True
+            return
+        self._queue.close(self._close, CLOSE_WAIT)
+        leftovers.clear()
+
+    def _close(self) -> None:
+        try:
+            self._close_storage()
+        except Exception:
+            self._closed = True  # as far as that goes: the files were let go
+            raise
+        self._closed = True
+
+    def _close_storage(self) -> None:
+        self.storage.close()
 
     def disown(self) -> None:
         """Let go of everything in a forked child, where it is the parent's."""
         self._closed = True
-        self._turns.disown()
+        self._queue.disown()
         self.storage.disown()
 
     def __enter__(self) -> Database:
@@ -462,9 +487,13 @@ class Database:
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
+            # The garbage collector may interrupt whoever holds the locks that closing needs.
+            leftovers.leave(self._closer())
             warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=1)
-            with contextlib.suppress(Exception):
-                self.close()
+
+    def _closer(self) -> Callable[[], None]:
+        """Return what closes the files, without this object."""
+        return self.storage.close
 
 
 def _report(progress: Callable[[int, int], object] | None, before: int, total: int, done: int = 0) -> None:
@@ -472,7 +501,16 @@ def _report(progress: Callable[[int, int], object] | None, before: int, total: i
         progress(before + done, total)
 
 
+@atexit.register
+def _close_all() -> None:
+    for database in list(_databases):
+        with contextlib.suppress(Exception):
+            database.close()
+    leftovers.clear()
+
+
 def _disown_all() -> None:
+    leftovers.disown()
     for database in list(_databases):
         database.disown()
 

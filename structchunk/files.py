@@ -33,18 +33,51 @@ _sync_file_range: Any = getattr(ctypes.CDLL(None), "sync_file_range", None)  # L
 @contextlib.contextmanager
 def opened(path: str, *, write: bool = False, flags: int = 0) -> Iterator[int]:
     """Open an existing regular file and yield its descriptor."""
+    fd = _open(path, (os.O_RDWR if write else os.O_RDONLY) | flags)
     try:
-        fd = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_NONBLOCK | _FLAGS | flags)
+        _check_regular(path, fd)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+class File:
+    """An existing regular file, open for writing for as long as this object lives."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = -1
+        self._fd = _open(path, os.O_RDWR)
+        _check_regular(path, self._fd)
+
+    def write(self, offset: int, data: Any) -> None:
+        """Write all of a contiguous buffer at `offset`."""
+        _write(self._fd, offset, data)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+def _open(path: str, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_NONBLOCK | _FLAGS)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise _not_regular(path) from error
         raise
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise _not_regular(path)
-        yield fd
-    finally:
-        os.close(fd)
+
+
+def _check_regular(path: str, fd: int) -> None:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise _not_regular(path)
+
+
+def _write(fd: int, offset: int, data: Any) -> None:
+    done = os.pwrite(fd, data, offset)
+    view = memoryview(data).cast("B")
+    while done < len(view):
+        offset, view = offset + done, view[done:]
+        done = os.pwrite(fd, view, offset)
 
 
 @contextlib.contextmanager
@@ -104,11 +137,8 @@ def read(path: str, offset: int, size: int) -> bytes:
 
 def write(path: str, offset: int, data: Any) -> None:
     """Write all of a contiguous buffer at `offset`."""
-    view = memoryview(data).cast("B")
     with opened(path, write=True) as fd:
-        while len(view):
-            done = os.pwrite(fd, view, offset)
-            view, offset = view[done:], offset + done
+        _write(fd, offset, data)
 
 
 def reserve(path: str, offset: int, size: int) -> None:

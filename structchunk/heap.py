@@ -1,15 +1,12 @@
-"""The chunk files of one store: where the next record goes, and the bytes of an extent. Keys mean nothing here.
+"""The chunk files of one store, and the bytes of an extent. Keys mean nothing here, and nothing is written.
 
-A heap never decides whether a record is current; that is the index's. It allocates, rolls over to new chunks,
-takes back what an aborted transaction used, and turns extents into arrays.
+A heap never decides whether a record is current; that is the index's.
 """
 
 from __future__ import annotations
 
 import sys
-from bisect import bisect_right
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -18,12 +15,8 @@ import numpy.typing as npt
 
 from .chunk import Chunk
 from .errors import CorruptionError, MovedError
-from .extent import ROW, ROW_SIZE, TOMBSTONE, Extent, Run, chunks_of, find_one, make_run, misplaced
-from .piece import Keys, Stretch
+from .extent import Extent, Run, chunks_of, find_one, misplaced
 from .schema import Schema
-
-SPARSE_SIZE = 1 << 16
-"""A zeroed record of more bytes than this is left sparse: its blocks are taken when it is written."""
 
 
 class Arrays(dict[int, npt.NDArray[Any]]):
@@ -36,16 +29,16 @@ class Arrays(dict[int, npt.NDArray[Any]]):
 
     def __missing__(self, chunk: int) -> npt.NDArray[Any]:
         heap = self._heap
-        found = heap.chunks.get(chunk)
+        found = heap.find_chunk(chunk)
         if found is None:
             return heap.retired_items(chunk, writable=self._writable)
         try:
             array = self.setdefault(chunk, found.items(heap.schema.dtype, writable=self._writable))
         except FileNotFoundError:
-            if chunk in heap.chunks:
+            if heap.find_chunk(chunk) is not None:
                 raise
             return heap.retired_items(chunk, writable=self._writable)
-        if chunk not in heap.chunks:  # it was retired meanwhile, and is not to be kept
+        if heap.find_chunk(chunk) is None:  # it was retired meanwhile, and is not to be kept
             self.pop(chunk, None)
         return array
 
@@ -84,30 +77,34 @@ class Heap:
         The store's name.
     schema : Schema
         The type of its items.
-    create_chunk : callable
-        ``create_chunk(heap, size)`` makes the store's next chunk, with room for a record of `size` bytes.
+
+    Attributes
+    ----------
+    chunks : dict of int to Chunk
+        The files that commits have named.
+    drafts : dict of int to Chunk
+        Those that a transaction has made and not committed; only it has extents in them.
 
     Notes
     -----
-    Any number of threads may read; one writes. ``touched`` and ``created`` are what the open transaction used, and
-    ``durable`` says whether its commit will wait for the disk.
+    Any number of threads may read; who commits changes ``chunks``.
     """
 
-    def __init__(self, store: int, name: str, schema: Schema, create_chunk: Callable[[Heap, int], Chunk]) -> None:
+    def __init__(self, store: int, name: str, schema: Schema) -> None:
         self.store = store
         self.name = name
         self.schema = schema
         self.item_size = schema.item_size
         self.chunks: dict[int, Chunk] = {}
+        self.drafts: dict[int, Chunk] = {}
         self.arrays = Arrays(self, writable=False)
         self.live_arrays = Arrays(self, writable=True)
         self.retired: WeakValueDictionary[int, Retired] = WeakValueDictionary()
         self._retired_bounds: dict[int, tuple[int, int]] = {}
-        self.touched: dict[int, Chunk] = {}
-        self.created: set[int] = set()
-        self.durable = False
-        self._create_chunk = create_chunk
-        self._open: Chunk | None = None
+
+    def find_chunk(self, chunk: int) -> Chunk | None:
+        """Return a chunk, one that is not committed yet too, or None."""
+        return self.chunks.get(chunk) or self.drafts.get(chunk)
 
     def add(self, chunk: Chunk) -> None:
         """Add a chunk file; the one with the highest id is the one that grows."""
@@ -125,17 +122,22 @@ class Heap:
                 self.remove(number)
             self.add(chunk)
 
-    def remove(self, chunk: int) -> Chunk:
-        """Forget a chunk; its views stay valid."""
-        removed = self.chunks.pop(chunk)
+    def settle(self, chunk: Chunk) -> None:
+        """Take a chunk that a transaction has made for committed."""
+        self.add(chunk)
+        self.drafts.pop(chunk.id, None)
+
+    def remove(self, chunk: int) -> None:
+        """Forget a chunk, whether it was committed or not; its views stay valid."""
+        self.chunks.pop(chunk, None)
+        self.drafts.pop(chunk, None)
         self.arrays.pop(chunk, None)
         self.live_arrays.pop(chunk, None)
-        return removed
 
     def retire(self, retired: Retired) -> None:
         """Forget a chunk that was replaced, but for those who still hold it."""
         chunk = retired.chunk
-        self._retired_bounds[chunk.id] = (chunk.header.data_offset, chunk.free)
+        self._retired_bounds[chunk.id] = (chunk.header.data_offset, chunk.committed)
         self.retired[chunk.id] = retired
         self.remove(chunk.id)
 
@@ -203,157 +205,9 @@ class Heap:
         """Return where the data of a chunk begins and ends, of a replaced one too: old snapshots name it."""
         chunk = self.chunks.get(chunk_id)
         if chunk is not None:
-            return chunk.header.data_offset, chunk.free
+            return chunk.header.data_offset, chunk.committed
         bounds = self._retired_bounds.get(chunk_id)
         if bounds is None:
             found = f"key {rows['key'][0]} in chunk {chunk_id}"
             raise CorruptionError(self.name, found=found, expected=f"one of the chunks {sorted(self.chunks)}")
         return bounds
-
-    # ------------------------------------------------------------------ writing
-
-    def roll(self, size: int = 0) -> Chunk:
-        """Start a new chunk, with room for a record of `size` bytes."""
-        return self.begin(self._create_chunk(self, size))
-
-    def begin(self, chunk: Chunk) -> Chunk:
-        """Add a chunk that the open transaction made, and go on there."""
-        self.add(chunk)
-        self.created.add(chunk.id)
-        self.touched[chunk.id] = chunk
-        self._open = chunk
-        return chunk
-
-    def _room(self, size: int) -> Chunk:
-        """Return a chunk that can take a record of `size` bytes and its row."""
-        chunk = self._open
-        if chunk is None and self.chunks:
-            chunk = self.chunks[max(self.chunks)]
-            chunk.prepare()
-            self._open = self.touched[chunk.id] = chunk
-        elif chunk is not None and self.durable:
-            chunk.start_flush()
-        if chunk is None or chunk.free + size + ROW_SIZE > chunk.limit:
-            chunk = self.roll(size)
-        return chunk
-
-    def put(self, key: int, items: npt.NDArray[Any], flags: int = 0) -> bytes:
-        """Store one record and return its packed row.
-
-        Raises
-        ------
-        OSError
-            ENOSPC when the disk is full; then nothing changed.
-        """
-        size = items.nbytes
-        chunk = self._open
-        if chunk is None or chunk.free + size + ROW_SIZE > chunk.limit:
-            chunk = self._room(size)
-        offset = chunk.free
-        end = offset + size
-        if end > chunk.reserved:
-            chunk.reserve(end)
-        chunk.free = end  # first: should the store fail, its bytes are a gap, and what is above stays zeros
-        chunk.limit -= ROW_SIZE
-        if size:
-            chunk.store(offset, items, size)
-        return ROW.pack(key, offset, len(items), chunk.id, flags)
-
-    def put_zeros(self, key: int, length: int, flags: int) -> bytes:
-        """Allocate one zeroed record and return its packed row; a large one stays sparse."""
-        size = length * self.item_size
-        chunk = self._room(size)
-        offset = chunk.free
-        if size <= SPARSE_SIZE:
-            chunk.reserve(offset + size)
-        chunk.free = offset + size
-        chunk.limit -= ROW_SIZE
-        return ROW.pack(key, offset, length, chunk.id, flags)
-
-    def put_many(
-        self, keys: Keys, items: npt.NDArray[Any], lengths: npt.NDArray[np.int64], flags: int = 0
-    ) -> list[Stretch]:
-        """Store many records back to back, over as many chunks as they need, and return their rows in order."""
-        starts = _starts(lengths)
-        stretches = []
-        first, last = 0, len(keys)
-        while first < last:
-            chunk = self._room(int(lengths[first]) * self.item_size)
-            needed = partial(_needed, starts, first, self.item_size)
-            upto = bisect_right(range(last + 1), chunk.limit - chunk.free, lo=first, key=needed) - 1
-            start = self._put_some(chunk, items[starts[first] : starts[upto]], upto - first)
-            moved = _moved(starts[first : upto + 1], start - int(starts[first]))
-            stretches.append(Stretch(keys[first:upto], moved, chunk.id, flags, self.item_size))
-            first = upto
-        return stretches
-
-    def _put_some(self, chunk: Chunk, items: npt.NDArray[Any], row_count: int) -> int:
-        """Store the items of some records, for which a chunk has room, and return where, in items."""
-        offset, size = chunk.free, items.nbytes
-        chunk.reserve(offset + size)
-        chunk.free = offset + size
-        chunk.limit -= ROW_SIZE * row_count
-        if size:
-            chunk.store(offset, items, size)
-        return offset // self.item_size
-
-    def bury(self, keys: npt.NDArray[np.uint64], flags: int = TOMBSTONE) -> Run:
-        """Return tombstones for these keys, with room made for them in the directories."""
-        runs = []
-        first = 0
-        while first < len(keys):
-            chunk = self._room(0)
-            upto = min(len(keys), first + (chunk.limit - chunk.free) // ROW_SIZE)
-            chunk.limit -= ROW_SIZE * (upto - first)
-            runs.append(make_run(keys[first:upto], 0, 0, chunk.id, flags))
-            first = upto
-        return np.concatenate(runs) if runs else make_run(keys, 0, 0, 0)
-
-    def bury_one(self, key: int, flags: int = TOMBSTONE) -> bytes:
-        """Return one packed tombstone."""
-        chunk = self._room(0)
-        chunk.limit -= ROW_SIZE
-        return ROW.pack(key, 0, 0, chunk.id, flags)
-
-    def start_flush(self) -> None:
-        """Have the system begin to write what the open transaction stored."""
-        for chunk in self.touched.values():
-            chunk.start_flush()
-
-    def settle(self) -> None:
-        """Forget what the open transaction used: it was committed."""
-        for chunk in self.touched.values():
-            chunk.seek(chunk.free, chunk.directory)
-        self.touched = {}
-        self.created = set()
-        self._open = None
-
-    def rewind(self, *, keep: bool) -> list[Chunk]:
-        """Take back what the open transaction used, and return the chunks that it made.
-
-        With `keep`, views of its records were handed out: their bytes stay as they are.
-        """
-        made = [self.remove(self.touched.pop(chunk).id) for chunk in sorted(self.created)]
-        for chunk in self.touched.values():
-            chunk.rewind(keep=keep)
-        self.settle()
-        return made
-
-
-def _starts(lengths: npt.NDArray[np.int64]) -> range | npt.NDArray[np.int64]:
-    """Return where each record begins among the items of all, and where the last one ends."""
-    length = int(lengths[0]) if len(lengths) else 0
-    if length and (lengths == length).all():
-        return range(0, len(lengths) * length + 1, length)
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-
-
-def _moved(starts: range | npt.NDArray[np.int64], by: int) -> range | npt.NDArray[np.int64]:
-    if isinstance(starts, range):
-        return range(starts.start + by, starts.stop + by, starts.step)
-    return starts + by
-
-
-def _needed(starts: range | npt.NDArray[np.int64], first: int, item_size: int, upto: int) -> int:
-    """Return how many bytes records and their rows take, at most."""
-    return int(starts[upto] - starts[first]) * item_size + (upto - first) * ROW_SIZE

@@ -150,8 +150,6 @@ def _take(storage: Storage, frozen: set[int], draft: Paths, held: contextlib.Exi
         taken = Taken(view, superblock, {}, [], list(storage.gone))
         for heap in storage.heaps.values():
             for chunk, *ends in storage.places(heap, view.commit):
-                if ends[1] == chunk.header.file_size:  # an open transaction has made it
-                    continue
                 taken.heads[chunk.id] = head = (ends[0], ends[1])
                 linkable = chunk.id in frozen and not heap.is_lent(chunk.id)
                 if not linkable or not files.link(chunk.path, draft.chunk(chunk.id)):

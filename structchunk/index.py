@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import struct
-import threading
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ from .clock import Clock
 from .errors import ClosedError, CorruptionError, StoreNotFound
 from .extent import Extent, Run, unpack_row
 from .leveldb import REBUILD, LevelDB
+from .mutex import Mutex
 from .piece import Piece
 from .table import Change, Table, keys_of_store
 
@@ -172,7 +172,7 @@ class Index:
         self.database, version, self.next_chunk, self.checkpoint, batch = _CHECKPOINT.unpack(checkpoint)
         if version != VERSION:
             raise self._damaged(f"format version {version}", f"version {VERSION}")
-        self._clock = Clock(_U8.unpack(last)[0])
+        self._clock = Clock(_U8.unpack(last)[0], self._mend)
         self._budget = Budget()
         self._checkpoint_batch = batch
         batches = [] if is_sound else [key for key, _ in leveldb.read(b"B", b"C", 1 << 32)]
@@ -275,19 +275,22 @@ class Index:
         return table
 
     def remove_table(self, store: int) -> None:
-        """Forget a store that was never committed."""
-        del self._tables[store], self.live[store]
+        """Forget a store that was never committed, if it is known."""
+        self._tables.pop(store, None)
+        self.live.pop(store, None)
 
     def record_count(self, store: int) -> int:
         """Return how many records the store has, as of the latest commit."""
         self.table(store)
+        self._clock.check()
         # A copy of the values: another thread may add a chunk meanwhile.
         return sum(count.record_count for count in list(self.live.get(store, {}).values()))
 
     def view(self) -> View:
         """Return the index as of the latest commit."""
-        with self._clock.lock:
-            clock = self._clock
+        clock = self._clock
+        clock.check()
+        with clock.lock:
             return View(self, self._tables, clock.last, clock.version, self.leveldb.snapshot())
 
     def keep(self, things: Iterable[object]) -> None:
@@ -303,6 +306,7 @@ class Index:
         Views of before go on with the LevelDB of before. Stores that are not there any more answer with
         StoreNotFound; new ones are the caller's to add.
         """
+        self._clock.check()
         with self._clock.lock:
             self._clock.version += 1  # before the caches: a reader that saw them must see this
             self.leveldb = newer.leveldb
@@ -396,14 +400,32 @@ class Index:
             puts += change.puts
             removed += change.deletes
         clock = self._clock
+        clock.check()
         with clock.lock:
-            clock.version += 1  # before the caches: a reader that saw them must see this
-            self.leveldb.write(puts, removed)
-            clock.last = commit
-            for store, figures in counts.items():
-                self.live[store].update(figures)
-            for store, change in changes.items():
-                self._tables[store].apply(change)
+            try:
+                clock.is_changing = True
+                clock.version += 1  # before the caches: a reader that saw them must see this
+                self.leveldb.write(puts, removed)
+                clock.last = commit
+                for store, figures in counts.items():
+                    self.live[store].update(figures)
+                for store, change in changes.items():
+                    self._tables[store].apply(change)
+                clock.is_changing = False
+            except BaseException:
+                clock.is_changing, clock.is_torn = False, True
+                raise
+
+    def _mend(self) -> None:
+        """Read anew what a change that was cut short may have left of before it, or of after it, in memory."""
+        self._clock.version += 1
+        self._clock.last = _U8.unpack(self.leveldb.get(LAST) or b"")[0]
+        catalog = self._read_catalog()
+        known = {entry["store"] for entry in catalog.values()}
+        self._replace_catalog(catalog, {entry["store"] for entry in self.catalog.values()} - known)
+        for store, table in self._tables.items():
+            self.live[store] = self.read_live(store)
+            table.forget()
 
     def _fold_if_due(self, store: int) -> None:
         table = self._tables[store]
@@ -442,9 +464,19 @@ class Index:
             self.heads.pop(chunk, None)
             self.live.get(store, {}).pop(chunk, None)
 
+    def refuse_inside(self) -> None:
+        """Raise LockedError if this thread is in the middle of a call here."""
+        self._clock.mutex.refuse_mine()
+        self.leveldb.refuse_inside()
+
+    def is_entered(self) -> bool:
+        """Tell whether this thread is in the middle of a call here, which something has interrupted to ask."""
+        return self._clock.mutex.is_mine() or self.leveldb.is_entered()
+
     def disown(self) -> None:
         """Forget everything in a forked child, whatever locks other threads held when it was forked."""
-        self._clock.lock = threading.RLock()
+        self._clock.mutex = Mutex()
+        self._clock.is_changing = self._clock.is_torn = False
         self.forget()
 
     def forget(self) -> None:

@@ -38,10 +38,11 @@ class OwnTransaction:
     """The transaction of a single write; entering it gives the staging of the one store that is written."""
 
     def __init__(self, database: Writable, heap: Heap) -> None:
-        self._transaction = database.transaction()
+        self._database = database
         self._heap = heap
 
     def __enter__(self) -> Staging:
+        self._transaction = self._database.transaction()
         try:
             return self._transaction.staging(self._heap)
         except BaseException:

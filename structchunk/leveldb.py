@@ -14,7 +14,6 @@ import errno
 import os
 import shutil
 import stat
-import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable
@@ -24,6 +23,7 @@ import plyvel
 
 from . import files
 from .errors import ClosedError, CorruptionError
+from .mutex import Mutex
 
 Pair = tuple[bytes, bytes]
 _SMALL_LOG = 1 << 16
@@ -60,12 +60,14 @@ _inherited = False
 class Gate:
     """Gives out a handle until it is shut: ``with gate.lock, gate as handle``. Leaving translates errors.
 
-    One call at a time goes in, so that none is in flight when the gate is shut. The lock is a plain one and is
-    taken by its own ``with``: whatever Ctrl-C interrupts, it is let go.
+    One thread at a time goes in, so that no call is in flight when the gate is shut. The lock is taken by its own
+    ``with``: whatever Ctrl-C interrupts, it is let go. A finaliser or signal handler that interrupts a call may
+    make another one, but for shutting.
     """
 
     def __init__(self, path: str, handle: Any) -> None:
-        self.lock = threading.Lock()
+        self.mutex = Mutex()
+        self.lock = self.mutex.lock
         self._path = path
         self._handle = handle
         self._refusal = ""
@@ -76,6 +78,10 @@ class Gate:
         """Raise ClosedError once the gate is shut."""
         if self._refusal:
             raise ClosedError(self._refusal)
+
+    def is_open(self) -> bool:
+        """Tell whether it was not shut yet."""
+        return not self._refusal
 
     def __enter__(self) -> Any:
         self.check()
@@ -88,20 +94,23 @@ class Gate:
             raise _translated(self._path, error) from error
 
     def shut(self, refusal: str) -> Any:
-        """Refuse further calls, and return the handle; None if it was shut before."""
+        """Refuse further calls, and return the handle, to be closed; None once that was done."""
+        self.mutex.refuse_mine()
         with self.lock:
-            if self._refusal:
-                return None
-            self._refusal = refusal  # from here on no snapshot goes before the handle is closed
-            handle, self._handle = self._handle, None
-            return handle
+            self._refusal = self._refusal or refusal  # from here on no snapshot goes before the handle is closed
+            return self._handle
+
+    def forget(self) -> None:
+        """Let the handle go, which was closed."""
+        self._handle = None
 
     def disown(self) -> None:
         """Give the handle up without touching it: in a forked child, closing it would hang."""
         for given_up in (self._handle, *self._discarded):
             _leak(given_up)
         self._handle = None
-        self.lock = threading.Lock()
+        self.mutex = Mutex()
+        self.lock = self.mutex.lock
         self._refusal = FORKED
 
     def discard(self, snapshot: Any) -> None:
@@ -219,6 +228,18 @@ class LevelDB:
         """Raise ClosedError after :meth:`close`, or in a forked child."""
         self._gate.check()
 
+    def is_open(self) -> bool:
+        """Tell whether it is."""
+        return self._gate.is_open()
+
+    def refuse_inside(self) -> None:
+        """Raise LockedError if this thread is in the middle of a call."""
+        self._gate.mutex.refuse_mine()
+
+    def is_entered(self) -> bool:
+        """Tell whether this thread is in the middle of a call, which something has interrupted to ask."""
+        return self._gate.mutex.is_mine()
+
     def snapshot(self) -> Snapshot:
         """Return the present state, for `get`, `read` and `read_back`."""
         with self._gate.lock, self._gate as handle:
@@ -293,15 +314,13 @@ class LevelDB:
         handle = self._gate.shut(CLOSED)
         if handle is None:
             return
-        if self._private:
-            if not _inherited:
-                handle.close()
-            return
-        if self._log_size() > _SMALL_LOG:
+        if not self._private and self._log_size() > _SMALL_LOG:
             # Compacting an empty range flushes the memory table, so that the next open replays nothing.
-            with contextlib.suppress(plyvel.Error):
+            with contextlib.suppress(plyvel.Error, RuntimeError):  # the latter if another thread was quicker
                 handle.compact_range(start=b"\xff", stop=b"\xff\xff")
-        handle.close()
+        if not (self._private and _inherited):
+            handle.close()
+        self._gate.forget()
 
     def _log_size(self) -> int:
         try:

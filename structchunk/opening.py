@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from . import files
+from . import files, leftovers
 from .database import Database
 from .header import PAGE, round_up
 from .lock import Lock
@@ -85,6 +85,7 @@ def open(
     size = operator.index(chunk_size)
     if not MIN_CHUNK_SIZE <= size <= MAX_CHUNK_SIZE:
         raise ValueError(f"chunk_size is {size}; it must be from {MIN_CHUNK_SIZE} to {MAX_CHUNK_SIZE} bytes")
+    leftovers.clear()
     root = os.path.realpath(path)
     exists = os.path.lexists(os.path.join(root, "superblock"))
     if mode == "x" and exists:
@@ -123,6 +124,7 @@ def rebuild_index(path: str | os.PathLike[str], progress: Callable[[int, int], o
     Whatever state the index is in, and if there is none, this gives the last whole commit: its stores and their
     types, every record, no deleted one, and nothing of a transaction that was not committed.
     """
+    leftovers.clear()
     paths = Paths(os.path.realpath(path))
     check_there(paths, for_rebuild=True)
     lock = Lock(paths.lock)

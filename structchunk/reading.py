@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 
-from . import files
+from . import files, leftovers
 from .chunk import Chunk, read_header
 from .clone import clone_leveldb, link_file, state_of
 from .errors import CorruptionError, ReadOnlyError
@@ -77,17 +77,17 @@ class ReadStorage(Storage):
         """Return a message with the paths of the database's own files."""
         return self._copies.original(text)
 
-    @staticmethod
-    def create_chunk(heap: Heap, size: int) -> Chunk:
-        """Refuse; bound to nothing, so that a heap does not keep the clone of its time."""
-        raise ReadOnlyError(f"store {heap.name!r} is open for reading")
-
     def refresh(self) -> None:
         """Show the newest commit. Reads in flight, and snapshots, go on with the clone of before."""
+        leftovers.clear()
         with self.committing():
-            self.index.leveldb.check_open()
-            if self.state is None or self.state != self._copies.state():
-                self._show(self._copies.read())
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Show the newest commit; the caller holds the lock."""
+        self.index.leveldb.check_open()
+        if self.state is None or self.state != self._copies.state():
+            self._show(self._copies.read())
 
     def _show(self, newer: ReadStorage) -> None:
         """Take over what a newer storage has: chunks first, since the index must not name one that is not there."""

@@ -382,7 +382,7 @@ def _add_heaps(storage: Storage, catalog: Catalog, log: Log, without: Container[
         store, path = entry["store"], storage.paths.root
         chunks = by_store.get(store, [])
         schema = schema_from_descriptor(entry["schema"], chunks[0].path if chunks else path)
-        heap = Heap(store, name, schema, storage.create_chunk)
+        heap = Heap(store, name, schema)
         for chunk in chunks:
             if chunk.header.item_size != heap.item_size:
                 found = f"items of {chunk.header.item_size} bytes"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,20 +77,29 @@ class SharedDatabase(Database):
         if state != self._seen:
             with self._reading.committing():
                 if read_superblock(self._reading.paths.superblock).checkpoint != self._reading.index.last:
-                    self._reading.refresh()
+                    self._reading.catch_up()
                 self._seen = state  # last: until then other threads wait here, too
 
     def _binding(self, heap: Heap) -> AtLatest:
         return AtShared(self, heap)
 
     def _begin_writing(self) -> Storage:
-        self._writing = self._open_in_turn()
-        return self._writing
+        self._end_writing()  # of a transaction that was given up
+        self._writing = storage = self._open_in_turn()
+        return storage
 
     def _end_writing(self) -> None:
-        storage, self._writing = self._writing, None
-        if storage is not None:
-            storage.close()
+        if self._writing is not None:
+            self._writing.close()
+            self._writing = None
+
+    def _close_storage(self) -> None:
+        self._end_writing()
+        super()._close_storage()
+
+    def _closer(self) -> Callable[[], None]:
+        storages = [storage for storage in (self._writing, self.storage) if storage is not None]
+        return partial(_close_each, storages)
 
     def sync(self) -> None:
         """Do nothing: what a transaction wrote is on disk when it has ended."""
@@ -100,3 +110,8 @@ class SharedDatabase(Database):
         if self._writing is not None:
             self._writing.disown()
         super().disown()
+
+
+def _close_each(storages: Iterable[Storage]) -> None:
+    for storage in storages:
+        storage.close()

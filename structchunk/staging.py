@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .allocator import Allocator
 from .extent import (
     LIVE,
     TOMBSTONE,
@@ -25,7 +26,7 @@ from .extent import (
     run_from_bytes,
     unpack_row,
 )
-from .heap import Heap, Retired
+from .heap import Retired
 from .piece import (
     Keys,
     Piece,
@@ -58,18 +59,18 @@ class Staging:
     n log n in whatever pieces they come. Bulk writes in ascending order, as long as there is nothing else and
     nobody asks what they were, stay the stretches that they are.
 
+    Whatever interrupts a call, what it changes is staged whole or not at all: each change is one assignment.
+
     Attributes
     ----------
-    lent : bool
-        A view of uncommitted bytes was handed out, so an abort must leave them as they are.
     changes : int
         Counts writes.
     """
 
-    def __init__(self, heap: Heap, table: Table, record_count: Callable[[], int]) -> None:
-        self.heap = heap
+    def __init__(self, allocator: Allocator, table: Table, record_count: Callable[[], int]) -> None:
+        self.heap = allocator.heap
+        self.allocator = allocator
         self.table = table
-        self.lent = False
         self.changes = 0
         self.rows: dict[int, bytes] = {}
         self.edits: dict[int, Edit] = {}
@@ -82,22 +83,27 @@ class Staging:
 
     def put(self, key: int, items: npt.NDArray[Any], flags: int = 0) -> None:
         """Store one record."""
-        rows = self.rows
-        rows[key] = self.heap.put(key, items, flags)
-        self.changes += 1
+        row = self.allocator.put(key, items, flags)
         if self.edits:
-            self.edits.pop(key, None)
+            self._stage(key, row)
+            return
+        rows = self.rows
+        rows[key] = row
+        self.changes += 1
         if len(rows) > _MANY_ROWS:
             self._pack_rows()
 
     def put_zeros(self, key: int, length: int) -> Extent:
         """Allocate one zeroed record that may change in place."""
-        row = self.heap.put_zeros(key, length, LIVE | ZERO)
-        self.rows[key] = row
-        self.edits.pop(key, None)
-        self.changes += 1
-        self.lent = True
+        row = self.allocator.put_zeros(key, length, LIVE | ZERO)
+        self._stage(key, row)
         return unpack_row(row)
+
+    def _stage(self, key: int, row: bytes) -> None:
+        """Take a packed row in place of what the key had, an edited object too."""
+        edits = {other: edit for other, edit in self.edits.items() if other != key}
+        self.rows[key], self.edits = row, edits
+        self.changes += 1
 
     def put_many(
         self,
@@ -108,12 +114,12 @@ class Staging:
     ) -> None:
         """Store many records; of equal keys the last one stays."""
         if is_sorted(keys) and self._is_beyond(keys):
-            self._appended += self.heap.put_many(_own(keys), items, lengths, flags)
+            self._appended += self.allocator.put_many(_own(keys), items, lengths, flags)
             self.changes += 1
             if len(self._appended) > _MANY_PIECES:
                 self._join_appended()
         else:
-            self._add(last_wins(joined(self.heap.put_many(keys, items, lengths, flags))))
+            self._add(last_wins(joined(self.allocator.put_many(keys, items, lengths, flags))))
 
     def _is_beyond(self, keys: npt.NDArray[np.uint64]) -> bool:
         """Tell whether ascending keys go on where those of bulk writes ended, and nothing else was staged."""
@@ -137,9 +143,7 @@ class Staging:
         row = self.staged(key) or self.table.find(key)
         if row is None or row[4] & TOMBSTONE:
             return False
-        self.rows[key] = self.heap.bury_one(key)
-        self.edits.pop(key, None)
-        self.changes += 1
+        self._stage(key, self.allocator.bury_one(key))
         return True
 
     def delete_range(self, start: int, stop: int) -> int:
@@ -148,7 +152,7 @@ class Staging:
         if not found:
             return 0
         keys = np.concatenate(found)
-        self._add(self.heap.bury(keys))
+        self._add(self.allocator.bury(keys))
         return len(keys)
 
     def add_edit(self, key: int, private: Any) -> None:
@@ -160,47 +164,49 @@ class Staging:
         for key, (private, stored) in list(self.edits.items()):
             now = bytes(private)
             if now != stored:
-                self.put(key, np.frombuffer(now, self.heap.schema.dtype), LIVE)
+                items = np.frombuffer(now, self.heap.schema.dtype)
+                self.rows[key] = self.allocator.put(key, items, LIVE)
                 self.edits[key] = Edit(private, now)
+                self.changes += 1
 
     def _add(self, run: Run) -> None:
-        self.changes += 1
-        for key in [key for key in self.edits if find_one(run, key) is not None]:
-            del self.edits[key]
         self._pack_rows()
-        if len(run):
-            self._runs.append(run)
+        edits = {key: edit for key, edit in self.edits.items() if find_one(run, key) is None}
+        runs = [*self._runs, run] if len(run) else self._runs
+        self._runs, self.edits = runs, edits
+        self.changes += 1
         self._merge_tiers()
 
     def _pack_rows(self) -> None:
         if self._appended:  # older than all else
-            self._runs.insert(0, joined(self._appended))
-            self._appended = []
+            runs = [joined(self._appended), *self._runs]
+            self._runs, self._appended = runs, []
         if self.rows:
-            self._runs.append(last_wins(run_from_bytes(b"".join(self.rows.values()))))
-            self.rows = {}
+            runs = [*self._runs, last_wins(run_from_bytes(b"".join(self.rows.values())))]
+            self._runs, self.rows = runs, {}
             self._merge_tiers()
 
     def _merge_tiers(self) -> None:
-        runs = self._runs
-        while len(runs) > 1 and 2 * len(runs[-1]) >= len(runs[-2]):
-            newer = runs.pop()
-            runs[-1] = overlay(newer, runs[-1])
+        while len(self._runs) > 1 and 2 * len(self._runs[-1]) >= len(self._runs[-2]):
+            self._merge_last()
+
+    def _merge_last(self) -> None:
+        *older, one, newer = self._runs
+        self._runs = [*older, overlay(newer, one)]
 
     def run(self) -> Run:
         """Return all staged rows, tombstones included."""
         self.store_edits()
         self._pack_rows()
         while len(self._runs) > 1:
-            newer = self._runs.pop()
-            self._runs[-1] = overlay(newer, self._runs[-1])
+            self._merge_last()
         return self._runs[0] if self._runs else empty_run()
 
     def is_changed(self) -> bool:
         """Tell whether there is anything to commit: rows, or a chunk that the store does not have yet."""
         if self.edits:
             self.store_edits()
-        return bool(self.heap.touched)
+        return bool(self.allocator.rooms)
 
     def only_row(self) -> bytes | None:
         """Return the staged row if there is just one, put alone."""
@@ -237,7 +243,7 @@ class Staging:
             return self.table.find(key)
         if row[4] & TOMBSTONE:
             return None
-        self.lent = True
+        self.allocator.lend()
         return row
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
@@ -245,14 +251,16 @@ class Staging:
         staged = self.run()
         where = np.searchsorted(staged["key"], keys)
         found = find_equal(staged, keys, where)
-        self.lent = self.lent or bool(found.any())
+        if found.any():
+            self.allocator.lend()
         rows = self.table.lookup(keys)
         rows[found] = staged[where[found]]
         return rows
 
     def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
         """Yield the live rows of a key range, as this transaction sees it, as consecutive pieces."""
-        self.lent = self.lent or len(clip(self.run(), start, stop)) > 0
+        if len(clip(self.run(), start, stop)):
+            self.allocator.lend()
         return self._pieces(start, stop, reverse=reverse)
 
     def _pieces(self, start: int, stop: int, *, reverse: bool) -> Iterator[Piece]:

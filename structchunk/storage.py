@@ -7,13 +7,9 @@ read or write, is for the layers above; what opening does after a crash is in ``
 from __future__ import annotations
 
 import contextlib
-import os
-import threading
 import time
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
@@ -21,17 +17,17 @@ import numpy.typing as npt
 from . import files
 from .background import Background
 from .chunk import Chunk
+from .commit import Part, append_parts, parts_of
 from .errors import FailedError
-from .extent import ROW_SIZE, TOMBSTONE, ZERO, Extent, unpack_row
+from .extent import ROW_SIZE, Extent
 from .header import PAGE, Header, round_up
 from .heap import Heap
 from .index import Catalog, Index, Prepared
 from .lending import Lending
-from .packed import ALL, Packed, pack
+from .mutex import Mutex
 from .paths import Paths
-from .piece import rows_of_chunk
 from .schema import Schema
-from .segment import SEGMENT_SIZE, data_crc, pack_record
+from .segment import SEGMENT_SIZE
 from .staging import Staging
 from .superblock import Superblock
 
@@ -40,14 +36,6 @@ CHECKPOINT_COMMITS = 1 << 17
 """After this many commits a checkpoint is made, so that opening after a crash has little to walk."""
 CHECKPOINT_SIZE = 1 << 30
 """And after this many bytes."""
-
-
-class Part(NamedTuple):
-    """What a commit will append to one chunk: its rows, and what gives the CRC of their records."""
-
-    chunk: Chunk
-    rows: Packed
-    crc: Callable[[], int]
 
 
 class Gone(NamedTuple):
@@ -78,10 +66,21 @@ class Hold(Protocol):
 class Storage:
     """The files of one database, open for writing.
 
+    Attributes
+    ----------
+    failure : str
+        What went wrong half-way; from then on nothing is written.
+    drafts : dict of int to Heap
+        Whose heap a chunk file is that was made by a transaction and is not committed.
+
     Notes
     -----
     Any number of threads may read heaps and index; the caller lets one stage and commit. Checkpoints may be
     made from any thread.
+
+    A change of state that takes several steps begins by setting ``_unfinished`` and ends by clearing it, each one
+    assignment. Whatever cuts it short, an error, an interrupt, a second one while the first is dealt with: who next
+    has the lock finds it set, and refuses to write.
     """
 
     is_copy = False
@@ -93,17 +92,18 @@ class Storage:
         self.index = index
         self.chunk_size = chunk_size
         self.heaps: dict[str, Heap] = {}
+        self.drafts: dict[int, Heap] = {}
         self.next_chunk = max(superblock.next_chunk, index.next_chunk)
         self.dirty: dict[int, Chunk] = {}
         self.directory_dirty = False
         self.epoch_pending = True
         self.gone: list[Gone] = []
         self.failure = ""
-        self._lock = lock
         self.lending = Lending()
-        self._creating: set[str] = set()
+        self._unfinished = ""
+        self._lock = lock
         self._unlinked: set[int] = set()
-        self._commit_lock = threading.RLock()
+        self._mutex = Mutex()
         self._uncheckpointed_size = 0
 
     # ------------------------------------------------------------------ stores and chunks
@@ -114,18 +114,30 @@ class Storage:
         self.index.add_table(heap.store, heap.item_size, heap.check)
 
     def new_heap(self, name: str, schema: Schema) -> Heap:
-        """Make the heap of a new store, with its first chunk, whose id is the store's id."""
-        heap = Heap(self.next_chunk, name, schema, self.create_chunk)
-        heap.roll()
-        self.index.add_table(heap.store, heap.item_size, heap.check)
-        return heap
+        """Return the heap of a new store, whose id is that of its first chunk, the next one to be made."""
+        return Heap(self.next_chunk, name, schema)
 
-    def create_chunk(self, heap: Heap, size: int) -> Chunk:
-        """Create the next chunk file of a store, with room for one record of `size` bytes."""
-        last = heap.chunks[max(heap.chunks)].header.file_size if heap.chunks else 0
-        usual = min(2 * last, MAX_CHUNK_SIZE) if last else self.chunk_size
+    @property
+    def store_lock(self) -> Any:
+        """Is held while files are written: nobody closes them meanwhile."""
+        return self._mutex.lock
+
+    def check_storable(self) -> None:
+        """Raise if the files are not to be written any more; the caller holds the lock."""
+        self.index.leveldb.check_open()
+        self._note_unfinished()
+        self.check_sound()
+
+    def create_chunk(self, heap: Heap, size: int, last_size: int) -> Chunk:
+        """Create the next chunk file of a store, with room for one record of `size` bytes.
+
+        It is twice as large as the one before, of `last_size` bytes; 0 if that is the store's last one.
+        """
+        if heap.chunks and not last_size:
+            last_size = heap.chunks[max(heap.chunks)].header.file_size
+        usual = min(2 * last_size, MAX_CHUNK_SIZE) if last_size else self.chunk_size
         draft = self._draft(heap, ())
-        return self._create(replace(draft, file_size=max(usual, _least_size(draft, size))))
+        return self._create(heap, replace(draft, file_size=max(usual, _least_size(draft, size))))
 
     def create_replacement(self, heap: Heap, size: int, rest: int, replaces: tuple[int, ...]) -> Chunk:
         """Create a chunk file in place of others.
@@ -137,21 +149,21 @@ class Storage:
         wanted, usual = _least_size(draft, rest), self.chunk_size
         while usual < min(wanted, MAX_CHUNK_SIZE):
             usual = min(2 * usual, MAX_CHUNK_SIZE)
-        return self._create(replace(draft, file_size=max(usual, _least_size(draft, size))))
+        return self._create(heap, replace(draft, file_size=max(usual, _least_size(draft, size))))
 
     def _draft(self, heap: Heap, replaces: tuple[int, ...]) -> Header:
         about = {"name": heap.name, "kind": heap.schema.kind, "schema": heap.schema.descriptor}
         fixed = (self.superblock.database, self.next_chunk, heap.store, heap.item_size)
         return Header(*fixed, 0, time.time_ns(), about, replaces)
 
-    def _create(self, header: Header) -> Chunk:
+    def _create(self, heap: Heap, header: Header) -> Chunk:
         path = self.paths.chunk(header.chunk)
-        with self._commit_lock:  # a checkpoint of another thread has either all of this, or nothing
-            self.next_chunk += 1  # first: should this be interrupted, the id is used up
-            self._creating.add(os.path.basename(path))
-            chunk = Chunk.create(path, header)
+        with self._mutex.lock:  # a checkpoint of another thread has either all of this, or nothing
+            self.check_storable()
+            # First: should this be interrupted, the id is used up, and the file will be cleared away.
+            self.next_chunk, self.drafts[header.chunk] = header.chunk + 1, heap
             self.directory_dirty = True
-            self.dirty[chunk.id] = chunk
+            chunk = heap.drafts[header.chunk] = Chunk.create(path, header)
         return chunk
 
     # ------------------------------------------------------------------ changes in place
@@ -160,7 +172,7 @@ class Storage:
         """Return an extent's items for changing in place; None if it is not current any more, or writing failed."""
         return None if self.failure else self.lending.array(heap, extent, self.checkpoint)
 
-    # ------------------------------------------------------------------ commit
+    # ------------------------------------------------------------------ what state it is in
 
     def check_usable(self) -> None:
         """Raise if nothing can be written."""
@@ -174,6 +186,28 @@ class Storage:
                 f"{self.paths.root}: an earlier write failed ({self.failure}), so what is on disk is not known; "
                 "close the database and open it again"
             )
+
+    def begin(self) -> None:
+        """Make ready for a transaction, or raise if nothing can be written."""
+        self._refuse_inside()
+        with self._mutex.lock:
+            self._note_unfinished()
+            self.check_usable()
+            self._sweep()
+
+    def _note_unfinished(self) -> None:
+        """Refuse to write from now on if a change was cut short. The caller holds the lock, and is in none."""
+        if self._unfinished and not self.failure:
+            self.failure = f"{self._unfinished} was interrupted"
+
+    def _refuse_inside(self) -> None:
+        """Raise LockedError if this call interrupts another one of its own thread, which holds locks."""
+        self._mutex.refuse_mine()
+        self.index.refuse_inside()
+
+    def is_entered(self) -> bool:
+        """Tell whether this thread is in the middle of a call here, which something has interrupted to ask."""
+        return self._mutex.is_mine() or self.index.is_entered()
 
     def places(self, heap: Heap, commit: int) -> list[Place]:
         """Return how far each chunk of a store reaches as of a commit, which is the latest one."""
@@ -190,12 +224,11 @@ class Storage:
     @contextlib.contextmanager
     def committing(self) -> Iterator[None]:
         """Hold off commits and checkpoints while the body runs."""
-        with self._commit_lock:
+        self._mutex.refuse_mine()
+        with self._mutex.lock:
             yield
 
-    def is_creating(self, name: str) -> bool:
-        """Tell whether a file in the chunk directory is one that an open transaction makes."""
-        return name in self._creating
+    # ------------------------------------------------------------------ commit
 
     def commit(
         self,
@@ -219,33 +252,31 @@ class Storage:
             The store that this commit drops; its staging has the row that says so.
         """
         created = list(created)
-        with self._commit_lock:
+        self._refuse_inside()
+        with self._mutex.lock:
+            self._note_unfinished()
             self.check_usable()
             stagings = [staging for staging in stagings if staging.is_changed()]
             if sync:
                 for staging in stagings:
-                    staging.heap.start_flush()  # goes on while checksums are made
+                    staging.allocator.start_flush()  # goes on while checksums are made
             with Background() as background:
-                parts = [part for staging in stagings for part in _parts(staging, background)]
+                parts = [part for staging in stagings for part in parts_of(staging, background)]
                 if not parts:
                     return
                 prepared = self._prepare(stagings, self._catalog(created, dropped))
             crcs = [part.crc() for part in parts]
             if self.epoch_pending:
-                self.checkpoint()
+                self._checkpoint()
             for part in parts:
-                part.chunk.reserve_directory(len(part.rows.body))
-            try:
-                self._append(parts, crcs, self.index.last + 1)
-                if sync:
-                    self._flush()
-                self.index.apply(self.index.last + 1, prepared)
-                self._settle(stagings, created, dropped)
-            except BaseException as error:
-                self._poison(error)
-                raise
-        if self._checkpoint_due():
-            self.checkpoint()
+                part.room.chunk.clear(part.room.free)
+                part.room.chunk.reserve_directory(len(part.rows.body))
+            self._unfinished = "a commit"
+            self._write_commit(parts, crcs, prepared, sync=sync)
+            self._settle(stagings, created, dropped)
+            self._unfinished = ""
+            if self._checkpoint_due():
+                self._checkpoint()
 
     def _catalog(self, created: list[Heap], dropped: Heap | None) -> Catalog | None:
         """Return the catalog after a commit, or None if it does not change it."""
@@ -259,15 +290,6 @@ class Storage:
             catalog[heap.name] = {"store": heap.store, **about}
         return catalog
 
-    def _append(self, parts: list[Part], crcs: list[int], commit: int) -> None:
-        epoch, count = self.superblock.epoch, len(parts)
-        for number, ((chunk, rows, _), crc) in enumerate(zip(parts, crcs, strict=True)):
-            start, free = chunk.committed, chunk.free
-            record = pack_record(chunk.id, commit, epoch, count, number, start, free, crc, rows)
-            self.dirty[chunk.id] = chunk
-            chunk.append_segment(rows.body, record, free)
-            self._uncheckpointed_size += free - start + len(rows.body)
-
     def _prepare(self, stagings: list[Staging], catalog: Catalog | None) -> Prepared:
         """Return what a commit does to the index."""
         row = stagings[0].only_row() if len(stagings) == 1 and catalog is None else None
@@ -277,10 +299,23 @@ class Storage:
         compacted = {staging.heap.store for staging in stagings if staging.replaced}
         return self.index.prepare(rows, catalog, compacted)
 
+    def _write_commit(self, parts: list[Part], crcs: list[int], prepared: Prepared, *, sync: bool) -> None:
+        commit = self.index.last + 1
+        for room, rows, _ in parts:
+            self.dirty[room.chunk.id] = room.chunk
+            self._uncheckpointed_size += room.free - room.chunk.committed + len(rows.body)
+        with self._poisoning():
+            append_parts(parts, crcs, commit, self.superblock.epoch)
+            if sync:
+                self._flush()
+            self.index.apply(commit, prepared)
+
     def _settle(self, stagings: list[Staging], created: list[Heap], dropped: Heap | None) -> None:
-        self._creating.clear()
         for staging in stagings:
-            staging.heap.settle()
+            for room in staging.allocator.rooms.values():
+                if room.is_new:
+                    staging.heap.settle(room.chunk)
+                    del self.drafts[room.chunk.id]
             self._retire(staging)
         for heap in created:
             self.heaps[heap.name] = heap
@@ -301,9 +336,14 @@ class Storage:
             heap.retire(old)
             self.gone.append(Gone(heap.store, old.chunk.id))
 
-    def _poison(self, error: BaseException) -> None:
-        """Refuse all further writes: what this one left on disk is unknown."""
-        self.failure = f"{type(error).__name__}: {error}"
+    @contextlib.contextmanager
+    def _poisoning(self) -> Iterator[None]:
+        """Say in later errors what has failed here; that something has, ``_unfinished`` says."""
+        try:
+            yield
+        except Exception as error:
+            self.failure = f"{type(error).__name__}: {error}"
+            raise
 
     def _flush(self) -> None:
         for chunk in self.dirty.values():
@@ -313,22 +353,27 @@ class Storage:
             files.flush_directory(self.paths.chunks)
             self.directory_dirty = False
 
-    def discard(self, stagings: Iterable[Staging], created: Iterable[Heap] = ()) -> None:
-        """Take back what was staged; after a failed commit leave everything for recovery."""
-        if self.failure:
-            return
-        with self._commit_lock:
-            for staging in stagings:
-                if staging.lent:
-                    self.dirty.update(staging.heap.touched)  # so that the next checkpoint keeps the gap
-                for chunk in staging.heap.rewind(keep=staging.lent):
-                    self.dirty.pop(chunk.id, None)
-                    self.lending.chunks.pop(chunk.id, None)
-                    files.unlink(chunk.path)
-            self._creating.clear()
-            for heap in created:
-                if self.heaps.get(heap.name) is not heap:  # else it was interrupted just after its commit
-                    self.index.remove_table(heap.store)
+    def discard(self) -> None:
+        """Take back what a transaction did that did not commit. After a failed commit all is left for recovery."""
+        if self.drafts:
+            self._mutex.refuse_mine()
+            with self._mutex.lock:
+                self._note_unfinished()
+                self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove the chunk files that no commit has named; no transaction is open that may yet commit them.
+
+        What interrupts it leaves the rest to the next call.
+        """
+        for chunk, heap in [] if self.failure else list(self.drafts.items()):
+            self.lending.chunks.pop(chunk, None)
+            self.dirty.pop(chunk, None)
+            heap.remove(chunk)
+            if chunk == heap.store:
+                self.index.remove_table(chunk)
+            files.unlink(self.paths.chunk(chunk))
+            self.drafts.pop(chunk)
 
     # ------------------------------------------------------------------ checkpoint
 
@@ -338,14 +383,18 @@ class Storage:
 
     def checkpoint(self) -> None:
         """Bring everything to disk, the index and changes made in place too; then unlink what is gone."""
-        with self._commit_lock:
-            self.check_usable()
-            try:
-                self._write_checkpoint()
-                self._unlink_gone()
-            except BaseException as error:
-                self._poison(error)
-                raise
+        self._refuse_inside()
+        with self._mutex.lock:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        self._note_unfinished()
+        self.check_usable()
+        self._unfinished = "a checkpoint"
+        with self._poisoning():
+            self._write_checkpoint()
+            self._unlink_gone()
+        self._unfinished = ""
 
     def _write_checkpoint(self) -> None:
         self.dirty.update(
@@ -396,24 +445,33 @@ class Storage:
         self.gone = []
 
     def close(self) -> None:
-        """Checkpoint, unless nothing changed or a write failed; then close the index and let the lock go."""
-        try:
-            unsaved = (
-                self.dirty or self.lending.chunks or self.gone or self.index.last != self.superblock.checkpoint
-            )
-            if unsaved and not self.failure:
-                self.checkpoint()
-        finally:
+        """Checkpoint, unless nothing changed or a write failed; then close the index and let the lock go.
+
+        Interrupted, it can be called again.
+        """
+        self._mutex.refuse_mine()
+        with self._mutex.lock:
             try:
-                self.index.close()
-                for heap in self.heaps.values():
-                    heap.close()
+                self._note_unfinished()
+                if self.index.leveldb.is_open():
+                    self._sweep()
+                    if self._has_unsaved() and not self.failure:
+                        self._checkpoint()
             finally:
-                self._lock.release()
+                try:
+                    self.index.close()
+                    for heap in self.heaps.values():
+                        heap.close()
+                finally:
+                    self._lock.release()
+
+    def _has_unsaved(self) -> bool:
+        is_behind = self.index.last != self.superblock.checkpoint
+        return bool(self.dirty or self.lending.chunks or self.gone or is_behind)
 
     def disown(self) -> None:
         """Let go of everything in a forked child, where it is the parent's, whatever locks threads held."""
-        self._commit_lock = threading.RLock()
+        self._mutex = Mutex()
         self.index.disown()
         self._lock.disown()
 
@@ -421,27 +479,3 @@ class Storage:
 def _least_size(draft: Header, size: int) -> int:
     """Return the size of a file that has room for a record of `size` bytes, or for as many of records and rows."""
     return round_up(draft.data_offset + size + ROW_SIZE + 2 * SEGMENT_SIZE, PAGE)
-
-
-def _parts(staging: Staging, background: Background) -> list[Part]:
-    """Return what a commit appends to each chunk that a store's staged rows touched; checksums go on meanwhile."""
-    heap = staging.heap
-    row = staging.only_row()
-    if row is not None and len(heap.touched) == 1:
-        chunk = next(iter(heap.touched.values()))
-        return [Part(chunk, Packed(ALL, 1, row), partial(_row_crc, chunk, unpack_row(row), heap.item_size))]
-    pieces = staging.all_pieces()
-    parts = []
-    for chunk in heap.touched.values():
-        rows = rows_of_chunk(pieces, chunk.id)
-        if len(rows) or chunk.free != chunk.committed or chunk.id in heap.created:
-            summed = partial(data_crc, memoryview(chunk.source), rows, heap.item_size)
-            crc = background.begin(summed, chunk.free - chunk.committed)
-            parts.append(Part(chunk, pack(rows, heap.item_size), crc))
-    return parts
-
-
-def _row_crc(chunk: Chunk, extent: Extent, item_size: int) -> int:
-    _, offset, length, _, flags = extent
-    covered = length and not flags & (TOMBSTONE | ZERO)
-    return zlib.crc32(chunk.source[offset : offset + length * item_size]) if covered else 0

@@ -249,6 +249,7 @@ class Table:
     def _block(self, key: int, at: At | None, *, wide: bool = False, reverse: bool = False) -> Block:
         """Return a block that answers for a key; a `wide` one holds many pages, if there are many."""
         clock = self._clock
+        clock.check()
         with clock.lock:
             version = clock.version
             latest = at is None or at.version == version
@@ -320,6 +321,7 @@ class Table:
 
     def delta_run(self, at: At | None = None) -> Run:
         """Return the delta, tombstones included, as of a commit or the latest one."""
+        self._clock.check()
         with self._clock.lock:
             if at is None or at.version == self._clock.version:
                 self._load_delta()
@@ -333,12 +335,13 @@ class Table:
     def _load_delta(self) -> None:
         if self._dropped:
             raise StoreNotFound(f"store {self._dropped!r} was dropped")
+        self._clock.check()
         with self._clock.lock:
             if not self._delta_loaded:
                 pairs = self._read_delta()
                 self._decode_delta(pairs)
-                self._delta = Delta((self._last_key(pair), pair[1]) for pair in pairs)
-                self._delta_loaded = True
+                delta = Delta((self._last_key(pair), pair[1]) for pair in pairs)
+                self._delta, self._delta_loaded = delta, True
 
     def drop(self, name: str) -> None:
         """Answer every further call with StoreNotFound."""
@@ -349,8 +352,8 @@ class Table:
         """Drop all that is cached, so that the next read asks LevelDB."""
         with self._clock.lock:
             self._cache.clear()  # first: find() takes no lock, and a block without the delta may be out of date
-            self._delta_loaded = False
-            self._delta = Delta()
+            delta = Delta()
+            self._delta, self._delta_loaded = delta, False
 
     def follow(self, leveldb: LevelDB) -> None:
         """Read from another LevelDB, which holds a newer state of the same store."""

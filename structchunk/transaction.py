@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from .aligned import Aligned
+from .allocator import Allocator
 from .array_store import ArrayStore
 from .errors import ClosedError, StoreNotFound
 from .extent import DROPPED, TOMBSTONE, Extent, Run
@@ -24,10 +27,50 @@ from .staging import Staging
 from .storage import Storage
 from .stores import Catalogue, check_store_name
 
-if TYPE_CHECKING:
-    pass
-
 CLOSED = "was aborted when the database was closed"
+
+
+class Ticket:
+    """The right of a transaction to be the only one, from when it is asked for until it ends.
+
+    Attributes
+    ----------
+    thread : int
+        Who asked.
+    transaction : weakref.ref or None
+        What got it; None before, and later it may have gone as garbage.
+    has_ended : bool
+        Given up. Setting it is one assignment, which nothing can interrupt, and takes no lock.
+    turn : Lock
+        What to wait for: it is let go when its turn has come.
+    """
+
+    def __init__(self, end: Callable[[Ticket], None]) -> None:
+        self.thread = threading.get_ident()
+        self.transaction: weakref.ref[Transaction] | None = None
+        self.has_ended = False
+        self.turn = threading.Lock()
+        self.turn.acquire()
+        self._end = end
+
+    def is_held(self) -> bool:
+        """Tell whether anyone holds it, or is about to."""
+        if self.has_ended:
+            return False
+        return self.transaction is None or self.transaction() is not None
+
+    def holder(self) -> Transaction | None:
+        """Return the transaction, if it has begun and is not gone."""
+        return None if self.transaction is None else self.transaction()
+
+    def call(self) -> None:
+        """Wake who waits with it."""
+        with contextlib.suppress(RuntimeError):  # it was woken before
+            self.turn.release()
+
+    def end(self) -> None:
+        """Give it up."""
+        self._end(self)
 
 
 class InTransaction:
@@ -95,10 +138,10 @@ class Transaction(Aligned):
     Commit returns when the change is on disk, or with ``sync=False`` when it is with the operating system.
     """
 
-    def __init__(self, storage: Storage, *, sync: bool, release: Callable[[], None]) -> None:
+    def __init__(self, storage: Storage, ticket: Ticket, *, sync: bool) -> None:
         self.storage = storage
+        self._ticket = ticket
         self._sync = sync
-        self._release = release
         self._stagings: dict[str, Staging] = {}
         self._created: dict[str, Heap] = {}
         self._dropped: Heap | None = None
@@ -132,14 +175,17 @@ class Transaction(Aligned):
         """Create a store in this transaction."""
         self.check_open()
         heap = self.storage.new_heap(check_store_name(name), schema)
-        self._created[name] = heap
-        self._staging(heap)
+        allocator = self._allocator(heap)
+        allocator.roll()
+        self.storage.index.add_table(heap.store, heap.item_size, heap.check)
+        staging = self._new_staging(allocator)
+        self._stagings[name], self._created[name] = staging, heap
 
     def drop(self, heap: Heap) -> None:
         """Drop a committed store; a transaction drops one store, and nothing else."""
         staging = self.staging(heap)
-        staging.rows[0] = heap.bury_one(0, TOMBSTONE | DROPPED)
-        self._dropped = heap
+        row = staging.allocator.bury_one(0, TOMBSTONE | DROPPED)
+        staging.rows[0], self._dropped = row, heap
 
     def schema(self, name: str) -> Schema | None:
         """Return the type of a store, or None if there is no such store."""
@@ -154,11 +200,15 @@ class Transaction(Aligned):
     def _staging(self, heap: Heap) -> Staging:
         staging = self._stagings.get(heap.name)
         if staging is None:
-            index = self.storage.index
-            staging = Staging(heap, index.table(heap.store), partial(index.record_count, heap.store))
-            self._stagings[heap.name] = staging
-            heap.durable = self._sync
+            staging = self._stagings[heap.name] = self._new_staging(self._allocator(heap))
         return staging
+
+    def _allocator(self, heap: Heap) -> Allocator:
+        return Allocator(heap, self.storage, durable=self._sync)
+
+    def _new_staging(self, allocator: Allocator) -> Staging:
+        index, store = self.storage.index, allocator.heap.store
+        return Staging(allocator, index.table(store), partial(index.record_count, store))
 
     def staging(self, heap: Heap) -> Staging:
         """Return what this transaction has changed in a committed store, by whichever heap it is known."""
@@ -200,25 +250,28 @@ class Transaction(Aligned):
 
     def abort(self) -> None:
         """Take all changes back. Idempotent; after a commit it does nothing."""
-        if self._ended:
+        if self._ticket.has_ended:
             return
         try:
-            self.storage.discard(self._stagings.values(), self._created.values())
+            self._ended = self._ended or "was aborted"
+            self.storage.discard()
+            self._ticket.end()
         finally:
-            self._end("was aborted")
+            self._ticket.has_ended = True
 
     def _end(self, how: str) -> None:
         self._ended = how
-        self._release()
+        self._ticket.end()
 
     def close(self) -> None:
         """Abort it because the database is closed: leaving its ``with`` block then tells so."""
-        self.abort()
         self._ended = CLOSED
+        self.abort()
 
     def disown(self) -> None:
         """End it in a forked child, where it is the parent's, without touching anything."""
         self._ended = "was begun before fork()"
+        self._ticket.has_ended = True
 
     def __enter__(self) -> Transaction:
         self.check_open()
@@ -233,6 +286,6 @@ class Transaction(Aligned):
             self.abort()
 
     def __del__(self) -> None:
-        if not getattr(self, "_ended", "was never begun"):
-            with contextlib.suppress(Exception):
-                self.abort()
+        # No lock, no file: the garbage collector may interrupt whoever holds them. The next one clears away.
+        if hasattr(self, "_ticket"):
+            self._ticket.has_ended = True

@@ -84,11 +84,11 @@ def _check_files(storage: Storage) -> Iterator[Problem]:
     """Yield what is in the database's directory and should not be, and what is not and should."""
     paths = storage.paths
     entries = list(os.scandir(paths.chunks))
-    creating = {entry.name for entry in entries if storage.is_creating(entry.name)}
     # In this order: what is there is being made, or is known by now, or was unlinked since.
-    known = {chunk for heap in list(storage.heaps.values()) for chunk in list(heap.chunks)}
+    known = set(storage.drafts)
+    known |= {chunk for heap in list(storage.heaps.values()) for chunk in list(heap.chunks)}
     known |= {gone.chunk for gone in list(storage.gone)}
-    names = creating | {os.path.basename(paths.chunk(chunk)) for chunk in known}
+    names = {os.path.basename(paths.chunk(chunk)) for chunk in known}
     for entry in entries:
         if not os.path.lexists(entry.path):
             continue
