@@ -40,6 +40,10 @@ class Space(Protocol):
     def check_storable(self) -> None:
         """Raise if the files are not to be written any more; the caller holds the lock."""
 
+    @property
+    def lent(self) -> dict[int, Chunk]:
+        """Takes the chunks in which a transaction must not be followed by another: views were handed out."""
+
     def create_chunk(self, heap: Heap, size: int, last_size: int) -> Chunk:
         """Make a store's next chunk, with room for a record of `size` bytes, behind one of `last_size` bytes."""
 
@@ -121,6 +125,7 @@ class Allocator:
         """Go on in a chunk that this transaction made."""
         if self._open is not None:
             self._spill(self._open)
+            self._start_flush(self._open)
         self._open = self.rooms[chunk.id] = room = Room(chunk, is_new=True)
         return room
 
@@ -231,11 +236,16 @@ class Allocator:
         """Write what is pending, and let no later transaction store there: views of it are handed out."""
         self.flush()
         for room in self.rooms.values():
+            self._space.lent[room.chunk.id] = room.chunk
             room.chunk.free = max(room.chunk.free, room.free)
 
     def start_flush(self) -> None:
         """Have the system begin to bring what was stored to disk."""
         for room in self.rooms.values():
+            room.start_flush()
+
+    def _start_flush(self, room: Room) -> None:
+        if self._durable:
             room.start_flush()
 
     def place(self, room: Room, offset: int, data: Any, size: int) -> None:
@@ -264,14 +274,12 @@ class Allocator:
         """Write bytes that go on where the file ends, so that nothing is pending."""
         if isinstance(data, np.ndarray):
             self._spill(room)
-            data = data.view(np.uint8)
+        self._start_flush(room)
         with self._space.store_lock:
             self._space.check_storable()
             room.chunk.store(room.stored, data, size)
         room.free = room.stored = room.stored + size
         room.pending = {}
-        if self._durable:
-            room.start_flush()
 
 
 def _starts(lengths: npt.NDArray[np.int64]) -> range | npt.NDArray[np.int64]:

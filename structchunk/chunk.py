@@ -247,7 +247,7 @@ class Chunk:
         if self._file is None:
             with files.advised(self.path):
                 self._file = files.File(self.path)
-        self._file.write(offset, data)
+        self._file.write(offset, data.view(np.uint8) if isinstance(data, np.ndarray) else data)
 
     def place(self, offset: int, data: Any, size: int) -> None:
         """Store a contiguous buffer, with blocks for no more than itself: nothing is to follow soon."""
@@ -298,8 +298,9 @@ class Chunk:
             if files.clear(self.path, self.free, self.directory):
                 self.flush()
         except OSError:
-            # Only whole pages of it: records that share the outer ones may be changing in place.
-            files.rewrite(self.path, round_up(self.free, PAGE), self.directory // PAGE * PAGE)
+            # Nothing of the sectors at its ends: records that share them may be changing in place.
+            start, stop = round_up(self.free, files.SECTOR), self.directory // files.SECTOR * files.SECTOR
+            files.rewrite(self.path, start, stop, unit=files.SECTOR)
             raise
         self._prepared = True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Protocol
+from weakref import WeakMethod
 
 from .mutex import Mutex
 
@@ -38,11 +39,11 @@ class Clock:
         A change is being made, by the thread that holds the lock.
     is_torn : bool
         A change was cut short: what is cached may be of before it, or of after it.
-    mend : callable
-        Makes the caches good again; the caller holds the lock.
+    mend : WeakMethod
+        Makes the caches good again; the caller holds the lock. It is weak, so that a lost index goes at once.
     """
 
-    def __init__(self, last: int, mend: Callable[[], None]) -> None:
+    def __init__(self, last: int, mend: WeakMethod[Callable[[], None]]) -> None:
         self.mutex = Mutex()
         self.last = last
         self.version = 0
@@ -67,6 +68,7 @@ class Clock:
             self.mutex.refuse_mine()
         if self.is_torn:
             with self.lock:
-                if self.is_torn:
-                    self.mend()
+                mend = self.mend()
+                if self.is_torn and mend is not None:
+                    mend()
                     self.is_torn = False

@@ -13,6 +13,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from .errors import CorruptionError
@@ -24,6 +25,8 @@ _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.
 _DIRECT = getattr(os, "O_DIRECT", 0)  # Linux has it
 _DIRECT_SIZE = 4096
 """What is written past the system's memory begins and ends at multiples of this."""
+SECTOR = 512
+"""Or, on most disks, of this. No file system has smaller blocks."""
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 _START_WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin, and do not wait
 START_FLUSH = "structchunk start_flush"
@@ -240,10 +243,10 @@ def copy(source: int, path: str, start: int, stop: int) -> None:
             write(path, offset, os.pread(source, min(COPY_SIZE, high - offset), offset))
 
 
-def rewrite(path: str, start: int, stop: int) -> None:
+def rewrite(path: str, start: int, stop: int, *, unit: int = _DIRECT_SIZE) -> None:
     """Write every page that has data in ``[start, stop)`` again, as it is; holes stay holes.
 
-    Whether it succeeds or fails, what is read there afterwards is what the disk was given.
+    At both ends, units of fewer bytes than a page may be what is written. Whether it succeeds or fails, what is read there afterwards is what the disk was given.
 
     Notes
     -----
@@ -252,13 +255,14 @@ def rewrite(path: str, start: int, stop: int) -> None:
     too, so that what reaches them reads as zeros one day. Hence this writes past the system's memory, which
     forgets the pages. No one may change them meanwhile.
     """
-    buffer = _aligned_buffer(min(COPY_SIZE, _round_up(stop - start) + _DIRECT_SIZE))
+    buffer = _aligned_buffer(min(COPY_SIZE, _round_up(stop - start, _DIRECT_SIZE) + _DIRECT_SIZE))
     errors = []
     with opened(path) as fd:
         for low, high in _written(fd, start, stop):
-            end = _round_up(high)
-            for offset in range(low // _DIRECT_SIZE * _DIRECT_SIZE, end, len(buffer)):
-                view = buffer[: end - offset]
+            first, end = low // unit * unit, _round_up(high, unit)
+            aligned = range(_round_up(first, _DIRECT_SIZE), end, len(buffer))
+            for offset, upto in pairwise(sorted({first, *aligned, end})):
+                view = buffer[: upto - offset]
                 try:
                     _write_direct(path, offset, view[: os.preadv(fd, [view], offset)])
                 except OSError as error:
@@ -267,8 +271,8 @@ def rewrite(path: str, start: int, stop: int) -> None:
         raise errors[0]
 
 
-def _round_up(offset: int) -> int:
-    return -(-offset // _DIRECT_SIZE) * _DIRECT_SIZE
+def _round_up(offset: int, unit: int) -> int:
+    return -(-offset // unit) * unit
 
 
 def _aligned_buffer(size: int) -> memoryview:

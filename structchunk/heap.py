@@ -128,11 +128,17 @@ class Heap:
         self.drafts.pop(chunk.id, None)
 
     def remove(self, chunk: int) -> None:
-        """Forget a chunk, whether it was committed or not; its views stay valid."""
+        """Forget a chunk; its views stay valid."""
         self.chunks.pop(chunk, None)
-        self.drafts.pop(chunk, None)
         self.arrays.pop(chunk, None)
         self.live_arrays.pop(chunk, None)
+
+    def discard(self, chunk: int) -> None:
+        """Forget a chunk that was not committed."""
+        if chunk in self.drafts:
+            self.drafts[chunk].unmap()
+        self.remove(chunk)
+        self.drafts.pop(chunk, None)
 
     def retire(self, retired: Retired) -> None:
         """Forget a chunk that was replaced, but for those who still hold it."""

@@ -17,6 +17,7 @@ import struct
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakMethod
 
 import numpy as np
 import numpy.typing as npt
@@ -172,7 +173,7 @@ class Index:
         self.database, version, self.next_chunk, self.checkpoint, batch = _CHECKPOINT.unpack(checkpoint)
         if version != VERSION:
             raise self._damaged(f"format version {version}", f"version {VERSION}")
-        self._clock = Clock(_U8.unpack(last)[0], self._mend)
+        self._clock = Clock(_U8.unpack(last)[0], WeakMethod(self._mend))
         self._budget = Budget()
         self._checkpoint_batch = batch
         batches = [] if is_sound else [key for key, _ in leveldb.read(b"B", b"C", 1 << 32)]

@@ -54,13 +54,17 @@ def create_storage(paths: Paths, lock: Lock, chunk_size: int) -> Storage:
         files.make_directory(paths.chunks)
     files.check_directory(paths.chunks)
     database = uuid.uuid4().bytes
-    index = Index.create(paths.index(1), database)
-    index.write_checkpoint(1, {})
-    files.flush_directory(paths.root)  # else the superblock might be found alone
     first = Superblock(database, 1, 1, 0, 1, 1)
-    create_superblock(paths.superblock, first)
-    files.flush_directory(paths.root)
-    files.flush_directory(os.path.dirname(paths.root))
+    index = Index.create(paths.index(1), database)
+    try:
+        index.write_checkpoint(1, {})
+        files.flush_directory(paths.root)  # else the superblock might be found alone
+        create_superblock(paths.superblock, first)
+        files.flush_directory(paths.root)
+        files.flush_directory(os.path.dirname(paths.root))
+    except BaseException:
+        index.close()
+        raise
     storage = Storage(paths, lock, first, index, chunk_size)
     storage.epoch_pending = False
     return storage

@@ -72,6 +72,8 @@ class Storage:
         What went wrong half-way; from then on nothing is written.
     drafts : dict of int to Heap
         Whose heap a chunk file is that was made by a transaction and is not committed.
+    lent : dict of int to Chunk
+        Those that a transaction has handed out views of.
 
     Notes
     -----
@@ -93,6 +95,7 @@ class Storage:
         self.chunk_size = chunk_size
         self.heaps: dict[str, Heap] = {}
         self.drafts: dict[int, Heap] = {}
+        self.lent: dict[int, Chunk] = {}
         self.next_chunk = max(superblock.next_chunk, index.next_chunk)
         self.dirty: dict[int, Chunk] = {}
         self.directory_dirty = False
@@ -355,21 +358,29 @@ class Storage:
 
     def discard(self) -> None:
         """Take back what a transaction did that did not commit. After a failed commit all is left for recovery."""
-        if self.drafts:
+        if self.drafts or self.lent:
             self._mutex.refuse_mine()
             with self._mutex.lock:
                 self._note_unfinished()
                 self._sweep()
 
     def _sweep(self) -> None:
-        """Remove the chunk files that no commit has named; no transaction is open that may yet commit them.
+        """Clear away what a transaction left that did not commit: no transaction is open here.
 
-        What interrupts it leaves the rest to the next call.
+        Chunk files that no commit has named go. Where views were handed out, their bytes stay as a gap. What
+        interrupts this leaves the rest to the next call.
         """
-        for chunk, heap in [] if self.failure else list(self.drafts.items()):
+        if self.failure:
+            return
+        for chunk, lent in list(self.lent.items()):
+            if lent.free != lent.committed:
+                lent.committed = lent.free
+                self.dirty[chunk] = lent  # so that the next checkpoint keeps the gap
+            self.lent.pop(chunk)
+        for chunk, heap in list(self.drafts.items()):
             self.lending.chunks.pop(chunk, None)
             self.dirty.pop(chunk, None)
-            heap.remove(chunk)
+            heap.discard(chunk)
             if chunk == heap.store:
                 self.index.remove_table(chunk)
             files.unlink(self.paths.chunk(chunk))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 import structchunk as sc
-from structchunk import background, chunk, leveldb, storage, table
+from structchunk import allocator, background, chunk, leveldb, storage, table
 
 CHUNK_SIZE = 16 << 10
 KEYS = 40
@@ -37,9 +37,9 @@ LIMITS: list[tuple[Any, str, Any]] = [
     (table, "PAGE_ROWS", 16),
     (table, "GROUP_PAGES", 3),
     (table, "MIN_FOLD_ROWS", 24),
-    (chunk, "BULK_SIZE", 700),
+    (allocator, "SPILL_SIZE", 700),
     (chunk, "MIN_STEP", 4096),
-    (chunk, "START_SIZE", 900),
+    (allocator, "START_SIZE", 900),
     (storage, "CHECKPOINT_COMMITS", 23),
     (leveldb, "_SMALL_LOG", 8 << 10),
 ]

@@ -22,7 +22,7 @@ from conftest import OpenDB
 from faults import leave_free
 
 import structchunk as sc
-from structchunk import chunk, files
+from structchunk import allocator, files
 from structchunk.index import Index
 
 DISK_ERRORS = (errno.EIO, errno.ENOSPC)
@@ -34,7 +34,8 @@ VALUES = np.random.default_rng(5).random((COUNT, WIDTH))
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunk, "START_SIZE", START_SIZE)
+    monkeypatch.setattr(allocator, "START_SIZE", START_SIZE)
+    monkeypatch.setattr(allocator, "SPILL_SIZE", START_SIZE // 8)
 
 
 class Started:

@@ -30,8 +30,8 @@ SMALL = {
     "piece.LONG_STRETCH": 3,
     "gather.WIDE_ITEMS": 4,
     "gather.COPY_SIZE": 256,
-    "chunk.BULK_SIZE": 1024,
-    "heap.SPARSE_SIZE": 512,
+    "allocator.SPILL_SIZE": 1024,
+    "allocator.SPARSE_SIZE": 512,
     "storage.CHECKPOINT_COMMITS": 20,
 }
 """Thresholds of the package, made so small that everything behind them happens all the time."""
