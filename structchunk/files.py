@@ -246,7 +246,8 @@ def copy(source: int, path: str, start: int, stop: int) -> None:
 def rewrite(path: str, start: int, stop: int, *, unit: int = _DIRECT_SIZE) -> None:
     """Write every page that has data in ``[start, stop)`` again, as it is; holes stay holes.
 
-    At both ends, units of fewer bytes than a page may be what is written. Whether it succeeds or fails, what is read there afterwards is what the disk was given.
+    At both ends, units of fewer bytes than a page may be what is written. Whether it succeeds or fails, what is
+    read there afterwards is what the disk was given.
 
     Notes
     -----

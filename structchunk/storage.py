@@ -167,6 +167,7 @@ class Storage:
             self.next_chunk, self.drafts[header.chunk] = header.chunk + 1, heap
             self.directory_dirty = True
             chunk = heap.drafts[header.chunk] = Chunk.create(path, header)
+            self.dirty[chunk.id] = chunk  # its header must be on disk before a checkpoint counts the id as taken
         return chunk
 
     # ------------------------------------------------------------------ changes in place
