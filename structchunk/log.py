@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from .chunk import Chunk
+from .debris import is_unfinished
 from .errors import CorruptionError
 from .index import Index
 from .leveldb import REBUILD
@@ -56,6 +57,7 @@ def read_log(
         head = index.heads.get(chunk_id)
         if head is not None:
             _check_head(chunk, head)
+            _check_reach(chunk, head)
             chunk.seek(*head)
             if index.checkpoint == superblock.checkpoint:  # else a rebuild would check what lies behind the older
                 chunk.settled = chunk.free
@@ -77,10 +79,11 @@ def read_ends(paths: Paths, superblock: Superblock, index: Index) -> Log:
     """Return the chunks as far as their headers say that they reach, beside a writer that is past recovery."""
     log = Log(index.checkpoint, False)
     for chunk_id in paths.list_chunks():
-        chunk = _open_chunk(paths, superblock, chunk_id, index.next_chunk, log)
+        chunk = _open_chunk(paths, superblock, chunk_id, index.next_chunk, log, is_growing=True)
         if chunk is not None:
             offsets = chunk.working_offsets()
             _check_head(chunk, offsets)
+            _check_reach(chunk, index.heads.get(chunk_id, offsets))
             chunk.seek(*offsets)
     return log
 
@@ -107,8 +110,16 @@ def read_whole_log(paths: Paths, superblock: Superblock, good: int | None, progr
     return log
 
 
-def _open_chunk(paths: Paths, superblock: Superblock, chunk_id: int, next_chunk: int, log: Log) -> Chunk | None:
-    """Open a chunk file; one that a crash left half-made is noted as debris."""
+def _open_chunk(
+    paths: Paths,
+    superblock: Superblock,
+    chunk_id: int,
+    next_chunk: int,
+    log: Log,
+    *,
+    is_growing: bool = False,
+) -> Chunk | None:
+    """Open a chunk file; one that a crash left half-made, or that is being made now, is noted as debris."""
     path = paths.chunk(chunk_id)
     try:
         chunk = Chunk.open(path)
@@ -117,7 +128,8 @@ def _open_chunk(paths: Paths, superblock: Superblock, chunk_id: int, next_chunk:
     except FileNotFoundError:
         return None  # unlinked since it was listed, by a writer beside this reader
     except CorruptionError:
-        if chunk_id < next_chunk:
+        is_counted = chunk_id < next_chunk
+        if not (is_growing and not is_counted) and not is_unfinished(path, is_counted=is_counted):
             raise
         log.debris.append(chunk_id)
         return None
@@ -138,6 +150,28 @@ def _check_head(chunk: Chunk, head: tuple[int, int]) -> None:
         found = f"free offset {free} and directory offset {directory} in the index"
         expected = f"offsets in {header.data_offset} to {header.file_size}"
         raise CorruptionError(chunk.path, found=found, expected=expected, advice=REBUILD)
+
+
+def _check_reach(chunk: Chunk, head: tuple[int, int]) -> None:
+    """Raise if a chunk's directory ends before its head: an older copy of the file is in its place.
+
+    The header went to disk with the head, or a later one, so unless that says less there is nothing to look for.
+    """
+    if chunk.working_offsets()[1] <= head[1]:
+        return
+    position, commit = chunk.header.file_size, 0
+    for segment in chunk.segments():
+        if segment.low < head[1]:
+            break
+        position, commit = segment.low, segment.commit
+    if position != head[1]:
+        raise CorruptionError(
+            chunk.path,
+            offset=position,
+            found=f"a directory that ends with commit {commit}",
+            expected=f"one that goes on to byte {head[1]}",
+            advice="put back the newest copy of this file",
+        )
 
 
 def _segments(chunk: Chunk, superblock: Superblock, log: Log, *, rewrite: bool) -> list[Segment]:
@@ -220,7 +254,7 @@ def find_good(log: Log) -> None:
 
 
 def _is_whole(parts: list[Segment], log: Log) -> bool:
-    if not parts or sorted(part.part for part in parts) != list(range(parts[0].parts)):
+    if not parts or len(parts) != parts[0].parts or sorted(part.part for part in parts) != list(range(len(parts))):
         return False
     return all(_data_is_sound(part, log.chunks[part.chunk]) for part in parts)
 

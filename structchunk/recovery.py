@@ -16,6 +16,7 @@ from typing import TypeAlias, TypeVar
 
 from . import files
 from .chunk import Chunk
+from .completeness import check_commits
 from .errors import CorruptionError
 from .extent import DROPPED
 from .heap import Heap
@@ -91,6 +92,8 @@ def open_storage(
         find_good(log)
         if index is not None:
             check_complete(paths, index, log)
+        else:
+            check_commits(paths, log, superblock.next_chunk)
         rewind(log)
         if index is None or index.last > log.good or not index.whole:
             if index is not None:
@@ -152,7 +155,7 @@ def _as_it_stands(paths: Paths, superblock: Superblock, index: Index, make: Make
     log = read_ends(paths, superblock, index)
     check_complete(paths, index, log)
     storage = make(superblock, index)
-    _add_heaps(storage, index.catalog, log, without=_replaced_by(log, index.last))
+    _add_heaps(storage, index.catalog, log, without=_replaced_chunks(log, index.last))
     for heap in storage.heaps.values():
         for chunk, count in index.live[heap.store].items():
             if count.record_count and chunk not in heap.chunks:
@@ -261,7 +264,7 @@ def _bring_forward(storage: Storage, log: Log) -> tuple[set[int], set[int]]:
         if chunk.header.store not in known | dropped
     }
     _add_heaps(storage, catalog, log)
-    replaced = _replaced_chunks(log)
+    replaced = _replaced_chunks(log, log.good)
     if log.good > log.base:
         rows = {store: pieces for store, pieces in _rows(log).items() if store not in dropped}
         compacted = {log.chunks[chunk].header.store for chunk in replaced & log.chunks.keys()}
@@ -299,7 +302,7 @@ def _index_anew(
 
     Returns the storage, the stores that were dropped, and the chunks that were replaced.
     """
-    replaced = _replaced_chunks(log)
+    replaced = _replaced_chunks(log, log.good)
     dropped = _dropped_stores(log)
     kept = [chunk for chunk in _good_chunks(log) if chunk.id not in replaced and chunk.header.store not in dropped]
     log.segments = [segment for segment in log.segments if segment.chunk not in replaced]
@@ -336,18 +339,22 @@ def _good_chunks(log: Log) -> list[Chunk]:
     return [chunk for chunk in log.chunks.values() if chunk.id not in log.debris]
 
 
-def _replaced_chunks(log: Log) -> set[int]:
-    """Return the chunks that compaction has replaced: by a commit that is whole, or its new chunks were no good."""
-    return {old for chunk in _good_chunks(log) for old in chunk.header.replaces}
+def _replaced_chunks(log: Log, commit: int) -> set[int]:
+    """Return the chunks that compaction had replaced as of a commit.
 
-
-def _replaced_by(log: Log, commit: int) -> set[int]:
-    """Return the chunks that compaction had replaced as of a commit: beside a writer, another may be under way."""
+    The header of the chunk in their place names them before that commit is made, so it takes a segment to say that
+    it was. Of version 1, where none says so, a chunk counts if not all of those that it names are there: they go
+    only after a checkpoint. If all are there they stay: what was copied counts as newer. With an index none of
+    this is needed, as it has no heads of those that a checkpoint let go.
+    """
     replaced: set[int] = set()
-    for chunk in log.chunks.values():
-        first = next(chunk.segments(), None) if chunk.header.replaces else None
-        if first is not None and first.commit <= commit:
-            replaced |= set(chunk.header.replaces)
+    for chunk in _good_chunks(log):
+        old = set(chunk.header.replaces)
+        first = next(chunk.segments(), None) if old else None
+        if first is None or first.commit > commit:
+            continue
+        if first.replaces or not (chunk.header.is_marked or not log.lost or old <= log.chunks.keys()):
+            replaced |= old
     return replaced
 
 

@@ -43,11 +43,15 @@ CHECKPOINT_SIZE = 1 << 30
 
 
 class Part(NamedTuple):
-    """What a commit will append to one chunk: its rows, and what gives the CRC of their records."""
+    """What a commit will append to one chunk: its rows, and what gives the CRC of their records.
+
+    ``replaces`` tells whether the commit replaces the chunks that this one's header names.
+    """
 
     chunk: Chunk
     rows: Packed
     crc: Callable[[], int]
+    replaces: bool = False
 
 
 class Gone(NamedTuple):
@@ -261,9 +265,10 @@ class Storage:
 
     def _append(self, parts: list[Part], crcs: list[int], commit: int) -> None:
         epoch, count = self.superblock.epoch, len(parts)
-        for number, ((chunk, rows, _), crc) in enumerate(zip(parts, crcs, strict=True)):
+        for number, ((chunk, rows, _, replaces), crc) in enumerate(zip(parts, crcs, strict=True)):
             start, free = chunk.committed, chunk.free
-            record = pack_record(chunk.id, commit, epoch, count, number, start, free, crc, rows)
+            fixed = (chunk.id, commit, epoch, count, number, start, free, crc, rows)
+            record = pack_record(*fixed, replaces=replaces)
             self.dirty[chunk.id] = chunk
             chunk.append_segment(rows.body, record, free)
             self._uncheckpointed_size += free - start + len(rows.body)
@@ -437,7 +442,7 @@ def _parts(staging: Staging, background: Background) -> list[Part]:
         if len(rows) or chunk.free != chunk.committed or chunk.id in heap.created:
             summed = partial(data_crc, memoryview(chunk.source), rows, heap.item_size)
             crc = background.begin(summed, chunk.free - chunk.committed)
-            parts.append(Part(chunk, pack(rows, heap.item_size), crc))
+            parts.append(Part(chunk, pack(rows, heap.item_size), crc, bool(staging.replaced)))
     return parts
 
 
