@@ -1,8 +1,12 @@
-"""Whether all commits up to the checkpoint are there, as far as the chunk files alone can tell.
+"""Whether all commits up to the checkpoint are there: asked of chunk files when there is no index.
+
+The superblock has a CRC of how far each chunk reached. If it is another one, a file is not there, or is an older
+copy of itself. Which one, and which commits are lost with it, the commits that are there tell. They are all that
+there is to go by where the superblock says nothing of it: earlier versions did not.
 
 Each commit up to the checkpoint was on disk, in as many parts as it says. Parts go for good only with chunks that
-compaction replaced, or whose store was dropped: whole files. A file that is there and does not have what it had, as
-an older copy of it, shows in parts and commits that are missing and that no file that is gone can have had.
+compaction replaced, or whose store was dropped: whole files. A file that is there and does not have what it had
+shows in parts and commits that are missing and that no file that is gone can have had.
 
 Ids of chunks are given in order, so the first commit of a chunk is never before that of one with a lower id. A file
 that is gone had parts of no commit before that, nor of one after the commit that replaced it, where that is known.
@@ -18,25 +22,26 @@ from functools import lru_cache
 from itertools import accumulate, pairwise, zip_longest
 
 from .errors import CorruptionError
-from .log import Log
+from .log import Log, dropped_stores, replaced_chunks
 from .paths import Paths
 from .segment import Segment
+from .superblock import Superblock, crc_of_heads
 
 _MOST_NAMES = 8
 """How many files a message names."""
 Span = tuple[int, int]
 
 
-def check_commits(paths: Paths, log: Log, next_chunk: int) -> None:
-    """Raise if a commit up to the checkpoint, or a part of one, was in a chunk that is there and does not have it.
+def check_commits(paths: Paths, log: Log, superblock: Superblock) -> None:
+    """Raise if a commit up to the checkpoint, or a part of one, is lost.
 
     Parameters
     ----------
     paths : Paths
     log : Log
         All of it: with no index.
-    next_chunk : int
-        No chunk has this id or a higher one.
+    superblock : Superblock
+        As of whose checkpoint it was read.
     """
     commits: dict[int, list[Segment]] = {}
     for segment in log.segments:
@@ -44,10 +49,40 @@ def check_commits(paths: Paths, log: Log, next_chunk: int) -> None:
             commits.setdefault(segment.commit, []).append(segment)
     for parts in commits.values():
         _check_same(paths, parts)
-    gone = _Gone(log, next_chunk)
-    missing = [span for *span, count in _missing(commits, log.base) if gone.count_at(span[0]) < count]
-    if missing:
-        raise _incomplete(paths, log, missing[0][0], missing[-1][1])
+    if superblock.heads is not None and _crc_of_heads(log) == superblock.heads:
+        return
+    gone = _Gone(log, superblock.next_chunk)
+    missing = list(_missing(commits, log.base))
+    lost = [(first, last) for first, last, count in missing if gone.count_at(first) < count]
+    if superblock.heads is not None and not lost:
+        lost = _latest(missing, log.base)
+    if lost:
+        raise _incomplete(paths, log, lost[0][0], lost[-1][1])
+
+
+def _crc_of_heads(log: Log) -> int:
+    """Return the CRC of how far all chunks reach that the checkpoint let stay."""
+    left_out = replaced_chunks(log, log.base)
+    dropped = dropped_stores(log, log.base)
+    return crc_of_heads(
+        {
+            segment.chunk: segment.low  # of each chunk the last one comes last
+            for segment in log.segments
+            if segment.commit <= log.base
+            and segment.chunk not in left_out
+            and log.chunks[segment.chunk].header.store not in dropped
+        }
+    )
+
+
+def _latest(missing: list[tuple[int, int, int]], last: int) -> list[Span]:
+    """Return the last of the missing commits that follow one another: most likely no file that is gone had them."""
+    found: list[Span] = []
+    for first, upto, _ in reversed(missing):
+        if found and found[-1][0] > upto + 1:
+            break
+        found.append((first, upto))
+    return found[::-1] or [(1, last)]
 
 
 def _check_same(paths: Paths, parts: list[Segment]) -> None:
@@ -106,10 +141,12 @@ class _Gone:
 
 def _first_commits(log: Log) -> dict[int, int]:
     """Return the first commit of each chunk that has any."""
-    firsts: dict[int, int] = {}
-    for segment in log.segments:
-        firsts[segment.chunk] = min(segment.commit, firsts.get(segment.chunk, segment.commit))
-    return firsts
+    return {segment.chunk: segment.commit for segment in reversed(log.segments)}
+
+
+def _last_commits(log: Log) -> dict[int, int]:
+    """Return the last commit of each chunk that has any."""
+    return {segment.chunk: segment.commit for segment in log.segments if segment.commit <= log.base}
 
 
 def _incomplete(paths: Paths, log: Log, first: int, last: int) -> CorruptionError:
@@ -129,10 +166,7 @@ def _suspects(log: Log, first: int, last: int) -> list[int]:
 
     If some of these hold nothing at all, it is most likely them.
     """
-    firsts = _first_commits(log)
-    ends: dict[int, int] = {}
-    for segment in log.segments:
-        ends[segment.chunk] = max(segment.commit, ends.get(segment.chunk, 0))
+    firsts, ends = _first_commits(log), _last_commits(log)
     by_store: dict[int, list[int]] = defaultdict(list)
     for chunk in sorted(log.chunks):
         by_store[log.chunks[chunk].header.store].append(chunk)

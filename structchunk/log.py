@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from .chunk import Chunk
 from .debris import is_unfinished
 from .errors import CorruptionError
+from .extent import DROPPED
 from .index import Index
 from .leveldb import REBUILD
 from .paths import Paths
@@ -284,3 +285,37 @@ def rewind(log: Log) -> None:
     for chunk in list(log.chunks.values()):
         if chunk.directory == chunk.header.file_size:
             log.debris.append(chunk.id)
+
+
+# ---------------------------------------------------------------------- what it says
+
+
+def good_chunks(log: Log) -> list[Chunk]:
+    """Return the chunks that are not debris."""
+    return [chunk for chunk in log.chunks.values() if chunk.id not in log.debris]
+
+
+def replaced_chunks(log: Log, commit: int) -> set[int]:
+    """Return the chunks that compaction had replaced as of a commit.
+
+    The header of the chunk in their place names them before that commit is made, so it takes a segment to say that
+    it was. Of version 1, where none says so, a chunk counts if not all of those that it names are there: they go
+    only after a checkpoint. If all are there they stay: what was copied counts as newer. With an index none of
+    this is needed, as it has no heads of those that a checkpoint let go.
+    """
+    replaced: set[int] = set()
+    for chunk in good_chunks(log):
+        old = set(chunk.header.replaces)
+        first = next(chunk.segments(), None) if old else None
+        if first is None or first.commit > commit:
+            continue
+        if first.replaces or not (chunk.header.is_marked or not log.lost or old <= log.chunks.keys()):
+            replaced |= old
+    return replaced
+
+
+def dropped_stores(log: Log, commit: int) -> set[int]:
+    """Return the stores that had been dropped as of a commit."""
+    segments = [segment for segment in log.segments if segment.commit <= commit]
+    marked = {segment.chunk for segment in segments if (segment.rows.flag_values & DROPPED).any()}
+    return {log.chunks[chunk].header.store for chunk in marked}

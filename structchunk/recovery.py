@@ -18,7 +18,6 @@ from . import files
 from .chunk import Chunk
 from .completeness import check_commits
 from .errors import CorruptionError
-from .extent import DROPPED
 from .heap import Heap
 from .index import Catalog, Index
 from .leveldb import REBUILD
@@ -27,11 +26,14 @@ from .log import (
     Log,
     Progress,
     check_complete,
+    dropped_stores,
     find_good,
+    good_chunks,
     no_such_chunk,
     read_ends,
     read_log,
     read_whole_log,
+    replaced_chunks,
     rewind,
 )
 from .paths import Paths
@@ -93,7 +95,7 @@ def open_storage(
         if index is not None:
             check_complete(paths, index, log)
         else:
-            check_commits(paths, log, superblock.next_chunk)
+            check_commits(paths, log, superblock)
         rewind(log)
         if index is None or index.last > log.good or not index.whole:
             if index is not None:
@@ -155,7 +157,7 @@ def _as_it_stands(paths: Paths, superblock: Superblock, index: Index, make: Make
     log = read_ends(paths, superblock, index)
     check_complete(paths, index, log)
     storage = make(superblock, index)
-    _add_heaps(storage, index.catalog, log, without=_replaced_chunks(log, index.last))
+    _add_heaps(storage, index.catalog, log, without=replaced_chunks(log, index.last))
     for heap in storage.heaps.values():
         for chunk, count in index.live[heap.store].items():
             if count.record_count and chunk not in heap.chunks:
@@ -192,10 +194,7 @@ def _superblock_for_rebuild(paths: Paths) -> Superblock:
         superblock = Superblock(index.database, max(paths.list_indexes()), 1, 0, 1, 1)
         create_superblock(paths.superblock, superblock)
     if index is not None and index.database == superblock.database:
-        superblock = superblock._replace(
-            checkpoint=max(superblock.checkpoint, index.checkpoint),
-            next_chunk=max(superblock.next_chunk, index.next_chunk),
-        )
+        superblock = superblock.at_least(index.checkpoint, index.next_chunk)
     chunks = [chunk for chunk in map(_try_chunk, map(paths.chunk, paths.list_chunks())) if chunk is not None]
     mine = [chunk for chunk in chunks if chunk.header.database == superblock.database]
     commits = [(segment.epoch, segment.commit) for chunk in mine for segment in chunk.segments()]
@@ -204,7 +203,7 @@ def _superblock_for_rebuild(paths: Paths) -> Superblock:
         return superblock
     # The checkpoint that began an epoch is on disk before the first commit of it.
     first = min(commit for epoch, commit in commits if epoch == newest)
-    return superblock._replace(epoch=newest, checkpoint=max(superblock.checkpoint, first - 1))
+    return superblock.at_least(first - 1, superblock.next_chunk)._replace(epoch=newest)
 
 
 def _try_index(paths: Paths) -> Index | None:
@@ -255,16 +254,16 @@ def _with_index(
 def _bring_forward(storage: Storage, log: Log) -> tuple[set[int], set[int]]:
     """Bring the index to the last good commit; return the stores dropped on the way, and the chunks replaced."""
     index = storage.index
-    dropped = _dropped_stores(log)
+    dropped = dropped_stores(log, log.good)
     catalog = {name: entry for name, entry in index.catalog.items() if entry["store"] not in dropped}
     known = {entry["store"] for entry in catalog.values()}
     catalog |= {
         chunk.header.about["name"]: _entry(chunk)
-        for chunk in _good_chunks(log)
+        for chunk in good_chunks(log)
         if chunk.header.store not in known | dropped
     }
     _add_heaps(storage, catalog, log)
-    replaced = _replaced_chunks(log, log.good)
+    replaced = replaced_chunks(log, log.good)
     if log.good > log.base:
         rows = {store: pieces for store, pieces in _rows(log).items() if store not in dropped}
         compacted = {log.chunks[chunk].header.store for chunk in replaced & log.chunks.keys()}
@@ -302,9 +301,9 @@ def _index_anew(
 
     Returns the storage, the stores that were dropped, and the chunks that were replaced.
     """
-    replaced = _replaced_chunks(log, log.good)
-    dropped = _dropped_stores(log)
-    kept = [chunk for chunk in _good_chunks(log) if chunk.id not in replaced and chunk.header.store not in dropped]
+    replaced = replaced_chunks(log, log.good)
+    dropped = dropped_stores(log, log.good)
+    kept = [chunk for chunk in good_chunks(log) if chunk.id not in replaced and chunk.header.store not in dropped]
     log.segments = [segment for segment in log.segments if segment.chunk not in replaced]
     generation = superblock.generation + 1
     path = paths.index(generation)
@@ -335,37 +334,9 @@ def _remove_index(path: str) -> None:
         files.unlink(path)
 
 
-def _good_chunks(log: Log) -> list[Chunk]:
-    return [chunk for chunk in log.chunks.values() if chunk.id not in log.debris]
-
-
-def _replaced_chunks(log: Log, commit: int) -> set[int]:
-    """Return the chunks that compaction had replaced as of a commit.
-
-    The header of the chunk in their place names them before that commit is made, so it takes a segment to say that
-    it was. Of version 1, where none says so, a chunk counts if not all of those that it names are there: they go
-    only after a checkpoint. If all are there they stay: what was copied counts as newer. With an index none of
-    this is needed, as it has no heads of those that a checkpoint let go.
-    """
-    replaced: set[int] = set()
-    for chunk in _good_chunks(log):
-        old = set(chunk.header.replaces)
-        first = next(chunk.segments(), None) if old else None
-        if first is None or first.commit > commit:
-            continue
-        if first.replaces or not (chunk.header.is_marked or not log.lost or old <= log.chunks.keys()):
-            replaced |= old
-    return replaced
-
-
 def _entry(chunk: Chunk) -> dict[str, object]:
     about = chunk.header.about
     return {"store": chunk.header.store, "kind": about["kind"], "schema": about["schema"]}
-
-
-def _dropped_stores(log: Log) -> set[int]:
-    marked = {segment.chunk for segment in log.segments if (segment.rows.flag_values & DROPPED).any()}
-    return {log.chunks[chunk].header.store for chunk in marked}
 
 
 def _rows(log: Log) -> dict[int, list[Piece]]:
@@ -382,7 +353,7 @@ def _rows(log: Log) -> dict[int, list[Piece]]:
 def _add_heaps(storage: Storage, catalog: Catalog, log: Log, without: Container[int] = ()) -> None:
     """Make the catalog's stores known, with their chunks."""
     by_store: dict[int, list[Chunk]] = {}
-    for chunk in _good_chunks(log):
+    for chunk in good_chunks(log):
         if chunk.id not in without:
             by_store.setdefault(chunk.header.store, []).append(chunk)
     for name, entry in catalog.items():

@@ -33,7 +33,7 @@ from .piece import rows_of_chunk
 from .schema import Schema
 from .segment import SEGMENT_SIZE, data_crc, pack_record
 from .staging import Staging
-from .superblock import Superblock
+from .superblock import Superblock, crc_of_heads
 
 MAX_CHUNK_SIZE = 4 << 30
 CHECKPOINT_COMMITS = 1 << 17
@@ -383,6 +383,7 @@ class Storage:
             checkpoint=self.index.last,
             epoch=old.epoch + self.epoch_pending,
             next_chunk=self.next_chunk,
+            heads=crc_of_heads({chunk: directory for chunk, (_, directory) in self.index.heads.items()}),
         )
         new.write(self.paths.superblock)
         self.superblock = new

@@ -13,6 +13,7 @@ import pytest
 from crash import CHUNK_SIZE, Oracle, Planner, act, judge, shrink, work
 
 import structchunk as sc
+from structchunk import superblock
 
 NewRoot = Callable[[], str]
 
@@ -242,20 +243,47 @@ def test_chunks_that_went_for_good_are_not_missed(new_root: NewRoot, how: str) -
         assert db.verify() == []
 
 
-@pytest.mark.parametrize("how", ["compact", "drop"])
-def test_an_older_copy_beside_chunks_that_went_for_good(new_root: NewRoot, how: str) -> None:
-    """What these cannot have had is missed still: they went before, or were made after."""
+@pytest.mark.parametrize("says_heads", [True, False])
+@pytest.mark.parametrize("how", ["compact", "drop", "drop first"])
+def test_an_older_copy_beside_chunks_that_went_for_good(
+    new_root: NewRoot, monkeypatch: pytest.MonkeyPatch, how: str, *, says_heads: bool
+) -> None:
+    """Without the superblock's word that is missed which these cannot have had."""
+    if not says_heads:
+        forget_heads(monkeypatch)
     root = new_root()
     with sc.open(root, chunk_size=CHUNK_SIZE) as db:
+        if how == "drop first":
+            put(db, "c", "d")
+            db.drop_store("c")
         put(db, "a", "b", count=5)
         if how == "compact":
             db["b"].delete_range(0, 3)
             db.compact("b")
-    shutil.copyfile(chunk_path(root, 1), f"{root}.older")
+    number = 3 if how == "drop first" else 1
+    shutil.copyfile(chunk_path(root, number), f"{root}.older")
     with sc.open(root, chunk_size=CHUNK_SIZE) as db:
         put(db, "a", "b", count=5)
         if how == "drop":
             put(db, "c")
             db.drop_store("c")
-    shutil.copyfile(f"{root}.older", chunk_path(root, 1))
-    check_refused(root, "missing from 00000001.chunk", chunk_path(root, 1), lose=True)
+    shutil.copyfile(f"{root}.older", chunk_path(root, number))
+    shutil.rmtree(index_of(root))
+    if not says_heads and how != "compact":
+        sc.rebuild_index(root)  # for all that the commits say, the chunk that went had them
+        return
+    path = os.path.join(root, "chunks") if how == "drop first" else chunk_path(root, number)
+    check_refused(root, f"commits .* missing from .*0000000{number}", path, lose=False)
+
+
+def forget_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write superblocks as earlier versions did."""
+    monkeypatch.setattr(superblock, "_with_heads", lambda slot, heads: slot)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_chunk_file_that_is_not_there(new_root: NewRoot, number: int) -> None:
+    root = new_root()
+    grow(root, "a", "b", "c")
+    os.unlink(chunk_path(root, number))
+    check_refused(root, "missing from", os.path.join(root, "chunks"), lose=True)
