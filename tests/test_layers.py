@@ -68,6 +68,7 @@ LAYERS = [
     "block",
     "clone",
     "leveldb",
+    "leveldb_files",
     "superblock",
     "readers",
     "lock",
