@@ -54,8 +54,10 @@ def check_commits(paths: Paths, log: Log, superblock: Superblock) -> None:
     gone = _Gone(log, superblock.next_chunk)
     missing = list(_missing(commits, log.base))
     lost = [(first, last) for first, last, count in missing if gone.count_at(first) < count]
-    if superblock.heads is not None and not lost:
-        lost = _latest(missing, log.base)
+    if superblock.heads is not None:
+        lost = lost or _latest(missing)
+        if not lost:
+            raise _different(paths, log)
     if lost:
         raise _incomplete(paths, log, lost[0][0], lost[-1][1])
 
@@ -75,14 +77,14 @@ def _crc_of_heads(log: Log) -> int:
     )
 
 
-def _latest(missing: list[tuple[int, int, int]], last: int) -> list[Span]:
+def _latest(missing: list[tuple[int, int, int]]) -> list[Span]:
     """Return the last of the missing commits that follow one another: most likely no file that is gone had them."""
     found: list[Span] = []
     for first, upto, _ in reversed(missing):
         if found and found[-1][0] > upto + 1:
             break
         found.append((first, upto))
-    return found[::-1] or [(1, last)]
+    return found[::-1]
 
 
 def _check_same(paths: Paths, parts: list[Segment]) -> None:
@@ -158,6 +160,15 @@ def _incomplete(paths: Paths, log: Log, first: int, last: int) -> CorruptionErro
         found=f"{which}, or parts of them, missing from {names}",
         expected=f"all commits up to {log.base}",
         advice="put back the newest copy of this file; nothing was changed",
+    )
+
+
+def _different(paths: Paths, log: Log) -> CorruptionError:
+    return CorruptionError(
+        paths.chunks,
+        found="other chunk files, or other ends of their directories",
+        expected=f"those as of commit {log.base}",
+        advice="put back the files that belong here; nothing was changed",
     )
 
 

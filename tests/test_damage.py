@@ -446,3 +446,139 @@ def test_a_name_that_is_none_of_a_chunk(name: str, new_root: NewRoot) -> None:
         assert [problem.what for problem in db.verify()] == ["a file that no store knows"]
         os.unlink(os.path.join(root, "chunks", name))
         assert db.verify() == []
+
+
+# ---------------------------------------------------------------------- anything, with the index or without
+
+MUTATIONS: dict[str, Callable[[str, random.Random], object]] = {}
+
+
+def mutation(change: Callable[[str, random.Random], object]) -> Callable[[str, random.Random], object]:
+    """Note what changes a file."""
+    MUTATIONS[change.__name__] = change
+    return change
+
+
+@mutation
+def cut(path: str, rng: random.Random) -> None:
+    os.truncate(path, rng.choice((0, 4096, rng.randrange(os.path.getsize(path) + 1))))
+
+
+@mutation
+def lengthen(path: str, rng: random.Random) -> None:
+    os.truncate(path, os.path.getsize(path) + rng.choice((1, 4096, 1 << 20)))
+
+
+@mutation
+def zero(path: str, rng: random.Random) -> None:
+    size = os.path.getsize(path)
+    unit = rng.choice((64, 512, 4096, size + 1))
+    start = rng.randrange(size + 1) // unit * unit
+    with open(path, "r+b") as file:
+        file.seek(start)
+        file.write(bytes(min(unit, size - start)))
+
+
+@mutation
+def flip_bits(path: str, rng: random.Random) -> None:
+    for _ in range(rng.choice((1, 1, 3))):
+        if os.path.getsize(path):
+            flip(path, rng.randrange(os.path.getsize(path)), rng.randrange(8))
+
+
+@mutation
+def shuffle(path: str, rng: random.Random) -> None:
+    """Exchange two stretches of a file."""
+    raw = bytearray(Path(path).read_bytes())
+    unit = rng.choice((32, 512, 4096))
+    starts = range(0, len(raw) - unit, unit)
+    if len(starts) > 1:
+        one, two = rng.sample(starts, 2)
+        raw[one : one + unit], raw[two : two + unit] = raw[two : two + unit], raw[one : one + unit]
+    Path(path).write_bytes(raw)
+
+
+@mutation
+def remove_file(path: str, rng: random.Random) -> None:
+    os.unlink(path)
+
+
+@mutation
+def duplicate(path: str, rng: random.Random) -> None:
+    """Give a copy of a file the name of another one, which is there or not."""
+    number = rng.choice((1, 2, 3, 5, 8, 90, 2**32 - 1))
+    suffix = os.path.splitext(path)[1]
+    width = 8 if suffix == ".chunk" else 6
+    target = os.path.join(os.path.dirname(path), f"{number:0{width}d}{suffix}")
+    if target != path:
+        shutil.copyfile(path, target)
+
+
+class History(NamedTuple):
+    """A database after compaction and drops, and as it was at earlier times; and a file with what it holds."""
+
+    root: str
+    earlier: list[str]
+    expected: str
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> History:
+    directory = tmp_path_factory.mktemp("history")
+    root = str(directory / "now")
+    earlier = []
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch.setattr)
+        for number in range(6):
+            fill(root, number, 2)
+            with sc.open(root, chunk_size=CHUNK_SIZE) as db:
+                db.array_store(f"store {number}", "u2")[1] = [number]
+                with db.transaction() as transaction:
+                    for name in (*DTYPES, f"store {number}"):
+                        transaction[name].put(5, np.zeros(number, transaction[name].dtype))
+                if number == 2:
+                    db.drop_store("store 1")
+                if number == 3:
+                    db.compact("ints", "odd")
+            earlier.append(shutil.copytree(root, directory / str(number)))
+        with sc.open(root) as db:
+            held = contents(db)
+    expected = directory / "expected"
+    expected.write_bytes(pickle.dumps(held))
+    return History(root, [str(path) for path in earlier[:-1]], str(expected))
+
+
+def put_older(history: History, root: str, name: str, rng: random.Random) -> bool:
+    """Put an earlier copy of a file in its place, and tell whether there is one."""
+    source = os.path.join(rng.choice(history.earlier), name)
+    if os.path.exists(source):
+        shutil.copyfile(source, os.path.join(root, name))
+    return os.path.exists(source)
+
+
+@pytest.mark.timeout(0)
+def test_any_change_of_a_file(
+    history: History, killer: Killer, new_root: NewRoot, seed: int, budget: float
+) -> None:
+    """It is reported, or everything is there, in bounded time and memory."""
+    verdicts: Counter[str] = Counter()
+    for turn in range(round(150 * budget)):
+        rng = random.Random(f"{seed} {turn}")
+        root = shutil.copytree(history.root, new_root())
+        name = rng.choice([*chunks_of(root), *files_of(root)])
+        what = rng.choice([*MUTATIONS, "put_older", "put_older"])
+        if what != "put_older":
+            MUTATIONS[what](os.path.join(root, name), rng)
+        elif not put_older(history, root, name, rng):
+            what = "nothing"
+        lose = rng.random() < 0.5
+        if lose:
+            for index in Path(root).glob("index-*"):
+                shutil.rmtree(index)
+        end = killer.run(task="damaged", root=root, expected=history.expected, seconds=30)
+        said = f"{seed} {turn}: {what} of {name}{' and no index' * lose}: {end}"
+        assert end["status"] == 0, said
+        assert end["verdict"] in GOOD, said
+        verdicts[end["verdict"]] += 1
+        shutil.rmtree(root)
+    assert set(verdicts) == set(GOOD)
