@@ -24,6 +24,7 @@
 
 enum { FIXED_SIZE = 104, RECORD_SIZE = 64, ROW_SIZE = 32, HEAD_SIZE = 24 };
 enum { ALL, KEYS, EVEN }; /* forms of rows */
+enum { REPLACES = 256 }; /* beside the form: the commit replaces the chunks that the header names */
 enum { TOMBSTONE = 1, DROPPED = 8 };
 
 typedef struct {
@@ -76,7 +77,7 @@ static Chunk read_header(const unsigned char *base, uint64_t size)
     Chunk chunk = {base, 0, 0, size, 0, ""};
 
     require(size >= FIXED_SIZE && !memcmp(base, "STRUCTCK", 8), "no magic");
-    require(u4(base + 8) == 1, "format version is not 1");
+    require(u4(base + 8) == 1 || u4(base + 8) == 2, "format version is neither 1 nor 2");
     require(u8(base + 56) == size, "the file is not of the size that it says");
     uint64_t header_size = u4(base + 12), text_size = u4(base + 72), ids_size = 4 * (uint64_t)u4(base + 76);
     require(header_size <= size && FIXED_SIZE + text_size + ids_size <= header_size, "header size");
@@ -144,7 +145,7 @@ static size_t read_directory(const Chunk *chunk, Row **rows)
         uint64_t count = u4(record + 12), start = u8(record + 32), end = u8(record + 40);
         if (memcmp(record, "SEGM", 4) || crc32(chunk->chunk, record, 60) != u4(record + 60))
             break;
-        uint32_t form = u4(record + 56);
+        uint32_t form = u4(record + 56) & ~(uint32_t)REPLACES;
         uint64_t size = size_of(form, count);
         uint64_t room = position - chunk->data_offset; /* for rows of any form, even if few bytes say them */
         if (size > room || count * ROW_SIZE > room)

@@ -4,7 +4,7 @@ Format, version 1. All numbers are little-endian; a chunk belongs to one store. 
 
     0                 header, whole pages of 4096 bytes
         0    8s  magic "STRUCTCK"
-        8    u4  format version = 1
+        8    u4  format version: 2 of a chunk that replaces others, if its segments say so too; else 1
         12   u4  header size, bytes
         16   16s database uuid
         32   u4  chunk id
@@ -20,7 +20,7 @@ Format, version 1. All numbers are little-endian; a chunk belongs to one store. 
         88   u8  free offset: the next free byte      } written by every commit for those who read the
         96   u8  directory offset: its lowest byte    } file from outside; recovery never trusts them
         104      JSON text: {"name": ..., "kind": "array" or "object", "schema": ...}
-                 u4 ids of the chunks that this one replaces
+                 u4 ids of the chunks that this one replaces, once the commit that does so is whole
     data offset       data: records back to back, each at a multiple of the item size, so that the
                       whole file can be seen as one array of the store's type
     ...               hole: never written, reads as zeros; at least 64 bytes
@@ -50,8 +50,14 @@ the next segment lies right below the rows. A slot that holds no valid record en
         40   u8  end   }
         48   u4  CRC-32 of the bytes of all its records except ZERO ones, in the order of their offsets
         52   u4  CRC-32 of the rows as they are here, with the zeros behind them
-        56   u4  form of the rows
+        56   u4  form of the rows; and 256 if this commit replaces the chunks that the header names
         60   u4  CRC-32 of bytes 0 to 60 of this record, started from the chunk id
+
+A commit that replaces chunks is the first one of the chunks whose headers name them, and has rows for all that is
+worth keeping of them. In version 1 no segment says so, and a header alone is no proof: a transaction that was never
+committed may have left it, and later commits have gone there. Rows of all chunks together, in order of commit, are
+right in either case, as long as all of the chunks to be replaced are still there; if some are gone, they were
+replaced.
 
 The CRC is the one of zlib and PNG.
 """
@@ -108,10 +114,12 @@ class Chunk:
     @classmethod
     def create(cls, path: str, header: Header) -> Chunk:
         """Create the file. Not durable before :meth:`flush` and a flush of the directory that it lies in."""
-        files.create(path, header.file_size)
         try:
+            files.create(path, header.file_size)
             files.reserve(path, 0, header.header_size)
             files.write(path, 0, header.pack())
+        except FileExistsError:
+            raise  # it is another one's
         except BaseException:
             files.unlink(path)
             raise

@@ -18,26 +18,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import struct
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
 
 from . import files
 from .errors import CorruptionError
 from .leveldb import REBUILD
+from .leveldb_files import TABLE_SUFFIXES, Version, parse_manifest
 
-_BLOCK = 32768
-_RECORD = struct.Struct("<IHB")
-_FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
-_TABLE_SUFFIXES = (".ldb", ".sst")
 Take = Callable[[str, str], object]
-
-
-class Version(NamedTuple):
-    """What a manifest says: the number of the first log that is not in tables yet, and the tables."""
-
-    log: int
-    tables: set[int]
 
 
 def clone_leveldb(source: str, target: str, *, link: bool = True) -> None:
@@ -107,7 +95,7 @@ def _read_logs(source: str, names: list[str]) -> dict[int, bytes]:
 def _take_tables(source: str, target: str, tables: set[int], take: Take) -> None:
     """Take the tables that are not there yet; they may go at any time."""
     for number in tables.difference(_numbers(os.listdir(target), ".sst")):
-        for suffix in _TABLE_SUFFIXES:
+        for suffix in TABLE_SUFFIXES:
             with contextlib.suppress(FileNotFoundError):
                 take(_path(source, number, suffix), _path(target, number, ".sst"))
                 break
@@ -181,104 +169,8 @@ def _damaged(source: str, found: str, expected: str) -> CorruptionError:
     return CorruptionError(source, found=found, expected=expected, advice=REBUILD)
 
 
-# ---------------------------------------------------------------------- the manifest
-
-
 def _parse(source: str, manifest: bytes) -> Version:
     try:
         return parse_manifest(manifest)
     except (IndexError, ValueError) as error:
         raise _damaged(source, f"an unreadable manifest ({error})", "one that LevelDB wrote") from error
-
-
-def parse_manifest(manifest: bytes) -> Version:
-    """Return what a manifest says, up to its last whole record.
-
-    Raises
-    ------
-    ValueError, IndexError
-        A record is not what LevelDB writes.
-    """
-    log = 0
-    tables: set[int] = set()
-    for edit in map(_Edit, _records(manifest)):
-        log = edit.log if edit.log is not None else log
-        tables -= edit.deleted
-        tables |= edit.added
-    return Version(log, tables)
-
-
-def _records(data: bytes) -> Iterator[bytes]:
-    """Yield the records of a file in LevelDB's log format; one that is cut off ends it."""
-    position = 0
-    parts: list[bytes] = []
-    while position + _RECORD.size <= len(data):
-        left = _BLOCK - position % _BLOCK
-        if left < _RECORD.size:  # padding at the end of a block
-            position += left
-            continue
-        _, length, kind = _RECORD.unpack_from(data, position)
-        position += _RECORD.size
-        if position + length > len(data) or not kind:
-            return
-        part = data[position : position + length]
-        position += length
-        if kind in (_FULL, _FIRST):
-            parts = []
-        parts.append(part)
-        if kind in (_FULL, _LAST):
-            yield b"".join(parts)
-        elif kind not in (_FIRST, _MIDDLE):
-            raise ValueError(f"a record of kind {kind}")
-
-
-class _Edit:
-    """One record of a manifest: what changed from one version to the next."""
-
-    def __init__(self, data: bytes) -> None:
-        self.log: int | None = None
-        self.added: set[int] = set()
-        self.deleted: set[int] = set()
-        self._data = data
-        self._at = 0
-        while self._at < len(data):
-            self._field()
-
-    def _field(self) -> None:
-        tag = self._number()
-        if tag == 1:  # name of the comparator
-            self._text()
-        elif tag == 2:
-            self.log = self._number()
-        elif tag in (3, 4, 9):  # next file, last sequence, previous log
-            self._number()
-        elif tag == 5:  # a level, and where its next compaction starts
-            self._number()
-            self._text()
-        elif tag == 6:
-            self._number()
-            self.deleted.add(self._number())
-        elif tag == 7:  # level, number, size, smallest and largest key
-            self._number()
-            self.added.add(self._number())
-            self._number()
-            self._text()
-            self._text()
-        else:
-            raise ValueError(f"a field with tag {tag}")
-
-    def _number(self) -> int:
-        number = shift = 0
-        while True:
-            byte = self._data[self._at]
-            self._at += 1
-            number |= (byte & 127) << shift
-            if byte < 128:
-                return number
-            shift += 7
-
-    def _text(self) -> None:
-        length = self._number()
-        self._at += length
-        if self._at > len(self._data):
-            raise ValueError("a text that is cut off")

@@ -17,11 +17,15 @@ from .staging import Staging
 
 
 class Part(NamedTuple):
-    """What a commit will append to one chunk: its rows, and what gives the CRC of their records."""
+    """What a commit will append to one chunk: its rows, and what gives the CRC of their records.
+
+    ``replaces`` tells whether the commit replaces the chunks that this one's header names.
+    """
 
     room: Room
     rows: Packed
     crc: Callable[[], int]
+    replaces: bool = False
 
 
 def parts_of(staging: Staging, background: Background) -> list[Part]:
@@ -41,7 +45,7 @@ def parts_of(staging: Staging, background: Background) -> list[Part]:
         if len(rows) or room.has_changed():
             summed = partial(data_crc, memoryview(chunk.source), rows, item_size)
             crc = background.begin(summed, room.free - chunk.committed)
-            parts.append(Part(room, pack(rows, item_size), crc))
+            parts.append(Part(room, pack(rows, item_size), crc, bool(staging.replaced)))
     return parts
 
 
@@ -61,7 +65,8 @@ def _zero() -> int:
 
 def append_parts(parts: list[Part], crcs: list[int], commit: int, epoch: int) -> None:
     """Write the segments of a commit, one to each chunk that it touched."""
-    for number, ((room, rows, _), crc) in enumerate(zip(parts, crcs, strict=True)):
+    for number, ((room, rows, _, replaces), crc) in enumerate(zip(parts, crcs, strict=True)):
         chunk = room.chunk
-        record = pack_record(chunk.id, commit, epoch, len(parts), number, chunk.committed, room.free, crc, rows)
+        fixed = (chunk.id, commit, epoch, len(parts), number, chunk.committed, room.free, crc, rows)
+        record = pack_record(*fixed, replaces=replaces)
         chunk.append_segment(rows.body, record, room.free)

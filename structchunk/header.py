@@ -12,7 +12,7 @@ from typing import Any
 from .errors import CorruptionError
 
 MAGIC = b"STRUCTCK"
-VERSION = 1
+VERSIONS = (1, 2)
 PAGE = 4096
 MAX_HEADER_SIZE = 1 << 24
 CRC_OFFSET = 80
@@ -70,7 +70,9 @@ class Header:
     about : dict
         ``name``, ``kind`` and ``schema`` of the store.
     replaces : tuple of int
-        Ids of the chunks whose live records compaction moved here.
+        Ids of the chunks whose live records compaction moves here.
+    is_marked : bool
+        Whether the segment of the commit that does so says it; as of version 1, only this header does.
     """
 
     database: bytes
@@ -81,6 +83,12 @@ class Header:
     created: int
     about: dict[str, Any] = field(hash=False)
     replaces: tuple[int, ...] = ()
+    is_marked: bool = True
+
+    @property
+    def version(self) -> int:
+        """The lowest version of the format that says what is to be said."""
+        return 2 if self.replaces and self.is_marked else 1
 
     @property
     def text(self) -> bytes:
@@ -106,7 +114,7 @@ class Header:
         text = self.text
         fields = HeaderFields(
             MAGIC,
-            VERSION,
+            self.version,
             self.header_size,
             (ctypes.c_ubyte * 16)(*self.database),
             self.chunk,
@@ -154,7 +162,7 @@ def parse_header(raw: bytes, path: str, actual_size: int) -> Header:
     need(len(raw) >= TEXT_OFFSET, f"{len(raw)} bytes", f"a header of at least {TEXT_OFFSET} bytes")
     fields = HeaderFields.from_buffer_copy(raw)
     need(fields.magic == MAGIC, repr(fields.magic), f"magic {MAGIC!r}")
-    need(fields.version == VERSION, f"version {fields.version}", f"version {VERSION}", 8)
+    need(fields.version in VERSIONS, f"version {fields.version}", f"one of the versions {VERSIONS}", 8)
     end = TEXT_OFFSET + fields.text_size + 4 * fields.replaced_count
     need(end <= min(fields.header_size, len(raw)), f"a header of {end} bytes", f"at most {len(raw)}", 12)
     crc = checksum(raw[:TEXT_OFFSET], raw[TEXT_OFFSET:end])
@@ -171,7 +179,9 @@ def parse_header(raw: bytes, path: str, actual_size: int) -> Header:
         fields.created,
         _parse_about(raw[TEXT_OFFSET : TEXT_OFFSET + fields.text_size], path),
         tuple(int.from_bytes(ids[i : i + 4], "little") for i in range(0, len(ids), 4)),
+        is_marked=fields.version > 1 or not ids,
     )
+    need(fields.version == header.version, f"version {fields.version}", f"version {header.version}", 8)
     size = header.header_size  # as this text would be written: where data begins follows from it
     need(fields.header_size == size, f"header size {fields.header_size}", size, 12)
     data_offset = round_up(fields.header_size, fields.item_size)

@@ -33,7 +33,7 @@ from .index import View
 from .paths import Paths
 from .segment import survey
 from .storage import Gone, Storage
-from .superblock import Superblock, create_superblock
+from .superblock import Superblock, crc_of_heads, create_superblock
 
 
 class Source(NamedTuple):
@@ -107,7 +107,8 @@ def _build(storage: Storage, draft: Paths) -> None:
         files.flush_directory(draft.chunks)
         _copy_index(taken, draft)
     files.flush_directory(draft.root)
-    create_superblock(draft.superblock, taken.superblock)
+    heads = crc_of_heads({chunk: directory for chunk, (_, directory) in taken.heads.items()})
+    create_superblock(draft.superblock, taken.superblock._replace(heads=heads))
     files.flush_directory(draft.root)
 
 

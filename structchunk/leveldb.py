@@ -23,6 +23,7 @@ import plyvel
 
 from . import files
 from .errors import ClosedError, CorruptionError
+from .leveldb_files import damaged_tables
 from .mutex import Mutex
 
 Pair = tuple[bytes, bytes]
@@ -209,6 +210,7 @@ class LevelDB:
     @classmethod
     def _open_existing(cls, path: str, *, private: bool) -> LevelDB:
         _check_entries(path)
+        _check_tables(path)
         try:
             return cls._open(path, create=False, private=private)
         except plyvel.Error as error:
@@ -362,6 +364,16 @@ def _check_entries(path: str) -> None:
         if not stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
             found = "a link, directory or special file"
             raise CorruptionError(entry.path, found=found, expected="a regular file", advice=REBUILD)
+
+
+def _check_tables(path: str) -> None:
+    try:
+        damaged = damaged_tables(path)
+    except (OSError, ValueError, IndexError):
+        return  # of CURRENT or the manifest, which LevelDB checks itself
+    if damaged:
+        found = f"{damaged[0]}, which does not end as a table does"
+        raise CorruptionError(path, found=found, expected="the place of its blocks", advice=REBUILD)
 
 
 def _translated(path: str, error: Exception) -> Exception:

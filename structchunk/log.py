@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from .chunk import Chunk
+from .debris import is_unfinished
 from .errors import CorruptionError
+from .extent import DROPPED
 from .index import Index
 from .leveldb import REBUILD
 from .paths import Paths
@@ -56,6 +58,7 @@ def read_log(
         head = index.heads.get(chunk_id)
         if head is not None:
             _check_head(chunk, head)
+            _check_reach(chunk, head)
             chunk.seek(*head)
             if index.checkpoint == superblock.checkpoint:  # else a rebuild would check what lies behind the older
                 chunk.settled = chunk.free
@@ -77,10 +80,11 @@ def read_ends(paths: Paths, superblock: Superblock, index: Index) -> Log:
     """Return the chunks as far as their headers say that they reach, beside a writer that is past recovery."""
     log = Log(index.checkpoint, False)
     for chunk_id in paths.list_chunks():
-        chunk = _open_chunk(paths, superblock, chunk_id, index.next_chunk, log)
+        chunk = _open_chunk(paths, superblock, chunk_id, index.next_chunk, log, is_growing=True)
         if chunk is not None:
             offsets = chunk.working_offsets()
             _check_head(chunk, offsets)
+            _check_reach(chunk, index.heads.get(chunk_id, offsets))
             chunk.seek(*offsets)
     return log
 
@@ -107,8 +111,16 @@ def read_whole_log(paths: Paths, superblock: Superblock, good: int | None, progr
     return log
 
 
-def _open_chunk(paths: Paths, superblock: Superblock, chunk_id: int, next_chunk: int, log: Log) -> Chunk | None:
-    """Open a chunk file; one that a crash left half-made is noted as debris."""
+def _open_chunk(
+    paths: Paths,
+    superblock: Superblock,
+    chunk_id: int,
+    next_chunk: int,
+    log: Log,
+    *,
+    is_growing: bool = False,
+) -> Chunk | None:
+    """Open a chunk file; one that a crash left half-made, or that is being made now, is noted as debris."""
     path = paths.chunk(chunk_id)
     try:
         chunk = Chunk.open(path)
@@ -117,7 +129,8 @@ def _open_chunk(paths: Paths, superblock: Superblock, chunk_id: int, next_chunk:
     except FileNotFoundError:
         return None  # unlinked since it was listed, by a writer beside this reader
     except CorruptionError:
-        if chunk_id < next_chunk:
+        is_counted = chunk_id < next_chunk
+        if not (is_growing and not is_counted) and not is_unfinished(path, is_counted=is_counted):
             raise
         log.debris.append(chunk_id)
         return None
@@ -138,6 +151,28 @@ def _check_head(chunk: Chunk, head: tuple[int, int]) -> None:
         found = f"free offset {free} and directory offset {directory} in the index"
         expected = f"offsets in {header.data_offset} to {header.file_size}"
         raise CorruptionError(chunk.path, found=found, expected=expected, advice=REBUILD)
+
+
+def _check_reach(chunk: Chunk, head: tuple[int, int]) -> None:
+    """Raise if a chunk's directory ends before its head: an older copy of the file is in its place.
+
+    The header went to disk with the head, or a later one, so unless that says less there is nothing to look for.
+    """
+    if chunk.working_offsets()[1] <= head[1]:
+        return
+    position, commit = chunk.header.file_size, 0
+    for segment in chunk.segments():
+        if segment.low < head[1]:
+            break
+        position, commit = segment.low, segment.commit
+    if position != head[1]:
+        raise CorruptionError(
+            chunk.path,
+            offset=position,
+            found=f"a directory that ends with commit {commit}",
+            expected=f"one that goes on to byte {head[1]}",
+            advice="put back the newest copy of this file",
+        )
 
 
 def _segments(chunk: Chunk, superblock: Superblock, log: Log, *, rewrite: bool) -> list[Segment]:
@@ -220,7 +255,7 @@ def find_good(log: Log) -> None:
 
 
 def _is_whole(parts: list[Segment], log: Log) -> bool:
-    if not parts or sorted(part.part for part in parts) != list(range(parts[0].parts)):
+    if not parts or len(parts) != parts[0].parts or sorted(part.part for part in parts) != list(range(len(parts))):
         return False
     return all(_data_is_sound(part, log.chunks[part.chunk]) for part in parts)
 
@@ -250,3 +285,37 @@ def rewind(log: Log) -> None:
     for chunk in list(log.chunks.values()):
         if chunk.directory == chunk.header.file_size:
             log.debris.append(chunk.id)
+
+
+# ---------------------------------------------------------------------- what it says
+
+
+def good_chunks(log: Log) -> list[Chunk]:
+    """Return the chunks that are not debris."""
+    return [chunk for chunk in log.chunks.values() if chunk.id not in log.debris]
+
+
+def replaced_chunks(log: Log, commit: int) -> set[int]:
+    """Return the chunks that compaction had replaced as of a commit.
+
+    The header of the chunk in their place names them before that commit is made, so it takes a segment to say that
+    it was. Of version 1, where none says so, a chunk counts if not all of those that it names are there: they go
+    only after a checkpoint. If all are there they stay: what was copied counts as newer. With an index none of
+    this is needed, as it has no heads of those that a checkpoint let go.
+    """
+    replaced: set[int] = set()
+    for chunk in good_chunks(log):
+        old = set(chunk.header.replaces)
+        first = next(chunk.segments(), None) if old else None
+        if first is None or first.commit > commit:
+            continue
+        if first.replaces or not (chunk.header.is_marked or not log.lost or old <= log.chunks.keys()):
+            replaced |= old
+    return replaced
+
+
+def dropped_stores(log: Log, commit: int) -> set[int]:
+    """Return the stores that had been dropped as of a commit."""
+    segments = [segment for segment in log.segments if segment.commit <= commit]
+    marked = {segment.chunk for segment in segments if (segment.rows.flag_values & DROPPED).any()}
+    return {log.chunks[chunk].header.store for chunk in marked}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 
-_CHUNK_NAME = re.compile(r"(\d{8,10})\.chunk")
-_INDEX_NAME = re.compile(r"index-(\d{6,10})")
+_CHUNK_NAME = re.compile(r"([0-9]{8,10})\.chunk")
+_INDEX_NAME = re.compile(r"index-([0-9]{6,10})")
+_NUMBER_END = 1 << 32
+"""Numbers of chunks and indexes are kept in four bytes."""
 
 
 class Paths:
@@ -31,18 +34,31 @@ class Paths:
 
     def index(self, generation: int) -> str:
         """Return the path of an index directory."""
-        return os.path.join(self.root, f"index-{generation:06d}")
+        return os.path.join(self.root, _index_name(generation))
 
     def chunk(self, chunk: int) -> str:
         """Return the path of a chunk file."""
-        return os.path.join(self.chunks, f"{chunk:08d}.chunk")
+        return os.path.join(self.chunks, _chunk_name(chunk))
 
     def list_chunks(self) -> list[int]:
         """Return the ids of the chunk files that are there, ascending."""
-        found = (_CHUNK_NAME.fullmatch(name) for name in os.listdir(self.chunks))
-        return sorted(int(match[1]) for match in found if match)
+        return _numbers(self.chunks, _CHUNK_NAME, _chunk_name)
 
     def list_indexes(self) -> list[int]:
         """Return the generations of the index directories that are there, ascending."""
-        found = (_INDEX_NAME.fullmatch(name) for name in os.listdir(self.root))
-        return sorted(int(match[1]) for match in found if match)
+        return _numbers(self.root, _INDEX_NAME, _index_name)
+
+
+def _chunk_name(chunk: int) -> str:
+    return f"{chunk:08d}.chunk"
+
+
+def _index_name(generation: int) -> str:
+    return f"index-{generation:06d}"
+
+
+def _numbers(directory: str, pattern: re.Pattern[str], name_of: Callable[[int], str]) -> list[int]:
+    """Return the numbers that names in a directory have, ascending. A name that would not be given so is none."""
+    found = ((name, pattern.fullmatch(name)) for name in os.listdir(directory))
+    numbers = ((name, int(match[1])) for name, match in found if match)
+    return sorted(number for name, number in numbers if number < _NUMBER_END and name == name_of(number))

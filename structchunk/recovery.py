@@ -16,8 +16,8 @@ from typing import TypeAlias, TypeVar
 
 from . import files
 from .chunk import Chunk
+from .completeness import check_commits
 from .errors import CorruptionError
-from .extent import DROPPED
 from .heap import Heap
 from .index import Catalog, Index
 from .leveldb import REBUILD
@@ -26,11 +26,14 @@ from .log import (
     Log,
     Progress,
     check_complete,
+    dropped_stores,
     find_good,
+    good_chunks,
     no_such_chunk,
     read_ends,
     read_log,
     read_whole_log,
+    replaced_chunks,
     rewind,
 )
 from .paths import Paths
@@ -95,6 +98,8 @@ def open_storage(
         find_good(log)
         if index is not None:
             check_complete(paths, index, log)
+        else:
+            check_commits(paths, log, superblock)
         rewind(log)
         if index is None or index.last > log.good or not index.whole:
             if index is not None:
@@ -156,7 +161,7 @@ def _as_it_stands(paths: Paths, superblock: Superblock, index: Index, make: Make
     log = read_ends(paths, superblock, index)
     check_complete(paths, index, log)
     storage = make(superblock, index)
-    _add_heaps(storage, index.catalog, log, without=_replaced_by(log, index.last))
+    _add_heaps(storage, index.catalog, log, without=replaced_chunks(log, index.last))
     for heap in storage.heaps.values():
         for chunk, count in index.live[heap.store].items():
             if count.record_count and chunk not in heap.chunks:
@@ -193,10 +198,7 @@ def _superblock_for_rebuild(paths: Paths) -> Superblock:
         superblock = Superblock(index.database, max(paths.list_indexes()), 1, 0, 1, 1)
         create_superblock(paths.superblock, superblock)
     if index is not None and index.database == superblock.database:
-        superblock = superblock._replace(
-            checkpoint=max(superblock.checkpoint, index.checkpoint),
-            next_chunk=max(superblock.next_chunk, index.next_chunk),
-        )
+        superblock = superblock.at_least(index.checkpoint, index.next_chunk)
     chunks = [chunk for chunk in map(_try_chunk, map(paths.chunk, paths.list_chunks())) if chunk is not None]
     mine = [chunk for chunk in chunks if chunk.header.database == superblock.database]
     commits = [(segment.epoch, segment.commit) for chunk in mine for segment in chunk.segments()]
@@ -205,7 +207,7 @@ def _superblock_for_rebuild(paths: Paths) -> Superblock:
         return superblock
     # The checkpoint that began an epoch is on disk before the first commit of it.
     first = min(commit for epoch, commit in commits if epoch == newest)
-    return superblock._replace(epoch=newest, checkpoint=max(superblock.checkpoint, first - 1))
+    return superblock.at_least(first - 1, superblock.next_chunk)._replace(epoch=newest)
 
 
 def _try_index(paths: Paths) -> Index | None:
@@ -256,16 +258,16 @@ def _with_index(
 def _bring_forward(storage: Storage, log: Log) -> tuple[set[int], set[int]]:
     """Bring the index to the last good commit; return the stores dropped on the way, and the chunks replaced."""
     index = storage.index
-    dropped = _dropped_stores(log)
+    dropped = dropped_stores(log, log.good)
     catalog = {name: entry for name, entry in index.catalog.items() if entry["store"] not in dropped}
     known = {entry["store"] for entry in catalog.values()}
     catalog |= {
         chunk.header.about["name"]: _entry(chunk)
-        for chunk in _good_chunks(log)
+        for chunk in good_chunks(log)
         if chunk.header.store not in known | dropped
     }
     _add_heaps(storage, catalog, log)
-    replaced = _replaced_chunks(log)
+    replaced = replaced_chunks(log, log.good)
     if log.good > log.base:
         rows = {store: pieces for store, pieces in _rows(log).items() if store not in dropped}
         compacted = {log.chunks[chunk].header.store for chunk in replaced & log.chunks.keys()}
@@ -303,9 +305,9 @@ def _index_anew(
 
     Returns the storage, the stores that were dropped, and the chunks that were replaced.
     """
-    replaced = _replaced_chunks(log)
-    dropped = _dropped_stores(log)
-    kept = [chunk for chunk in _good_chunks(log) if chunk.id not in replaced and chunk.header.store not in dropped]
+    replaced = replaced_chunks(log, log.good)
+    dropped = dropped_stores(log, log.good)
+    kept = [chunk for chunk in good_chunks(log) if chunk.id not in replaced and chunk.header.store not in dropped]
     log.segments = [segment for segment in log.segments if segment.chunk not in replaced]
     generation = superblock.generation + 1
     path = paths.index(generation)
@@ -336,33 +338,9 @@ def _remove_index(path: str) -> None:
         files.unlink(path)
 
 
-def _good_chunks(log: Log) -> list[Chunk]:
-    return [chunk for chunk in log.chunks.values() if chunk.id not in log.debris]
-
-
-def _replaced_chunks(log: Log) -> set[int]:
-    """Return the chunks that compaction has replaced: by a commit that is whole, or its new chunks were no good."""
-    return {old for chunk in _good_chunks(log) for old in chunk.header.replaces}
-
-
-def _replaced_by(log: Log, commit: int) -> set[int]:
-    """Return the chunks that compaction had replaced as of a commit: beside a writer, another may be under way."""
-    replaced: set[int] = set()
-    for chunk in log.chunks.values():
-        first = next(chunk.segments(), None) if chunk.header.replaces else None
-        if first is not None and first.commit <= commit:
-            replaced |= set(chunk.header.replaces)
-    return replaced
-
-
 def _entry(chunk: Chunk) -> dict[str, object]:
     about = chunk.header.about
     return {"store": chunk.header.store, "kind": about["kind"], "schema": about["schema"]}
-
-
-def _dropped_stores(log: Log) -> set[int]:
-    marked = {segment.chunk for segment in log.segments if (segment.rows.flag_values & DROPPED).any()}
-    return {log.chunks[chunk].header.store for chunk in marked}
 
 
 def _rows(log: Log) -> dict[int, list[Piece]]:
@@ -379,7 +357,7 @@ def _rows(log: Log) -> dict[int, list[Piece]]:
 def _add_heaps(storage: Storage, catalog: Catalog, log: Log, without: Container[int] = ()) -> None:
     """Make the catalog's stores known, with their chunks."""
     by_store: dict[int, list[Chunk]] = {}
-    for chunk in _good_chunks(log):
+    for chunk in good_chunks(log):
         if chunk.id not in without:
             by_store.setdefault(chunk.header.store, []).append(chunk)
     for name, entry in catalog.items():

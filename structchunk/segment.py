@@ -21,6 +21,10 @@ MAGIC = b"SEGM"
 SEGMENT = struct.Struct("<4sIIIQQQQIII")
 OWN_CRC = struct.Struct("<I")
 SEGMENT_SIZE = 64
+REPLACES = 1 << 8
+"""Beside the form of the rows: this commit replaces the chunks that the header names."""
+MOST_ROWS = 1 << 28
+"""No commit has as many rows in one chunk: 64 bytes in a sparse file could ask for any amount of memory else."""
 assert SEGMENT.size + OWN_CRC.size == SEGMENT_SIZE
 
 
@@ -29,7 +33,8 @@ class Segment(NamedTuple):
 
     ``start`` and ``end`` bound the commit's bytes in the file, ``low`` is the lowest byte of the segment's
     rows, which lie just below its record; ``parts`` counts the chunks that the commit touched. ``rows`` is over
-    the bytes that it was read from.
+    the bytes that it was read from. ``replaces`` tells whether the commit replaces the chunks that the header
+    names.
     """
 
     chunk: int
@@ -42,6 +47,7 @@ class Segment(NamedTuple):
     data_crc: int
     rows: Piece
     low: int
+    replaces: bool = False
 
 
 def pack_record(
@@ -54,9 +60,12 @@ def pack_record(
     end: int,
     data_crc: int,
     rows: Packed,
+    *,
+    replaces: bool = False,
 ) -> bytes:
     """Return the record that stands above a segment's rows."""
     form, count, body = rows
+    form |= REPLACES * replaces
     head = SEGMENT.pack(MAGIC, parts, part, count, commit, epoch, start, end, data_crc, zlib.crc32(body), form)
     return head + OWN_CRC.pack(zlib.crc32(head, chunk))
 
@@ -91,17 +100,20 @@ def parse_segment(raw: memoryview, position: int, chunk: int, data_offset: int, 
     magic, parts, part, count, commit, epoch, start, end, crc, rows_crc, form = SEGMENT.unpack(head)
     if magic != MAGIC or OWN_CRC.unpack_from(raw, top + SEGMENT.size)[0] != zlib.crc32(head, chunk):
         return None
+    replaces, form = bool(form & REPLACES), form & ~REPLACES
     try:
         low = top - size_of(form, count)
         highest = min(low, top - count * ROW_SIZE)  # so that rows in memory are never more than the file's size
-        if part >= parts or not data_offset <= start <= end <= highest or zlib.crc32(raw[low:top]) != rows_crc:
+        if part >= parts or count > MOST_ROWS or not data_offset <= start <= end <= highest:
+            return None
+        if zlib.crc32(raw[low:top]) != rows_crc:
             return None
         rows = unpack(Packed(form, count, raw[low:top]), item_size)
     except ValueError:
         return None
     if not _are_sound(rows, chunk, start, end, item_size):
         return None
-    return Segment(chunk, commit, epoch, parts, part, start, end, crc, rows, low)
+    return Segment(chunk, commit, epoch, parts, part, start, end, crc, rows, low, replaces)
 
 
 def _are_sound(rows: Piece, chunk: int, start: int, end: int, item_size: int) -> bool:
@@ -109,10 +121,15 @@ def _are_sound(rows: Piece, chunk: int, start: int, end: int, item_size: int) ->
     run = rows.run if isinstance(rows, Scattered) else rows.ends
     flags = run["flags"]
     zero_alone = (flags & ZERO != 0) & (flags & LIVE == 0)
+    records = run[flags & TOMBSTONE == 0]
+    # Summed as floats, which no sum makes wrap around, and which are exact up to more than any file has. More bytes
+    # than there are would be records over one another: each of them would have to be read again.
+    size = float(records["length"].sum(dtype=np.float64)) * item_size if isinstance(rows, Scattered) else 0
     return (
         bool((run["chunk"] == chunk).all())
         and not bool(zero_alone.any())
-        and not bool(misplaced(run[flags & TOMBSTONE == 0], start, end, item_size).any())
+        and not bool(misplaced(records, start, end, item_size).any())
+        and size <= end - start
     )
 
 
@@ -136,7 +153,8 @@ def survey(directory: memoryview) -> tuple[int, int] | None:
     if not len(records) or records[-1] + 1 == len(units):
         return None
     is_row[records + 1] = False
-    forms, row_counts = units["chunk"][records + 1], units["offset"][records] >> np.uint64(32)
+    forms = units["chunk"][records + 1] & np.uint32(~REPLACES & 0xFFFFFFFF)
+    row_counts = units["offset"][records] >> np.uint64(32)
     unit_counts = row_counts.astype(np.int64)
     flags = 0
     for at in np.flatnonzero(forms != ALL).tolist():

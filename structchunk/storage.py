@@ -29,7 +29,7 @@ from .paths import Paths
 from .schema import Schema
 from .segment import SEGMENT_SIZE
 from .staging import Staging
-from .superblock import Superblock
+from .superblock import Superblock, crc_of_heads
 
 MAX_CHUNK_SIZE = 4 << 30
 CHECKPOINT_COMMITS = 1 << 17
@@ -305,7 +305,7 @@ class Storage:
 
     def _write_commit(self, parts: list[Part], crcs: list[int], prepared: Prepared, *, sync: bool) -> None:
         commit = self.index.last + 1
-        for room, rows, _ in parts:
+        for room, rows, *_ in parts:
             self.dirty[room.chunk.id] = room.chunk
             self._uncheckpointed_size += room.free - room.chunk.committed + len(rows.body)
         with self._poisoning():
@@ -439,6 +439,7 @@ class Storage:
             checkpoint=self.index.last,
             epoch=old.epoch + self.epoch_pending,
             next_chunk=self.next_chunk,
+            heads=crc_of_heads({chunk: directory for chunk, (_, directory) in self.index.heads.items()}),
         )
         new.write(self.paths.superblock)
         self.superblock = new

@@ -135,6 +135,7 @@ def _check_segments(heap: Heap, place: Place, segments: list[Segment], checkpoin
         if segment.commit <= commit or segment.epoch < epoch or segment.start < end:
             what = f"commit {segment.commit} of epoch {segment.epoch} after commit {commit} of epoch {epoch}"
             yield Problem(what, where, RESTORE)
+            continue  # what lies over what was read already is not read again: it could be any number of times
         commit, epoch, end = segment.commit, segment.epoch, segment.end
         if _is_covered(segment, checkpoint) and data_crc(raw, segment.rows, heap.item_size) != segment.data_crc:
             what = f"records of commit {commit} that do not match their CRC"

@@ -14,8 +14,9 @@ import pytest
 
 import structchunk as sc
 from structchunk import clone
-from structchunk.clone import clone_leveldb, parse_manifest, state_of
+from structchunk.clone import clone_leveldb, state_of
 from structchunk.leveldb import LevelDB
+from structchunk.leveldb_files import parse_manifest
 
 KEYS = 20
 WRITER = """

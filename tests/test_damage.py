@@ -19,6 +19,7 @@ from crash import CHUNK_SIZE, contents, shrink
 from killer import Killer, started
 
 import structchunk as sc
+from structchunk import files
 from structchunk.chunk import Chunk
 
 NewRoot = Callable[[], str]
@@ -278,3 +279,306 @@ def test_special_file(base: Base, check: Check, kind: str) -> None:
     for name in ("chunks", next(name.split("/")[0] for name in names if name.startswith("index-"))):
         verdict = check(f"a {kind} for {name}", lambda root, name=name: plant(root, name, kind))
         assert verdict != "harmless", f"a {kind} for {name}"
+
+
+# ---------------------------------------------------------------------- chunk files never made to their end
+
+SIZE = 4 * 4096
+LONG_NAME = "é" * 1024  # so that its header takes two pages
+
+
+def make_three(root: str) -> list[str]:
+    """Make three stores with a chunk each, the last one of a header of two pages; return the paths of these."""
+    with sc.open(root, chunk_size=SIZE) as db:
+        for name in ("a", "b", LONG_NAME):
+            db.array_store(name, "u8")[1] = [len(name)]
+    directory = os.path.join(root, "chunks")
+    return [os.path.join(directory, name) for name in sorted(os.listdir(directory))]
+
+
+def lose_last(root: str, *, is_counted: bool) -> str:
+    """Leave of a database the state before its last chunk, that file alone, and return its path."""
+    path = make_three(root)[-1]
+    kept = Path(path).read_bytes()
+    with sc.open(root) as db:
+        db.drop_store(LONG_NAME)
+    assert not os.path.exists(path)
+    number = 4 if is_counted else 5
+    path = os.path.join(root, "chunks", f"{number:08d}.chunk")
+    if is_counted:
+        with sc.open(root) as db:  # the id that the next chunk had is used up
+            db.storage.next_chunk += 1
+            db["a"][2] = [2]
+    Path(path).write_bytes(kept)
+    return path
+
+
+def spoil(path: str, how: str) -> None:
+    """Make of a sound chunk file what creating it leaves if it is cut short, or what damage does to it."""
+    raw = Path(path).read_bytes()
+    header = 2 * 4096
+    made = {
+        "empty": b"",
+        "blank": bytes(len(raw)),
+        "only its header, with a sector missing": raw[:512]
+        + bytes(512)
+        + raw[1024:header]
+        + bytes(len(raw) - header),
+        "data, and no header": bytes(header) + raw[header:],
+        "data, and a header with a sector missing": raw[:4096] + bytes(512) + raw[4608:],
+        "flipped bit": raw[:20] + bytes([raw[20] ^ 1]) + raw[21:],
+        "flipped bit in the header alone": raw[:20]
+        + bytes([raw[20] ^ 1])
+        + raw[21:header]
+        + bytes(len(raw) - header),
+        "cut": raw[: 3 * 4096],
+        "cut to the header": raw[:header],
+        "cut in the first page": raw[:300],
+    }
+    Path(path).write_bytes(made[how])
+
+
+UNFINISHED = ("empty", "blank", "only its header, with a sector missing")
+NOT_COUNTED = ("data, and no header", "data, and a header with a sector missing")
+DAMAGED = ("flipped bit", "flipped bit in the header alone", "cut", "cut to the header", "cut in the first page")
+
+
+def check_stepped_over(root: str, path: str) -> None:
+    """Fail unless a reader, a writer and a rebuild do with a database as if a file of it were not there."""
+    copy = shutil.copytree(root, f"{root}.copy")
+    with sc.open(root, "r") as reader:
+        assert sorted(reader) == ["a", "b"]
+        assert reader.verify() == []
+    assert os.path.exists(path)
+    with sc.open(root) as db, sc.open(root, "r") as reader:
+        assert not os.path.exists(path)
+        assert sorted(db) == sorted(reader) == ["a", "b"]
+        db["b"][3] = [3]
+        assert db.verify() == []
+    for index in Path(copy).glob("index-*"):
+        shutil.rmtree(index)
+    sc.rebuild_index(copy)
+    with sc.open(copy) as db:
+        assert os.path.basename(path) not in os.listdir(db.storage.paths.chunks)
+        assert db["a"][1].tolist() == [1]
+        assert db.verify() == []
+
+
+@pytest.mark.parametrize("is_counted", [True, False])
+@pytest.mark.parametrize("how", UNFINISHED)
+def test_a_chunk_file_that_was_not_made_to_its_end_is_stepped_over(
+    how: str, new_root: NewRoot, *, is_counted: bool
+) -> None:
+    root = new_root()
+    path = lose_last(root, is_counted=is_counted)
+    spoil(path, how)
+    check_stepped_over(root, path)
+
+
+@pytest.mark.parametrize("how", NOT_COUNTED)
+def test_what_a_power_cut_leaves_of_an_uncounted_chunk_is_stepped_over(how: str, new_root: NewRoot) -> None:
+    root = new_root()
+    path = lose_last(root, is_counted=False)
+    spoil(path, how)
+    check_stepped_over(root, path)
+
+
+@pytest.mark.parametrize(
+    ("how", "is_counted"),
+    [*((how, True) for how in DAMAGED + NOT_COUNTED), *((how, False) for how in DAMAGED)],
+)
+def test_damage_is_told_from_a_file_that_was_not_made_to_its_end(
+    how: str, new_root: NewRoot, *, is_counted: bool
+) -> None:
+    root = new_root()
+    path = lose_last(root, is_counted=is_counted)
+    spoil(path, how)
+    for use in (sc.open, lambda root: sc.open(root, "r"), sc.rebuild_index):
+        with pytest.raises(sc.CorruptionError) as caught:
+            use(root)
+        assert caught.value.path == path
+    assert os.path.exists(path)
+
+
+@pytest.mark.parametrize("how", ["empty", "blank"])
+def test_a_chunk_that_held_commits_and_lost_them_is_missing(how: str, new_root: NewRoot) -> None:
+    root = new_root()
+    path = make_three(root)[1]
+    spoil(path, how)
+    with pytest.raises(sc.CorruptionError, match=r"00000002\.chunk"):
+        sc.open(root)
+    with pytest.raises(sc.CorruptionError, match=r"00000002\.chunk"):
+        sc.open(root, "r")
+    with pytest.raises(sc.CorruptionError, match=r"commits 3 to 4,.* missing from 00000002\.chunk"):
+        sc.rebuild_index(root)
+    assert os.path.exists(path)
+
+
+def test_an_interrupted_creation_leaves_nothing(new_root: NewRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = new_root()
+    create = files.create
+
+    def interrupted(path: str, size: int) -> None:
+        create(path, size)
+        raise KeyboardInterrupt
+
+    with sc.open(root) as db:
+        db.array_store("a", "u8")[1] = [1]
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "create", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                db.array_store("b", "u8")
+        db["a"][2] = [2]
+        assert len(os.listdir(db.storage.paths.chunks)) == 1
+    with sc.open(root) as db:
+        assert {key: record.tolist() for key, record in db["a"].items()} == {1: [1], 2: [2]}
+        assert db.verify() == []
+
+
+@pytest.mark.parametrize("name", ["000000001.chunk", "0000000\u0661.chunk", "0000000\uff11.chunk"])
+def test_a_name_that_is_none_of_a_chunk(name: str, new_root: NewRoot) -> None:
+    root = new_root()
+    first, *_ = make_three(root)
+    shutil.copyfile(first, os.path.join(root, "chunks", name))
+    sc.rebuild_index(root)
+    with sc.open(root) as db, sc.open(root, "r") as reader:
+        assert db["a"][1].tolist() == reader["a"][1].tolist() == [1]
+        assert [problem.what for problem in db.verify()] == ["a file that no store knows"]
+        os.unlink(os.path.join(root, "chunks", name))
+        assert db.verify() == []
+
+
+# ---------------------------------------------------------------------- anything, with the index or without
+
+MUTATIONS: dict[str, Callable[[str, random.Random], object]] = {}
+
+
+def mutation(change: Callable[[str, random.Random], object]) -> Callable[[str, random.Random], object]:
+    """Note what changes a file."""
+    MUTATIONS[change.__name__] = change
+    return change
+
+
+@mutation
+def cut(path: str, rng: random.Random) -> None:
+    os.truncate(path, rng.choice((0, 4096, rng.randrange(os.path.getsize(path) + 1))))
+
+
+@mutation
+def lengthen(path: str, rng: random.Random) -> None:
+    os.truncate(path, os.path.getsize(path) + rng.choice((1, 4096, 1 << 20)))
+
+
+@mutation
+def zero(path: str, rng: random.Random) -> None:
+    size = os.path.getsize(path)
+    unit = rng.choice((64, 512, 4096, size + 1))
+    start = rng.randrange(size + 1) // unit * unit
+    with open(path, "r+b") as file:
+        file.seek(start)
+        file.write(bytes(min(unit, size - start)))
+
+
+@mutation
+def flip_bits(path: str, rng: random.Random) -> None:
+    for _ in range(rng.choice((1, 1, 3))):
+        if os.path.getsize(path):
+            flip(path, rng.randrange(os.path.getsize(path)), rng.randrange(8))
+
+
+@mutation
+def shuffle(path: str, rng: random.Random) -> None:
+    """Exchange two stretches of a file."""
+    raw = bytearray(Path(path).read_bytes())
+    unit = rng.choice((32, 512, 4096))
+    starts = range(0, len(raw) - unit, unit)
+    if len(starts) > 1:
+        one, two = rng.sample(starts, 2)
+        raw[one : one + unit], raw[two : two + unit] = raw[two : two + unit], raw[one : one + unit]
+    Path(path).write_bytes(raw)
+
+
+@mutation
+def remove_file(path: str, rng: random.Random) -> None:
+    os.unlink(path)
+
+
+@mutation
+def duplicate(path: str, rng: random.Random) -> None:
+    """Give a copy of a file the name of another one, which is there or not."""
+    number = rng.choice((1, 2, 3, 5, 8, 90, 2**32 - 1))
+    suffix = os.path.splitext(path)[1]
+    width = 8 if suffix == ".chunk" else 6
+    target = os.path.join(os.path.dirname(path), f"{number:0{width}d}{suffix}")
+    if target != path:
+        shutil.copyfile(path, target)
+
+
+class History(NamedTuple):
+    """A database after compaction and drops, and as it was at earlier times; and a file with what it holds."""
+
+    root: str
+    earlier: list[str]
+    expected: str
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> History:
+    directory = tmp_path_factory.mktemp("history")
+    root = str(directory / "now")
+    earlier = []
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch.setattr)
+        for number in range(6):
+            fill(root, number, 2)
+            with sc.open(root, chunk_size=CHUNK_SIZE) as db:
+                db.array_store(f"store {number}", "u2")[1] = [number]
+                with db.transaction() as transaction:
+                    for name in (*DTYPES, f"store {number}"):
+                        transaction[name].put(5, np.zeros(number, transaction[name].dtype))
+                if number == 2:
+                    db.drop_store("store 1")
+                if number == 3:
+                    db.compact("ints", "odd")
+            earlier.append(shutil.copytree(root, directory / str(number)))
+        with sc.open(root) as db:
+            held = contents(db)
+    expected = directory / "expected"
+    expected.write_bytes(pickle.dumps(held))
+    return History(root, [str(path) for path in earlier[:-1]], str(expected))
+
+
+def put_older(history: History, root: str, name: str, rng: random.Random) -> bool:
+    """Put an earlier copy of a file in its place, and tell whether there is one."""
+    source = os.path.join(rng.choice(history.earlier), name)
+    if os.path.exists(source):
+        shutil.copyfile(source, os.path.join(root, name))
+    return os.path.exists(source)
+
+
+@pytest.mark.timeout(0)
+def test_any_change_of_a_file(
+    history: History, killer: Killer, new_root: NewRoot, seed: int, budget: float
+) -> None:
+    """It is reported, or everything is there, in bounded time and memory."""
+    verdicts: Counter[str] = Counter()
+    for turn in range(round(150 * budget)):
+        rng = random.Random(f"{seed} {turn}")
+        root = shutil.copytree(history.root, new_root())
+        name = rng.choice([*chunks_of(root), *files_of(root)])
+        what = rng.choice([*MUTATIONS, "put_older", "put_older"])
+        if what != "put_older":
+            MUTATIONS[what](os.path.join(root, name), rng)
+        elif not put_older(history, root, name, rng):
+            what = "nothing"
+        lose = rng.random() < 0.5
+        if lose:
+            for index in Path(root).glob("index-*"):
+                shutil.rmtree(index)
+        end = killer.run(task="damaged", root=root, expected=history.expected, seconds=30)
+        said = f"{seed} {turn}: {what} of {name}{' and no index' * lose}: {end}"
+        assert end["status"] == 0, said
+        assert end["verdict"] in GOOD, said
+        verdicts[end["verdict"]] += 1
+        shutil.rmtree(root)
+    assert set(verdicts) == set(GOOD)

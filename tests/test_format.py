@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -26,12 +27,12 @@ from structchunk.leveldb import LevelDB
 from structchunk.packed import ALL, EVEN, KEYS, Packed, pack
 from structchunk.paths import Paths
 from structchunk.piece import Scattered, Stretch, shorten
-from structchunk.segment import Segment, data_crc, pack_record, parse_segment, walk
+from structchunk.segment import REPLACES, Segment, data_crc, pack_record, parse_segment, walk
 from structchunk.superblock import SLOT_SIZE, Superblock, create_superblock, parse_slot, read_superblock
 
 ABOUT = {"name": "temps", "kind": "array", "schema": {"kind": "array", "type": "<f8"}}
 TEXT = b'{"name":"temps","kind":"array","schema":{"kind":"array","type":"<f8"}}'
-HEADER = Header(UUID, 7, 5, 24, 65536, 1_700_000_000_123_456_789, ABOUT, (2, 3))
+HEADER = Header(UUID, 7, 5, 24, 65536, 1_700_000_000_123_456_789, ABOUT, (2, 3), is_marked=False)
 HEADER_GOLDEN = bytes.fromhex(
     "535452554354434b"  # STRUCTCK
     "01000000 00100000"  # version, header size
@@ -70,6 +71,14 @@ def test_header() -> None:
     assert HEADER.pack() == HEADER_GOLDEN + TEXT + bytes.fromhex("02000000 03000000")
     crc = zlib.crc32(HEADER_GOLDEN[:80] + HEADER.pack()[104:])
     assert HEADER_GOLDEN[80:84] == crc.to_bytes(4, "little")
+
+
+def test_header_of_version_2() -> None:
+    """It replaces other chunks, and so says the segment of the commit that does."""
+    marked = dataclasses.replace(HEADER, is_marked=True)
+    assert marked.pack() == sealed(HEADER.pack()[:8] + bytes([2]) + HEADER.pack()[9:])
+    assert parse_header(marked.pack(), "x", 65536) == marked
+    assert dataclasses.replace(marked, replaces=()).pack()[8] == 1
 
 
 def test_header_round_trip() -> None:
@@ -119,16 +128,18 @@ def patched(offset: int, form: str, value: Any) -> bytes:
     return sealed(bytes(packed))
 
 
-def with_text(text: bytes) -> bytes:
-    """Return a header of another text."""
+def with_text(text: bytes, version: int = 1) -> bytes:
+    """Return a header of another text, that replaces no chunks."""
     packed = HEADER.pack()
-    return sealed(packed[:72] + struct.pack("<II", len(text), 0) + packed[80:104] + text)
+    packed = packed[:8] + version.to_bytes(4, "little") + packed[12:72]
+    return sealed(packed + struct.pack("<II", len(text), 0) + HEADER.pack()[80:104] + text)
 
 
 BAD_HEADERS = {
     "too short": (HEADER.pack()[:103], "103 bytes", 0),
     "magic": (patched(0, "8s", b"STRUCTCX"), "STRUCTCX", 0),
-    "version": (patched(8, "<I", 2), "version 2", 8),
+    "version": (patched(8, "<I", 3), "version 3", 8),
+    "version of chunks that replace others": (with_text(TEXT, 2), "version 2", 8),
     "header size of another page count": (patched(12, "<I", 8192), "header size 8192", 12),
     "header size below the text": (patched(12, "<I", 100), "a header of 182 bytes", 12),
     "item size of zero": (patched(40, "<Q", 0), "item size 0", 40),
@@ -208,8 +219,18 @@ def test_segment() -> None:
 def test_segment_round_trip() -> None:
     segment = parsed(ROWS, RECORD_GOLDEN)
     assert segment is not None
-    assert segment._replace(rows=None) == (7, 9, 2, 3, 1, 4104, 4176, 0xDEADBEEF, None, END - 128)
+    assert segment._replace(rows=None) == (7, 9, 2, 3, 1, 4104, 4176, 0xDEADBEEF, None, END - 128, False)
     assert segment.rows.run.tobytes() == ROWS
+
+
+def test_segment_of_a_commit_that_replaces_chunks() -> None:
+    record = pack_record(7, 9, 2, 3, 1, 4104, 4176, 0xDEADBEEF, Packed(ALL, 2, ROWS), replaces=True)
+    marked = RECORD_GOLDEN[:56] + bytes.fromhex("00010000")
+    assert record == marked + zlib.crc32(marked, 7).to_bytes(4, "little")
+    plain, segment = parsed(ROWS, RECORD_GOLDEN), parsed(ROWS, record)
+    assert plain is not None and segment is not None
+    assert segment._replace(rows=plain.rows, replaces=False) == plain
+    assert segment.replaces
 
 
 def test_each_flipped_bit_of_a_segment_is_found() -> None:
@@ -250,6 +271,8 @@ def record_of(rows: bytes = ROWS, **fields: int) -> bytes:
         {"form": 1},
         {"form": 2},
         {"form": 3},
+        {"form": REPLACES | 3},
+        {"form": 2 * REPLACES},
         {"form": 2**32 - 1},
     ],
     ids=str,
@@ -273,6 +296,7 @@ def test_a_segment_with_a_wrong_field_is_refused(fields: dict[str, int]) -> None
         [(1, 4104, 4, 7, 0)],
         [(1, 4104, 2**63, 7, 0)],
         [(1, 2**64 - 24, 1, 7, 0)],
+        [(1, 4104, 3, 7, 0), (2, 4152, 1, 7, 0)],  # more bytes than there are: one over the other
     ],
     ids=str,
 )
@@ -494,7 +518,11 @@ def test_paths_lists_what_is_its_own(tmp_path: Path) -> None:
     paths = Paths(str(tmp_path))
     for name in ("index-000012", "index-000002", "index-1", "index-000003.old", "chunks", "readers"):
         (tmp_path / name).mkdir()
+    for name in ("index-0000004", "index-00000\u0665", "index-\uff10\uff10\uff10\uff10\uff10\uff16"):
+        (tmp_path / name).mkdir()
     for name in ("00000010.chunk", "00000002.chunk", "4294967295.chunk", "1.chunk", "00000003.chunk~", ".nfs1"):
+        (tmp_path / "chunks" / name).touch()
+    for name in ("000000004.chunk", "0000000\u0665.chunk", "4294967296.chunk", "9999999999.chunk"):
         (tmp_path / "chunks" / name).touch()
     assert paths.list_indexes() == [2, 12]
     assert paths.list_chunks() == [2, 10, 2**32 - 1]
@@ -537,7 +565,7 @@ def read_chunk(raw: bytes) -> tuple[dict[str, Any], list[tuple[list[Any], list[E
     """Decode a chunk file as a stranger would: struct, zlib, and the offsets of the docstring."""
     header = dict(zip(HEADER_FIELDS, decode(HEADER_FIELDS, raw, 0), strict=True))
     _, version, _, _, chunk, _, _, _, size, _, text_size, replaced, crc, *_ = header.values()
-    assert (version, size) == (1, len(raw))
+    assert (version, size) == (1 + (replaced > 0), len(raw))
     end = 104 + text_size + 4 * replaced
     assert crc == zlib.crc32(raw[:80] + raw[104:end])
     segments = []

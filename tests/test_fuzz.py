@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import json
+import mmap
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import UUID
+from support import UUID, run_python
 
 import structchunk as sc
 from structchunk.block import Budget
 from structchunk.clock import Clock
-from structchunk.extent import EXTENT_DTYPE, ROW, TOMBSTONE, is_sorted, make_run, misplaced
+from structchunk.extent import EXTENT_DTYPE, LIVE, ROW, TOMBSTONE, ZERO, is_sorted, make_run, misplaced
 from structchunk.header import TEXT_OFFSET, Header, checksum, parse_header
 from structchunk.index import CATALOG, CHECKPOINT, LAST, Index
 from structchunk.leveldb import LevelDB
-from structchunk.packed import pack
+from structchunk.packed import EVEN, Packed, pack
 from structchunk.piece import Scattered
 from structchunk.schema import schema_from_descriptor
-from structchunk.segment import MAGIC, OWN_CRC, SEGMENT, SEGMENT_SIZE, data_crc, walk
+from structchunk.segment import (
+    MAGIC,
+    MOST_ROWS,
+    OWN_CRC,
+    SEGMENT,
+    SEGMENT_SIZE,
+    data_crc,
+    pack_record,
+    parse_segment,
+    walk,
+)
 from structchunk.superblock import CRC, SLOT, Superblock, parse_slot
 from structchunk.table import Table
 
@@ -130,6 +142,63 @@ def test_directory_of_a_size_that_wraps_around() -> None:
     head = SEGMENT.pack(MAGIC, 1, 0, 2**32 - 1, 1, 1, DATA, DATA, 0, 0, 0)
     raw = bytes(SIZE - SEGMENT_SIZE) + head + OWN_CRC.pack(zlib.crc32(head, 1))
     assert list(walk(memoryview(raw), SIZE, 1, DATA, 8)) == []
+
+
+CRAFTED = """
+import resource, sys, time
+import structchunk as sc
+from structchunk.chunk import Chunk
+from structchunk.packed import ALL, EVEN, Packed
+from structchunk.segment import pack_record
+
+root, what = sys.argv[1:]
+with sc.open(root) as db:
+    db.array_store("a", "u1")[1] = [1]
+    epoch = db.storage.superblock.epoch
+chunk = Chunk.open(f"{root}/chunks/00000001.chunk")
+last = list(chunk.segments())[-1]
+chunk.seek(last.end, last.low)
+segments = {
+    "parts": [(3, 2**32 - 1, Packed(ALL, 0, b""))],
+    "commits": [(2**64 - 2, 1, Packed(ALL, 0, b"")), (2**64 - 1, 1, Packed(ALL, 0, b""))],
+}
+for commit, parts, rows in segments[what]:
+    record = pack_record(1, commit, epoch, parts, 0, chunk.free, chunk.free, 0, rows)
+    chunk.append_segment(rows.body, record, chunk.free)
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+with sc.open(root, "r") as db:
+    assert db["a"][1].tolist() == [1]
+sc.rebuild_index(root)
+with sc.open(root) as db:
+    assert db["a"][1].tolist() == [1]
+    assert db.verify() == []
+"""
+
+
+@pytest.mark.parametrize("what", ["parts", "commits"])
+def test_numbers_of_a_segment_ask_for_no_work(what: str, tmp_path: Path) -> None:
+    """However many parts or commits a segment says that there are."""
+    done = run_python(CRAFTED, str(tmp_path / "db"), what)
+    assert done.returncode == 0, done.stderr
+
+
+def test_rows_of_a_segment_are_bounded_whatever_the_size_of_the_file(tmp_path: Path) -> None:
+    """A file of holes may be as large as one likes."""
+    path = tmp_path / "sparse"
+    for count, is_sound in ((MOST_ROWS, True), (MOST_ROWS + 1, False)):
+        body = struct.pack("<QQIIQQ24x", DATA, 1, 1, LIVE | ZERO, 5, 1)
+        record = pack_record(1, 2, 1, 1, 0, DATA, DATA + count, 0, Packed(EVEN, count, body))
+        size = DATA + count * 33 + 8192
+        with open(path, "wb") as file:
+            file.truncate(size)
+            file.seek(size - len(body) - len(record))
+            file.write(body + record)
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+            view = memoryview(raw)
+            segment = parse_segment(view, size, 1, DATA, 1)
+            assert (segment is not None) == is_sound
+            del segment
+            view.release()
 
 
 @settings(max_examples=200)

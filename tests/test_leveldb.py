@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -261,6 +263,67 @@ def test_a_damaged_block_raises_instead_of_ending_a_range(path: str, direction: 
     with pytest.raises(CorruptionError):
         for number in range(2000):
             leveldb.get(b"k%06d" % number)
+    leveldb.close()
+
+
+def varint(number: int) -> bytes:
+    """Return a number as LevelDB writes it."""
+    low, rest = number & 127, number >> 7
+    return bytes([low | 128]) + varint(rest) if rest else bytes([low])
+
+
+def with_footer(table: str, *numbers: int, magic: bool = True) -> None:
+    """Write other places of blocks at the end of a table file."""
+    places = b"".join(map(varint, numbers)).ljust(40, b"\0")
+    with open(table, "r+b") as file:
+        file.seek(-48, os.SEEK_END)
+        file.write(places if magic else places + bytes(8))
+
+
+@pytest.mark.parametrize("numbers", [(0, 9, 0, 2**40), (0, 2**63, 0, 9), (2**64 - 9, 9, 0, 9), (0, 9, 1 << 70, 9)])
+def test_a_table_that_asks_for_more_than_there_is_is_damage(path: str, numbers: tuple[int, ...]) -> None:
+    (table,) = make_table_files(path)
+    with_footer(table, *numbers)
+    with pytest.raises(CorruptionError, match=r"\.ldb.*rebuild_index"):
+        LevelDB.open(path)
+
+
+@pytest.mark.parametrize("how", ["no magic", "no number ends", "cut", "short", "empty"])
+def test_a_table_that_does_not_end_as_one_is_damage(path: str, how: str) -> None:
+    (table,) = make_table_files(path)
+    if how == "no magic":
+        with_footer(table, 0, 9, 0, 9, magic=False)
+    elif how == "no number ends":
+        with_footer(table, (1 << 280) - 1)
+    else:
+        os.truncate(table, {"cut": os.path.getsize(table) - 1, "short": 47, "empty": 0}[how])
+    with pytest.raises(CorruptionError, match=r"\.ldb.*rebuild_index"):
+        LevelDB.open(path)
+
+
+def test_any_flipped_bit_of_a_footer_is_found(path: str, tmp_path: Path) -> None:
+    (table,) = make_table_files(path)
+    raw = Path(table).read_bytes()
+    for bit in range(8 * 48):
+        copy = shutil.copytree(path, tmp_path / "copy")
+        damaged = bytearray(raw)
+        damaged[len(raw) - 48 + bit // 8] ^= 1 << bit % 8
+        (copy / Path(table).name).write_bytes(damaged)
+        with contextlib.suppress(CorruptionError):
+            opened = LevelDB.open(str(copy))
+            try:
+                assert len(opened.read(b"", b"\xff", 9999)) == 2000
+            finally:
+                opened.close()
+        shutil.rmtree(copy)
+
+
+def test_a_half_made_table_that_no_manifest_names_is_none(path: str) -> None:
+    make_table_files(path)
+    for name in ("000900.ldb", "000901.sst", "x.ldb"):
+        Path(path, name).write_bytes(b"half")
+    leveldb = LevelDB.open(path)
+    assert len(leveldb.read(b"", b"\xff", 9999)) == 2000
     leveldb.close()
 
 
