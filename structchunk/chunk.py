@@ -67,7 +67,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import files
-from .errors import CorruptionError
+from .errors import CorruptionError, FailedError
 from .header import MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
 from .segment import SEGMENT_SIZE, Segment, walk
 
@@ -107,6 +107,7 @@ class Chunk:
         self._source: mmap.mmap | None = None
         self._target: mmap.mmap | None = None
         self._fields: HeaderFields | None = None
+        self._file: files.Identity | None = None
 
     @classmethod
     def create(cls, path: str, header: Header) -> Chunk:
@@ -164,11 +165,31 @@ class Chunk:
 
     def _map(self, access: int) -> mmap.mmap:
         with files.advised(self.path), files.opened(self.path, write=access == mmap.ACCESS_WRITE) as fd:
-            size = os.fstat(fd).st_size
+            status = os.fstat(fd)
+            size = status.st_size
             if size != self.header.file_size:
                 expected = f"{self.header.file_size} bytes"
                 raise CorruptionError(self.path, found=f"a file of {size} bytes", expected=expected)
+            if files.identity(status) != self._file:
+                self._recognise(fd)
+                self._file = files.identity(status)
             return mmap.mmap(fd, size, access=access)
+
+    def _recognise(self, fd: int) -> None:
+        """Raise unless an open file is this chunk: it may lie where another one was when the header was read."""
+        fields = HeaderFields.from_buffer_copy(os.pread(fd, TEXT_OFFSET, 0))
+        mine = self.header.database, self.id, self.header.created
+        if self._file is not None or (bytes(fields.database), fields.chunk, fields.created) != mine:
+            raise FailedError(
+                f"{self.path} is another file than the one that was opened; close the database and open it again"
+            )
+
+    def _check_place(self) -> None:
+        """Raise if what is written by path would go to another file than the one that is mapped."""
+        if self._file is None:
+            self._target = self._map(mmap.ACCESS_WRITE)
+        elif found := files.displaced(self.path, self._file):
+            raise FailedError(f"{found}; close the database and open it again")
 
     def items(self, dtype: np.dtype[Any], *, writable: bool = False) -> npt.NDArray[Any]:
         """Return the whole file as one array of items; read-only for good unless `writable`."""
@@ -207,6 +228,7 @@ class Chunk:
         """
         if end <= self.reserved:
             return
+        self._check_place()
         start = max(self.free, self.reserved)
         ahead = round_up(end + max(MIN_STEP, self.free // 16), PAGE)
         exact = round_up(end, PAGE)
@@ -217,6 +239,7 @@ class Chunk:
         low = self.directory - SEGMENT_SIZE - rows_size
         if low >= self._directory_reserved:
             return
+        self._check_place()
         stop = min(self._directory_reserved, self.directory)
         for start in (low - ahead, low):
             first = max(start // PAGE * PAGE, self.free)
@@ -247,6 +270,7 @@ class Chunk:
             target = self._target or self.target
             target[offset : offset + size] = data
         else:
+            self._check_place()
             files.write(self.path, offset, data.view(np.uint8) if isinstance(data, np.ndarray) else data)
 
     def place(self, offset: int, data: Any, size: int) -> None:
@@ -314,6 +338,7 @@ class Chunk:
         So what a torn write leaves of a segment is zeros, and never a part of one that was lost before.
         """
         if not self._prepared:
+            self._check_place()
             try:
                 if files.clear(self.path, self.free, self.directory):
                     self.flush()

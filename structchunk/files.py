@@ -17,6 +17,7 @@ from typing import Any
 
 from .errors import CorruptionError
 
+Identity = tuple[int, int]
 ZEROS = bytes(1 << 20)
 COPY_SIZE = 16 << 20
 """How many bytes are copied at a time."""
@@ -66,6 +67,26 @@ def _not_regular(path: str) -> CorruptionError:
         expected="a regular file",
         advice="put the file itself in its place",
     )
+
+
+def identity(status: os.stat_result) -> Identity:
+    """Return what tells a file from all others, whatever its path."""
+    return status.st_dev, status.st_ino
+
+
+def displaced(path: str, opened: Identity) -> str:
+    """Say what is wrong if a path leads to another file than the one that was opened; "" if all is well.
+
+    Locks and mappings go by file, and everything else goes by path: what is written then would go to another
+    database.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        return f"{path} was there when it was opened, and is not any more ({error.strerror})"
+    if identity(status) == opened:
+        return ""
+    return f"{path} is another file than the one that was opened: another database has taken its place"
 
 
 def check_directory(path: str) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import plyvel
 
 from . import files
-from .errors import ClosedError, CorruptionError
+from .errors import ClosedError, CorruptionError, LockedError
 
 Pair = tuple[bytes, bytes]
 _SMALL_LOG = 1 << 16
@@ -169,7 +169,7 @@ class LevelDB:
         try:
             return cls._open(path, create=True, private=private)
         except plyvel.Error as error:
-            raise _translated(path, error) from error
+            raise _opening_failed(path, error) from error
 
     @classmethod
     def open(cls, path: str) -> LevelDB:
@@ -203,7 +203,7 @@ class LevelDB:
         try:
             return cls._open(path, create=False, private=private)
         except plyvel.Error as error:
-            raise (_os_error if _errno_in(error) else _corruption)(path, error) from error
+            raise _opening_failed(path, error) from error
 
     @classmethod
     def _open(cls, path: str, *, create: bool, private: bool) -> LevelDB:
@@ -288,8 +288,11 @@ class LevelDB:
             files.flush_directory(self.path)
             self._logs = logs
 
-    def close(self) -> None:
-        """Wait for the calls in flight, then close. Idempotent."""
+    def close(self, *, tidy: bool = True) -> None:
+        """Wait for the calls in flight, then close. Idempotent.
+
+        Unless `tidy`, nothing is written: what the log holds is left for the next one who opens.
+        """
         handle = self._gate.shut(CLOSED)
         if handle is None:
             return
@@ -297,7 +300,7 @@ class LevelDB:
             if not _inherited:
                 handle.close()
             return
-        if self._log_size() > _SMALL_LOG:
+        if tidy and self._log_size() > _SMALL_LOG:
             # Compacting an empty range flushes the memory table, so that the next open replays nothing.
             with contextlib.suppress(plyvel.Error):
                 handle.compact_range(start=b"\xff", stop=b"\xff\xff")
@@ -343,6 +346,14 @@ def _check_entries(path: str) -> None:
         if not stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
             found = "a link, directory or special file"
             raise CorruptionError(entry.path, found=found, expected="a regular file", advice=REBUILD)
+
+
+def _opening_failed(path: str, error: Exception) -> Exception:
+    if "already held by process" in str(error):  # LevelDB tells by path, our own lock by file
+        return LockedError(
+            f"{path}: this process has the database open that was at this path before; close that handle first"
+        )
+    return (_os_error if _errno_in(error) else _corruption)(path, error)
 
 
 def _translated(path: str, error: Exception) -> Exception:

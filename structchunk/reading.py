@@ -23,7 +23,7 @@ from functools import partial
 from . import files
 from .chunk import Chunk, read_header
 from .clone import clone_leveldb, link_file, state_of
-from .errors import CorruptionError, ReadOnlyError
+from .errors import CorruptionError, FailedError, ReadOnlyError
 from .extent import empty_run
 from .heap import Heap, Retired
 from .index import Index
@@ -57,7 +57,7 @@ class ReadStorage(Storage):
     is_copy = True
 
     def __init__(self, copies: Copies, superblock: Superblock, index: Index) -> None:
-        super().__init__(copies.source, copies.directory, superblock, index, 0)
+        super().__init__(copies.source, copies, superblock, index, 0)
         self._copies = copies
         self.state: State | None = None
 
@@ -71,7 +71,11 @@ class ReadStorage(Storage):
 
     def newest_epoch(self) -> int:
         """Return the epoch of the latest commit, or a later one: a writer may have come meanwhile."""
-        return max(self.superblock.epoch, read_superblock(self.paths.superblock).epoch)
+        return max(self.superblock.epoch, self.newest_superblock().epoch)
+
+    def newest_superblock(self) -> Superblock:
+        """Return the database's superblock as it is now; FailedError if another database has taken the path."""
+        return self._copies.superblock()
 
     def original(self, text: str) -> str:
         """Return a message with the paths of the database's own files."""
@@ -86,6 +90,7 @@ class ReadStorage(Storage):
         """Show the newest commit. Reads in flight, and snapshots, go on with the clone of before."""
         with self.committing():
             self.index.leveldb.check_open()
+            self.check_place()
             if self.state is None or self.state != self._copies.state():
                 self._show(self._copies.read())
 
@@ -173,21 +178,53 @@ class Copies:
         Where to put them.
     link : bool
         Link tables and chunks; else copy the tables, and map the chunks where they are.
+    database : bytes
+        The uuid of the database.
     """
 
-    def __init__(self, source: Paths, directory: ReaderDirectory, *, link: bool) -> None:
+    def __init__(self, source: Paths, directory: ReaderDirectory, database: bytes, *, link: bool) -> None:
         self.source = source
         self.directory = directory
         self.link = link
+        self._database = database
+        self._root = files.identity(os.stat(source.root))
         self._paths = OwnPaths(directory.path, None if link else source.chunks)
         self._generation = -1
         self._cloned = 0
         if link:
             files.make_directory(self._paths.chunks)
 
+    def release(self) -> None:
+        """Remove what the reader has of its own. Idempotent."""
+        self.directory.release()
+
+    def disown(self) -> None:
+        """Let go of a forked child's copy, which is the parent's."""
+        self.directory.disown()
+
+    def displaced(self) -> str:
+        """Say what is wrong if the path leads to another database by now, or to none; "" if all is well."""
+        return self.directory.displaced() or files.displaced(self.source.root, self._root)
+
+    def superblock(self) -> Superblock:
+        """Return the database's present superblock.
+
+        Raises
+        ------
+        FailedError
+            It is that of another database.
+        """
+        superblock = read_superblock(self.source.superblock)
+        if superblock.database != self._database:
+            raise FailedError(
+                f"{self.source.root}: another database has taken the place of the one that was opened; "
+                "close the database and open it again"
+            )
+        return superblock
+
     def state(self) -> State | None:
         """Return what changes with everything that happens to the index; None if the index is not there."""
-        generation = read_superblock(self.source.superblock).generation
+        generation = self.superblock().generation
         try:
             return generation, state_of(self.source.index(generation))
         except FileNotFoundError:
@@ -202,7 +239,7 @@ class Copies:
             The index is lost, or chunks are damaged or missing.
         """
         while True:
-            superblock = read_superblock(self.source.superblock)
+            superblock = self.superblock()
             is_sound = is_held(self.source.announcement)
             state = self.state()
             try:
@@ -210,13 +247,13 @@ class Copies:
             except (CorruptionError, FileNotFoundError) as error:
                 # What a clone needs is unlinked only after a checkpoint, which writes the superblock.
                 self._discard()
-                if read_superblock(self.source.superblock) == superblock:
+                if self.superblock() == superblock:
                     raise self._explained(error) from error
                 continue
             except BaseException:
                 self._discard()
                 raise
-            if is_sound or read_superblock(self.source.superblock) == superblock:
+            if is_sound or self.superblock() == superblock:
                 storage.state = state
                 return storage
             storage.index.close()
@@ -307,10 +344,10 @@ def _places(paths: Paths, superblock: Superblock) -> Iterator[Copies]:
     """Yield where a reader may have its own files: beside the originals, and else among temporary files."""
     try:
         make_parent(paths.readers)
-        yield Copies(paths, ReaderDirectory(paths.readers), link=True)
+        yield Copies(paths, ReaderDirectory(paths.readers), superblock.database, link=True)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
     prefix = f"structchunk-{superblock.database.hex()}-"
     sweep(tempfile.gettempdir(), prefix)
-    yield Copies(paths, ReaderDirectory(tempfile.gettempdir(), prefix), link=False)
+    yield Copies(paths, ReaderDirectory(tempfile.gettempdir(), prefix), superblock.database, link=False)

@@ -74,6 +74,9 @@ class Hold(Protocol):
     def disown(self) -> None:
         """Let go of a forked child's copy, which is the parent's."""
 
+    def displaced(self) -> str:
+        """Say what is wrong if the path leads to another database by now, or to none; "" if all is well."""
+
 
 class Storage:
     """The files of one database, open for writing.
@@ -147,6 +150,7 @@ class Storage:
     def _create(self, header: Header) -> Chunk:
         path = self.paths.chunk(header.chunk)
         with self._commit_lock:  # a checkpoint of another thread has either all of this, or nothing
+            self.check_place()
             self.next_chunk += 1  # first: should this be interrupted, the id is used up
             self._creating.add(os.path.basename(path))
             chunk = Chunk.create(path, header)
@@ -170,10 +174,18 @@ class Storage:
         """Raise if the database is closed, or an earlier commit failed half-way."""
         self.index.leveldb.check_open()
         if self.failure:
-            raise FailedError(
-                f"{self.paths.root}: an earlier write failed ({self.failure}), so what is on disk is not known; "
-                "close the database and open it again"
-            )
+            raise FailedError(f"{self.paths.root}: {self.failure}; close the database and open it again")
+
+    def is_in_place(self) -> bool:
+        """Tell whether files can be written by path; if others have taken their place, never again."""
+        if not self.failure:
+            self.failure = self._lock.displaced()
+        return not self.failure
+
+    def check_place(self) -> None:
+        """Raise if another database has the path by now, or none, and from then on refuse all writes."""
+        if not self.is_in_place():
+            self.check_sound()
 
     def places(self, heap: Heap, commit: int) -> list[Place]:
         """Return how far each chunk of a store reaches as of a commit, which is the latest one."""
@@ -231,6 +243,7 @@ class Storage:
                     return
                 prepared = self._prepare(stagings, self._catalog(created, dropped))
             crcs = [part.crc() for part in parts]
+            self.check_place()
             if self.epoch_pending:
                 self.checkpoint()
             for part in parts:
@@ -303,7 +316,8 @@ class Storage:
 
     def _poison(self, error: BaseException) -> None:
         """Refuse all further writes: what this one left on disk is unknown."""
-        self.failure = f"{type(error).__name__}: {error}"
+        what = f"{type(error).__name__}: {error}"
+        self.failure = f"an earlier write failed ({what}), so what is on disk is not known"
 
     def _flush(self) -> None:
         for chunk in self.dirty.values():
@@ -315,7 +329,7 @@ class Storage:
 
     def discard(self, stagings: Iterable[Staging], created: Iterable[Heap] = ()) -> None:
         """Take back what was staged; after a failed commit leave everything for recovery."""
-        if self.failure:
+        if not self.is_in_place():
             return
         with self._commit_lock:
             for staging in stagings:
@@ -340,6 +354,7 @@ class Storage:
         """Bring everything to disk, the index and changes made in place too; then unlink what is gone."""
         with self._commit_lock:
             self.check_usable()
+            self.check_place()
             try:
                 self._write_checkpoint()
                 self._unlink_gone()
@@ -405,7 +420,7 @@ class Storage:
                 self.checkpoint()
         finally:
             try:
-                self.index.close()
+                self.index.close(tidy=self.is_in_place())
                 for heap in self.heaps.values():
                     heap.close()
             finally:
