@@ -58,8 +58,10 @@ The CRC is the one of zlib and PNG.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,7 +69,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import files
-from .errors import CorruptionError, FailedError
+from .errors import CLOSED, ClosedError, CorruptionError, FailedError
 from .header import MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
 from .segment import SEGMENT_SIZE, Segment, walk
 
@@ -77,6 +79,9 @@ MIN_STEP = 1 << 16
 """The least that is reserved ahead, in bytes."""
 START_SIZE = 8 << 20
 """Writing to disk is begun, ahead of the flush that waits for it, with this many bytes at least."""
+
+_MAPPING: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+"""Spares a file descriptor for each mapping; older Pythons keep one for as long as it lives."""
 
 
 class Chunk:
@@ -108,6 +113,7 @@ class Chunk:
         self._target: mmap.mmap | None = None
         self._fields: HeaderFields | None = None
         self._file: files.Identity | None = None
+        self._closed = False
 
     @classmethod
     def create(cls, path: str, header: Header) -> Chunk:
@@ -148,6 +154,11 @@ class Chunk:
             self._source = self._map(mmap.ACCESS_READ)
         return self._source
 
+    @property
+    def is_committed(self) -> bool:
+        """Whether a commit stands in it; else an open transaction has made it."""
+        return self.directory < self.header.file_size
+
     def is_unlinked(self) -> bool:
         """Whether the file, once mapped, has lost its name."""
         return self._source is not None and not os.path.lexists(self.path)
@@ -163,23 +174,32 @@ class Chunk:
         """Let the mappings go; those that a view holds live on with it."""
         self._fields = self._source = self._target = None
 
+    def close(self) -> None:
+        """Let the mappings go, and make no more: the path may lead to another file from now on."""
+        self._closed = True
+        self.unmap()
+
     def _map(self, access: int) -> mmap.mmap:
+        if self._closed:
+            raise ClosedError(CLOSED)
         with files.advised(self.path), files.opened(self.path, write=access == mmap.ACCESS_WRITE) as fd:
             status = os.fstat(fd)
             size = status.st_size
             if size != self.header.file_size:
                 expected = f"{self.header.file_size} bytes"
                 raise CorruptionError(self.path, found=f"a file of {size} bytes", expected=expected)
-            if files.identity(status) != self._file:
-                self._recognise(fd)
-                self._file = files.identity(status)
-            return mmap.mmap(fd, size, access=access)
+            self._recognise(fd, files.identity(status))
+            return mmap.mmap(fd, size, access=access, **_MAPPING)
 
-    def _recognise(self, fd: int) -> None:
+    def _recognise(self, fd: int, file: files.Identity) -> None:
         """Raise unless an open file is this chunk: it may lie where another one was when the header was read."""
-        fields = HeaderFields.from_buffer_copy(os.pread(fd, TEXT_OFFSET, 0))
-        mine = self.header.database, self.id, self.header.created
-        if self._file is not None or (bytes(fields.database), fields.chunk, fields.created) != mine:
+        known = self._file
+        if known is None:
+            fields = HeaderFields.from_buffer_copy(os.pread(fd, TEXT_OFFSET, 0))
+            found = bytes(fields.database), fields.chunk, fields.created
+            known = file if found == (self.header.database, self.id, self.header.created) else None
+        self._file = known
+        if known != file:
             raise FailedError(
                 f"{self.path} is another file than the one that was opened; close the database and open it again"
             )
@@ -203,9 +223,10 @@ class Chunk:
 
     def _peek(self, offset: int, size: int) -> bytes:
         """Return bytes of the file; it need not be mapped for that, which would take a file descriptor."""
-        if self._source is not None:
-            return self._source[offset : offset + size]
-        return files.read(self.path, offset, size)
+        if self._source is None:
+            with contextlib.suppress(FileNotFoundError):  # it may be mapped meanwhile, and then lose its name
+                return files.read(self.path, offset, size)
+        return self.source[offset : offset + size]
 
     def segments(self, position: int | None = None) -> Iterator[Segment]:
         """Yield the directory's segments from a position downwards, by default from the end of the file."""

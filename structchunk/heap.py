@@ -157,7 +157,7 @@ class Heap:
         self.arrays.clear()
         self.live_arrays.clear()
         for chunk in self.chunks.values():
-            chunk.unmap()
+            chunk.close()
 
     # ------------------------------------------------------------------ reading
 

@@ -116,9 +116,9 @@ def _build(storage: Storage, draft: Paths) -> None:
 
 def _frozen_chunks(storage: Storage, heap: Heap) -> list[int]:
     """Return the chunks of a store that neither database will ever write to again."""
-    heads = dict(storage.index.heads)
-    known = sorted(set(heap.chunks) & heads.keys())
-    return [chunk for chunk in known[:-1] if _is_frozen(heap.chunks[chunk].path, heads[chunk])]
+    heads, chunks = dict(storage.index.heads), dict(heap.chunks)  # others may commit meanwhile
+    known = sorted(chunks.keys() & heads.keys())
+    return [chunk for chunk in known[:-1] if _is_frozen(chunks[chunk].path, heads[chunk])]
 
 
 def _is_frozen(path: str, head: tuple[int, int]) -> bool:
@@ -150,8 +150,6 @@ def _take(storage: Storage, frozen: set[int], draft: Paths, held: contextlib.Exi
         taken = Taken(view, superblock, {}, [], list(storage.gone))
         for heap in storage.heaps.values():
             for chunk, *ends in storage.places(heap, view.commit):
-                if ends[1] == chunk.header.file_size:  # an open transaction has made it
-                    continue
                 taken.heads[chunk.id] = head = (ends[0], ends[1])
                 linkable = chunk.id in frozen and not heap.is_lent(chunk.id)
                 if not linkable or not files.link(chunk.path, draft.chunk(chunk.id)):

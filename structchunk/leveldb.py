@@ -23,7 +23,7 @@ from typing import Any
 import plyvel
 
 from . import files
-from .errors import ClosedError, CorruptionError, LockedError
+from .errors import CLOSED, ClosedError, CorruptionError, LockedError
 
 Pair = tuple[bytes, bytes]
 _SMALL_LOG = 1 << 16
@@ -49,7 +49,6 @@ _ERRNOS = (
     errno.EAGAIN,  # LevelDB's own lock: another program has it
 )
 REBUILD = "restore the index with structchunk.rebuild_index(path): the chunk files hold all that it held"
-CLOSED = "the database is closed; open it again"
 FORKED = "this database was opened before fork(); open it again in this process"
 
 _gates: weakref.WeakSet[Gate] = weakref.WeakSet()

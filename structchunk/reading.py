@@ -67,7 +67,8 @@ class ReadStorage(Storage):
 
     def places(self, heap: Heap, commit: int) -> list[Place]:
         """Return how far each chunk of a store reaches as of a commit: a writer may have gone on."""
-        return [_place_at(chunk, commit) for chunk in list(heap.chunks.values())]
+        places = [_place_at(chunk, commit) for chunk in list(heap.chunks.values())]
+        return [place for place in places if place.directory < place.chunk.header.file_size]
 
     def newest_epoch(self) -> int:
         """Return the epoch of the latest commit, or a later one: a writer may have come meanwhile."""

@@ -188,8 +188,12 @@ class Storage:
             self.check_sound()
 
     def places(self, heap: Heap, commit: int) -> list[Place]:
-        """Return how far each chunk of a store reaches as of a commit, which is the latest one."""
-        return [Place(chunk, chunk.committed, chunk.directory) for chunk in list(heap.chunks.values())]
+        """Return how far each chunk of a store reaches as of a commit, which is the latest one.
+
+        Those that an open transaction has made are not among them: they may be gone at any time.
+        """
+        chunks = [chunk for chunk in list(heap.chunks.values()) if chunk.is_committed]
+        return [Place(chunk, chunk.committed, chunk.directory) for chunk in chunks]
 
     def newest_epoch(self) -> int:
         """Return the epoch of the latest commit, or a later one."""
@@ -382,8 +386,7 @@ class Storage:
         return [
             chunk
             for chunk in chunks
-            if chunk.directory < chunk.header.file_size
-            and known.get(chunk.id) != (chunk.committed, chunk.directory)
+            if chunk.is_committed and known.get(chunk.id) != (chunk.committed, chunk.directory)
         ]
 
     def _write_superblock(self) -> None:
