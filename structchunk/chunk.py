@@ -98,8 +98,9 @@ class Chunk:
     of this object and past the unlinking of the file.
     """
 
-    def __init__(self, path: str, header: Header, free: int, directory: int) -> None:
+    def __init__(self, path: str, header: Header, free: int, directory: int, *, is_written: bool = True) -> None:
         self.path = path
+        self._is_written = is_written
         self.header = header
         self.id = header.chunk
         self.free = self.settled = self.committed = free
@@ -130,8 +131,14 @@ class Chunk:
         return chunk
 
     @classmethod
-    def open(cls, path: str) -> Chunk:
+    def open(cls, path: str, *, is_written: bool = False) -> Chunk:
         """Open an existing file, positioned as if it were empty.
+
+        Parameters
+        ----------
+        path : str
+        is_written : bool
+            Whether it may be written through this object, or only be read.
 
         Raises
         ------
@@ -139,7 +146,7 @@ class Chunk:
             The header is damaged, or the file is not of the size that it says.
         """
         header = read_header(path)
-        return cls(path, header, header.data_offset, header.file_size)
+        return cls(path, header, header.data_offset, header.file_size, is_written=is_written)
 
     # ------------------------------------------------------------------ reading
 
@@ -158,6 +165,11 @@ class Chunk:
     def is_committed(self) -> bool:
         """Whether a commit stands in it; else an open transaction has made it."""
         return self.directory < self.header.file_size
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether it is mapped for reading."""
+        return self._source is not None
 
     def is_unlinked(self) -> bool:
         """Whether the file, once mapped, has lost its name."""
@@ -182,7 +194,10 @@ class Chunk:
     def _map(self, access: int) -> mmap.mmap:
         if self._closed:
             raise ClosedError(CLOSED)
-        with files.advised(self.path), files.opened(self.path, write=access == mmap.ACCESS_WRITE) as fd:
+        # On an overlay file system a file of a lower layer is copied when it is first opened for writing, and who
+        # has mapped it before goes on seeing the lower one. So who writes opens it for writing, even to read.
+        write = access == mmap.ACCESS_WRITE or (self._is_written and os.access(self.path, os.W_OK))
+        with files.advised(self.path), files.opened(self.path, write=write) as fd:
             status = os.fstat(fd)
             size = status.st_size
             if size != self.header.file_size:

@@ -45,7 +45,7 @@ class Arrays(dict[int, npt.NDArray[Any]]):
             if chunk in heap.chunks:
                 raise
             return heap.retired_items(chunk, writable=self._writable)
-        if chunk not in heap.chunks:  # it was retired meanwhile, and is not to be kept
+        if heap.chunks.get(chunk) is not found:  # it was retired meanwhile, and is not to be kept
             self.pop(chunk, None)
         return array
 
@@ -117,6 +117,12 @@ class Heap:
         """Take these chunks, of a newer commit; those that are here already stay, as far as they reach now."""
         for number, chunk in chunks.items():
             mine = self.chunks.get(number)
+            if mine is not None and mine.header == chunk.header and chunk.is_mapped and chunk.free > mine.free:
+                self.chunks[number] = (
+                    chunk  # on an overlay file system the older mapping may never show what is new
+                )
+                self.arrays.pop(number, None)
+                continue
             if mine is not None and mine.header == chunk.header:
                 mine.seek(chunk.committed, chunk.directory)
                 chunk.unmap()  # two of each file until the garbage collector comes would be many descriptors

@@ -111,7 +111,7 @@ def _open_chunk(paths: Paths, superblock: Superblock, chunk_id: int, next_chunk:
     """Open a chunk file; one that a crash left half-made is noted as debris."""
     path = paths.chunk(chunk_id)
     try:
-        chunk = Chunk.open(path)
+        chunk = Chunk.open(path, is_written=paths.is_written)
         if not paths.owns_chunks:
             chunk.map_source()
     except FileNotFoundError:

@@ -158,6 +158,7 @@ class OwnPaths(Paths):
     """The paths of a reader's own files; of its links to chunks only those to files that were there of late."""
 
     present: frozenset[int] = frozenset()
+    is_written = False
 
     def list_chunks(self) -> list[int]:
         """Return the ids of the chunks that the newest clone may name, ascending."""
@@ -188,7 +189,6 @@ class Copies:
         self.directory = directory
         self.link = link
         self._database = database
-        self._root = files.identity(os.stat(source.root))
         self._paths = OwnPaths(directory.path, None if link else source.chunks)
         self._generation = -1
         self._cloned = 0
@@ -204,8 +204,8 @@ class Copies:
         self.directory.disown()
 
     def displaced(self) -> str:
-        """Say what is wrong if the path leads to another database by now, or to none; "" if all is well."""
-        return self.directory.displaced() or files.displaced(self.source.root, self._root)
+        """Say what is wrong if the reader's own files are gone, as they are with the database; "" if all is well."""
+        return self.directory.displaced()
 
     def superblock(self) -> Superblock:
         """Return the database's present superblock.
@@ -213,15 +213,18 @@ class Copies:
         Raises
         ------
         FailedError
-            It is that of another database.
+            It is gone, or that of another database.
         """
-        superblock = read_superblock(self.source.superblock)
+        try:
+            superblock = read_superblock(self.source.superblock)
+        except FileNotFoundError as error:
+            raise self._displaced("the database is not there any more") from error
         if superblock.database != self._database:
-            raise FailedError(
-                f"{self.source.root}: another database has taken the place of the one that was opened; "
-                "close the database and open it again"
-            )
+            raise self._displaced("another database has taken the place of the one that was opened")
         return superblock
+
+    def _displaced(self, found: str) -> FailedError:
+        return FailedError(f"{self.source.root}: {found}; close the database and open it again")
 
     def state(self) -> State | None:
         """Return what changes with everything that happens to the index; None if the index is not there."""
