@@ -64,9 +64,11 @@ The CRC is the one of zlib and PNG.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import struct
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,13 +76,16 @@ import numpy as np
 import numpy.typing as npt
 
 from . import files
-from .errors import CorruptionError
+from .errors import CLOSED, ClosedError, CorruptionError, FailedError
 from .header import MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
 from .segment import SEGMENT_SIZE, Segment, walk
 
 MIN_STEP = 1 << 16
 """The least that is reserved ahead, in bytes."""
 _OFFSETS = struct.Struct("<QQ")
+
+_MAPPING: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+"""Spares a file descriptor for each mapping; older Pythons keep one for as long as it lives."""
 
 
 class Chunk:
@@ -98,8 +103,9 @@ class Chunk:
     past the end of this object and past the unlinking of the file.
     """
 
-    def __init__(self, path: str, header: Header, free: int, directory: int) -> None:
+    def __init__(self, path: str, header: Header, free: int, directory: int, *, is_written: bool = True) -> None:
         self.path = path
+        self._is_written = is_written
         self.header = header
         self.id = header.chunk
         self.free = self.settled = self.committed = self.stored = free
@@ -110,6 +116,8 @@ class Chunk:
         self._source: mmap.mmap | None = None
         self._target: mmap.mmap | None = None
         self._file: files.File | None = None
+        self._identity: files.Identity | None = None
+        self._closed = False
 
     @classmethod
     def create(cls, path: str, header: Header) -> Chunk:
@@ -128,8 +136,14 @@ class Chunk:
         return chunk
 
     @classmethod
-    def open(cls, path: str) -> Chunk:
+    def open(cls, path: str, *, is_written: bool = False) -> Chunk:
         """Open an existing file, positioned as if it were empty.
+
+        Parameters
+        ----------
+        path : str
+        is_written : bool
+            Whether it may be written through this object, or only be read.
 
         Raises
         ------
@@ -137,7 +151,7 @@ class Chunk:
             The header is damaged, or the file is not of the size that it says.
         """
         header = read_header(path)
-        return cls(path, header, header.data_offset, header.file_size)
+        return cls(path, header, header.data_offset, header.file_size, is_written=is_written)
 
     # ------------------------------------------------------------------ reading
 
@@ -151,6 +165,16 @@ class Chunk:
         if self._source is None:
             self._source = self._map(mmap.ACCESS_READ)
         return self._source
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether a commit stands in it; else an open transaction has made it."""
+        return self.directory < self.header.file_size
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether it is mapped for reading."""
+        return self._source is not None
 
     def is_unlinked(self) -> bool:
         """Whether the file, once mapped, has lost its name."""
@@ -167,13 +191,45 @@ class Chunk:
         """Let mappings and file go; the mappings that a view holds live on with it."""
         self._file = self._source = self._target = None
 
+    def close(self) -> None:
+        """Let the mappings go, and make no more: the path may lead to another file from now on."""
+        self._closed = True
+        self.unmap()
+
     def _map(self, access: int) -> mmap.mmap:
-        with files.advised(self.path), files.opened(self.path, write=access == mmap.ACCESS_WRITE) as fd:
-            size = os.fstat(fd).st_size
+        if self._closed:
+            raise ClosedError(CLOSED)
+        # On an overlay file system a file of a lower layer is copied when it is first opened for writing, and who
+        # has mapped it before goes on seeing the lower one. So who writes opens it for writing, even to read.
+        write = access == mmap.ACCESS_WRITE or (self._is_written and os.access(self.path, os.W_OK))
+        with files.advised(self.path), files.opened(self.path, write=write) as fd:
+            status = os.fstat(fd)
+            size = status.st_size
             if size != self.header.file_size:
                 expected = f"{self.header.file_size} bytes"
                 raise CorruptionError(self.path, found=f"a file of {size} bytes", expected=expected)
-            return mmap.mmap(fd, size, access=access)
+            self._recognise(fd, files.identity(status))
+            return mmap.mmap(fd, size, access=access, **_MAPPING)
+
+    def _recognise(self, fd: int, file: files.Identity) -> None:
+        """Raise unless an open file is this chunk: it may lie where another one was when the header was read."""
+        known = self._identity
+        if known is None:
+            fields = HeaderFields.from_buffer_copy(os.pread(fd, TEXT_OFFSET, 0))
+            found = bytes(fields.database), fields.chunk, fields.created
+            known = file if found == (self.header.database, self.id, self.header.created) else None
+        self._identity = known
+        if known != file:
+            raise FailedError(
+                f"{self.path} is another file than the one that was opened; close the database and open it again"
+            )
+
+    def _check_place(self) -> None:
+        """Raise if what is written by path would go to another file than the one that is open."""
+        if self._file is None:
+            self._open_file()
+        elif found := files.displaced(self.path, self._file.identity):
+            raise FailedError(f"{found}; close the database and open it again")
 
     def items(self, dtype: np.dtype[Any], *, writable: bool = False) -> npt.NDArray[Any]:
         """Return the whole file as one array of items; read-only for good unless `writable`."""
@@ -187,9 +243,10 @@ class Chunk:
 
     def _peek(self, offset: int, size: int) -> bytes:
         """Return bytes of the file; it need not be mapped for that, which would take a file descriptor."""
-        if self._source is not None:
-            return self._source[offset : offset + size]
-        return files.read(self.path, offset, size)
+        if self._source is None:
+            with contextlib.suppress(FileNotFoundError):  # it may be mapped meanwhile, and then lose its name
+                return files.read(self.path, offset, size)
+        return self.source[offset : offset + size]
 
     def segments(self, position: int | None = None) -> Iterator[Segment]:
         """Yield the directory's segments from a position downwards, by default from the end of the file."""
@@ -212,6 +269,7 @@ class Chunk:
         """
         if end <= self.reserved:
             return
+        self._check_place()
         start = max(self.free, self.reserved)
         ahead = round_up(end + max(MIN_STEP, end // 16), PAGE)
         exact = round_up(end, PAGE)
@@ -222,6 +280,7 @@ class Chunk:
         low = self.directory - SEGMENT_SIZE - rows_size
         if low >= self._directory_reserved:
             return
+        self._check_place()
         stop = min(self._directory_reserved, self.directory)
         for start in (low - ahead, low):
             first = max(start // PAGE * PAGE, self.free)
@@ -252,10 +311,17 @@ class Chunk:
         self._write(offset, data)
 
     def _write(self, offset: int, data: Any) -> None:
-        if self._file is None:
-            with files.advised(self.path):
-                self._file = files.File(self.path)
-        self._file.write(offset, data.view(np.uint8) if isinstance(data, np.ndarray) else data)
+        file = self._file or self._open_file()
+        file.write(offset, data.view(np.uint8) if isinstance(data, np.ndarray) else data)
+
+    def _open_file(self) -> files.File:
+        if self._closed:
+            raise ClosedError(CLOSED)
+        with files.advised(self.path):
+            file = files.File(self.path)
+        self._recognise(file.fd, file.identity)
+        self._file = file
+        return file
 
     def place(self, offset: int, data: Any, size: int) -> None:
         """Store a contiguous buffer, with blocks for no more than itself: nothing is to follow soon."""
@@ -302,6 +368,7 @@ class Chunk:
         """
         if self._prepared:
             return self.clear(self.free)
+        self._check_place()
         try:
             if files.clear(self.path, self.free, self.directory):
                 self.flush()
@@ -315,6 +382,7 @@ class Chunk:
     def clear(self, start: int) -> None:
         """Zero what was stored from `start` on, and not committed."""
         if self.stored > start:
+            self._check_place()
             files.clear(self.path, start, min(self.stored, self.directory))
             self.stored = start
 

@@ -21,6 +21,9 @@ __all__ = [
 ]
 
 
+CLOSED = "the database is closed; open it again"
+
+
 class Error(Exception):
     """Base of every error that structchunk raises on purpose."""
 

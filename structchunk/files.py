@@ -18,6 +18,7 @@ from typing import Any
 
 from .errors import CorruptionError
 
+Identity = tuple[int, int]
 ZEROS = bytes(1 << 20)
 COPY_SIZE = 16 << 20
 """How many bytes are copied at a time."""
@@ -45,20 +46,28 @@ def opened(path: str, *, write: bool = False, flags: int = 0) -> Iterator[int]:
 
 
 class File:
-    """An existing regular file, open for writing for as long as this object lives."""
+    """An existing regular file, open for writing for as long as this object lives.
+
+    Attributes
+    ----------
+    fd : int
+    identity : tuple of int
+        What tells it from all others, whatever its path.
+    """
 
     def __init__(self, path: str) -> None:
-        self._fd = -1
-        self._fd = _open(path, os.O_RDWR)
-        _check_regular(path, self._fd)
+        self.fd = -1
+        self.fd = _open(path, os.O_RDWR)
+        _check_regular(path, self.fd)
+        self.identity = identity(os.fstat(self.fd))
 
     def write(self, offset: int, data: Any) -> None:
         """Write all of a contiguous buffer at `offset`."""
-        _write(self._fd, offset, data)
+        _write(self.fd, offset, data)
 
     def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
+        if self.fd >= 0:
+            os.close(self.fd)
 
 
 def _open(path: str, flags: int) -> int:
@@ -102,6 +111,26 @@ def _not_regular(path: str) -> CorruptionError:
         expected="a regular file",
         advice="put the file itself in its place",
     )
+
+
+def identity(status: os.stat_result) -> Identity:
+    """Return what tells a file from all others, whatever its path."""
+    return status.st_dev, status.st_ino
+
+
+def displaced(path: str, opened: Identity) -> str:
+    """Say what is wrong if a path leads to another file than the one that was opened; "" if all is well.
+
+    Locks and mappings go by file, and everything else goes by path: what is written then would go to another
+    database.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        return f"{path} was there when it was opened, and is not any more ({error.strerror})"
+    if identity(status) == opened:
+        return ""
+    return f"{path} is another file than the one that was opened: another database has taken its place"
 
 
 def check_directory(path: str) -> None:

@@ -38,7 +38,7 @@ class Arrays(dict[int, npt.NDArray[Any]]):
             if heap.find_chunk(chunk) is not None:
                 raise
             return heap.retired_items(chunk, writable=self._writable)
-        if heap.find_chunk(chunk) is None:  # it was retired meanwhile, and is not to be kept
+        if heap.find_chunk(chunk) is not found:  # it was retired meanwhile, and is not to be kept
             self.pop(chunk, None)
         return array
 
@@ -114,6 +114,12 @@ class Heap:
         """Take these chunks, of a newer commit; those that are here already stay, as far as they reach now."""
         for number, chunk in chunks.items():
             mine = self.chunks.get(number)
+            if mine is not None and mine.header == chunk.header and chunk.is_mapped and chunk.free > mine.free:
+                self.chunks[number] = (
+                    chunk  # on an overlay file system the older mapping may never show what is new
+                )
+                self.arrays.pop(number, None)
+                continue
             if mine is not None and mine.header == chunk.header:
                 mine.seek(chunk.committed, chunk.directory)
                 chunk.unmap()  # two of each file until the garbage collector comes would be many descriptors
@@ -136,7 +142,7 @@ class Heap:
     def discard(self, chunk: int) -> None:
         """Forget a chunk that was not committed."""
         if chunk in self.drafts:
-            self.drafts[chunk].unmap()
+            self.drafts[chunk].close()
         self.remove(chunk)
         self.drafts.pop(chunk, None)
 
@@ -165,7 +171,7 @@ class Heap:
         self.arrays.clear()
         self.live_arrays.clear()
         for chunk in self.chunks.values():
-            chunk.unmap()
+            chunk.close()
 
     # ------------------------------------------------------------------ reading
 

@@ -117,9 +117,9 @@ def _build(storage: Storage, draft: Paths) -> None:
 
 def _frozen_chunks(storage: Storage, heap: Heap) -> list[int]:
     """Return the chunks of a store that neither database will ever write to again."""
-    heads = dict(storage.index.heads)
-    known = sorted(set(heap.chunks) & heads.keys())
-    return [chunk for chunk in known[:-1] if _is_frozen(heap.chunks[chunk].path, heads[chunk])]
+    heads, chunks = dict(storage.index.heads), dict(heap.chunks)  # others may commit meanwhile
+    known = sorted(chunks.keys() & heads.keys())
+    return [chunk for chunk in known[:-1] if _is_frozen(chunks[chunk].path, heads[chunk])]
 
 
 def _is_frozen(path: str, head: tuple[int, int]) -> bool:

@@ -485,9 +485,9 @@ class Index:
         for table in self._tables.values():
             table.forget()
 
-    def close(self) -> None:
-        """Close LevelDB, once the calls in flight are done. Idempotent."""
-        self.leveldb.close()
+    def close(self, *, tidy: bool = True) -> None:
+        """Close LevelDB, once the calls in flight are done; see `LevelDB.close`. Idempotent."""
+        self.leveldb.close(tidy=tidy)
         self.forget()
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import plyvel
 
 from . import files
-from .errors import ClosedError, CorruptionError
+from .errors import CLOSED, ClosedError, CorruptionError, LockedError
 from .leveldb_files import damaged_tables
 from .mutex import Mutex
 
@@ -50,7 +50,6 @@ _ERRNOS = (
     errno.EAGAIN,  # LevelDB's own lock: another program has it
 )
 REBUILD = "restore the index with structchunk.rebuild_index(path): the chunk files hold all that it held"
-CLOSED = "the database is closed; open it again"
 FORKED = "this database was opened before fork(); open it again in this process"
 
 _gates: weakref.WeakSet[Gate] = weakref.WeakSet()
@@ -179,7 +178,7 @@ class LevelDB:
         try:
             return cls._open(path, create=True, private=private)
         except plyvel.Error as error:
-            raise _translated(path, error) from error
+            raise _opening_failed(path, error) from error
 
     @classmethod
     def open(cls, path: str) -> LevelDB:
@@ -214,7 +213,7 @@ class LevelDB:
         try:
             return cls._open(path, create=False, private=private)
         except plyvel.Error as error:
-            raise (_os_error if _errno_in(error) else _corruption)(path, error) from error
+            raise _opening_failed(path, error) from error
 
     @classmethod
     def _open(cls, path: str, *, create: bool, private: bool) -> LevelDB:
@@ -311,12 +310,15 @@ class LevelDB:
             files.flush_directory(self.path)
             self._logs = logs
 
-    def close(self) -> None:
-        """Wait for the calls in flight, then close. Idempotent."""
+    def close(self, *, tidy: bool = True) -> None:
+        """Wait for the calls in flight, then close. Idempotent.
+
+        Unless `tidy`, nothing is written: what the log holds is left for the next one who opens.
+        """
         handle = self._gate.shut(CLOSED)
         if handle is None:
             return
-        if not self._private and self._log_size() > _SMALL_LOG:
+        if tidy and not self._private and self._log_size() > _SMALL_LOG:
             # Compacting an empty range flushes the memory table, so that the next open replays nothing.
             with contextlib.suppress(plyvel.Error, RuntimeError):  # the latter if another thread was quicker
                 handle.compact_range(start=b"\xff", stop=b"\xff\xff")
@@ -374,6 +376,14 @@ def _check_tables(path: str) -> None:
     if damaged:
         found = f"{damaged[0]}, which does not end as a table does"
         raise CorruptionError(path, found=found, expected="the place of its blocks", advice=REBUILD)
+
+
+def _opening_failed(path: str, error: Exception) -> Exception:
+    if "already held by process" in str(error):  # LevelDB tells by path, our own lock by file
+        return LockedError(
+            f"{path}: this process has the database open that was at this path before; close that handle first"
+        )
+    return (_os_error if _errno_in(error) else _corruption)(path, error)
 
 
 def _translated(path: str, error: Exception) -> Exception:

@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 
+from . import files
 from .errors import CorruptionError, LockedError
 
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()
@@ -45,16 +46,20 @@ class Lock:
 
     def __init__(self, path: str, timeout: float | None = 0) -> None:
         self._announced = self._queue = self._fd = -1
+        self._path = path
         _locks.add(self)
-        self._fd = _open(path)
-        status = os.fstat(self._fd)
-        self._identity = status.st_dev, status.st_ino
         try:
-            _check_regular(path, status)
+            self._open(path)
             self._wait(path, timeout)
         except BaseException:
             self.disown()
             raise
+
+    def _open(self, path: str) -> None:
+        self._fd = _open(path)
+        status = os.fstat(self._fd)
+        self._identity = files.identity(status)
+        _check_regular(path, status)
 
     def _wait(self, path: str, timeout: float | None) -> None:
         """Take the lock, after those who have waited for longer.
@@ -80,6 +85,10 @@ class Lock:
 
     def _acquire(self, path: str) -> None:
         with _held_guard:
+            if self.displaced():  # while this waited
+                fd, self._fd = self._fd, -1
+                os.close(fd)
+                self._open(path)
             if self._identity in _held:
                 raise LockedError(f"{path}: this process has the database open; close that handle first")
             try:
@@ -89,9 +98,15 @@ class Lock:
                 raise LockedError(
                     f"{path}: process {holder} has the database open; wait until it has closed it"
                 ) from error
+            if self.displaced():  # others lock the new file
+                raise LockedError(f"{path}: was replaced while it was being locked; try again")
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)  # may find the disk full: not held then
             _held.add(self._identity)
+
+    def displaced(self) -> str:
+        """Say what is wrong if the path leads to another file than this one, or to none; "" if all is well."""
+        return files.displaced(self._path, self._identity)
 
     def announce(self, path: str) -> None:
         """Tell readers that recovery is over: until the lock is released they need not check for a crash.

@@ -123,7 +123,7 @@ def _open_chunk(
     """Open a chunk file; one that a crash left half-made, or that is being made now, is noted as debris."""
     path = paths.chunk(chunk_id)
     try:
-        chunk = Chunk.open(path)
+        chunk = Chunk.open(path, is_written=paths.is_written)
         if not paths.owns_chunks:
             chunk.map_source()
     except FileNotFoundError:

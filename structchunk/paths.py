@@ -23,6 +23,9 @@ class Paths:
         Where the chunk files are, if they are those of another directory, whose owner may unlink them.
     """
 
+    is_written = True
+    """Whether the files may be written, or only be read."""
+
     def __init__(self, root: str, chunks: str | None = None) -> None:
         self.root = root
         self.superblock = os.path.join(root, "superblock")

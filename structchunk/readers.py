@@ -35,11 +35,16 @@ class ReaderDirectory:
 
     def __init__(self, parent: str, prefix: str = "") -> None:
         self.path, self._fd = _make(parent, prefix)
+        self._identity = files.identity(os.fstat(self._fd))
         self._finalizer = weakref.finalize(self, _remove, self.path, self._fd, os.getpid())
 
     def release(self) -> None:
         """Remove it. Idempotent."""
         self._finalizer()
+
+    def displaced(self) -> str:
+        """Say what is wrong if it is not there any more; "" if all is well."""
+        return files.displaced(_lock_of(self.path), self._identity)
 
     def disown(self) -> None:
         """Close a forked child's copy of the lock, which else would outlive the parent."""

@@ -23,7 +23,7 @@ from functools import partial
 from . import files, leftovers
 from .chunk import Chunk, read_header
 from .clone import clone_leveldb, link_file, state_of
-from .errors import CorruptionError, ReadOnlyError
+from .errors import CorruptionError, FailedError, ReadOnlyError
 from .extent import empty_run
 from .heap import Heap, Retired
 from .index import Index
@@ -57,7 +57,7 @@ class ReadStorage(Storage):
     is_copy = True
 
     def __init__(self, copies: Copies, superblock: Superblock, index: Index) -> None:
-        super().__init__(copies.source, copies.directory, superblock, index, 0)
+        super().__init__(copies.source, copies, superblock, index, 0)
         self._copies = copies
         self.state: State | None = None
 
@@ -67,11 +67,16 @@ class ReadStorage(Storage):
 
     def places(self, heap: Heap, commit: int) -> list[Place]:
         """Return how far each chunk of a store reaches as of a commit: a writer may have gone on."""
-        return [_place_at(chunk, commit) for chunk in list(heap.chunks.values())]
+        places = [_place_at(chunk, commit) for chunk in list(heap.chunks.values())]
+        return [place for place in places if place.directory < place.chunk.header.file_size]
 
     def newest_epoch(self) -> int:
         """Return the epoch of the latest commit, or a later one: a writer may have come meanwhile."""
-        return max(self.superblock.epoch, read_superblock(self.paths.superblock).epoch)
+        return max(self.superblock.epoch, self.newest_superblock().epoch)
+
+    def newest_superblock(self) -> Superblock:
+        """Return the database's superblock as it is now; FailedError if another database has taken the path."""
+        return self._copies.superblock()
 
     def original(self, text: str) -> str:
         """Return a message with the paths of the database's own files."""
@@ -86,6 +91,7 @@ class ReadStorage(Storage):
     def catch_up(self) -> None:
         """Show the newest commit; the caller holds the lock."""
         self.index.leveldb.check_open()
+        self.check_place()
         if self.state is None or self.state != self._copies.state():
             self._show(self._copies.read())
 
@@ -152,6 +158,7 @@ class OwnPaths(Paths):
     """The paths of a reader's own files; of its links to chunks only those to files that were there of late."""
 
     present: frozenset[int] = frozenset()
+    is_written = False
 
     def list_chunks(self) -> list[int]:
         """Return the ids of the chunks that the newest clone may name, ascending."""
@@ -173,21 +180,55 @@ class Copies:
         Where to put them.
     link : bool
         Link tables and chunks; else copy the tables, and map the chunks where they are.
+    database : bytes
+        The uuid of the database.
     """
 
-    def __init__(self, source: Paths, directory: ReaderDirectory, *, link: bool) -> None:
+    def __init__(self, source: Paths, directory: ReaderDirectory, database: bytes, *, link: bool) -> None:
         self.source = source
         self.directory = directory
         self.link = link
+        self._database = database
         self._paths = OwnPaths(directory.path, None if link else source.chunks)
         self._generation = -1
         self._cloned = 0
         if link:
             files.make_directory(self._paths.chunks)
 
+    def release(self) -> None:
+        """Remove what the reader has of its own. Idempotent."""
+        self.directory.release()
+
+    def disown(self) -> None:
+        """Let go of a forked child's copy, which is the parent's."""
+        self.directory.disown()
+
+    def displaced(self) -> str:
+        """Say what is wrong if the reader's own files are gone, as with the database; "" if all is well."""
+        return self.directory.displaced()
+
+    def superblock(self) -> Superblock:
+        """Return the database's present superblock.
+
+        Raises
+        ------
+        FailedError
+            It is gone, or that of another database.
+        """
+        try:
+            superblock = read_superblock(self.source.superblock)
+        except FileNotFoundError as error:
+            raise self._displaced("the database is not there any more") from error
+        if superblock.database != self._database:
+            raise self._displaced("another database has taken the place of the one that was opened")
+        return superblock
+
+    def _displaced(self, found: str) -> FailedError:
+        return FailedError(f"{self.source.root}: {found}; close the database and open it again")
+
     def state(self) -> State | None:
         """Return what changes with everything that happens to the index; None if the index is not there."""
-        generation = read_superblock(self.source.superblock).generation
+        generation = self.superblock().generation
         try:
             return generation, state_of(self.source.index(generation))
         except FileNotFoundError:
@@ -202,7 +243,7 @@ class Copies:
             The index is lost, or chunks are damaged or missing.
         """
         while True:
-            superblock = read_superblock(self.source.superblock)
+            superblock = self.superblock()
             is_sound = is_held(self.source.announcement)
             state = self.state()
             try:
@@ -210,13 +251,13 @@ class Copies:
             except (CorruptionError, FileNotFoundError) as error:
                 # What a clone needs is unlinked only after a checkpoint, which writes the superblock.
                 self._discard()
-                if read_superblock(self.source.superblock) == superblock:
+                if self.superblock() == superblock:
                     raise self._explained(error) from error
                 continue
             except BaseException:
                 self._discard()
                 raise
-            if is_sound or read_superblock(self.source.superblock) == superblock:
+            if is_sound or self.superblock() == superblock:
                 storage.state = state
                 return storage
             storage.index.close()
@@ -307,10 +348,10 @@ def _places(paths: Paths, superblock: Superblock) -> Iterator[Copies]:
     """Yield where a reader may have its own files: beside the originals, and else among temporary files."""
     try:
         make_parent(paths.readers)
-        yield Copies(paths, ReaderDirectory(paths.readers), link=True)
+        yield Copies(paths, ReaderDirectory(paths.readers), superblock.database, link=True)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
     prefix = f"structchunk-{superblock.database.hex()}-"
     sweep(tempfile.gettempdir(), prefix)
-    yield Copies(paths, ReaderDirectory(tempfile.gettempdir(), prefix), link=False)
+    yield Copies(paths, ReaderDirectory(tempfile.gettempdir(), prefix), superblock.database, link=False)

@@ -16,7 +16,7 @@ from .latest import AtLatest
 from .piece import Piece
 from .reading import ReadStorage
 from .storage import Storage
-from .superblock import Watch, read_superblock
+from .superblock import Watch
 
 
 class AtShared(AtLatest):
@@ -76,17 +76,40 @@ class SharedDatabase(Database):
         state = self._watch.state()
         if state != self._seen:
             with self._reading.committing():
-                if read_superblock(self._reading.paths.superblock).checkpoint != self._reading.index.last:
-                    self._reading.catch_up()
+                self._catch_up(state)
                 self._seen = state  # last: until then other threads wait here, too
+
+    def _catch_up(self, state: bytes) -> None:
+        """Show the newest commit, unless it is shown already."""
+        self._reading.check_place()
+        if not state:  # another file has the superblock's path: one that was made anew, or of another database
+            self._watch = Watch(self._reading.paths.superblock)
+        if self._reading.newest_superblock().checkpoint != self._reading.index.last:
+            self._reading.catch_up()
 
     def _binding(self, heap: Heap) -> AtLatest:
         return AtShared(self, heap)
 
     def _begin_writing(self) -> Storage:
         self._end_writing()  # of a transaction that was given up
-        self._writing = storage = self._open_in_turn()
+        self._check_same()
+        try:
+            storage = self._open_in_turn()
+        except OSError:
+            self._check_same()
+            raise
+        try:
+            self._check_same()
+        except BaseException:
+            storage.close()
+            raise
+        self._writing = storage
         return storage
+
+    def _check_same(self) -> None:
+        """Raise if the path leads to another database by now, or to none."""
+        self._reading.check_place()
+        self._reading.newest_superblock()
 
     def _end_writing(self) -> None:
         if self._writing is not None:

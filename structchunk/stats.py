@@ -76,7 +76,7 @@ class StoreStats(NamedTuple):
 
 def store_stats(heap: Heap, live: Mapping[int, Live]) -> StoreStats:
     """Return what a store holds, given what is live in each of its chunks."""
-    chunks = [heap.chunks[chunk] for chunk in sorted(heap.chunks)]
+    chunks = [chunk for _, chunk in sorted(heap.chunks.items()) if chunk.is_committed]
     return StoreStats(heap.name, tuple(_chunk_stats(chunk, live.get(chunk.id, Live(0, 0))) for chunk in chunks))
 
 

@@ -62,6 +62,9 @@ class Hold(Protocol):
     def disown(self) -> None:
         """Let go of a forked child's copy, which is the parent's."""
 
+    def displaced(self) -> str:
+        """Say what is wrong if the path leads to another database by now, or to none; "" if all is well."""
+
 
 class Storage:
     """The files of one database, open for writing.
@@ -163,6 +166,7 @@ class Storage:
         path = self.paths.chunk(header.chunk)
         with self._mutex.lock:  # a checkpoint of another thread has either all of this, or nothing
             self.check_storable()
+            self.check_place()
             # First: should this be interrupted, the id is used up, and the file will be cleared away.
             self.next_chunk, self.drafts[header.chunk] = header.chunk + 1, heap
             self.directory_dirty = True
@@ -186,10 +190,18 @@ class Storage:
         """Raise if the database is closed, or an earlier commit failed half-way."""
         self.index.leveldb.check_open()
         if self.failure:
-            raise FailedError(
-                f"{self.paths.root}: an earlier write failed ({self.failure}), so what is on disk is not known; "
-                "close the database and open it again"
-            )
+            raise FailedError(f"{self.paths.root}: {self.failure}; close the database and open it again")
+
+    def is_in_place(self) -> bool:
+        """Tell whether files can be written by path; if others have taken their place, never again."""
+        if not self.failure:
+            self.failure = self._lock.displaced()
+        return not self.failure
+
+    def check_place(self) -> None:
+        """Raise if another database has the path by now, or none, and from then on refuse all writes."""
+        if not self.is_in_place():
+            self.check_sound()
 
     def begin(self) -> None:
         """Make ready for a transaction, or raise if nothing can be written."""
@@ -202,7 +214,7 @@ class Storage:
     def _note_unfinished(self) -> None:
         """Refuse to write from now on if a change was cut short. The caller holds the lock, and is in none."""
         if self._unfinished and not self.failure:
-            self.failure = f"{self._unfinished} was interrupted"
+            self.failure = f"{self._unfinished} was interrupted, so what is on disk is not known"
 
     def _refuse_inside(self) -> None:
         """Raise LockedError if this call interrupts another one of its own thread, which holds locks."""
@@ -214,8 +226,12 @@ class Storage:
         return self._mutex.is_mine() or self.index.is_entered()
 
     def places(self, heap: Heap, commit: int) -> list[Place]:
-        """Return how far each chunk of a store reaches as of a commit, which is the latest one."""
-        return [Place(chunk, chunk.committed, chunk.directory) for chunk in list(heap.chunks.values())]
+        """Return how far each chunk of a store reaches as of a commit, which is the latest one.
+
+        Those that an open transaction has made are not among them: they may be gone at any time.
+        """
+        chunks = [chunk for chunk in list(heap.chunks.values()) if chunk.is_committed]
+        return [Place(chunk, chunk.committed, chunk.directory) for chunk in chunks]
 
     def newest_epoch(self) -> int:
         """Return the epoch of the latest commit, or a later one."""
@@ -270,6 +286,7 @@ class Storage:
                     return
                 prepared = self._prepare(stagings, self._catalog(created, dropped))
             crcs = [part.crc() for part in parts]
+            self.check_place()
             if self.epoch_pending:
                 self._checkpoint()
             for part in parts:
@@ -346,7 +363,8 @@ class Storage:
         try:
             yield
         except Exception as error:
-            self.failure = f"{type(error).__name__}: {error}"
+            what = f"{type(error).__name__}: {error}"
+            self.failure = f"an earlier write failed ({what}), so what is on disk is not known"
             raise
 
     def _flush(self) -> None:
@@ -371,7 +389,7 @@ class Storage:
         Chunk files that no commit has named go. Where views were handed out, their bytes stay as a gap. What
         interrupts this leaves the rest to the next call.
         """
-        if self.failure:
+        if not (self.drafts or self.lent) or not self.is_in_place():
             return
         for chunk, lent in list(self.lent.items()):
             if lent.free != lent.committed:
@@ -402,6 +420,7 @@ class Storage:
     def _checkpoint(self) -> None:
         self._note_unfinished()
         self.check_usable()
+        self.check_place()
         self._unfinished = "a checkpoint"
         with self._poisoning():
             self._write_checkpoint()
@@ -428,8 +447,7 @@ class Storage:
         return [
             chunk
             for chunk in chunks
-            if chunk.directory < chunk.header.file_size
-            and known.get(chunk.id) != (chunk.committed, chunk.directory)
+            if chunk.is_committed and known.get(chunk.id) != (chunk.committed, chunk.directory)
         ]
 
     def _write_superblock(self) -> None:
@@ -472,7 +490,7 @@ class Storage:
                         self._checkpoint()
             finally:
                 try:
-                    self.index.close()
+                    self.index.close(tidy=self.is_in_place())
                     for heap in self.heaps.values():
                         heap.close()
                 finally:

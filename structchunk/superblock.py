@@ -139,12 +139,16 @@ class Watch:
     """Tells cheaply whether a superblock was written; its file's time of change is too coarse for that."""
 
     def __init__(self, path: str) -> None:
+        self._path = path
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         weakref.finalize(self, os.close, self._fd)
+        self._file = files.identity(os.fstat(self._fd))
 
     def state(self) -> bytes:
-        """Return both slots: they change with every checkpoint."""
-        return os.pread(self._fd, SLOT_SIZE, 0) + os.pread(self._fd, SLOT_SIZE, PAGE)
+        """Return both slots: they change with every checkpoint. Nothing, once another file has the path."""
+        if files.displaced(self._path, self._file):
+            return b""
+        return os.pread(self._fd, PAGE + SLOT_SIZE, 0)
 
 
 def create_superblock(path: str, first: Superblock) -> None:

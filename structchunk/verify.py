@@ -54,6 +54,8 @@ def verify_storage(storage: Storage, progress: Progress | None = None) -> list[P
     progress : callable, optional
         Called with the number of chunks checked, and of all chunks.
     """
+    if not storage.is_in_place():
+        return [Problem(storage.failure, storage.paths.root, "close the database and open it again")]
     with storage.committing():
         view = storage.index.view()
         stores = [(heap, storage.places(heap, view.commit)) for heap in storage.heaps.values()]

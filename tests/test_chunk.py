@@ -7,6 +7,7 @@ import errno
 import gc
 import mmap
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from support import UUID, count_descriptors, run_python
 import structchunk as sc
 from structchunk import files, storage
 from structchunk.chunk import Chunk
-from structchunk.errors import CorruptionError
+from structchunk.errors import ClosedError, CorruptionError
 from structchunk.extent import ROW, ROW_SIZE, Extent
 from structchunk.header import Header
 from structchunk.packed import ALL, Packed
@@ -619,3 +620,31 @@ def test_reserving_without_fallocate_writes_zeros_over_nothing(
     with sc.open(path) as db:
         assert {key: values.tolist() for key, values in db["a"].items()} == {key: [key] * 7 for key in range(30)}
         assert db.verify() == []
+
+
+def test_a_chunk_that_is_mapped_and_unlinked_while_it_is_looked_at(
+    chunk: Chunk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(path: str, offset: int, size: int) -> bytes:
+        chunk.map_source()
+        os.unlink(path)
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(files, "read", lose)
+    assert chunk.working_offsets() == (chunk.header.data_offset, chunk.header.file_size)
+
+
+def test_a_closed_chunk_is_not_mapped_again(chunk: Chunk) -> None:
+    items = chunk.items(np.dtype("u1"))
+    chunk.close()
+    with pytest.raises(ClosedError):
+        chunk.items(np.dtype("u1"))
+    assert len(items) == chunk.header.file_size
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="a mapping keeps a descriptor")
+def test_a_mapping_takes_no_descriptor(chunk: Chunk) -> None:
+    before = count_descriptors()
+    assert chunk.source
+    assert chunk.target
+    assert count_descriptors() == before

@@ -14,6 +14,7 @@ from conftest import OpenDB
 
 import structchunk as sc
 from structchunk import files
+from structchunk.chunk_map import map_chunks
 from structchunk.storage import Storage
 
 
@@ -144,3 +145,51 @@ def test_stores_are_equal_to_themselves_only(open_db: OpenDB) -> None:
     assert store == same
     assert store != db["a"]
     assert len({store, db["a"]}) == 2
+
+
+@pytest.fixture
+def growing(db: sc.Database) -> sc.Transaction:
+    """A transaction that has made a chunk of a store "a", which holds a record, and stores with a chunk each."""
+    for name in "abc":
+        db.array_store(name, np.float64)[0] = np.ones(10)
+    transaction = db.transaction()
+    transaction["a"].put(1, np.ones(20_000))
+    return transaction
+
+
+def test_verify_beside_a_transaction_that_aborts(db: sc.Database, growing: sc.Transaction) -> None:
+    assert db.verify(lambda done, total: growing.abort()) == []
+
+
+def test_stats_and_maps_leave_out_what_an_open_transaction_made(db: sc.Database, growing: sc.Transaction) -> None:
+    assert len(db.stats()["a"].chunks) == 1
+    maps = map_chunks(db.storage, ["b", "a"])
+    next(maps)
+    growing.abort()
+    assert [found.chunk for found in maps] == [1]
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+@pytest.mark.parametrize("of_snapshot", [False, True])
+@pytest.mark.parametrize("kind", ["scan", "items", "values", "to_arrow", "reversed"])
+def test_who_goes_on_reading_after_close_is_told_so(
+    tmp_path: Path, mode: str, kind: str, *, of_snapshot: bool
+) -> None:
+    with sc.open(tmp_path / "d.sc", chunk_size=16 << 10, sync=False) as db:
+        for key in range(2000):
+            db.array_store("a", np.float64)[key] = np.ones(20)
+    with sc.open(tmp_path / "d.sc", mode) as db:
+        store = db.snapshot()["a"] if of_snapshot else db["a"]
+        reading = {
+            "scan": lambda: store.scan(batch_size=100),
+            "items": lambda: iter(store.items()),
+            "values": lambda: iter(store.values()),
+            "to_arrow": lambda: iter(store.to_arrow(batch_size=100)),
+            "reversed": lambda: iter(store.items(reverse=True)),
+        }[kind]()
+        first = next(reading)
+    with pytest.raises(sc.ClosedError):
+        list(reading)
+    assert first is not None
+    with sc.open(tmp_path / "d.sc", "r") as db:
+        assert db.verify() == []
