@@ -73,20 +73,20 @@ def map_chunks(storage: Storage, names: Iterable[str]) -> Iterator[ChunkMap]:
         with storage.committing():
             heap = storage.heaps[name]
             view = storage.index.view()
-            chunks = sorted((id_, chunk.committed, chunk.directory) for id_, chunk in heap.chunks.items())
+            places = sorted(storage.places(heap, view.commit), key=lambda place: place.chunk.id)
         with contextlib.closing(view):
             records = _stretches((piece.run for piece in view.pieces(heap.store, 0, KEY_END)), heap.item_size)
-        for chunk, committed, directory in chunks:
-            header = heap.chunks[chunk].header
-            live = _ranges(records[records["chunk"] == chunk], heap.item_size)
+        for chunk, free, directory in places:
+            header = chunk.header
+            live = _ranges(records[records["chunk"] == chunk.id], heap.item_size)
             yield ChunkMap(
                 name,
-                chunk,
+                chunk.id,
                 header.file_size,
                 live,
-                garbage=_between(live, header.data_offset, committed),
+                garbage=_between(live, header.data_offset, free),
                 directory=_filled([(0, header.data_offset), (directory, header.file_size)]),
-                free=_filled([(committed, directory)]),
+                free=_filled([(free, directory)]),
             )
 
 

@@ -85,6 +85,29 @@ def read_ends(paths: Paths, superblock: Superblock, index: Index) -> Log:
     return log
 
 
+def read_ends_at_last(paths: Paths, superblock: Superblock, index: Index) -> Log:
+    """Return the chunks as far as their directories say that they reached with the index's last commit."""
+    log = Log(index.checkpoint, False)
+    for chunk_id in paths.list_chunks():
+        chunk = _open_chunk(paths, superblock, chunk_id, index.next_chunk, log)
+        if chunk is not None:
+            head = index.heads.get(chunk_id)
+            if head is not None:
+                _check_head(chunk, head)
+            chunk.seek(*ends_at(chunk, head, index.last))
+    return log
+
+
+def ends_at(chunk: Chunk, head: tuple[int, int] | None, commit: int) -> tuple[int, int]:
+    """Return free and directory offset of a chunk as of a commit, not older than its head, if that is known."""
+    free, directory = head or (chunk.header.data_offset, chunk.header.file_size)
+    for segment in chunk.segments(directory):
+        if segment.commit > commit:
+            break
+        free, directory = segment.end, segment.low
+    return free, directory
+
+
 def read_whole_log(paths: Paths, superblock: Superblock, good: int | None, progress: Progress | None) -> Log:
     """Read all directories from the ends of the files; up to commit `good`, if that is known already."""
     log = Log(superblock.checkpoint if good is None else good, True)
