@@ -28,6 +28,7 @@ from support import count_descriptors, in_child
 import structchunk as sc
 from structchunk import pickling, reading
 from structchunk.chunk import Chunk
+from structchunk.chunk_map import map_chunks
 from structchunk.reading import KEPT
 
 COUNT = 1000
@@ -599,6 +600,8 @@ def test_figures_are_those_of_its_commit(open_db: OpenDB, monkeypatch: pytest.Mo
         assert same(db.stats(), figures[-1])
         db.refresh()
         assert same(db.stats(), figures[-1])
+        garbage = {name: sum(drawn(part.garbage) for part in map_chunks(db.storage, [name])) for name in db}
+        assert garbage == {name: stats.garbage for name, stats in figures[-1].items()}
         again = pickle.loads(pickle.dumps(db))
         assert same(again.stats(), db.stats())
         writer.sync()
@@ -606,6 +609,10 @@ def test_figures_are_those_of_its_commit(open_db: OpenDB, monkeypatch: pytest.Mo
         assert same(db.stats(), figures[-1])
         writer.close()
     assert len(figures) == 4
+
+
+def drawn(ranges: np.ndarray) -> int:
+    return int((ranges[:, 1] - ranges[:, 0]).sum())
 
 
 def same(mine: dict[str, Any], theirs: dict[str, Any]) -> bool:
