@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from .chunk import Chunk
 from .errors import CorruptionError
+from .header import Header
 from .index import Index
 from .leveldb import REBUILD
 from .paths import Paths
@@ -99,8 +100,9 @@ def read_ends_at_last(paths: Paths, superblock: Superblock, index: Index) -> Log
 
 
 def ends_at(chunk: Chunk, head: tuple[int, int] | None, commit: int) -> tuple[int, int]:
-    """Return free and directory offset of a chunk as of a commit, not older than its head, if that is known."""
-    free, directory = head or (chunk.header.data_offset, chunk.header.file_size)
+    """Return free and directory offset of a chunk as of a commit that is not older than its head, if that can be."""
+    header = chunk.header
+    free, directory = head if head and _is_possible(header, head) else (header.data_offset, header.file_size)
     for segment in chunk.segments(directory):
         if segment.commit > commit:
             break
@@ -154,10 +156,14 @@ def _open_chunk(paths: Paths, superblock: Superblock, chunk_id: int, next_chunk:
     return chunk
 
 
+def _is_possible(header: Header, head: tuple[int, int]) -> bool:
+    return header.data_offset <= head[0] <= head[1] <= header.file_size
+
+
 def _check_head(chunk: Chunk, head: tuple[int, int]) -> None:
     free, directory = head
     header = chunk.header
-    if not header.data_offset <= free <= directory <= header.file_size:
+    if not _is_possible(header, head):
         found = f"free offset {free} and directory offset {directory} in the index"
         expected = f"offsets in {header.data_offset} to {header.file_size}"
         raise CorruptionError(chunk.path, found=found, expected=expected, advice=REBUILD)

@@ -7,6 +7,9 @@ both are seen through the same page cache. With no such writer a crash may have 
 since the checkpoint are read: what they have more is brought into the clone, and if the index turns out to be
 ahead of the chunks, it is made anew, privately. The database's own files are never written, nor its lock tried.
 
+A clone stays as of its commit for good, so other processes can clone it again: what is pickled of a reader says where
+the clone is, and the reader keeps that for them, together with its links to the chunks that the clone names.
+
 Where files cannot be linked, or nothing can be made in the database's directory, the index is copied to a temporary
 directory, and the chunk files are mapped at once, which keeps them just as well.
 """
