@@ -35,8 +35,8 @@ class Label(sc.Object):
 class Signals:
     """Map-style dataset: sample ``i`` is the signal and the target of the i-th key.
 
-    It holds stores of a database that is open for reading. They pickle as its path: a worker opens the database
-    itself, and nothing but indices and the batches asked for goes between processes.
+    It holds stores of a database that is open for reading. They pickle as its path and its commit: a worker opens
+    the database itself, and nothing but indices and the batches asked for goes between processes.
     """
 
     def __init__(self, db: sc.Database) -> None:

@@ -1,5 +1,6 @@
 """structchunk: an embedded store for typed arrays and C structs."""
 
+from . import pickling as _pickling
 from .array_store import ArrayStore
 from .batch import Batch
 from .compaction import CompactionReport
@@ -7,6 +8,7 @@ from .cursor import Cursor
 from .database import Database
 from .errors import (
     ClosedError,
+    CommitGone,
     CorruptionError,
     Error,
     FailedError,
@@ -33,6 +35,7 @@ __all__ = [
     "Batch",
     "ChunkStats",
     "ClosedError",
+    "CommitGone",
     "CompactionReport",
     "CorruptionError",
     "Cursor",
@@ -56,3 +59,5 @@ __all__ = [
     "open_shards",
     "rebuild_index",
 ]
+
+_pickling.register()

@@ -76,7 +76,7 @@ def map_chunks(storage: Storage, names: Iterable[str]) -> Iterator[ChunkMap]:
             places = sorted(storage.places(heap, view.commit), key=lambda place: place.chunk.id)
         with contextlib.closing(view):
             records = _stretches((piece.run for piece in view.pieces(heap.store, 0, KEY_END)), heap.item_size)
-        for chunk, committed, directory in places:
+        for chunk, free, directory in places:
             header = chunk.header
             live = _ranges(records[records["chunk"] == chunk.id], heap.item_size)
             yield ChunkMap(
@@ -84,9 +84,9 @@ def map_chunks(storage: Storage, names: Iterable[str]) -> Iterator[ChunkMap]:
                 chunk.id,
                 header.file_size,
                 live,
-                garbage=_between(live, header.data_offset, committed),
+                garbage=_between(live, header.data_offset, free),
                 directory=_filled([(0, header.data_offset), (directory, header.file_size)]),
-                free=_filled([(committed, directory)]),
+                free=_filled([(free, directory)]),
             )
 
 

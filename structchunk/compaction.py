@@ -43,7 +43,7 @@ from .packed import packed_size
 from .piece import Scattered, joined
 from .segment import SEGMENT_SIZE
 from .staging import Staging
-from .stats import store_stats
+from .stats import StoreStats, store_stats
 from .storage import MAX_CHUNK_SIZE, Storage
 
 STEP_SIZE = 16 << 20
@@ -116,7 +116,7 @@ def compact_store(
         Called with the number of bytes copied so far.
     """
     heap = staging.heap
-    before = store_stats(heap, storage.index.live[heap.store])
+    before = _stats(storage, heap)
     try:
         chunks = storage.lending.begin_moving(heap)
         free = {chunk.id for chunk in chunks}
@@ -128,9 +128,13 @@ def compact_store(
         storage.lending.moving = NOTHING
     if staged:
         checkpoint()
-    after = store_stats(heap, storage.index.live[heap.store])
+    after = _stats(storage, heap)
     sizes = before.disk_size, after.disk_size, len(before.chunks), len(after.chunks)
     return CompactionReport(heap.name, after.records, *sizes, skipped)
+
+
+def _stats(storage: Storage, heap: Heap) -> StoreStats:
+    return store_stats(heap.name, storage.places(heap, storage.index.last), storage.index.live[heap.store])
 
 
 def _stage(storage: Storage, staging: Staging, chunks: list[Chunk], progress: Progress) -> bool:

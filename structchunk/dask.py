@@ -1,18 +1,22 @@
 """Dask: bags and data frames of key ranges that workers open themselves, and shards that workers write.
 
-What goes through the scheduler is where the records are, a path and a range of keys, and what is asked of them. A
-path must mean the same directory to every worker and to who reads.
+What goes through the scheduler is where the records are, a path, a commit and a range of keys, and what is asked of
+them. A path must mean the same directory to every worker and to who reads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from .batch import Batch
 from .database import Database
@@ -20,6 +24,8 @@ from .extent import KEY_END
 from .manifest import NAME, Shard
 from .opening import open
 from .partition import KeyRange
+from .pickling import open_shared, reopen
+from .reading import Kept
 from .schema import Schema, array_schema, object_schema, schema_from_descriptor
 from .sharding import finish, make_shard, new_directory
 from .shards import Shards, open_shards
@@ -34,12 +40,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Partition", "read", "read_frame", "write"]
 
+_latest_readers: deque[Database] = deque(maxlen=8)
+"""Who begins a computation may let its graph go before the workers have opened what it reads."""
+
 
 @dataclass(frozen=True)
 class Partition:
     """A range of keys of some stores. Iterating it opens the database, and yields what a scan yields.
 
-    It holds no records, and is pickled as what it says here.
+    It holds no records, and is pickled as what it says here. In the process that made it, the commit is kept for
+    as long as there is one of its partitions.
 
     Attributes
     ----------
@@ -50,6 +60,9 @@ class Partition:
         Range of keys.
     reading : str
         Differs with every call that made partitions, for the database may have changed in between.
+    kept : Kept, optional
+        Where the commit is found that all partitions are of. Without it, which is so for shards, what is opened is
+        what is there.
     """
 
     path: str
@@ -57,13 +70,22 @@ class Partition:
     start: int
     stop: int
     reading: str
+    kept: Kept | None = None
+
+    def open(self) -> AbstractContextManager[Database | Shards]:
+        """Open the database, or the shards, for the time of a ``with`` statement."""
+        return _open(self.path) if self.kept is None else contextlib.nullcontext(reopen(self.kept))
 
     def __iter__(self) -> Iterator[Any]:
-        with _open(self.path) as source:
+        with self.open() as source:
             if len(self.names) == 1:
                 yield from source[self.names[0]].scan(self.start, self.stop)
             else:
                 yield from source.scan(*self.names, start=self.start, stop=self.stop)
+
+
+_reader_of: WeakKeyDictionary[Partition, Database] = WeakKeyDictionary()
+"""What keeps the commit of each partition that was made in this process."""
 
 
 def read(path: str | os.PathLike[str], *names: str, partitions: int) -> dask.bag.Bag:
@@ -95,9 +117,13 @@ def read(path: str | os.PathLike[str], *names: str, partitions: int) -> dask.bag
     Notes
     -----
     The index is read once, to find ranges of the same size; records are read by the workers only, each time that
-    a partition is computed. A worker sees the last commit of when it opens the database: for one commit
-    throughout do not write meanwhile, or read a ``checkpoint()``. Reduce batches to what you need before they leave
-    their worker: a batch that does, as in a shuffle, is copied.
+    a partition is computed. All of them see the last commit of when this was called, whatever is written, dropped
+    or compacted meanwhile, and whenever they are computed. For that the calling process keeps the commit, and its
+    disk space, for as long as it has the bag or anything made of it, and for the last 8 readings in any case; when
+    that process has ended, a worker that finds a later commit raises a ``CommitGone``. A worker keeps a database
+    open for its next partition, and the commit before the newest one that it has seen.
+
+    Reduce batches to what you need before they leave their worker: a batch that does, as in a shuffle, is copied.
     """
     made = _partitions(path, names, partitions)
     name = f"structchunk-{made[0].reading}"
@@ -133,20 +159,34 @@ def read_frame(path: str | os.PathLike[str], *names: str, partitions: int) -> An
 
     made = _partitions(path, names, partitions)
     divisions = (*(part.start for part in made), KEY_END - 1)
-    empty = _frame(Partition(made[0].path, names, 0, 0, ""))
+    empty = _frame(replace(made[0], start=0, stop=0))
     return dask.dataframe.from_map(_frame, made, meta=empty, divisions=divisions, label="structchunk")
 
 
 def _partitions(path: str | os.PathLike[str], names: tuple[str, ...], count: int) -> list[Partition]:
     root, reading = os.path.realpath(path), uuid.uuid4().hex
-    with _open(root) as source:
-        source.scan(*names)  # raises if there is none of such a name
-        return [Partition(root, names, start, stop, reading) for start, stop in _split(source, names, count)]
+    if _is_manifest(root):
+        with open_shards(root) as shards:
+            return _cut(shards, Partition(root, names, 0, KEY_END, reading), count)
+    kept, reader = open_shared(root)
+    made = _cut(reader, Partition(root, names, 0, KEY_END, reading, kept), count)
+    _reader_of.update(dict.fromkeys(made, reader))
+    if reader not in _latest_readers:
+        _latest_readers.append(reader)
+    return made
 
 
 def _open(path: str) -> Database | Shards:
-    is_manifest = os.path.isfile(path) or os.path.lexists(os.path.join(path, NAME))
-    return open_shards(path) if is_manifest else open(path, "r")
+    return open_shards(path) if _is_manifest(path) else open(path, "r")
+
+
+def _is_manifest(path: str) -> bool:
+    return os.path.isfile(path) or os.path.lexists(os.path.join(path, NAME))
+
+
+def _cut(source: Database | Shards, whole: Partition, count: int) -> list[Partition]:
+    source.scan(*whole.names)  # raises if there is none of such a name
+    return [replace(whole, start=start, stop=stop) for start, stop in _split(source, whole.names, count)]
 
 
 def _split(source: Database | Shards, names: Sequence[str], count: int) -> list[KeyRange]:
@@ -159,7 +199,7 @@ def _split(source: Database | Shards, names: Sequence[str], count: int) -> list[
 def _frame(partition: Partition) -> pd.DataFrame:
     import pandas as pd  # noqa: PLC0415
 
-    with _open(partition.path) as source:
+    with partition.open() as source:
         table = source.to_arrow(*partition.names, start=partition.start, stop=partition.stop).read_all()
     index = pd.Index(table["key"].to_numpy(), name="key")
     return table.drop_columns("key").to_pandas(types_mapper=pd.ArrowDtype).set_index(index)

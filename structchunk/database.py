@@ -296,7 +296,7 @@ class Database:
         """Return the database as of the latest commit, for reading."""
         self.check_open()
         with self.storage.committing():  # else a store could come or go between the two
-            return Snapshot(self.storage.index.view(), self.storage.heaps)
+            return Snapshot(self.storage.index.view(), self.storage.heaps, self)
 
     def verify(self, progress: Callable[[int, int], object] | None = None) -> list[Problem]:
         """Check headers, directories, checksums, and every index row against its chunk.
@@ -333,9 +333,13 @@ class Database:
         The figures are kept up with every commit, so that this is quick whatever the stores hold.
         """
         self.check_open()
-        index = self.storage.index
-        heaps = sorted(self.storage.heaps.items())
-        return {name: store_stats(heap, index.live.get(heap.store, {})) for name, heap in heaps}
+        with self.storage.committing():
+            last, live = self.storage.index.last, self.storage.index.live
+            found = sorted(self.storage.heaps.items())
+            return {
+                name: store_stats(name, self.storage.places(heap, last), live.get(heap.store, {}))
+                for name, heap in found
+            }
 
     def compact(self, *names: str, progress: Callable[[int, int], object] | None = None) -> list[CompactionReport]:
         """Rewrite stores in order of key, drop what was replaced or deleted, and give its disk space back.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "ClosedError",
+    "CommitGone",
     "CorruptionError",
     "Error",
     "FailedError",
@@ -50,6 +51,10 @@ class SchemaError(Error, TypeError):
 
 class ClosedError(Error, ValueError):
     """The handle, or the database that it belongs to, was closed (or belongs to the parent of a fork)."""
+
+
+class CommitGone(Error, LookupError):
+    """The commit that something was pickled at is not the latest any more, and no reader keeps it."""
 
 
 class ReadOnlyError(Error):

@@ -72,6 +72,7 @@ class Gate:
         self._handle = handle
         self._refusal = ""
         self._discarded: deque[Any] = deque()
+        self.directory: PrivateDirectory | None = None
         _gates.add(self)
 
     def check(self) -> None:
@@ -124,9 +125,24 @@ class Gate:
             self._discarded.append(snapshot)
 
 
+class PrivateDirectory:
+    """A directory that is removed once nobody holds this object: neither its LevelDB, nor who keeps it for others.
+
+    It goes at once or not at all: who is cloning it never takes what is left of it for the whole.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        weakref.finalize(self, _remove, path, os.getpid())
+
+
 def _remove(path: str, owner: int) -> None:
-    """Remove a private directory that nothing reads any more; in a forked child it is the parent's."""
+    """Remove a private directory that nobody needs any more; in a forked child it is the parent's."""
     if os.getpid() == owner:
+        doomed = f"{path}.gone"
+        with contextlib.suppress(OSError):
+            files.rename(path, doomed)
+            path = doomed
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -146,6 +162,11 @@ class Snapshot:
 
     def __del__(self) -> None:
         self._gate.discard(self.inner)
+
+    @property
+    def directory(self) -> PrivateDirectory | None:
+        """What keeps the files, if it is of a private LevelDB."""
+        return self._gate.directory
 
 
 def _source(handle: Any, snapshot: Snapshot | None) -> Any:
@@ -167,7 +188,12 @@ class LevelDB:
         self._private = private
         self._logs: set[str] = set()
         if private:
-            weakref.finalize(self._gate, _remove, path, os.getpid())
+            self._gate.directory = PrivateDirectory(path)
+
+    @property
+    def directory(self) -> PrivateDirectory | None:
+        """What keeps the files, if it is a private one."""
+        return self._gate.directory
 
     @classmethod
     def create(cls, path: str, *, private: bool = False) -> LevelDB:

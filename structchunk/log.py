@@ -12,6 +12,7 @@ from .chunk import Chunk
 from .debris import is_unfinished
 from .errors import CorruptionError
 from .extent import DROPPED
+from .header import Header
 from .index import Index
 from .leveldb import REBUILD
 from .paths import Paths
@@ -89,6 +90,30 @@ def read_ends(paths: Paths, superblock: Superblock, index: Index) -> Log:
     return log
 
 
+def read_ends_at_last(paths: Paths, superblock: Superblock, index: Index) -> Log:
+    """Return the chunks as far as their directories say that they reached with the index's last commit."""
+    log = Log(index.checkpoint, False)
+    for chunk_id in paths.list_chunks():
+        chunk = _open_chunk(paths, superblock, chunk_id, index.next_chunk, log)
+        if chunk is not None:
+            head = index.heads.get(chunk_id)
+            if head is not None:
+                _check_head(chunk, head)
+            chunk.seek(*ends_at(chunk, head, index.last))
+    return log
+
+
+def ends_at(chunk: Chunk, head: tuple[int, int] | None, commit: int) -> tuple[int, int]:
+    """Return free and directory offset of a chunk as of a commit, which is not older than its head if that can be."""
+    header = chunk.header
+    free, directory = head if head and _is_possible(header, head) else (header.data_offset, header.file_size)
+    for segment in chunk.segments(directory):
+        if segment.commit > commit:
+            break
+        free, directory = segment.end, segment.low
+    return free, directory
+
+
 def read_whole_log(paths: Paths, superblock: Superblock, good: int | None, progress: Progress | None) -> Log:
     """Read all directories from the ends of the files; up to commit `good`, if that is known already."""
     log = Log(superblock.checkpoint if good is None else good, True)
@@ -144,10 +169,14 @@ def _open_chunk(
     return chunk
 
 
+def _is_possible(header: Header, head: tuple[int, int]) -> bool:
+    return header.data_offset <= head[0] <= head[1] <= header.file_size
+
+
 def _check_head(chunk: Chunk, head: tuple[int, int]) -> None:
     free, directory = head
     header = chunk.header
-    if not header.data_offset <= free <= directory <= header.file_size:
+    if not _is_possible(header, head):
         found = f"free offset {free} and directory offset {directory} in the index"
         expected = f"offsets in {header.data_offset} to {header.file_size}"
         raise CorruptionError(chunk.path, found=found, expected=expected, advice=REBUILD)

@@ -190,5 +190,5 @@ class ObjectStore(Store[T], Generic[T]):
             return self.records(start, stop)
 
 
-def _of_class(database: Any, name: str, cls: type[Any]) -> Any:
-    return database.object_store(name, cls)
+def _of_class(home: Any, name: str, cls: type[Any]) -> Any:
+    return home[name].of_class(cls)

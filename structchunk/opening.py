@@ -1,12 +1,9 @@
-"""open() and rebuild_index(): from a path to a database, by mode; and back, for pickling."""
+"""open() and rebuild_index(): from a path to a database, by mode."""
 
 from __future__ import annotations
 
-import atexit
-import copyreg
 import operator
 import os
-import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -25,9 +22,6 @@ from .storage import MAX_CHUNK_SIZE, Storage
 CHUNK_SIZE = 64 << 20
 MIN_CHUNK_SIZE = 4 * PAGE
 _MODES = ("r", "r+", "a", "x")
-
-_reopened: dict[tuple[str, bytes], Database] = {}
-_reopened_guard = threading.Lock()
 
 
 def open(
@@ -165,50 +159,3 @@ def _open_shared(paths: Paths, mode: str, chunk_size: int, timeout: float | None
         _open_for_writing(paths, mode, chunk_size, timeout).close()
     open_in_turn = partial(_open_for_writing, paths, "r+", chunk_size, timeout)
     return SharedDatabase(open_reader(paths), open_in_turn, mode=mode, sync=sync)
-
-
-# ---------------------------------------------------------------------- pickling
-
-
-def _pickled(database: Database) -> tuple[object, ...]:
-    """Pickle a database that is open for reading as its path."""
-    database.check_open()
-    if database.mode != "r":
-        raise TypeError(f"{database.path} is open for writing and cannot be pickled; open it with mode='r'")
-    return reopen, (database.path, database.storage.superblock.database, database.storage.index.last)
-
-
-def reopen(path: str, uuid: bytes, commit: int) -> Database:
-    """Return a database that was pickled: one handle for all of them in this process, open until its end.
-
-    Parameters
-    ----------
-    path : str
-    uuid : bytes
-        Of the pickled one: another database that took its path since has a handle of its own.
-    commit : int
-        The commit that the pickled one showed: this one shows that or a later one.
-    """
-    with _reopened_guard:
-        database = _reopened.get((path, uuid))
-        if database is None or database.closed:
-            database = _reopened[path, uuid] = open(path, "r")
-        elif database.storage.index.last < commit:
-            database.refresh()
-        return database
-
-
-@atexit.register
-def _close_reopened() -> None:
-    for database in _reopened.values():
-        database.close()
-
-
-def _forget_in_child() -> None:
-    global _reopened_guard
-    _reopened_guard = threading.Lock()
-    _reopened.clear()
-
-
-copyreg.pickle(Database, _pickled)  # type: ignore[arg-type]
-os.register_at_fork(after_in_child=_forget_in_child)

@@ -128,8 +128,14 @@ def _remove(path: str, fd: int, owner: int) -> None:
 
 
 def _remove_tree(path: str) -> None:
-    """Remove a directory, its lock last, so that what is left if this is cut short can still be told for dead."""
+    """Remove a directory, its lock last, so that what is left if this is cut short can still be told for dead.
+
+    First it gets another name of the same kind: who is cloning what is in it finds all of it, or nothing.
+    """
     with contextlib.suppress(OSError):
+        doomed = path[:-8] + secrets.token_hex(4)
+        files.rename(path, doomed)
+        path = doomed
         for name in os.listdir(path):
             if name != "lock":
                 shutil.rmtree(os.path.join(path, name), ignore_errors=True)

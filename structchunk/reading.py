@@ -7,6 +7,9 @@ both are seen through the same page cache. With no such writer a crash may have 
 since the checkpoint are read: what they have more is brought into the clone, and if the index turns out to be
 ahead of the chunks, it is made anew, privately. The database's own files are never written, nor its lock tried.
 
+A clone stays as of its commit for good, so other processes can clone it again: what is pickled of a reader says
+where the clone is, and the reader keeps that for them, with its links to the chunks that the clone names.
+
 Where files cannot be linked, or nothing can be made in the database's directory, the index is copied to a temporary
 directory, and the chunk files are mapped at once, which keeps them just as well.
 """
@@ -17,8 +20,9 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import NamedTuple
 
 from . import files, leftovers
 from .chunk import Chunk, read_header
@@ -27,10 +31,12 @@ from .errors import CorruptionError, FailedError, ReadOnlyError
 from .extent import empty_run
 from .heap import Heap, Retired
 from .index import Index
+from .leveldb import PrivateDirectory
 from .lock import is_held
+from .log import ends_at
 from .paths import Paths
 from .readers import ReaderDirectory, make_parent, sweep
-from .recovery import open_copy
+from .recovery import open_copy, open_settled_copy
 from .storage import Place, Storage
 from .superblock import Superblock, read_superblock
 
@@ -49,6 +55,49 @@ _NO_LINKS = {
 """Why a clone may be impossible beside the original, and possible elsewhere."""
 
 State = tuple[int, frozenset[tuple[str, int]]]
+KEPT = 16
+"""How many commits a reader keeps, at most, for those that it was pickled for: each holds disk space."""
+
+
+class Generation(NamedTuple):
+    """What a reader knows of a clone that it made, which is as of one commit for good."""
+
+    number: int
+    commit: int
+    epoch: int
+    is_sound: bool
+    chunks: frozenset[int]
+
+
+class Kept(NamedTuple):
+    """Where another process finds a commit that a reader keeps: all that a pickled reader is.
+
+    Attributes
+    ----------
+    path : str
+        Of the database.
+    database : bytes
+        Its uuid.
+    commit, epoch : int
+        The commit, and the epoch of when it was cloned: if it is lost and made again, then in a later one.
+    directory : str
+        Of the reader.
+    generation : int
+        Of the clone in it.
+    is_sound : bool
+        Whether the chunks reach at least as far as their headers say, as beside a living writer.
+    is_linked : bool
+        Whether the chunks are linked there; else they are the database's own.
+    """
+
+    path: str
+    database: bytes
+    commit: int
+    epoch: int
+    directory: str
+    generation: int
+    is_sound: bool
+    is_linked: bool
 
 
 class ReadStorage(Storage):
@@ -66,8 +115,11 @@ class ReadStorage(Storage):
         raise ReadOnlyError(f"{self.paths.root} is open with mode='r'; open it with mode='r+' to write")
 
     def places(self, heap: Heap, commit: int) -> list[Place]:
-        """Return how far each chunk of a store reaches as of a commit: a writer may have gone on."""
-        places = [_place_at(chunk, commit) for chunk in list(heap.chunks.values())]
+        """Return how far each chunk of a store that had any commit reaches as of one: a writer may have gone on."""
+        with self.committing():
+            heads = self.index.heads if self.index.checkpoint <= commit else {}
+        chunks = list(heap.chunks.values())
+        places = [Place(chunk, *ends_at(chunk, heads.get(chunk.id), commit)) for chunk in chunks]
         return [place for place in places if place.directory < place.chunk.header.file_size]
 
     def newest_epoch(self) -> int:
@@ -107,7 +159,7 @@ class ReadStorage(Storage):
             self.index.add_table(store, theirs[store].item_size, theirs[store].check)
         self.heaps = {name: mine.get(heap.store, heap) for name, heap in newer.heaps.items()}
         self.superblock = newer.superblock
-        self._copies.unlink_chunks({chunk for heap in theirs.values() for chunk in heap.chunks})
+        self._copies.unlink_chunks()
         self.state = newer.state  # last: if this is interrupted, the next refresh() does it again
 
     def _forget(self, mine: dict[int, Heap], theirs: dict[int, Heap]) -> None:
@@ -124,6 +176,31 @@ class ReadStorage(Storage):
                     old = Retired(chunk, empty_run(), empty_run())
                     self.index.keep([old])
                     heap.retire(old)
+
+    def keep(self, directory: PrivateDirectory | None) -> Kept:
+        """Keep a clone of this reader's until it is closed, for other processes, and say where it is.
+
+        Parameters
+        ----------
+        directory : PrivateDirectory
+            Of the clone: the present one, or that of a snapshot.
+        """
+        assert directory is not None  # a reader's clones are private
+        with self.committing():
+            return self._copies.keep(directory, self.superblock.database)
+
+    def shows(self, kept: Kept) -> bool:
+        """Tell whether this is the commit that another reader was to keep, and not one that was made again."""
+        if (self.superblock.database, self.index.last) != (kept.database, kept.commit):
+            return False
+        return self.superblock.epoch <= kept.epoch or self._epoch_of_last() <= kept.epoch
+
+    def _epoch_of_last(self) -> int:
+        """Return the epoch of the last commit, or a later one if its chunks are gone: it dropped a store."""
+        last = self.index.last
+        chunks = [chunk for heap in self.heaps.values() for chunk in heap.chunks.values()]
+        epochs = [segment.epoch for chunk in chunks for segment in chunk.segments() if segment.commit == last]
+        return max(epochs, default=self.superblock.epoch if last else 0)
 
     def close(self) -> None:
         """Close the clone, and remove it."""
@@ -144,16 +221,6 @@ def _was_renumbered(chunk: Chunk) -> bool:
         return True  # the other one is being made
 
 
-def _place_at(chunk: Chunk, commit: int) -> Place:
-    """Return how far a chunk reached as of a commit: a directory that breaks off misses rows."""
-    free, directory = chunk.header.data_offset, chunk.header.file_size
-    for segment in chunk.segments():
-        if segment.commit > commit:
-            break
-        free, directory = segment.end, segment.low
-    return Place(chunk, free, directory)
-
-
 class OwnPaths(Paths):
     """The paths of a reader's own files; of its links to chunks only those to files that were there of late."""
 
@@ -162,7 +229,7 @@ class OwnPaths(Paths):
 
     def list_chunks(self) -> list[int]:
         """Return the ids of the chunks that the newest clone may name, ascending."""
-        return [chunk for chunk in super().list_chunks() if chunk in self.present]
+        return [chunk for chunk in self.list_links() if chunk in self.present]
 
     def list_links(self) -> list[int]:
         """Return the ids of all chunks that are linked, ascending."""
@@ -192,6 +259,8 @@ class Copies:
         self._paths = OwnPaths(directory.path, None if link else source.chunks)
         self._generation = -1
         self._cloned = 0
+        self._generations: dict[str, Generation] = {}
+        self._kept: dict[str, PrivateDirectory] = {}
         if link:
             files.make_directory(self._paths.chunks)
 
@@ -273,8 +342,49 @@ class Copies:
         self._cloned = superblock.generation
         own = superblock._replace(generation=self._generation)
         clone_leveldb(self.source.index(superblock.generation), self._paths.index(own.generation), link=self.link)
-        self._link_chunks()
-        return open_copy(self._paths, own, partial(ReadStorage, self), is_sound=is_sound)
+        self._link_chunks(self.source)
+        storage = open_copy(self._paths, own, partial(ReadStorage, self), is_sound=is_sound)
+        self._note(storage, read_superblock(self.source.superblock).epoch, is_sound=is_sound)
+        return storage
+
+    def read_kept(self, kept: Kept) -> ReadStorage:
+        """Return the commit that another reader keeps, whole.
+
+        Raises
+        ------
+        CorruptionError, FileNotFoundError
+            It does not keep it any more; or chunks are damaged.
+        """
+        theirs = Paths(kept.directory)
+        self._generation += 2
+        self._cloned = read_superblock(self.source.superblock).generation
+        own = Superblock(kept.database, self._generation, 0, 0, kept.epoch, 0)
+        try:
+            clone_leveldb(theirs.index(kept.generation), self._paths.index(own.generation), link=self.link)
+            self._link_chunks(theirs if self.link and kept.is_linked else self.source)
+            storage = open_settled_copy(self._paths, own, partial(ReadStorage, self), is_sound=kept.is_sound)
+        except BaseException:
+            self._discard()
+            raise
+        self._note(storage, kept.epoch, is_sound=kept.is_sound)
+        return storage
+
+    def _note(self, storage: ReadStorage, epoch: int, *, is_sound: bool) -> None:
+        """Note what a clone needs, for as long as anybody needs the clone."""
+        index = storage.index
+        chunks = {chunk for heap in storage.heaps.values() for chunk in heap.chunks} | index.heads.keys()
+        self._generations[index.leveldb.path] = Generation(
+            storage.superblock.generation, index.last, epoch, is_sound, frozenset(chunks)
+        )
+
+    def keep(self, directory: PrivateDirectory, database: bytes) -> Kept:
+        """Keep a clone, in place of the one that was first to be kept if these are many; say where it is."""
+        number, commit, epoch, is_sound, _ = self._generations[directory.path]
+        self._kept[directory.path] = self._kept.pop(directory.path, directory)
+        if len(self._kept) > KEPT:
+            del self._kept[next(iter(self._kept))]
+        where = self.directory.path, number
+        return Kept(self.source.root, database, commit, epoch, *where, is_sound, self.link)
 
     def original(self, text: str) -> str:
         """Return a message with the paths of the database's own files."""
@@ -291,13 +401,13 @@ class Copies:
             path, offset=error.offset, found=error.found, expected=error.expected, advice=error.advice
         )
 
-    def _link_chunks(self) -> None:
+    def _link_chunks(self, origin: Paths) -> None:
         """Link the chunk files that are there, also those that the clone does not name: they do no harm."""
-        self._paths.present = frozenset(self.source.list_chunks())
+        self._paths.present = frozenset(origin.list_chunks())
         if not self.link:
             return
         for chunk in self._paths.present:
-            source, target = self.source.chunk(chunk), self._paths.chunk(chunk)
+            source, target = origin.chunk(chunk), self._paths.chunk(chunk)
             try:
                 if _is_other_file(source, target):
                     files.unlink(target)  # never committed: a later writer used its number again
@@ -307,9 +417,11 @@ class Copies:
             except FileExistsError:
                 pass  # linked by an earlier clone
 
-    def unlink_chunks(self, needed: set[int]) -> None:
-        """Give up the links to all other chunks; what is mapped stays."""
+    def unlink_chunks(self) -> None:
+        """Give up the links to the chunks that no clone needs that is there; what is mapped stays."""
+        self._generations = {path: known for path, known in self._generations.items() if os.path.lexists(path)}
         if self.link:
+            needed = frozenset[int]().union(*(known.chunks for known in self._generations.values()))
             for chunk in set(self._paths.list_links()) - needed:
                 files.unlink(self._paths.chunk(chunk))
 
@@ -329,11 +441,25 @@ def open_reader(paths: Paths) -> ReadStorage:
     CorruptionError
         The index is lost, or chunks are damaged or missing.
     """
-    superblock = read_superblock(paths.superblock)
+    return _open_in_place(paths, read_superblock(paths.superblock).database, Copies.read)
+
+
+def open_kept(kept: Kept) -> ReadStorage:
+    """Open a database for reading as of a commit that another reader keeps.
+
+    Raises
+    ------
+    CorruptionError, FileNotFoundError
+        It does not keep it any more; or chunks are damaged.
+    """
+    return _open_in_place(Paths(kept.path), kept.database, partial(Copies.read_kept, kept=kept))
+
+
+def _open_in_place(paths: Paths, database: bytes, read: Callable[[Copies], ReadStorage]) -> ReadStorage:
     sweep(paths.readers)
-    for copies in _places(paths, superblock):
+    for copies in _places(paths, database):
         try:
-            return copies.read()
+            return read(copies)
         except OSError as error:
             copies.directory.release()
             if not copies.link or error.errno not in _NO_LINKS:
@@ -344,14 +470,14 @@ def open_reader(paths: Paths) -> ReadStorage:
     raise AssertionError("unreachable: the last place either works or raises")
 
 
-def _places(paths: Paths, superblock: Superblock) -> Iterator[Copies]:
+def _places(paths: Paths, database: bytes) -> Iterator[Copies]:
     """Yield where a reader may have its own files: beside the originals, and else among temporary files."""
     try:
         make_parent(paths.readers)
-        yield Copies(paths, ReaderDirectory(paths.readers), superblock.database, link=True)
+        yield Copies(paths, ReaderDirectory(paths.readers), database, link=True)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-    prefix = f"structchunk-{superblock.database.hex()}-"
+    prefix = f"structchunk-{database.hex()}-"
     sweep(tempfile.gettempdir(), prefix)
-    yield Copies(paths, ReaderDirectory(tempfile.gettempdir(), prefix), superblock.database, link=False)
+    yield Copies(paths, ReaderDirectory(tempfile.gettempdir(), prefix), database, link=False)

@@ -31,6 +31,7 @@ from .log import (
     good_chunks,
     no_such_chunk,
     read_ends,
+    read_ends_at_last,
     read_log,
     read_whole_log,
     replaced_chunks,
@@ -139,7 +140,7 @@ def open_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: 
     index = _checked_index(Index.open_private(path, is_sound=is_sound), superblock)
     try:
         if is_sound:
-            return _as_it_stands(paths, superblock, index, make)
+            return _as_it_stands(paths, superblock, index, make, read_ends)
         log = read_log(paths, superblock, index, None, rewrite=False)
         find_good(log)
         check_complete(paths, index, log)
@@ -156,9 +157,39 @@ def open_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: 
     return _index_anew(paths, superblock, log, make, private=True)[0]
 
 
-def _as_it_stands(paths: Paths, superblock: Superblock, index: Index, make: Make[S]) -> S:
-    """Open a copy whose every row is good: its chunks reach at least as far as it says."""
-    log = read_ends(paths, superblock, index)
+def open_settled_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: bool) -> S:
+    """Open a private copy of an index that :func:`open_copy` brought to its last whole commit, as it is.
+
+    Parameters
+    ----------
+    paths, superblock, make
+        As for :func:`open_copy`.
+    is_sound : bool
+        What that was told: if not, chunks may reach less far than their headers say.
+
+    Raises
+    ------
+    CorruptionError
+        Index or chunks are damaged, or something is missing.
+    """
+    path = paths.index(superblock.generation)
+    index = _checked_index(Index.open_private(path, is_sound=True), superblock)
+    try:
+        return _as_it_stands(paths, superblock, index, make, read_ends if is_sound else read_ends_at_last)
+    except BaseException:
+        index.close()
+        raise
+
+
+def _as_it_stands(
+    paths: Paths,
+    superblock: Superblock,
+    index: Index,
+    make: Make[S],
+    read: Callable[[Paths, Superblock, Index], Log],
+) -> S:
+    """Open a copy whose every row is good: its chunks reach at least as far as what is read of them says."""
+    log = read(paths, superblock, index)
     check_complete(paths, index, log)
     storage = make(superblock, index)
     _add_heaps(storage, index.catalog, log, without=replaced_chunks(log, index.last))

@@ -54,9 +54,9 @@ class InSnapshot:
         """Refuse."""
         raise ReadOnlyError("a snapshot cannot be written; write through the database or a transaction")
 
-    def home(self) -> NoReturn:
-        """Refuse."""
-        raise TypeError("a store of a snapshot cannot be pickled; pickle one of a database open with mode='r'")
+    def home(self) -> Snapshot:
+        """Return the snapshot."""
+        return self._snapshot
 
     def live_array(self, extent: Extent) -> None:
         """Return None: nothing may be changed through a snapshot."""
@@ -70,9 +70,13 @@ class Snapshot(Aligned):
     Any number of threads may use one. Keep it short: until it is closed, LevelDB keeps old index tables. What
     was read from it stays valid after it is closed. Records that may change in place (objects, arrays made
     by ``new()``) show their present bytes.
+
+    One of a database that is open with ``mode="r"`` can be pickled, as that can; see :func:`open`.
     """
 
-    def __init__(self, view: View, heaps: dict[str, Heap]) -> None:
+    def __init__(self, view: View, heaps: dict[str, Heap], database: object) -> None:
+        self.database = database
+        """What it was taken of, which lives as long as it does."""
         self._view: View | None = view
         self._heaps = dict(heaps)
         self._finalizer = weakref.finalize(self, view.close)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from . import files
 from .accounting import Live
-from .chunk import Chunk
-from .heap import Heap
+from .storage import Place
 
 
 class ChunkStats(NamedTuple):
@@ -74,22 +73,30 @@ class StoreStats(NamedTuple):
         return sum(chunk.disk_size for chunk in self.chunks)
 
 
-def store_stats(heap: Heap, live: Mapping[int, Live]) -> StoreStats:
-    """Return what a store holds, given what is live in each of its chunks."""
-    chunks = [chunk for _, chunk in sorted(heap.chunks.items()) if chunk.is_committed]
-    return StoreStats(heap.name, tuple(_chunk_stats(chunk, live.get(chunk.id, Live(0, 0))) for chunk in chunks))
+def store_stats(name: str, places: Iterable[Place], live: Mapping[int, Live]) -> StoreStats:
+    """Return what a store holds, given how far its chunks reach as of a commit, and what is live in each then."""
+    chunks = sorted(places, key=lambda place: place.chunk.id)
+    return StoreStats(name, tuple(_chunk_stats(place, live.get(place.chunk.id, Live(0, 0))) for place in chunks))
 
 
-def _chunk_stats(chunk: Chunk, live: Live) -> ChunkStats:
-    used = chunk.committed - chunk.header.data_offset
+def _chunk_stats(place: Place, live: Live) -> ChunkStats:
+    chunk, free, directory = place
+    used = free - chunk.header.data_offset
     return ChunkStats(
         chunk.id,
         live.record_count,
         live.size,
         used - live.size,
         used,
-        chunk.directory - chunk.committed,
-        chunk.header.file_size - chunk.directory,
+        directory - free,
+        chunk.header.file_size - directory,
         chunk.header.file_size,
-        files.disk_size(chunk.path),
+        _disk_size(chunk.path),
     )
+
+
+def _disk_size(path: str) -> int:
+    try:
+        return files.disk_size(path)
+    except FileNotFoundError:
+        return 0  # a writer has unlinked it, and a reader that has no link has it mapped

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from distributed.comm import tcp
 
 import structchunk as sc
 from structchunk import dask as scd
+from structchunk import pickling
 from structchunk.manifest import NAME
 
 Point = sc.Object.of(x=ctypes.c_double, n=ctypes.c_int32)
@@ -112,6 +115,99 @@ def test_arguments_are_checked_at_the_call(path: str) -> None:
         scd.read_frame(path, "a", partitions=0)
     with pytest.raises(FileNotFoundError):
         scd.read(f"{path}-other", "a", partitions=2)
+
+
+# ---------------------------------------------------------------- one commit throughout
+
+
+def rewrite(path: str) -> None:
+    """Replace what the stores hold by other records, and leave nothing of the old ones; drop one."""
+    with sc.open(path, sync=False) as db:
+        db["a"].put_many(KEYS, np.zeros((COUNT, 1)))
+        db["b"].delete_range()
+        db.compact("a", "b")
+        if "points" in db:
+            db.drop_store("points")
+
+
+@pytest.mark.parametrize("scheduler", ["distributed", "threads", "sync"])
+def test_all_partitions_are_of_the_commit_of_the_call(
+    client: distributed.Client, path: str, scheduler: str
+) -> None:
+    wanted = single(path)
+    with sc.open(path, "r") as db:
+        x = db["points"].records()["x"].sum()
+    bag = scd.read(path, "a", partitions=8).map(sums)
+    pair = scd.read(path, "a", "b", partitions=3).map(lambda batches: len(batches[0]))
+    frame = scd.read_frame(path, "points", partitions=3)
+    total = frame.map_partitions(
+        lambda part: part["points"].struct.field("x"), meta=("x", "float64[pyarrow]")
+    ).sum()
+    with dask.config.set({} if scheduler == "distributed" else {"scheduler": scheduler}):
+        for _ in range(2):
+            assert all_sums(bag.compute()) == wanted
+            assert sum(pair.compute()) == COUNT // 2
+            assert total.compute() == x
+            rewrite(path)
+        assert all_sums(scd.read(path, "a", partitions=4).map(sums).compute()) == single(path) != wanted
+        with pytest.raises(sc.StoreNotFound):
+            scd.read_frame(path, "points", partitions=3)
+
+
+def test_so_are_those_of_processes_that_start_later(path: str) -> None:
+    wanted, bag = single(path), scd.read(path, "a", partitions=4).map(sums)
+    rewrite(path)
+    with dask.config.set(scheduler="processes", num_workers=2):
+        assert all_sums(bag.compute()) == wanted
+
+
+def test_workers_that_come_late_see_it_too(client: distributed.Client, path: str) -> None:
+    """Partitions are computed one after the other while a writer goes on; the graph has left this process."""
+    wanted = single(path)
+    begun = client.persist(scd.read(path, "a", partitions=12).map(slowly).map(sums))
+    gc.collect()
+    for _ in range(3):
+        rewrite(path)
+        assert scd.read(path, "a", partitions=2).map(len).sum().compute() == COUNT
+    assert all_sums(begun.compute()) == wanted
+
+
+def slowly(batch: sc.Batch) -> sc.Batch:
+    time.sleep(0.02)
+    return batch
+
+
+def test_a_commit_is_kept_for_as_long_as_there_are_partitions_of_it(path: str) -> None:
+    with dask.config.set(scheduler="sync"):
+        wanted, bag = single(path), scd.read(path, "a", partitions=4).map(sums)
+        for _ in range(scd._latest_readers.maxlen or 0):
+            rewrite(path)
+            scd.read(path, "a", partitions=2)
+        assert all_sums(bag.compute()) == wanted
+        for _ in range(2):  # as many stay open that nothing uses
+            rewrite(path)
+            assert scd.read(path, "a", partitions=1).map(len).compute() == [COUNT]
+        kept = min((part.kept for part in scd._reader_of if part.path == path), key=lambda kept: kept.commit)
+        del bag
+        gc.collect()
+        with pytest.raises(sc.CommitGone):
+            pickling.reopen(kept)
+
+
+def test_a_partition_without_its_reader_says_so(path: str) -> None:
+    code = """
+import pickle, sys
+from structchunk import dask
+bag = dask.read(sys.argv[1], "a", partitions=2)
+sys.stdout.buffer.write(pickle.dumps(list(dask._reader_of)))
+"""
+    made = subprocess.run([sys.executable, "-c", code, path], capture_output=True, check=True).stdout
+    parts = sorted(pickle.loads(made), key=lambda part: part.start)
+    assert all_sums(sums(batch) for part in parts for batch in part) == single(path)  # nothing was written since
+    rewrite(path)
+    pickling._handles.close()
+    with pytest.raises(sc.CommitGone):
+        list(parts[0])
 
 
 # ---------------------------------------------------------------- what the scheduler carries
