@@ -415,7 +415,8 @@ def test_without_its_packages_it_says_which_extra_has_them(package: str) -> None
     code = f"import sys; sys.modules[{package!r}] = None; from structchunk.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"structchunk: the command line needs {package}: pip install 'structchunk[cli]'\n"
+    hint = "in a checkout of structchunk, pip install '.[cli]'"
+    assert done.stderr == f"structchunk: the command line needs {package}: {hint}\n"
 
 
 def copy(path: str, tmp_path: Path) -> Path:

@@ -324,4 +324,4 @@ def test_a_killed_worker_leaves_nothing_and_writes_nothing_twice(
 def test_without_dask_it_says_what_to_install() -> None:
     code = "import sys; sys.modules['dask'] = None; import structchunk.dask"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "ImportError: this needs Dask: pip install 'structchunk[dask]'" in done.stderr
+    assert "ImportError: this needs Dask: in a checkout of structchunk, pip install '.[dask]'" in done.stderr
