@@ -26,6 +26,9 @@ import structchunk as sc
 from structchunk import dask as scd
 from structchunk.manifest import NAME
 
+# Dask 2025.1 warns of this where a test asks for no cluster.
+pytestmark = pytest.mark.filterwarnings("ignore:Running on a single-machine scheduler")
+
 Point = sc.Object.of(x=ctypes.c_double, n=ctypes.c_int32)
 COUNT = 20_000
 KEYS = np.cumsum(np.random.default_rng(5).integers(1, 1 << 30, COUNT)).astype(np.uint64)
@@ -35,7 +38,7 @@ LENGTHS = np.random.default_rng(6).integers(0, 40, COUNT)
 @pytest.fixture(scope="module")
 def client() -> Iterator[distributed.Client]:
     """Four worker processes of one thread; the scheduler runs in this one."""
-    options = {"n_workers": 4, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    options = {"n_workers": 4, "threads_per_worker": 1, "processes": True, "dashboard_address": "localhost:0"}
     with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
         yield client
 
