@@ -137,7 +137,7 @@ def drawing() -> ModuleType | None:
     try:
         return importlib.import_module("bench.pictures")
     except ImportError as error:
-        print(f"\nno pictures: {error}; pip install 'structchunk[bench]'")
+        print(f"\nno pictures: {error}; pip install '.[bench]'")
         return None
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from bench.runner import Contest, Results, Times
 from bench.workloads import suite_of
+from structchunk.leveldb import plyvel
 
 Facts = Mapping[str, Mapping[str, str]]
 Played = Iterable[tuple[Contest, Results]]
@@ -41,7 +42,7 @@ def _processor() -> str:
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """Version of every package that takes part."""
-    return {package: _version(package) for package in sorted({"numpy", "plyvel", *packages} - {"python"})}
+    return {package: _version(package) for package in sorted({"numpy", plyvel.__name__, *packages} - {"python"})}
 
 
 def _version(package: str) -> str:

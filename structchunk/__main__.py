@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from .errors import missing_extra
+
 
 def main() -> None:
     """Run the command line, or say which packages it needs."""
@@ -13,7 +15,7 @@ def main() -> None:
         package = (error.name or "").partition(".")[0]
         if package not in ("click", "rich"):
             raise
-        sys.exit(f"structchunk: the command line needs {package}: pip install 'structchunk[cli]'")
+        sys.exit(f"structchunk: {missing_extra(f'the command line needs {package}', 'cli')}")
     except KeyboardInterrupt:
         sys.exit(130)
     run()

@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import SchemaError
+from .errors import SchemaError, missing_extra
 
 try:
     import pyarrow as pa
 except ImportError as error:
-    raise ImportError("this needs pyarrow: pip install 'structchunk[arrow]'") from error
+    raise missing_extra("this needs pyarrow", "arrow") from error
 
 __all__ = ["arrow_type", "from_arrow", "pa", "to_arrow"]  # pa: imported here, with a message if it is missing
 

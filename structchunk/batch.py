@@ -123,7 +123,7 @@ class Batch:
         SchemaError
             Arrow has no type for the values.
         ImportError
-            pyarrow is missing: ``pip install 'structchunk[arrow]'``.
+            pyarrow is missing, which the extra ``arrow`` brings.
         """
         from .arrow import record_batch  # noqa: PLC0415
 

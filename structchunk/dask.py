@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 from .batch import Batch
 from .database import Database
+from .errors import missing_extra
 from .extent import KEY_END
 from .manifest import NAME, Shard
 from .opening import open
@@ -33,7 +34,7 @@ from .shards import Shards, open_shards
 try:
     import dask.bag
 except ImportError as error:
-    raise ImportError("this needs Dask: pip install 'structchunk[dask]'") from error
+    raise missing_extra("this needs Dask", "dask") from error
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,4 +1,4 @@
-"""Every exception that structchunk raises on purpose, and nothing else.
+"""Every exception that structchunk raises on purpose, and what it says of a package that is not installed.
 
 All derive from :class:`Error`; each also derives from the built-in exception that a Python user would
 expect in its place, so that ``except KeyError`` works.
@@ -19,6 +19,7 @@ __all__ = [
     "SchemaError",
     "StoreExists",
     "StoreNotFound",
+    "missing_extra",
 ]
 
 
@@ -102,6 +103,20 @@ class CorruptionError(Error):
     def __reduce__(self) -> tuple[object, ...]:
         state = {"path": self.path, "offset": self.offset, "found": self.found}
         return _rebuild_corruption, ({**state, "expected": self.expected, "advice": self.advice},)
+
+
+def missing_extra(need: str, extra: str) -> ImportError:
+    """Return the error for a package that is not installed.
+
+    Parameters
+    ----------
+    need : str
+        What needs which package: "this needs pandas".
+    extra : str
+        The extra of this distribution that brings it.
+    """
+    # Not by the distribution's name: on the public package index it belongs to another project.
+    return ImportError(f"{need}: in a checkout of structchunk, pip install '.[{extra}]'")
 
 
 def _rebuild_corruption(state: dict[str, object]) -> CorruptionError:

@@ -9,10 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from .errors import missing_extra
+
 try:
     import pandas as pd
 except ImportError as error:
-    raise ImportError("this needs pandas: pip install 'structchunk[pandas]'") from error
+    raise missing_extra("this needs pandas", "pandas") from error
 
 __all__ = ["to_pandas"]
 

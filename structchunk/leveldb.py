@@ -14,12 +14,18 @@ import errno
 import os
 import shutil
 import stat
+import sys
 import weakref
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-import plyvel
+if sys.version_info >= (3, 13):
+    # plyvel's last release is for CPython 3.12. plyvel-next is the same code, kept up by others under a name of its
+    # own, with wheels for later ones.
+    import plyvel_next as plyvel
+else:
+    import plyvel
 
 from . import files
 from .errors import CLOSED, ClosedError, CorruptionError, LockedError

@@ -104,7 +104,7 @@ def read_ends_at_last(paths: Paths, superblock: Superblock, index: Index) -> Log
 
 
 def ends_at(chunk: Chunk, head: tuple[int, int] | None, commit: int) -> tuple[int, int]:
-    """Return free and directory offset of a chunk as of a commit, which is not older than its head if that can be."""
+    """Return free and directory offset of a chunk as of a commit, not older than its head if it has one."""
     header = chunk.header
     free, directory = head if head and _is_possible(header, head) else (header.data_offset, header.file_size)
     for segment in chunk.segments(directory):

@@ -85,9 +85,10 @@ def read_manifest(path: str) -> Manifest:
         fields = json.loads(text)
         head = fields["format"], fields["version"], fields["crc"]
         body = {name: fields[name] for name in ("stores", "shards")}
+        crc = _crc(body)
     except (ValueError, RecursionError, TypeError, KeyError) as error:
         raise _damaged(path, f"no such fields ({type(error).__name__})", "those of a manifest, as JSON") from error
-    if head != (FORMAT, VERSION, _crc(body)):
+    if head != (FORMAT, VERSION, crc):
         expected = f"{FORMAT!r}, {VERSION} and the CRC of the rest"
         raise _damaged(path, f"format, version and CRC {head}", expected)
     try:

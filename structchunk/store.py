@@ -302,7 +302,7 @@ class Store(MutableMapping[int, R], Generic[R]):
         SchemaError
             Arrow has no type for the records, or the store is called ``key``.
         ImportError
-            pyarrow is missing: ``pip install 'structchunk[arrow]'``.
+            pyarrow is missing, which the extra ``arrow`` brings.
 
         Notes
         -----
@@ -346,7 +346,7 @@ class Store(MutableMapping[int, R], Generic[R]):
         TypeError
             It is no Arrow stream, or one of other types; nothing was changed.
         ImportError
-            pyarrow is missing: ``pip install 'structchunk[arrow]'``.
+            pyarrow is missing, which the extra ``arrow`` brings.
 
         Notes
         -----
@@ -376,7 +376,7 @@ class Store(MutableMapping[int, R], Generic[R]):
         Raises
         ------
         ImportError
-            pandas is missing: ``pip install 'structchunk[pandas]'``.
+            pandas is missing, which the extra ``pandas`` brings.
 
         Notes
         -----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -63,6 +64,11 @@ def alive(model: Model) -> Model:
 def between(model: Model, start: int, stop: int) -> Model:
     """Return the rows with ``start <= key < stop``."""
     return {key: row for key, row in model.items() if start <= key < stop}
+
+
+def label(value: object) -> str:
+    """Name a parameter of a test, without its address: processes that share the tests must find the same ones."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def count_descriptors() -> int:

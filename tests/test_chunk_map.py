@@ -133,7 +133,8 @@ def test_without_matplotlib_it_says_which_extra_has_it(db: sc.Database, tmp_path
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result = CliRunner().invoke(program, ["map", db.path, "--png", str(tmp_path / "map.png")])
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == "structchunk: a PNG needs matplotlib: pip install 'structchunk[plot]'\n"
+    hint = "in a checkout of structchunk, pip install '.[plot]'"
+    assert result.stderr == f"structchunk: a PNG needs matplotlib: {hint}\n"
 
 
 def test_the_picture_as_png(db: sc.Database, tmp_path: Path) -> None:

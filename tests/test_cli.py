@@ -81,6 +81,25 @@ def test_info(path: str) -> None:
     assert lines[3].split()[:7] == ["temps", "float64[]", "81", "2.5", "KiB", "640", "B"]
 
 
+@pytest.mark.parametrize("columns", [200, 44, 30, 20])
+def test_info_shows_whole_names_however_narrow_the_terminal(
+    columns: int, db: sc.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a", "temperature", "wind/speed/at/the/mast"]
+    for name in names:
+        db.array_store(name, [("direction", "f8")])[1] = [(1.0,)]
+    monkeypatch.setattr("structchunk.cli.output.is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "dumb")
+    said = click.unstyle(good("info", db.path))
+    assert "…" not in said and max(map(len, said.splitlines())) <= columns
+    words = said.split()
+    assert all(name in "".join(words) for name in names)  # the longest goes on in the next line of the narrowest
+    assert {"records", "live", "garbage", "disk", "chunks"} <= set(words)
+    said = click.unstyle(good("info", db.path, names[0]))
+    assert "…" not in said and {"direction", "float64", "directory"} <= set(said.split())
+
+
 def test_types_of_text_are_named_by_their_length(db: sc.Database) -> None:
     for dtype in ("S5", "U3", "V7"):
         db.array_store(f"of {dtype}", dtype)
@@ -396,7 +415,8 @@ def test_without_its_packages_it_says_which_extra_has_them(package: str) -> None
     code = f"import sys; sys.modules[{package!r}] = None; from structchunk.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"structchunk: the command line needs {package}: pip install 'structchunk[cli]'\n"
+    hint = "in a checkout of structchunk, pip install '.[cli]'"
+    assert done.stderr == f"structchunk: the command line needs {package}: {hint}\n"
 
 
 def copy(path: str, tmp_path: Path) -> Path:

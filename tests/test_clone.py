@@ -20,7 +20,8 @@ from structchunk.leveldb_files import parse_manifest
 
 KEYS = 20
 WRITER = """
-import os, struct, sys, plyvel
+import os, struct, sys
+from structchunk.leveldb import plyvel
 size = 64 << 10
 db = plyvel.DB(sys.argv[1], create_if_missing=True, write_buffer_size=size, max_file_size=size, compression=None)
 print("ready", flush=True)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import label
 
 from structchunk.convert import as_block, as_items, as_key, as_keys, as_record, as_records
 from structchunk.errors import SchemaError
@@ -108,7 +109,7 @@ def test_the_right_array_is_passed_through(dtype: Any) -> None:
         *(([], dtype, []) for dtype in ("f8", "i4", "?", "S3", "U2", "M8[s]", "V3", "c8")),
         (np.array([], object), "i4", []),
     ],
-    ids=str,
+    ids=label,
 )
 def test_taken(values: Any, dtype: str, expected: list[Any]) -> None:
     same(as_items(values, np.dtype(dtype)), dtype, expected)
@@ -201,7 +202,7 @@ def test_structs_of_a_masked_array_that_hides_none(mask: Any) -> None:
         ([fractions.Fraction(1, 2)], "f8", TypeError),
         (np.zeros(2, PADDED), "f8", TypeError),
     ],
-    ids=str,
+    ids=label,
 )
 def test_refused(values: Any, dtype: str, error: type[Exception]) -> None:
     with pytest.raises(error, match="found") as caught:

@@ -29,6 +29,9 @@ from structchunk import dask as scd
 from structchunk import pickling
 from structchunk.manifest import NAME
 
+# Dask 2025.1 warns of this where a test asks for no cluster.
+pytestmark = pytest.mark.filterwarnings("ignore:Running on a single-machine scheduler")
+
 Point = sc.Object.of(x=ctypes.c_double, n=ctypes.c_int32)
 COUNT = 20_000
 KEYS = np.cumsum(np.random.default_rng(5).integers(1, 1 << 30, COUNT)).astype(np.uint64)
@@ -38,7 +41,7 @@ LENGTHS = np.random.default_rng(6).integers(0, 40, COUNT)
 @pytest.fixture(scope="module")
 def client() -> Iterator[distributed.Client]:
     """Four worker processes of one thread; the scheduler runs in this one."""
-    options = {"n_workers": 4, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    options = {"n_workers": 4, "threads_per_worker": 1, "processes": True, "dashboard_address": "localhost:0"}
     with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
         yield client
 
@@ -420,4 +423,4 @@ def test_a_killed_worker_leaves_nothing_and_writes_nothing_twice(
 def test_without_dask_it_says_what_to_install() -> None:
     code = "import sys; sys.modules['dask'] = None; import structchunk.dask"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "ImportError: this needs Dask: pip install 'structchunk[dask]'" in done.stderr
+    assert "ImportError: this needs Dask: in a checkout of structchunk, pip install '.[dask]'" in done.stderr

@@ -151,7 +151,11 @@ BAD_HEADERS = {
     "count of replaced chunks": (patched(76, "<I", 2**32 - 1), "a header of", 12),
     "text that is not JSON": (with_text(b"{"), "JSONDecodeError", 104),
     "text that is not text": (with_text(b"\xff"), "UnicodeDecodeError", 104),
-    "text that is too deep": (with_text(b"[" * 3000), "RecursionError", 104),
+    "text that is too deep": (
+        with_text(b"[" * 3000),
+        "unreadable JSON",
+        104,
+    ),  # too deep for some Pythons, open for all
     "text that is a list": (with_text(b"[]"), r"\[\]", 104),
     "text without a name": (with_text(b'{"kind":"array","schema":1}'), "array", 104),
     "text with a number as name": (with_text(b'{"name":1,"kind":"array","schema":1}'), "array", 104),

@@ -108,7 +108,13 @@ LAYERS = [
 ]
 """All modules, from the top down. A new one goes where its imports allow it; if they allow no place, split it."""
 PACKAGES = ("structchunk", "structchunk.cli")
-ONLY_IMPORTER = {"plyvel": "leveldb", "mmap": "chunk", "dask": "dask", "matplotlib": "cli.png"}
+ONLY_IMPORTER = {
+    "plyvel": "leveldb",
+    "plyvel_next": "leveldb",
+    "mmap": "chunk",
+    "dask": "dask",
+    "matplotlib": "cli.png",
+}
 MAX_LINES = 440
 """Lines that are not blank: what can be read in one sitting."""
 

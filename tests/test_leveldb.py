@@ -10,13 +10,12 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import plyvel
 import pytest
 from support import count_descriptors, in_child, run_python
 
 from structchunk import files
 from structchunk.errors import ClosedError, CorruptionError
-from structchunk.leveldb import LevelDB, Pair
+from structchunk.leveldb import LevelDB, Pair, plyvel
 
 PAIRS = [(b"k%03d" % n, b"value %d" % n) for n in range(100)]
 

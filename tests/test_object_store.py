@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import OpenDB
+from support import label
 
 import structchunk as sc
 
@@ -260,7 +261,7 @@ def test_put_replaces_and_leaves_the_old_object_be(points: sc.ObjectStore[Point]
         np.array([(1, 2)], [("x", "i4"), ("y", "f4")])[0],
         np.array((1, 2), [("x", "f8"), ("y", "f8")]),
     ],
-    ids=repr,
+    ids=label,
 )
 def test_put_takes(points: sc.ObjectStore[Point], given: Any) -> None:
     points.put(1, given)

@@ -499,3 +499,12 @@ def test_a_damaged_manifest_is_refused_wherever_it_is_damaged(disjoint: sc.Shard
                 assert read_manifest(path) == good  # a blank, or the same digit
             except sc.CorruptionError as error:
                 assert error.path == path
+
+
+def test_a_manifest_is_refused_however_deep_it_nests(tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    for depth in (*range(800, 1001), 100_000):  # around Python's limit reading it may work, and writing it not
+        stores = "[" * depth + "]" * depth
+        path.write_text(f'{{"format": "", "version": 1, "crc": 1, "stores": {stores}, "shards": []}}')
+        with pytest.raises(sc.CorruptionError):
+            read_manifest(str(path))

@@ -291,7 +291,7 @@ def test_without_pyarrow_it_says_which_extra_has_it(db: sc.Database, tmp_path: P
         ["export", db.path, "store", tmp_path / "a.arrow"],
         ["import", db.path, tmp_path / "a.parquet", "b"],
     ):
-        assert "pip install 'structchunk[arrow]'" in failed(*words)
+        assert "in a checkout of structchunk, pip install '.[arrow]'" in failed(*words)
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:

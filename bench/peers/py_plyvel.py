@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import plyvel
 from numpy import frombuffer  # of float64 unless told otherwise, and quicker when it is not told
 
 from bench.data import CODE, READING, Floats, Keys, Records
 from bench.peers.base import AnyPeer, Peer, StructPeer
+from structchunk.leveldb import plyvel
 
 _PACKER = struct.Struct(">Q")  # LevelDB compares bytes: big-endian numbers are in order
 pack, unpack = _PACKER.pack, _PACKER.unpack
@@ -21,7 +21,7 @@ decode, encode = struct.Struct(CODE).unpack, struct.Struct(CODE).pack
 class LevelDB(AnyPeer):
     """One database, with LevelDB's own settings."""
 
-    package = "plyvel"
+    package = plyvel.__name__  # plyvel or plyvel_next, as the Python has it
 
     def open(self) -> None:
         self.db: Any = plyvel.DB(str(self.settings.folder), create_if_missing=True)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..errors import missing_extra
 from ..schema import Schema, array_schema
 from .progress import Report
 from .source import STEP, Source, schema_from_text, schema_text
@@ -20,7 +21,7 @@ def _arrow() -> Iterator[Any]:
     try:
         import pyarrow  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise ImportError("Arrow and Parquet files need pyarrow: pip install 'structchunk[arrow]'") from error
+        raise missing_extra("Arrow and Parquet files need pyarrow", "arrow") from error
     try:
         yield pyarrow
     except pyarrow.ArrowException as error:

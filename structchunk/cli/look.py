@@ -16,7 +16,7 @@ from ..opening import open as open_database
 from ..schema import Schema, readable
 from ..stats import ChunkStats, StoreStats
 from .arguments import as_key, json_option, path_argument, printable, store_argument
-from .output import cell, counted, fits, plain, show, show_json, size_text, table, text
+from .output import cell, counted, fits, plain, show, show_json, size_text, table, text, whole
 
 SHOWN_ITEMS = 8
 """How many items of an array `head` shows."""
@@ -68,7 +68,7 @@ def _type_text(schema: Schema) -> str:
 
 def _show_stores(db: Database, stores: list[tuple[StoreStats, Schema]]) -> None:
     left = ("store", "type")
-    rows = table(*left, "records", "live", "garbage", "disk", "chunks", cut=left)
+    rows = table(*left, "records", "live", "garbage", "disk", "chunks", left=left)
     for stats, schema in stores:
         sizes = map(size_text, (stats.live, stats.garbage, stats.disk_size))
         rows.add_row(
@@ -76,19 +76,19 @@ def _show_stores(db: Database, stores: list[tuple[StoreStats, Schema]]) -> None:
         )
     total = size_text(sum(stats.disk_size for stats, _ in stores))
     head = cell(f"{db.path}: {counted(len(stores), 'store')}, {total} on disk")
-    show(head, *([rows] if stores else []))
+    show(head, *([whole(rows)] if stores else []))
 
 
 def _show_store(stats: StoreStats, schema: Schema) -> None:
-    fields = table("field", "type", cut=("field", "type"))
+    fields = table("field", "type", left=("field", "type"))
     for path, what in readable(schema).items():
         if path:
             fields.add_row(cell(path), cell(what))
     kind = f"{schema.kind} store of {_type_text(schema)}, {schema.item_size} bytes an item"
     show(cell(f"{stats.name}: {kind}, {counted(stats.records, 'record')}"))
     if fields.row_count:
-        show("", fields)
-    show("", _chunk_table(stats.chunks))
+        show("", whole(fields))
+    show("", whole(_chunk_table(stats.chunks)))
 
 
 def _chunk_table(chunks: tuple[ChunkStats, ...]) -> Any:

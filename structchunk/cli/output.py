@@ -60,6 +60,23 @@ def fits(rows: Table) -> bool:
     return console.measure(rows, options=console.options.update(width=UNLIMITED)).maximum <= console.width
 
 
+def whole(rows: Table) -> Table:
+    """Return a table as it is if it fits, else with a line for each of its cells, of which none is cut."""
+    return rows if fits(rows) else _listed(rows)
+
+
+def _listed(rows: Table) -> Table:
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
+    for number, row in enumerate(zip(*(column.cells for column in rows.columns), strict=True)):
+        if number:
+            made.add_row()
+        for column, value in zip(rows.columns, row, strict=True):
+            made.add_row(str(column.header), Text(str(value), overflow="fold"))
+    return made
+
+
 def cell(text: object) -> Text:
     """Return the text of a cell, in which nothing is markup; it stays on one line."""
     return Text(printable(str(text)), no_wrap=True, overflow="ellipsis")

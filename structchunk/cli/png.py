@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..chunk_map import KINDS, ChunkMap
+from ..errors import missing_extra
 from .arguments import printable
 from .output import size_text
 
@@ -26,7 +27,7 @@ def draw_png(maps: list[ChunkMap], title: str, path: str) -> None:
         from matplotlib.figure import Figure  # noqa: PLC0415
         from matplotlib.patches import Patch  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise ImportError("a PNG needs matplotlib: pip install 'structchunk[plot]'") from error
+        raise missing_extra("a PNG needs matplotlib", "plot") from error
     height = min(1.6 + ROW_HEIGHT * max(len(maps), 1), MAX_HEIGHT)
     figure = Figure(figsize=(10, height), layout="constrained")
     figure.suptitle(_literal(title), fontsize="medium")
