@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import abc
+import contextlib
+import itertools
 import operator
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +17,10 @@ from .batch import Batch
 from .cursor import Cursor
 from .errors import Error, KeyNotFound, MovedError
 from .extent import KEY_END, TOMBSTONE, Extent, Run, empty_run
-from .gather import Mapped, batches, gather
-from .keys import as_bound, as_key, as_keys
-from .piece import Piece, joined
-from .ranges import Items, Keys, Range, Values
+from .gather import Mapped, batches, gather, gather_pieces
+from .keys import as_bound, as_key, as_keys, distinct, key_or_none
+from .piece import Piece
+from .ranges import Items, Keys, Range, Values, counted
 from .staging import Staging
 
 if TYPE_CHECKING:
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 R = TypeVar("R")
+D = TypeVar("D")
 BATCH_SIZE = 1 << 16
+_NOTHING: Any = object()
 
 
 class Binding(Protocol):
@@ -105,7 +109,7 @@ class Store(MutableMapping[int, R], Generic[R]):
         return self._heap.schema.dtype
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r} of {self.dtype}, {len(self)} records>"
+        return f"<{type(self).__name__} {self.name!r} of {self.dtype}, {counted(self, 'records', 'closed')}>"
 
     # Comparing all records would be a scan that `==` should not hide; a store is equal to itself.
     __eq__ = object.__eq__
@@ -134,6 +138,10 @@ class Store(MutableMapping[int, R], Generic[R]):
         except MovedError:
             return self[key]
 
+    @overload
+    def get(self, key: int, default: None = None) -> R | None: ...
+    @overload
+    def get(self, key: int, default: D) -> R | D: ...
     def get(self, key: int, default: Any = None) -> Any:
         """Return the record of a key, or the default if it has none."""
         extent = self._find(key if type(key) is int else as_key(key))
@@ -146,7 +154,8 @@ class Store(MutableMapping[int, R], Generic[R]):
         self.put(key, value)
 
     def __contains__(self, key: object) -> bool:
-        return self._find(as_key(key)) is not None
+        number = key_or_none(key)
+        return number is not None and self._find(number) is not None
 
     def __delitem__(self, key: int) -> None:
         if not self.delete(key):
@@ -163,6 +172,72 @@ class Store(MutableMapping[int, R], Generic[R]):
         key = as_key(key)
         with self._binding.writing() as staging:
             return staging.delete(key)
+
+    def setdefault(self, key: int, default: Any = None) -> R:
+        """Return the record of a key; if it has none, store the default first, as ``put`` does.
+
+        Notes
+        -----
+        What is returned is what the store has, not `default` itself. Of several threads that store a default
+        under one key, one does.
+        """
+        number = as_key(key)
+        if self._find(number) is None:
+            items = self._items(default)
+            with self._binding.writing() as staging:
+                if staging.find(number) is None:  # another thread may have been faster
+                    staging.put(number, items, self._put_flags)
+        try:
+            return self[number]
+        except KeyNotFound:  # deleted meanwhile
+            return self.setdefault(number, default)
+
+    @overload
+    def pop(self, key: int) -> R: ...
+    @overload
+    def pop(self, key: int, default: D) -> R | D: ...
+    def pop(self, key: int, default: Any = _NOTHING) -> Any:
+        """Delete a record and return it, or the default if there is none.
+
+        Raises
+        ------
+        KeyNotFound
+            There is no such record, and no default was given.
+        ReadOnlyError
+            As for :meth:`delete`.
+
+        Notes
+        -----
+        Of several threads that take one record, one gets it.
+        """
+        number = as_key(key)
+        while (extent := self._find(number)) is not None:
+            with contextlib.suppress(MovedError):
+                record = self._record(extent)
+                if self._delete_at(number, extent):
+                    return record
+        if default is _NOTHING:
+            raise KeyNotFound(f"store {self.name!r} has no record {key}")
+        return default
+
+    def popitem(self) -> tuple[int, R]:
+        """Delete the record of the lowest key, and return both, as :meth:`pop` does.
+
+        Raises
+        ------
+        KeyNotFound
+            The store is empty.
+        """
+        cursor = self.cursor()
+        while cursor.first():
+            with contextlib.suppress(KeyNotFound):  # another thread may have been faster
+                return cursor.key, self.pop(cursor.key)
+        raise KeyNotFound(f"store {self.name!r} is empty")
+
+    def _delete_at(self, key: int, extent: Extent) -> bool:
+        """Delete the record of a key if it lies at an extent, and tell whether it did."""
+        with self._binding.writing() as staging:
+            return staging.find(key) == extent and staging.delete(key)
 
     # ------------------------------------------------------------------ ranges
 
@@ -201,9 +276,10 @@ class Store(MutableMapping[int, R], Generic[R]):
         """Delete all records, in one transaction."""
         self.delete_range()
 
-    def update(self, *args: Any, **kwargs: Any) -> None:
+    def update(self, other: Any = (), /, **kwargs: Any) -> None:
         """Store many records in one transaction, as ``dict.update`` does (use ``put_many`` for arrays)."""
-        records = [(as_key(key), self._items(value)) for key, value in dict(*args, **kwargs).items()]
+        pairs = itertools.chain(_pairs(other), kwargs.items())
+        records = [(as_key(key), self._items(value)) for key, value in pairs]
         with self._binding.writing() as staging:
             for key, items in records:
                 staging.put(key, items, self._put_flags)
@@ -236,9 +312,7 @@ class Store(MutableMapping[int, R], Generic[R]):
             A key has no record; the message names the first such.
         """
         wanted = as_keys(keys)
-        order = np.argsort(wanted)
-        rows = empty_run(len(wanted))
-        rows[order] = self._binding.lookup(wanted[order])
+        rows = self._lookup(wanted)
         missing = rows["flags"] & TOMBSTONE != 0
         if missing.any():
             first, count = wanted[np.argmax(missing)], int(missing.sum())
@@ -247,6 +321,72 @@ class Store(MutableMapping[int, R], Generic[R]):
             return gather(self._heap, rows)
         except MovedError:
             return self.get_many(wanted)
+
+    def contains_many(self, keys: Iterable[int] | npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Tell which keys have a record.
+
+        Parameters
+        ----------
+        keys : array_like of int, shape (n,)
+            In any order; they may repeat.
+
+        Returns
+        -------
+        ndarray of bool, shape (n,)
+
+        Raises
+        ------
+        TypeError, ValueError
+            They are not all integers in ``[0, 2**64)``.
+        """
+        found: npt.NDArray[np.bool_] = self._lookup(as_keys(keys))["flags"] & TOMBSTONE == 0
+        return found
+
+    def _lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return one row per key, in their order; a tombstone for the key that has none."""
+        order = np.argsort(keys)
+        rows = empty_run(len(keys))
+        rows[order] = self._binding.lookup(keys[order])
+        return rows
+
+    def delete_many(self, keys: Iterable[int] | npt.NDArray[Any]) -> int:
+        """Delete the records of many keys, in one transaction, and return how many there were.
+
+        Parameters
+        ----------
+        keys : array_like of int, shape (n,)
+            In any order; they may repeat. Those that have no record are passed over.
+
+        Raises
+        ------
+        TypeError, ValueError
+            They are not all integers in ``[0, 2**64)``; nothing was changed.
+        ReadOnlyError
+            As for :meth:`delete`.
+        """
+        unwanted = distinct(as_keys(keys))
+        with self._binding.writing() as staging:
+            return staging.delete_many(unwanted)
+
+    def read(self, start: int | None = None, stop: int | None = None) -> Batch:
+        """Return the records with keys in ``[start, stop)`` as one batch, in ascending order of key.
+
+        Parameters
+        ----------
+        start, stop : int, optional
+            Range of keys.
+
+        Returns
+        -------
+        Batch
+            A view of the file where all the records lie back to back, else a copy of them all: :meth:`scan`
+            sweeps what is more than memory holds.
+        """
+        pieces = self._binding.pieces(as_bound(start, 0), as_bound(stop, KEY_END))
+        try:
+            return gather_pieces(self._heap, list(pieces))
+        except MovedError:
+            return self.read(start, stop)
 
     def scan(
         self, start: int | None = None, stop: int | None = None, *, batch_size: int = BATCH_SIZE
@@ -271,14 +411,14 @@ class Store(MutableMapping[int, R], Generic[R]):
         for piece in self._binding.pieces(start, stop):
             yield from batches(self._heap, piece, batch_size)
 
-    def _gather_range(self, start: int | None, stop: int | None) -> Batch:
-        """Return the records with keys in ``[start, stop)`` as one batch."""
-        try:
-            return gather(self._heap, joined(self._binding.pieces(as_bound(start, 0), as_bound(stop, KEY_END))))
-        except MovedError:
-            return self._gather_range(start, stop)
+    # ------------------------------------------------------------------ NumPy, Arrow and pandas
 
-    # ------------------------------------------------------------------ Arrow and pandas
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
+        """Refuse: NumPy would take a store for the sequence of its keys."""
+        raise TypeError(
+            "a store is a mapping, not an array: np.asarray(store.keys()) is the array of its keys, "
+            "store.read().values that of all items of its records; store.scan() sweeps them batch by batch"
+        )
 
     def to_arrow(
         self, start: int | None = None, stop: int | None = None, *, batch_size: int = BATCH_SIZE
@@ -384,7 +524,15 @@ class Store(MutableMapping[int, R], Generic[R]):
         """
         from .frames import to_pandas  # noqa: PLC0415
 
-        return to_pandas(self._gather_range(start, stop), self.name)
+        return to_pandas(self.read(start, stop), self.name)
+
+
+def _pairs(source: Any) -> Iterable[tuple[Any, Any]]:
+    """Return the pairs of key and value that ``dict(source)`` would see, those of equal keys too."""
+    if isinstance(source, Mapping):
+        return source.items()
+    keys = source.keys() if hasattr(source, "keys") else None
+    return source if keys is None else [(key, source[key]) for key in keys]
 
 
 def check_batch_size(batch_size: int) -> int:

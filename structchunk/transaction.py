@@ -104,6 +104,10 @@ class Transaction(Aligned):
         self._dropped: Heap | None = None
         self._ended = ""
 
+    def __repr__(self) -> str:
+        state = f"which {self._ended}" if self._ended else "open"
+        return f"<Transaction of {self.storage.paths.root!r}, {state}>"
+
     # ------------------------------------------------------------------ stores
 
     def _binding(self, name: str) -> InTransaction:
