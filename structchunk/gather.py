@@ -30,6 +30,10 @@ class Mapped(Protocol):
         """The store's name."""
 
     @property
+    def identity(self) -> object:
+        """What no other store has."""
+
+    @property
     def schema(self) -> Schema:
         """The type of the items."""
 

@@ -109,6 +109,12 @@ class Heap:
         self._create_chunk = create_chunk
         self._open: Chunk | None = None
 
+    @property
+    def identity(self) -> tuple[bytes, int]:
+        """What no other store has: the uuid of its database, and its id there."""
+        database = [chunk.header.database for chunk in list(self.chunks.values())][:1]
+        return b"".join(database), self.store
+
     def add(self, chunk: Chunk) -> None:
         """Add a chunk file; the one with the highest id is the one that grows."""
         self.chunks[chunk.id] = chunk

@@ -79,7 +79,7 @@ class SharedDatabase(Database):
                     self._reading.refresh()
                 self._seen = state  # last: until then other threads wait here, too
 
-    def _binding(self, heap: Heap) -> AtLatest:
+    def _latest(self, heap: Heap) -> AtLatest:
         return AtShared(self, heap)
 
     def _begin_writing(self) -> Storage:

@@ -1,84 +1,30 @@
-"""Store: the mapping face that array stores and object stores share. What a record looks like is theirs."""
+"""Store: what array and object stores share: many records at once, and the ways to NumPy, Arrow and pandas."""
 
 from __future__ import annotations
 
-import abc
-import contextlib
-import itertools
 import operator
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, overload
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from .batch import Batch
-from .cursor import Cursor
-from .errors import Error, KeyNotFound, MovedError
-from .extent import KEY_END, TOMBSTONE, Extent, Run, empty_run
-from .gather import Mapped, batches, gather, gather_pieces
-from .keys import as_bound, as_key, as_keys, distinct, key_or_none
-from .piece import Piece
-from .ranges import Items, Keys, Range, Values, counted
-from .staging import Staging
+from .errors import KeyNotFound, MovedError
+from .extent import KEY_END, TOMBSTONE, Run, empty_run
+from .gather import batches, gather, gather_pieces
+from .keys import as_bound, as_keys, distinct
+from .mapping import RecordMapping
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
 R = TypeVar("R")
-D = TypeVar("D")
 BATCH_SIZE = 1 << 16
-_NOTHING: Any = object()
 
 
-class Binding(Protocol):
-    """What a store reads and writes through: the latest commit, a transaction or a snapshot."""
-
-    @property
-    def heap(self) -> Mapped:
-        """Where its records lie."""
-
-    def find(self, key: int) -> Extent | None:
-        """Return the extent of a key, or None."""
-
-    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
-        """Return one row per key, in ascending order, repeated or not; a tombstone for the key that has none."""
-
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
-        """Yield the live rows of a key range as consecutive pieces."""
-
-    def record_count(self) -> int:
-        """Return how many records the store has."""
-
-    def version(self) -> int:
-        """Return a number that changes whenever the answers above may have."""
-
-    def writing(self) -> AbstractContextManager[Staging]:
-        """Enter the transaction that a write belongs to; one of its own outside of any."""
-
-    def open_staging(self) -> Staging | None:
-        """Return the open transaction's staging, or None outside of one."""
-
-    def home(self) -> Any:
-        """Return the database; raise TypeError where what is seen of it could not be found again."""
-
-    def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
-        """Return an extent's items for changing in place, or None where that is not allowed."""
-
-
-def lent(array: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
-    """Return what a binding lends of a record that it has just made; raise if it lends nothing."""
-    if array is None:
-        raise Error(
-            "other processes write this database too, so what changes in place lives in a transaction only: "
-            "with db.transaction() as txn: txn[name].new(...); or use put()"
-        )
-    return array
-
-
-class Store(MutableMapping[int, R], Generic[R]):
+class Store(RecordMapping[R], Generic[R]):
     """A named, typed, ordered map from ``uint64`` keys to records.
 
     Notes
@@ -91,206 +37,9 @@ class Store(MutableMapping[int, R], Generic[R]):
     beginning to end.
     """
 
-    _put_flags = 0
-
-    def __init__(self, binding: Binding) -> None:
-        self._binding = binding
-        self._heap = binding.heap
-        self._find = binding.find
-
-    @property
-    def name(self) -> str:
-        """The store's name."""
-        return self._heap.name
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of one item, in an object store of one record."""
-        return self._heap.schema.dtype
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r} of {self.dtype}, {counted(self, 'records', 'closed')}>"
-
-    # Comparing all records would be a scan that `==` should not hide; a store is equal to itself.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
-
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle a store of a database that is open for reading as that and its name."""
         return operator.getitem, (self._binding.home(), self.name)
-
-    # ------------------------------------------------------------------ one record
-
-    @abc.abstractmethod
-    def _record(self, extent: Extent) -> R:
-        """Return the record at an extent."""
-
-    @abc.abstractmethod
-    def put(self, key: int, value: Any) -> None:
-        """Store one record, replacing what the key had."""
-
-    def __getitem__(self, key: int) -> R:
-        extent = self._find(key if type(key) is int else as_key(key))
-        if extent is None:
-            raise KeyNotFound(f"store {self.name!r} has no record {key}")
-        try:
-            return self._record(extent)
-        except MovedError:
-            return self[key]
-
-    @overload
-    def get(self, key: int, default: None = None) -> R | None: ...
-    @overload
-    def get(self, key: int, default: D) -> R | D: ...
-    def get(self, key: int, default: Any = None) -> Any:
-        """Return the record of a key, or the default if it has none."""
-        extent = self._find(key if type(key) is int else as_key(key))
-        try:
-            return default if extent is None else self._record(extent)
-        except MovedError:
-            return self.get(key, default)
-
-    def __setitem__(self, key: int, value: Any) -> None:
-        self.put(key, value)
-
-    def __contains__(self, key: object) -> bool:
-        number = key_or_none(key)
-        return number is not None and self._find(number) is not None
-
-    def __delitem__(self, key: int) -> None:
-        if not self.delete(key):
-            raise KeyNotFound(f"store {self.name!r} has no record {key}")
-
-    def delete(self, key: int) -> bool:
-        """Delete a record, and tell whether there was one.
-
-        Raises
-        ------
-        ReadOnlyError
-            The store is bound to a snapshot, or the database is open for reading.
-        """
-        key = as_key(key)
-        with self._binding.writing() as staging:
-            return staging.delete(key)
-
-    def setdefault(self, key: int, default: Any = None) -> R:
-        """Return the record of a key; if it has none, store the default first, as ``put`` does.
-
-        Notes
-        -----
-        What is returned is what the store has, not `default` itself. Of several threads that store a default
-        under one key, one does.
-        """
-        number = as_key(key)
-        if self._find(number) is None:
-            items = self._items(default)
-            with self._binding.writing() as staging:
-                if staging.find(number) is None:  # another thread may have been faster
-                    staging.put(number, items, self._put_flags)
-        try:
-            return self[number]
-        except KeyNotFound:  # deleted meanwhile
-            return self.setdefault(number, default)
-
-    @overload
-    def pop(self, key: int) -> R: ...
-    @overload
-    def pop(self, key: int, default: D) -> R | D: ...
-    def pop(self, key: int, default: Any = _NOTHING) -> Any:
-        """Delete a record and return it, or the default if there is none.
-
-        Raises
-        ------
-        KeyNotFound
-            There is no such record, and no default was given.
-        ReadOnlyError
-            As for :meth:`delete`.
-
-        Notes
-        -----
-        Of several threads that take one record, one gets it.
-        """
-        number = as_key(key)
-        while (extent := self._find(number)) is not None:
-            with contextlib.suppress(MovedError):
-                record = self._record(extent)
-                if self._delete_at(number, extent):
-                    return record
-        if default is _NOTHING:
-            raise KeyNotFound(f"store {self.name!r} has no record {key}")
-        return default
-
-    def popitem(self) -> tuple[int, R]:
-        """Delete the record of the lowest key, and return both, as :meth:`pop` does.
-
-        Raises
-        ------
-        KeyNotFound
-            The store is empty.
-        """
-        cursor = self.cursor()
-        while cursor.first():
-            with contextlib.suppress(KeyNotFound):  # another thread may have been faster
-                return cursor.key, self.pop(cursor.key)
-        raise KeyNotFound(f"store {self.name!r} is empty")
-
-    def _delete_at(self, key: int, extent: Extent) -> bool:
-        """Delete the record of a key if it lies at an extent, and tell whether it did."""
-        with self._binding.writing() as staging:
-            return staging.find(key) == extent and staging.delete(key)
-
-    # ------------------------------------------------------------------ ranges
-
-    def __len__(self) -> int:
-        return self._binding.record_count()
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.keys())
-
-    def __reversed__(self) -> Iterator[int]:
-        return iter(self.keys(reverse=True))
-
-    def keys(self, start: int | None = None, stop: int | None = None, *, reverse: bool = False) -> Keys:
-        """Return a view of the keys in ``[start, stop)``, ascending unless `reverse`."""
-        return Keys(self._range(start, stop, reverse=reverse))
-
-    def values(self, start: int | None = None, stop: int | None = None, *, reverse: bool = False) -> Values[R]:
-        """Return a view of the records with keys in ``[start, stop)``."""
-        return Values(self._range(start, stop, reverse=reverse))
-
-    def items(self, start: int | None = None, stop: int | None = None, *, reverse: bool = False) -> Items[R]:
-        """Return a view of the pairs of key and record with keys in ``[start, stop)``."""
-        return Items(self._range(start, stop, reverse=reverse))
-
-    def _range(self, start: int | None, stop: int | None, *, reverse: bool) -> Range[R]:
-        low, high = as_bound(start, 0), as_bound(stop, KEY_END)
-        return Range(self._binding, self._record, low, high, reverse=reverse)
-
-    def delete_range(self, start: int | None = None, stop: int | None = None) -> int:
-        """Delete all records with keys in ``[start, stop)``, and return how many there were."""
-        low, high = as_bound(start, 0), as_bound(stop, KEY_END)
-        with self._binding.writing() as staging:
-            return staging.delete_range(low, high)
-
-    def clear(self) -> None:
-        """Delete all records, in one transaction."""
-        self.delete_range()
-
-    def update(self, other: Any = (), /, **kwargs: Any) -> None:
-        """Store many records in one transaction, as ``dict.update`` does (use ``put_many`` for arrays)."""
-        pairs = itertools.chain(_pairs(other), kwargs.items())
-        records = [(as_key(key), self._items(value)) for key, value in pairs]
-        with self._binding.writing() as staging:
-            for key, items in records:
-                staging.put(key, items, self._put_flags)
-
-    @abc.abstractmethod
-    def _items(self, value: Any) -> npt.NDArray[Any]:
-        """Return what ``put`` takes as items of the store's dtype."""
-
-    def cursor(self) -> Cursor[R]:
-        """Return a cursor, which starts on no record."""
-        return Cursor(self._binding, self.__getitem__)
 
     # ------------------------------------------------------------------ bulk
 
@@ -525,14 +274,6 @@ class Store(MutableMapping[int, R], Generic[R]):
         from .frames import to_pandas  # noqa: PLC0415
 
         return to_pandas(self.read(start, stop), self.name)
-
-
-def _pairs(source: Any) -> Iterable[tuple[Any, Any]]:
-    """Return the pairs of key and value that ``dict(source)`` would see, those of equal keys too."""
-    if isinstance(source, Mapping):
-        return source.items()
-    keys = source.keys() if hasattr(source, "keys") else None
-    return source if keys is None else [(key, source[key]) for key in keys]
 
 
 def check_batch_size(batch_size: int) -> int:
