@@ -132,7 +132,8 @@ def _field_node(cls: Any, field: tuple[Any, ...], path: str, depth: int) -> dict
 def structure_of(dtype: np.dtype[Any]) -> type[Any]:
     """Return an `Object` subclass that is laid out as a structured dtype, or refuse it."""
     if dtype.names is None:
-        refuse("", dtype, "an object store holds structures: give a dtype with fields, or make an array store")
+        why = "an object store holds instances of a ctypes Structure or array type: give a dtype with fields"
+        refuse("", dtype, f"{why}, or make an array store")
     made: type[Any] = ctype_of(_structure_node(dtype_node(dtype, ""), ""))
     return made
 

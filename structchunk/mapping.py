@@ -46,8 +46,13 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} of {self.dtype}, {counted(self, 'records', 'closed')}>"
 
-    # Comparing all records would be a scan that `==` should not hide; a store is equal to itself.
-    __eq__ = object.__eq__
+    # Arrays that are compared with a store leave it to the store.
+    __array_priority__ = 1000.0
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is this very object: comparing all records would be a scan that ``==`` should not hide."""
+        return self is other
+
     __hash__ = object.__hash__
 
     # ------------------------------------------------------------------ one record
@@ -228,5 +233,5 @@ def _pairs(source: Any) -> Iterable[tuple[Any, Any]]:
     """Return the pairs of key and value that ``dict(source)`` would see, those of equal keys too."""
     if isinstance(source, Mapping):
         return source.items()
-    keys = source.keys() if hasattr(source, "keys") else None
-    return source if keys is None else [(key, source[key]) for key in keys]
+    keys = getattr(source, "keys", None)  # of a batch they are an array, and it is a sequence of pairs
+    return [(key, source[key]) for key in keys()] if callable(keys) else source

@@ -89,7 +89,10 @@ class Keys(KeysView[int]):
         if copy is False:
             raise ValueError("the keys of a store are not an array in memory; let NumPy copy them")
         keys = self._rows.keys()
-        return keys if dtype is None else keys.astype(dtype, copy=False)
+        wanted = np.dtype(np.uint64 if dtype is None else dtype)
+        if wanted.kind in "iu" and len(keys) and keys.max() > np.iinfo(wanted).max:
+            raise OverflowError(f"key {keys.max()} is beyond {wanted}")
+        return keys.astype(wanted, copy=False)
 
     def __repr__(self) -> str:
         return f"<{counted(self, 'keys', 'keys, closed')}>"

@@ -166,7 +166,8 @@ class Store(RecordMapping[R], Generic[R]):
         """Refuse: NumPy would take a store for the sequence of its keys."""
         raise TypeError(
             "a store is a mapping, not an array: np.asarray(store.keys()) is the array of its keys, "
-            "store.read().values that of all items of its records; store.scan() sweeps them batch by batch"
+            "store.read().values that of all items of its records; store.scan() sweeps them batch by batch, "
+            "and store.to_pandas() makes a frame or series"
         )
 
     def to_arrow(

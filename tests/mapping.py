@@ -228,6 +228,9 @@ def _check_is_no_array(store: Any) -> None:
             TypeError, match=r"np\.asarray\(store\.keys\(\)\).*store\.read\(\)\.values.*store\.scan\(\)"
         ):
             attempt(store)
+    for array in (np.arange(3), np.array(["a"]), np.array([], object)):
+        assert (store == array, array == store, store != array, array != store) == (False, False, True, True)
+    assert store == store  # noqa: PLR0124
     for records in (store.values(), store.items()):
         with pytest.raises(TypeError, match="read"):
             np.asarray(records)
@@ -339,6 +342,8 @@ def _check_update(store: Any, kind: Kind, model: Model) -> None:
     store.update()
     store.update({})
     store.update(zip([9], [kind.make(90)], strict=True))
+    if kind is ARRAYS:
+        store.update(store.read())  # pairs, of which `keys` is no method
     model.update({5: 51, 6: 60, 8: 80, 9: 90})
     with pytest.raises((TypeError, ValueError)):
         store.update({10: kind.make(1), 11: "text"})

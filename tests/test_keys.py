@@ -101,6 +101,12 @@ def test_arrays_of_views_are_the_callers_own(db: sc.Database) -> None:
     assert list(store) == np.asarray(store.keys()).tolist() == [1, 2, 4]
     assert np.asarray(store.keys(), "f4").dtype == np.float32
     assert np.asarray(store.keys(50)).dtype == np.uint64
+    store[2**63] = [1.0]
+    for dtype in ("i8", "u4", "i1"):
+        assert np.asarray(store.keys(0, 9), dtype).dtype == dtype
+        with pytest.raises(OverflowError, match=str(2**63)):
+            np.asarray(store.keys(), dtype)
+    assert np.asarray(store.keys(), object).tolist() == [1, 2, 4, 2**63]
     if np.lib.NumpyVersion(np.__version__) >= "2.0.0":
         with pytest.raises(ValueError, match="copy"):
             np.array(store.keys(), copy=False)
