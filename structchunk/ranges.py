@@ -90,7 +90,7 @@ class Keys(KeysView[int]):
             raise ValueError("the keys of a store are not an array in memory; let NumPy copy them")
         keys = self._rows.keys()
         wanted = np.dtype(np.uint64 if dtype is None else dtype)
-        if wanted.kind in "iu" and len(keys) and keys.max() > np.iinfo(wanted).max:
+        if wanted.kind in "iu" and len(keys) and int(keys.max()) > np.iinfo(wanted).max:
             raise OverflowError(f"key {keys.max()} is beyond {wanted}")
         return keys.astype(wanted, copy=False)
 
