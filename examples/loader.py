@@ -42,7 +42,7 @@ class Signals:
     def __init__(self, db: sc.Database) -> None:
         self.signals: sc.ArrayStore = db["signals"]
         self.labels: sc.ObjectStore[Label] = db["labels"]
-        self.keys = np.fromiter(self.signals.keys(), np.uint64)
+        self.keys = np.asarray(self.signals.keys())
 
     def __len__(self) -> int:
         return len(self.keys)

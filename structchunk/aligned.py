@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .batch import Batch
+from .binding import Binding
 from .extent import KEY_END, empty_run, intersect
 from .gather import aligned_batches
 from .keys import as_bound
 from .piece import Piece, Scattered, clip_piece, joined, last_key
-from .store import BATCH_SIZE, Binding, check_batch_size
-from .stores import AnyStore, bind
+from .store import BATCH_SIZE, check_batch_size
+from .stores import Catalogue
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,22 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Aligned", "scan_aligned", "scan_arrow"]
 
 
-class Aligned(abc.ABC):
+class Aligned(Catalogue):
     """Stores by name that are all seen as of one commit, so that they can be swept side by side."""
-
-    @abc.abstractmethod
-    def _binding(self, name: str) -> Binding:
-        """Return what a store reads through; raise StoreNotFound if there is none of this name."""
-
-    def __getitem__(self, name: str) -> AnyStore:
-        """Return a store.
-
-        Raises
-        ------
-        StoreNotFound
-            There is none of this name.
-        """
-        return bind(self._binding(name))
 
     def scan(
         self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE

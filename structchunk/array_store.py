@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy.typing as npt
 
+from .binding import Binding, lent
 from .convert import as_block, as_items
 from .errors import MovedError
 from .extent import LIVE, Extent
 from .keys import as_key, as_keys
-from .store import Binding, Store, lent
+from .store import Store
 
 Array = npt.NDArray[Any]
 

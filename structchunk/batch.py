@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -54,8 +55,27 @@ class Batch:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, position: int) -> npt.NDArray[Any]:
-        """Return the values of the record at a position (not a key); negative ones count from the end."""
+    @overload
+    def __getitem__(self, position: int) -> npt.NDArray[Any]: ...
+    @overload
+    def __getitem__(self, position: slice) -> Batch: ...
+    def __getitem__(self, position: int | slice) -> npt.NDArray[Any] | Batch:
+        """Return the values of the record at a position (not a key), or a batch of those in a slice.
+
+        Parameters
+        ----------
+        position : int or slice
+            Negative positions count from the end. A slice has no step.
+
+        Returns
+        -------
+        ndarray or Batch
+            A view of this batch, but for the offsets of a slice that does not begin with the first record.
+        """
+        if isinstance(position, slice):
+            return self._part(position)
+        if type(position) is not int:
+            position = _as_position(position)
         count = len(self.keys)
         if not -count <= position < count:
             raise IndexError(f"position {position} in a batch of {count} records")
@@ -67,6 +87,26 @@ class Batch:
         values = self.values
         for key, low, high in zip(self.keys.tolist(), bounds, bounds[1:], strict=False):
             yield key, values[low:high]
+
+    # Iteration is over pairs, positions are of arrays, and `in` would compare either: ask `keys`.
+    __contains__ = None
+    __reversed__ = None
+
+    def _part(self, positions: slice) -> Batch:
+        low, high, step = positions.indices(len(self.keys))
+        if step != 1:
+            raise ValueError(f"a slice of a batch is of consecutive records, found one in steps of {step}")
+        high = max(low, high)
+        offsets = self.offsets[low : high + 1]
+        first, last = offsets[0], offsets[-1]
+        if first:
+            offsets = offsets - first
+            offsets.flags.writeable = self.offsets.flags.writeable
+        return Batch(self.keys[low:high], offsets, self.values[first:last], self.kind)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
+        """Refuse: NumPy would take a batch for a sequence of its pairs."""
+        raise TypeError("a batch is not one array: take its values, keys, offsets or lengths")
 
     def __repr__(self) -> str:
         return f"Batch({len(self)} records, {len(self.values)} items of {self.values.dtype})"
@@ -90,7 +130,10 @@ class Batch:
         ------
         ValueError
             A record is empty, and the ufunc has no identity.
+        TypeError
+            It is not a binary ufunc, or not one for the type of the values.
         """
+        _check_reduces(ufunc)
         starts = self.offsets[:-1]
         filled = self.offsets[1:] > starts
         result: npt.NDArray[Any]
@@ -128,3 +171,22 @@ class Batch:
         from .arrow import record_batch  # noqa: PLC0415
 
         return record_batch(self)
+
+
+def _as_position(position: object) -> int:
+    try:
+        return operator.index(position)  # type: ignore[arg-type]
+    except TypeError:
+        found = type(position).__name__
+        raise TypeError(f"a position in a batch is an integer or a slice, found {found}") from None
+
+
+def _check_reduces(ufunc: object) -> None:
+    """Refuse what reduces no array: plain functions, and ufuncs of one argument or of several results."""
+    arguments = getattr(ufunc, "nin", 0), getattr(ufunc, "nout", 0)
+    if arguments != (2, 1) or getattr(ufunc, "signature", None) is not None:
+        name = getattr(ufunc, "__name__", None) or repr(ufunc)
+        raise TypeError(
+            f"reduce() takes a binary NumPy ufunc, such as np.add for sums or np.maximum for maxima, found {name}; "
+            "means are batch.reduce(np.add) / batch.lengths"
+        )

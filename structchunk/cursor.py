@@ -43,6 +43,9 @@ class Cursor(Generic[R]):
         self._at = 0
         self._key: int | None = None
 
+    def __repr__(self) -> str:
+        return "<Cursor on no record>" if self._key is None else f"<Cursor at key {self._key}>"
+
     @property
     def valid(self) -> bool:
         """Whether the cursor stands on a record."""

@@ -9,24 +9,22 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import leftovers
-from .array_store import ArrayStore
 from .batch import Batch
 from .compaction import CompactionReport, compact_store
 from .errors import ReadOnlyError, StoreNotFound
 from .heap import Heap
 from .hotcopy import copy_storage, destination
 from .latest import AtLatest
-from .object_store import ObjectStore
 from .reading import ReadStorage
 from .schema import Schema
 from .snapshot import Snapshot
 from .stats import StoreStats, store_stats
 from .storage import Storage
 from .store import BATCH_SIZE
-from .stores import AnyStore, Catalogue, bind, check_store_name
+from .stores import Catalogue, check_store_name
 from .transaction import Transaction
 from .verify import Problem, verify_storage
 from .writer_queue import WriterQueue
@@ -40,7 +38,7 @@ CLOSE_WAIT = 1.0
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
-class Database:
+class Database(Catalogue):
     """A directory of stores. Made by :func:`open`.
 
     Notes
@@ -87,21 +85,14 @@ class Database:
 
     # ------------------------------------------------------------------ stores
 
-    def __getitem__(self, name: str) -> AnyStore:
-        """Return a store.
-
-        Raises
-        ------
-        StoreNotFound
-            There is none of this name.
-        """
+    def _binding(self, name: str) -> AtLatest:
         self.check_open()
         heap = self.storage.heaps.get(name)
         if heap is None:
             raise StoreNotFound(f"{self.path} has no store {name!r}; it has {sorted(self.storage.heaps)}")
-        return bind(self._binding(heap))
+        return self._latest(heap)
 
-    def _binding(self, heap: Heap) -> AtLatest:
+    def _latest(self, heap: Heap) -> AtLatest:
         return AtLatest(self, heap)
 
     def __contains__(self, name: object) -> bool:
@@ -115,45 +106,6 @@ class Database:
     def __len__(self) -> int:
         self.check_open()
         return len(self.storage.heaps)
-
-    def array_store(self, name: str, dtype: Any = None) -> ArrayStore:
-        """Open an array store, or create it.
-
-        Parameters
-        ----------
-        name : str
-        dtype : dtype or ctypes type, optional
-            Type of the items: any of fixed size. Without it the store must exist.
-
-        Raises
-        ------
-        SchemaError
-            The type cannot be stored, or is not that of the existing store.
-        StoreNotFound
-            No type was given, and there is no such store.
-        StoreExists
-            There is an object store of this name.
-        ReadOnlyError
-            The store does not exist, and the database is open for reading.
-        """
-        return Catalogue(self).array_store(name, dtype)
-
-    def object_store(self, name: str, cls: Any = None) -> ObjectStore[Any]:
-        """Open an object store, or create it.
-
-        Parameters
-        ----------
-        name : str
-        cls : type, optional
-            A subclass of ``Object``, or any ctypes structure or array type of fixed size. Without it the store
-            must exist, and its objects are instances of an equivalent class made from the stored schema.
-
-        Raises
-        ------
-        SchemaError, StoreNotFound, StoreExists, ReadOnlyError
-            As for :meth:`array_store`.
-        """
-        return Catalogue(self).object_store(name, cls)
 
     def schema(self, name: str) -> Schema | None:
         """Return the type of a store, or None if there is no such store."""

@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .descriptor import MAX_DEPTH, MAX_DIMS, MAX_SIZE, is_reserved, scalar_dtype
+from .descriptor import MAX_DEPTH, MAX_DIMS, MAX_SIZE, ctype_of, dtype_of, is_reserved, scalar_dtype
 from .errors import SchemaError
 from .objects import fields_of
 
-__all__ = ["ctype_node", "dtype_node", "refuse"]
+__all__ = ["ctype_node", "dtype_node", "refuse", "structure_of"]
 
 _CODES = {"?": "b", "c": "S", "f": "f", "d": "f"} | dict.fromkeys("bhilq", "i") | dict.fromkeys("BHILQ", "u")
 _POINTER_CODES = frozenset("PzZOX")
@@ -127,6 +127,41 @@ def _field_node(cls: Any, field: tuple[Any, ...], path: str, depth: int) -> dict
     if is_reserved(name):
         refuse(inner, ctype, "ctypes or Python gives this name a meaning of its own")
     return {"name": name, "offset": getattr(cls, name).offset, "type": ctype_node(ctype, inner, depth + 1)}
+
+
+def structure_of(dtype: np.dtype[Any]) -> type[Any]:
+    """Return an `Object` subclass that is laid out as a structured dtype, or refuse it."""
+    if dtype.names is None:
+        why = "an object store holds instances of a ctypes Structure or array type: give a dtype with fields"
+        refuse("", dtype, f"{why}, or make an array store")
+    made: type[Any] = ctype_of(_structure_node(dtype_node(dtype, ""), ""))
+    return made
+
+
+def _structure_node(node: Any, path: str) -> Any:
+    """Return the node of a dtype as the node of a ctypes type of the same layout."""
+    if isinstance(node, str):
+        _ctype_like(node, path)
+        return node
+    if "array" in node:
+        return {**node, "of": _structure_node(node["of"], path)}
+    fields = [
+        {**field, "type": _structure_node(field["type"], _join(path, field["name"]))} for field in node["fields"]
+    ]
+    for packing in ({}, {"pack": 1}):
+        made = {"class": "Record", "size": node["size"], **packing, "fields": fields}
+        if ctype_node(_ctype_like(made, path), path) == made:
+            return made
+    why = "ctypes would lay its fields out in another way; make the dtype with align=True, or packed"
+    refuse(path, dtype_of(node), why)
+
+
+def _ctype_like(node: Any, path: str) -> type[Any]:
+    try:
+        return ctype_of(node)
+    except (TypeError, ValueError, AttributeError) as error:
+        why = f"no ctypes type is like it ({error}); an array store takes the dtype as it is"
+        refuse(path, dtype_of(node), why)
 
 
 def _array_node(kind: object, path: str, shape: Iterable[int], item: Any) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def find_equal(run: Run, keys: npt.NDArray[np.uint64], where: npt.NDArray[np.int
 def find_one(run: Run, key: int) -> Extent | None:
     """Return the run's row of one key, or None."""
     at = int(np.searchsorted(run["key"], np.uint64(key)))
-    if at == len(run) or run["key"][at] != key:
+    if at == len(run) or int(run["key"][at]) != key:  # NumPy 1 compares a uint64 and an int as floats
         return None
     extent: Extent = run[at].item()
     return extent

@@ -30,6 +30,10 @@ class Mapped(Protocol):
         """The store's name."""
 
     @property
+    def identity(self) -> object:
+        """What no other store has."""
+
+    @property
     def schema(self) -> Schema:
         """The type of the items."""
 
@@ -50,12 +54,36 @@ def gather(heap: Mapped, run: Run) -> Batch:
     return _ragged(heap, run, np.ascontiguousarray(run["key"]))
 
 
+def gather_pieces(heap: Mapped, pieces: Sequence[Piece]) -> Batch:
+    """Return the records of consecutive pieces as one batch: a view where all of it lies back to back."""
+    stretches = _unbroken(pieces)
+    if not stretches:
+        return gather(heap, joined(pieces))
+    first = stretches[0].items.start
+    offsets = [piece.offsets[1:] + (piece.items.start - first) for piece in stretches]
+    return _read_only(
+        heap,
+        np.concatenate([piece.keys for piece in stretches]),
+        np.concatenate([np.zeros(1, np.int64), *offsets]),
+        _values(heap, stretches),
+    )
+
+
 def values_of(heap: Mapped, pieces: Sequence[Piece]) -> npt.NDArray[Any]:
     """Return the values of consecutive pieces as one array: a view where all of it lies back to back."""
-    firsts = [piece for piece in pieces if isinstance(piece, Stretch)]
-    if pieces and len(firsts) == len(pieces) and all(after.follows(piece) for piece, after in pairwise(firsts)):
-        return heap.arrays[firsts[0].chunk][firsts[0].items.start : firsts[-1].items.stop]
-    return gather(heap, joined(pieces)).values
+    stretches = _unbroken(pieces)
+    return _values(heap, stretches) if stretches else gather(heap, joined(pieces)).values
+
+
+def _unbroken(pieces: Sequence[Piece]) -> list[Stretch]:
+    """Return consecutive pieces if all their records lie back to back, else none."""
+    stretches = [piece for piece in pieces if isinstance(piece, Stretch)]
+    goes_on = len(stretches) == len(pieces) and all(after.follows(piece) for piece, after in pairwise(stretches))
+    return stretches if goes_on else []
+
+
+def _values(heap: Mapped, stretches: Sequence[Stretch]) -> npt.NDArray[Any]:
+    return heap.arrays[stretches[0].chunk][stretches[0].items.start : stretches[-1].items.stop]
 
 
 def batches(heap: Mapped, piece: Piece, batch_size: int) -> Iterator[Batch]:

@@ -106,6 +106,12 @@ class Heap:
         """Return a chunk, one that is not committed yet too, or None."""
         return self.chunks.get(chunk) or self.drafts.get(chunk)
 
+    @property
+    def identity(self) -> tuple[bytes, int]:
+        """What no other store has: the uuid of its database, and its id there."""
+        database = [chunk.header.database for chunk in list(self.chunks.values())][:1]
+        return b"".join(database), self.store
+
     def add(self, chunk: Chunk) -> None:
         """Add a chunk file; the one with the highest id is the one that grows."""
         self.chunks[chunk.id] = chunk

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_KEY", "as_bound", "as_key", "as_keys", "modular"]
+__all__ = ["MAX_KEY", "as_bound", "as_key", "as_keys", "distinct", "key_or_none", "modular"]
 
 MAX_KEY = 2**64 - 1
 
@@ -39,10 +39,18 @@ def as_key(key: object) -> int:
     try:
         number = operator.index(key)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"a key is an integer, found {type(key).__name__}") from None
+        raise TypeError(f"a key is an integer, found {type(key).__name__}{_advice(key)}") from None
     if not 0 <= number <= MAX_KEY:
         raise ValueError(f"a key is in the range 0 to 2**64 - 1, found {_shown(number)}")
     return number
+
+
+def key_or_none(key: object) -> int | None:
+    """Return one key as a plain int, or None for what can be no key, as it is neither an integer nor in range."""
+    try:
+        return as_key(key)
+    except (TypeError, ValueError):
+        return None
 
 
 def as_bound(bound: object, default: int) -> int:
@@ -66,7 +74,7 @@ def as_keys(keys: object) -> _Keys:
     Parameters
     ----------
     keys : iterable of int
-        A NumPy array of integers, a range, or any iterable of what `as_key` takes.
+        A NumPy array of integers or of Python objects, a range, or any iterable of what `as_key` takes.
 
     Returns
     -------
@@ -78,17 +86,25 @@ def as_keys(keys: object) -> _Keys:
     TypeError
         If they are not integers.
     ValueError
-        If one is not in ``[0, 2**64)``, or the array is not 1-D.
+        If one is not in ``[0, 2**64)`` or is masked, or the array is not 1-D.
     """
     if type(keys) is np.ndarray and keys.dtype == _UINT64 and keys.ndim == 1 and keys.flags.c_contiguous:
         return cast("_Keys", keys)
     if isinstance(keys, range):
         return _from_range(keys)
     if hasattr(keys, "__array__"):
-        return _from_array(np.asarray(keys))
+        return _from_array(np.asanyarray(keys))
     if isinstance(keys, (str, bytes, bytearray)) or not isinstance(keys, Iterable):
         raise TypeError(f"keys are an iterable of integers, found {type(keys).__name__}")
     return _from_list(list(keys))
+
+
+def distinct(keys: _Keys) -> _Keys:
+    """Return keys in ascending order, each once; unlike ``np.unique``, which hashes them, in the time of a sort."""
+    ascending: _Keys = np.sort(keys)
+    is_first = np.ones(len(keys), np.bool_)
+    is_first[1:] = ascending[1:] != ascending[:-1]
+    return ascending[is_first]
 
 
 def modular(values: range) -> _Keys:
@@ -107,8 +123,12 @@ def _from_range(keys: range) -> _Keys:
 def _from_array(keys: npt.NDArray[Any]) -> _Keys:
     if keys.ndim != 1:
         raise ValueError(f"keys are a 1-D array, found {keys.ndim}-D of shape {keys.shape}")
+    if isinstance(keys, np.ma.MaskedArray) and keys.mask.any():
+        raise ValueError("found masked keys; leave them out first, as in keys.compressed()")
     if keys.size == 0:
         return np.empty(0, np.uint64)
+    if keys.dtype.kind == "O":
+        return _from_list(keys.tolist())
     if keys.dtype.kind not in "iu":
         raise TypeError(f"keys are integers, found an array of {keys.dtype}")
     as_key(keys.min())  # no unsigned 64-bit array has a maximum out of range
@@ -123,6 +143,18 @@ def _from_list(keys: list[Any]) -> _Keys:
         return np.array(keys, dtype=np.uint64)
     except OverflowError:
         return np.array(list(map(as_key, keys)), dtype=np.uint64)
+
+
+def _advice(key: object) -> str:
+    """Return how to ask for many records, for those who did so as for the items of a sequence."""
+    if isinstance(key, slice):
+        bounds = f"({key.start!r}, {key.stop!r})"
+        return f"; scan{bounds} reads a range of keys, delete_range{bounds} deletes one"
+    if key is ...:
+        return "; read() reads all records"
+    if isinstance(key, (list, np.ndarray)):
+        return "; get_many() reads many keys, put_many() stores them, delete_many() deletes them"
+    return ""
 
 
 def _shown(number: int) -> str:

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from .binding import Binding
 from .errors import CorruptionError, ReadOnlyError
 from .extent import KEY_END, TOMBSTONE, Extent, Run, last_wins, make_run
 from .gather import Mapped
 from .keys import as_key
 from .piece import LONG_STRETCH, Piece, Scattered, Stretch, clip_piece, first_key, joined, last_key
 from .schema import Schema
-from .store import Binding
 
 
 class RepeatedKey(Exception):
@@ -72,7 +72,8 @@ class MergedArrays(dict[int, npt.NDArray[Any]]):
 class MergedHeap:
     """The chunks of all parts."""
 
-    def __init__(self, name: str, schema: Schema) -> None:
+    def __init__(self, path: str, name: str, schema: Schema) -> None:
+        self.identity = path, name
         self.name = name
         self.schema = schema
         self.item_size = schema.item_size
@@ -103,11 +104,11 @@ class Merged:
         Of every part.
     parts : iterable of Part
     home : object
-        What to pickle in place of the parts: it has ``check_open()``, and gives this store by its name.
+        What to pickle in place of the parts: it has a path and ``check_open()``, and gives this store by its name.
     """
 
     def __init__(self, name: str, schema: Schema, parts: Iterable[Part], home: Any) -> None:
-        self.heap = MergedHeap(name, schema)
+        self.heap = MergedHeap(home.path, name, schema)
         self._parts = sorted(parts, key=lambda part: part.first)
         self._firsts = [part.first for part in self._parts]
         self._reach = list(accumulate((part.last for part in self._parts), max))

@@ -7,18 +7,21 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
+from .binding import Binding, lent
 from .convert import as_record, as_records
 from .errors import Error, KeyNotFound, MovedError
 from .extent import KEY_END, LIVE, ZERO, Extent
 from .gather import values_of
 from .keys import as_bound, as_key, as_keys
 from .objects import Array, Object, check_fields
+from .schema import check_same, object_schema
 from .staging import Staging
-from .store import Binding, Store, lent
+from .store import Store
 
 __all__ = ["Array", "Object", "ObjectStore"]
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 
 class ObjectStore(Store[T], Generic[T]):
@@ -43,8 +46,15 @@ class ObjectStore(Store[T], Generic[T]):
         """The type of the objects."""
         return self._cls
 
-    def of_class(self, cls: type[Any]) -> ObjectStore[Any]:
-        """Return the same store with its objects as instances of another class of the same layout."""
+    def of_class(self, cls: type[C]) -> ObjectStore[C]:
+        """Return the same store with its objects as instances of another class.
+
+        Raises
+        ------
+        SchemaError
+            The class is laid out in another way than what is stored.
+        """
+        check_same(self.name, self._heap.schema, object_schema(cls))
         return ObjectStore(self._binding, cls)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Sized, ValuesView
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ClosedError, Error
 from .extent import KEY_END, Extent
-from .keys import as_key
+from .keys import key_or_none
 from .piece import Piece, portions
 
 R = TypeVar("R")
@@ -50,14 +54,20 @@ class Range(Generic[R]):
                 rows = part.run.tolist()
                 yield from reversed(rows) if reverse else rows
 
-    def find(self, key: object) -> Extent | None:
-        """Return the extent of a key if it is in the range and has a record."""
-        number = as_key(key)
-        return self._rows.find(number) if self._start <= number < self._stop else None
+    def keys(self) -> npt.NDArray[np.uint64]:
+        """Return the keys in the direction of the range, in memory of their own."""
+        found = [piece.keys for piece in self._rows.pieces(self._start, self._stop)]
+        keys = np.concatenate(found) if found else np.empty(0, np.uint64)
+        return keys[::-1] if self._reverse else keys
+
+    def has(self, key: object) -> bool:
+        """Tell whether this is a key in the range, and has a record."""
+        number = key_or_none(key)
+        return number is not None and self._start <= number < self._stop and self._rows.find(number) is not None
 
 
 class Keys(KeysView[int]):
-    """The keys of a range."""
+    """The keys of a range. ``np.asarray(keys)`` makes an array of them, without a step of Python for each."""
 
     def __init__(self, rows: Range[Any]) -> None:
         self._rows = rows
@@ -66,7 +76,7 @@ class Keys(KeysView[int]):
         return len(self._rows)
 
     def __contains__(self, key: object) -> bool:
-        return self._rows.find(key) is not None
+        return self._rows.has(key)
 
     def __iter__(self) -> Iterator[int]:
         return (extent[0] for extent in self._rows.extents())
@@ -74,8 +84,22 @@ class Keys(KeysView[int]):
     def __reversed__(self) -> Iterator[int]:
         return (extent[0] for extent in self._rows.extents(flip=True))
 
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """Return the keys as an array of uint64, which is always a copy."""
+        if copy is False:
+            raise ValueError("the keys of a store are not an array in memory; let NumPy copy them")
+        keys = self._rows.keys()
+        wanted = np.dtype(np.uint64 if dtype is None else dtype)
+        if wanted.kind in "iu" and len(keys) and int(keys.max()) > np.iinfo(wanted).max:
+            raise OverflowError(f"key {keys.max()} is beyond {wanted}")
+        return keys.astype(wanted, copy=False)
+
     def __repr__(self) -> str:
-        return f"<{len(self)} keys>"
+        return f"<{counted(self, 'keys', 'keys, closed')}>"
+
+
+def _refuse_array(self: object, dtype: Any = None, copy: bool | None = None) -> NoReturn:
+    raise TypeError("records are not one array; store.read(start, stop).values is one of all their items")
 
 
 class Values(ValuesView[R]):
@@ -98,8 +122,10 @@ class Values(ValuesView[R]):
         record = self._rows.record
         return (record(extent) for extent in self._rows.extents(flip=True))
 
+    __array__ = _refuse_array
+
     def __repr__(self) -> str:
-        return f"<{len(self)} records>"
+        return f"<{counted(self, 'records', 'records, closed')}>"
 
 
 class Items(ItemsView[int, R]):
@@ -122,5 +148,17 @@ class Items(ItemsView[int, R]):
         record = self._rows.record
         return ((extent[0], record(extent)) for extent in self._rows.extents(flip=True))
 
+    __array__ = _refuse_array
+
     def __repr__(self) -> str:
-        return f"<{len(self)} pairs of key and record>"
+        return f"<{counted(self, 'pairs of key and record', 'pairs of key and record, closed')}>"
+
+
+def counted(things: Sized, what: str, closed: str) -> str:
+    """Return how many things there are, for a repr; where nobody can tell any more, why."""
+    try:
+        return f"{len(things)} {what}"
+    except ClosedError:
+        return closed
+    except (Error, OSError) as error:
+        return f"unreadable: {error}"

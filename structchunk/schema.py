@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .describe import ctype_node, dtype_node, refuse
+from .describe import ctype_node, dtype_node, refuse, structure_of
 from .descriptor import all_fields, ctype_of, dtype_of
 from .errors import CorruptionError, SchemaError
 from .objects import Array
@@ -25,6 +25,7 @@ __all__ = [
     "ITEMS",
     "Schema",
     "array_schema",
+    "check_same",
     "explain_difference",
     "object_schema",
     "readable",
@@ -111,8 +112,9 @@ def object_schema(cls: object) -> Schema:
 
     Parameters
     ----------
-    cls : type
-        A ctypes ``Structure`` or array type of fixed size; `Object` and `Array` are such.
+    cls : type or numpy.dtype
+        A ctypes ``Structure`` or array type of fixed size; `Object` and `Array` are such. Or a dtype with fields,
+        for which an `Object` subclass is made.
 
     Raises
     ------
@@ -124,7 +126,7 @@ def object_schema(cls: object) -> Schema:
     Integers are stored by size, so that ``c_long`` is an int64 where it has 8 bytes. Arrays of ``c_char``
     are texts: ``c_char * 8`` has the dtype ``S8``.
     """
-    return _checked("object", cls)
+    return _checked("object", structure_of(cls) if isinstance(cls, np.dtype) else cls)
 
 
 def schema_from_descriptor(descriptor: object, where: str) -> Schema:
@@ -178,6 +180,12 @@ def explain_difference(stored: Schema, asked: Schema) -> str:
     return "; ".join(found) or "no difference"
 
 
+def check_same(name: str, stored: Schema, asked: Schema) -> None:
+    """Raise a `SchemaError` unless the type of the store `name` is the one asked for."""
+    if stored != asked:
+        raise SchemaError(f"store {name!r} is of another type: {explain_difference(stored, asked)}")
+
+
 def _checked(kind: str, type_: Any) -> Schema:
     """Return the schema of a type, if what is stored of it reads back as that type."""
     descriptor = _descriptor(kind, type_)
@@ -195,7 +203,8 @@ def _descriptor(kind: str, type_: Any) -> dict[str, Any]:
     is_ctype = isinstance(type_, type)
     is_array = is_ctype and issubclass(type_, ctypes.Array)
     if kind == "object" and not (is_array or (is_ctype and issubclass(type_, ctypes.Structure))):
-        refuse("", type_, "an object store holds instances of a ctypes Structure or array type")
+        why = "an object store holds instances of a ctypes Structure or array type; np.dtype([...]) makes one, too"
+        refuse("", type_, why)
     if kind == "array" and (is_array or (not is_ctype and type_.subdtype is not None)):
         refuse("", type_, "an item cannot be an array: make it a field, as [('values', 'f8', (3,))]")
     label = {"class": type_.__name__} if is_array else {}

@@ -87,7 +87,7 @@ class SharedDatabase(Database):
         if self._reading.newest_superblock().checkpoint != self._reading.index.last:
             self._reading.catch_up()
 
-    def _binding(self, heap: Heap) -> AtLatest:
+    def _latest(self, heap: Heap) -> AtLatest:
         return AtShared(self, heap)
 
     def _begin_writing(self) -> Storage:

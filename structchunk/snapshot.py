@@ -81,6 +81,11 @@ class Snapshot(Aligned):
         self._heaps = dict(heaps)
         self._finalizer = weakref.finalize(self, view.close)
 
+    def __repr__(self) -> str:
+        if self._view is None:
+            return "<Snapshot, closed>"
+        return f"<Snapshot of commit {self._view.commit}, {len(self._heaps)} stores>"
+
     @property
     def commit_number(self) -> int:
         """Number of the commit that this snapshot shows."""

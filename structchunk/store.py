@@ -1,25 +1,20 @@
-"""Store: the mapping face that array stores and object stores share. What a record looks like is theirs."""
+"""Store: what array and object stores share: many records at once, and the ways to NumPy, Arrow and pandas."""
 
 from __future__ import annotations
 
-import abc
 import operator
-from collections.abc import Iterable, Iterator, MutableMapping
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from .batch import Batch
-from .cursor import Cursor
-from .errors import Error, KeyNotFound, MovedError
-from .extent import KEY_END, TOMBSTONE, Extent, Run, empty_run
-from .gather import Mapped, batches, gather
-from .keys import as_bound, as_key, as_keys
-from .piece import Piece, joined
-from .ranges import Items, Keys, Range, Values
-from .staging import Staging
+from .errors import KeyNotFound, MovedError
+from .extent import KEY_END, TOMBSTONE, Run, empty_run
+from .gather import batches, gather, gather_pieces
+from .keys import as_bound, as_keys, distinct
+from .mapping import RecordMapping
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,52 +24,7 @@ R = TypeVar("R")
 BATCH_SIZE = 1 << 16
 
 
-class Binding(Protocol):
-    """What a store reads and writes through: the latest commit, a transaction or a snapshot."""
-
-    @property
-    def heap(self) -> Mapped:
-        """Where its records lie."""
-
-    def find(self, key: int) -> Extent | None:
-        """Return the extent of a key, or None."""
-
-    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
-        """Return one row per key, in ascending order, repeated or not; a tombstone for the key that has none."""
-
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
-        """Yield the live rows of a key range as consecutive pieces."""
-
-    def record_count(self) -> int:
-        """Return how many records the store has."""
-
-    def version(self) -> int:
-        """Return a number that changes whenever the answers above may have."""
-
-    def writing(self) -> AbstractContextManager[Staging]:
-        """Enter the transaction that a write belongs to; one of its own outside of any."""
-
-    def open_staging(self) -> Staging | None:
-        """Return the open transaction's staging, or None outside of one."""
-
-    def home(self) -> Any:
-        """Return the database; raise TypeError where what is seen of it could not be found again."""
-
-    def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
-        """Return an extent's items for changing in place, or None where that is not allowed."""
-
-
-def lent(array: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
-    """Return what a binding lends of a record that it has just made; raise if it lends nothing."""
-    if array is None:
-        raise Error(
-            "other processes write this database too, so what changes in place lives in a transaction only: "
-            "with db.transaction() as txn: txn[name].new(...); or use put()"
-        )
-    return array
-
-
-class Store(MutableMapping[int, R], Generic[R]):
+class Store(RecordMapping[R], Generic[R]):
     """A named, typed, ordered map from ``uint64`` keys to records.
 
     Notes
@@ -87,134 +37,9 @@ class Store(MutableMapping[int, R], Generic[R]):
     beginning to end.
     """
 
-    _put_flags = 0
-
-    def __init__(self, binding: Binding) -> None:
-        self._binding = binding
-        self._heap = binding.heap
-        self._find = binding.find
-
-    @property
-    def name(self) -> str:
-        """The store's name."""
-        return self._heap.name
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of one item, in an object store of one record."""
-        return self._heap.schema.dtype
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r} of {self.dtype}, {len(self)} records>"
-
-    # Comparing all records would be a scan that `==` should not hide; a store is equal to itself.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
-
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle a store of a database that is open for reading as that and its name."""
         return operator.getitem, (self._binding.home(), self.name)
-
-    # ------------------------------------------------------------------ one record
-
-    @abc.abstractmethod
-    def _record(self, extent: Extent) -> R:
-        """Return the record at an extent."""
-
-    @abc.abstractmethod
-    def put(self, key: int, value: Any) -> None:
-        """Store one record, replacing what the key had."""
-
-    def __getitem__(self, key: int) -> R:
-        extent = self._find(key if type(key) is int else as_key(key))
-        if extent is None:
-            raise KeyNotFound(f"store {self.name!r} has no record {key}")
-        try:
-            return self._record(extent)
-        except MovedError:
-            return self[key]
-
-    def get(self, key: int, default: Any = None) -> Any:
-        """Return the record of a key, or the default if it has none."""
-        extent = self._find(key if type(key) is int else as_key(key))
-        try:
-            return default if extent is None else self._record(extent)
-        except MovedError:
-            return self.get(key, default)
-
-    def __setitem__(self, key: int, value: Any) -> None:
-        self.put(key, value)
-
-    def __contains__(self, key: object) -> bool:
-        return self._find(as_key(key)) is not None
-
-    def __delitem__(self, key: int) -> None:
-        if not self.delete(key):
-            raise KeyNotFound(f"store {self.name!r} has no record {key}")
-
-    def delete(self, key: int) -> bool:
-        """Delete a record, and tell whether there was one.
-
-        Raises
-        ------
-        ReadOnlyError
-            The store is bound to a snapshot, or the database is open for reading.
-        """
-        key = as_key(key)
-        with self._binding.writing() as staging:
-            return staging.delete(key)
-
-    # ------------------------------------------------------------------ ranges
-
-    def __len__(self) -> int:
-        return self._binding.record_count()
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.keys())
-
-    def __reversed__(self) -> Iterator[int]:
-        return iter(self.keys(reverse=True))
-
-    def keys(self, start: int | None = None, stop: int | None = None, *, reverse: bool = False) -> Keys:
-        """Return a view of the keys in ``[start, stop)``, ascending unless `reverse`."""
-        return Keys(self._range(start, stop, reverse=reverse))
-
-    def values(self, start: int | None = None, stop: int | None = None, *, reverse: bool = False) -> Values[R]:
-        """Return a view of the records with keys in ``[start, stop)``."""
-        return Values(self._range(start, stop, reverse=reverse))
-
-    def items(self, start: int | None = None, stop: int | None = None, *, reverse: bool = False) -> Items[R]:
-        """Return a view of the pairs of key and record with keys in ``[start, stop)``."""
-        return Items(self._range(start, stop, reverse=reverse))
-
-    def _range(self, start: int | None, stop: int | None, *, reverse: bool) -> Range[R]:
-        low, high = as_bound(start, 0), as_bound(stop, KEY_END)
-        return Range(self._binding, self._record, low, high, reverse=reverse)
-
-    def delete_range(self, start: int | None = None, stop: int | None = None) -> int:
-        """Delete all records with keys in ``[start, stop)``, and return how many there were."""
-        low, high = as_bound(start, 0), as_bound(stop, KEY_END)
-        with self._binding.writing() as staging:
-            return staging.delete_range(low, high)
-
-    def clear(self) -> None:
-        """Delete all records, in one transaction."""
-        self.delete_range()
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """Store many records in one transaction, as ``dict.update`` does (use ``put_many`` for arrays)."""
-        records = [(as_key(key), self._items(value)) for key, value in dict(*args, **kwargs).items()]
-        with self._binding.writing() as staging:
-            for key, items in records:
-                staging.put(key, items, self._put_flags)
-
-    @abc.abstractmethod
-    def _items(self, value: Any) -> npt.NDArray[Any]:
-        """Return what ``put`` takes as items of the store's dtype."""
-
-    def cursor(self) -> Cursor[R]:
-        """Return a cursor, which starts on no record."""
-        return Cursor(self._binding, self.__getitem__)
 
     # ------------------------------------------------------------------ bulk
 
@@ -236,9 +61,7 @@ class Store(MutableMapping[int, R], Generic[R]):
             A key has no record; the message names the first such.
         """
         wanted = as_keys(keys)
-        order = np.argsort(wanted)
-        rows = empty_run(len(wanted))
-        rows[order] = self._binding.lookup(wanted[order])
+        rows = self._lookup(wanted)
         missing = rows["flags"] & TOMBSTONE != 0
         if missing.any():
             first, count = wanted[np.argmax(missing)], int(missing.sum())
@@ -247,6 +70,72 @@ class Store(MutableMapping[int, R], Generic[R]):
             return gather(self._heap, rows)
         except MovedError:
             return self.get_many(wanted)
+
+    def contains_many(self, keys: Iterable[int] | npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Tell which keys have a record.
+
+        Parameters
+        ----------
+        keys : array_like of int, shape (n,)
+            In any order; they may repeat.
+
+        Returns
+        -------
+        ndarray of bool, shape (n,)
+
+        Raises
+        ------
+        TypeError, ValueError
+            They are not all integers in ``[0, 2**64)``.
+        """
+        found: npt.NDArray[np.bool_] = self._lookup(as_keys(keys))["flags"] & TOMBSTONE == 0
+        return found
+
+    def _lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return one row per key, in their order; a tombstone for the key that has none."""
+        order = np.argsort(keys)
+        rows = empty_run(len(keys))
+        rows[order] = self._binding.lookup(keys[order])
+        return rows
+
+    def delete_many(self, keys: Iterable[int] | npt.NDArray[Any]) -> int:
+        """Delete the records of many keys, in one transaction, and return how many there were.
+
+        Parameters
+        ----------
+        keys : array_like of int, shape (n,)
+            In any order; they may repeat. Those that have no record are passed over.
+
+        Raises
+        ------
+        TypeError, ValueError
+            They are not all integers in ``[0, 2**64)``; nothing was changed.
+        ReadOnlyError
+            As for :meth:`delete`.
+        """
+        unwanted = distinct(as_keys(keys))
+        with self._binding.writing() as staging:
+            return staging.delete_many(unwanted)
+
+    def read(self, start: int | None = None, stop: int | None = None) -> Batch:
+        """Return the records with keys in ``[start, stop)`` as one batch, in ascending order of key.
+
+        Parameters
+        ----------
+        start, stop : int, optional
+            Range of keys.
+
+        Returns
+        -------
+        Batch
+            A view of the file where all the records lie back to back, else a copy of them all: :meth:`scan`
+            sweeps what is more than memory holds.
+        """
+        pieces = self._binding.pieces(as_bound(start, 0), as_bound(stop, KEY_END))
+        try:
+            return gather_pieces(self._heap, list(pieces))
+        except MovedError:
+            return self.read(start, stop)
 
     def scan(
         self, start: int | None = None, stop: int | None = None, *, batch_size: int = BATCH_SIZE
@@ -271,14 +160,15 @@ class Store(MutableMapping[int, R], Generic[R]):
         for piece in self._binding.pieces(start, stop):
             yield from batches(self._heap, piece, batch_size)
 
-    def _gather_range(self, start: int | None, stop: int | None) -> Batch:
-        """Return the records with keys in ``[start, stop)`` as one batch."""
-        try:
-            return gather(self._heap, joined(self._binding.pieces(as_bound(start, 0), as_bound(stop, KEY_END))))
-        except MovedError:
-            return self._gather_range(start, stop)
+    # ------------------------------------------------------------------ NumPy, Arrow and pandas
 
-    # ------------------------------------------------------------------ Arrow and pandas
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
+        """Refuse: NumPy would take a store for the sequence of its keys."""
+        raise TypeError(
+            "a store is a mapping, not an array: np.asarray(store.keys()) is the array of its keys, "
+            "store.read().values that of all items of its records; store.scan() sweeps them batch by batch, "
+            "and store.to_pandas() makes a frame or series"
+        )
 
     def to_arrow(
         self, start: int | None = None, stop: int | None = None, *, batch_size: int = BATCH_SIZE
@@ -384,7 +274,7 @@ class Store(MutableMapping[int, R], Generic[R]):
         """
         from .frames import to_pandas  # noqa: PLC0415
 
-        return to_pandas(self._gather_range(start, stop), self.name)
+        return to_pandas(self.read(start, stop), self.name)
 
 
 def check_batch_size(batch_size: int) -> int:

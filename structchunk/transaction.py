@@ -15,17 +15,15 @@ import numpy.typing as npt
 
 from .aligned import Aligned
 from .allocator import Allocator
-from .array_store import ArrayStore
 from .errors import ClosedError, StoreNotFound
 from .extent import DROPPED, TOMBSTONE, Extent, Run
 from .heap import Heap
 from .keys import as_key
-from .object_store import ObjectStore
 from .piece import Piece
 from .schema import Schema
 from .staging import Staging
 from .storage import Storage
-from .stores import Catalogue, check_store_name
+from .stores import check_store_name
 
 CLOSED = "was aborted when the database was closed"
 
@@ -147,6 +145,10 @@ class Transaction(Aligned):
         self._dropped: Heap | None = None
         self._ended = ""
 
+    def __repr__(self) -> str:
+        state = f"which {self._ended}" if self._ended else "open"
+        return f"<Transaction of {self.storage.paths.root!r}, {state}>"
+
     # ------------------------------------------------------------------ stores
 
     def _binding(self, name: str) -> InTransaction:
@@ -162,14 +164,6 @@ class Transaction(Aligned):
     def __iter__(self) -> Iterator[str]:
         self.check_open()
         return iter(sorted([*self.storage.heaps, *self._created]))
-
-    def array_store(self, name: str, dtype: Any = None) -> ArrayStore:
-        """Open an array store, or create it in this transaction; see ``Database.array_store``."""
-        return Catalogue(self).array_store(name, dtype)
-
-    def object_store(self, name: str, cls: Any = None) -> ObjectStore[Any]:
-        """Open an object store, or create it in this transaction; see ``Database.object_store``."""
-        return Catalogue(self).object_store(name, cls)
 
     def create(self, name: str, schema: Schema) -> None:
         """Create a store in this transaction."""

@@ -74,6 +74,8 @@ def check_mapping(store: Any, kind: Kind) -> Model:
     check_reading(store, kind, model)
     store.clear()
     check_reading(store, kind, {})
+    with pytest.raises(sc.KeyNotFound, match="empty"):
+        store.popitem()
     model = fill(store, kind)
     check_reading(store, kind, model)
     return model
@@ -90,6 +92,7 @@ def check_reading(store: Any, kind: Kind, model: Model) -> None:
     _check_key_sets(store, set(expected))
     _check_bulk(store, kind, expected)
     _check_bad_keys_read(store)
+    _check_is_no_array(store)
 
 
 def _check_points(store: Any, kind: Kind, expected: dict[int, Any]) -> None:
@@ -121,6 +124,7 @@ def _check_order(store: Any, kind: Kind, expected: dict[int, Any]) -> None:
     assert len(store) == len(keys)
     assert bool(store) == bool(keys)
     assert list(store) == list(store.keys()) == keys
+    assert np.asarray(store.keys()).tolist() == keys
     assert {type(key) for key in store} <= {int}
     assert list(reversed(store)) == keys[::-1]
     assert kind.contents(store) == expected
@@ -143,7 +147,7 @@ def _check_range(
     values = [expected[key] for key in keys]
     views = [view(start, stop, reverse=reverse) for view in (store.keys, store.values, store.items)]
     for _ in range(2):  # a view can be walked any number of times
-        assert list(views[0]) == keys
+        assert list(views[0]) == np.asarray(views[0]).tolist() == keys
         assert list(map(kind.plain, views[1])) == values
         assert [(key, kind.plain(value)) for key, value in views[2]] == list(zip(keys, values, strict=True))
     assert list(reversed(views[0])) == keys[::-1]
@@ -152,6 +156,10 @@ def _check_range(
     assert list(map(len, views)) == [len(keys)] * 3
     assert all(repr(view).startswith(f"<{len(keys)} ") for view in views)
     assert all((key in views[0]) == (key in keys) for key in (0, 3, 4, 6, 2**63, 2**64 - 1))
+    assert all(key not in views[0] for key in (*NOT_INTEGERS, *OUT_OF_RANGE))
+    batch = store.read(start, stop)
+    assert batch.keys.tolist() == sorted(keys)
+    assert [(key, value.tobytes()) for key, value in batch] == _bytes_of(store, sorted(keys))
     for view in views[1:]:
         with pytest.raises(TypeError, match="compare them yourself"):
             assert 5 in view
@@ -168,32 +176,87 @@ def _check_key_sets(store: Any, keys: set[int]) -> None:
     assert (view ^ some, some ^ view) == (keys ^ some, keys ^ some)
     assert view <= keys <= view
     assert (view < keys | {2**41}) and not view < keys
-    assert view.isdisjoint({2**41, 2**42})
+    assert view.isdisjoint({2**41, 2**42, -1, "text"})
+    assert view & {*some, -1, "text", 3.5} == keys & some
+    assert view != {*keys, -1}
     assert store.keys(4, 2**63) == {key for key in keys if 4 <= key < 2**63}
 
 
 def _check_bulk(store: Any, kind: Kind, expected: dict[int, Any]) -> None:
     """Check that bulk reads agree with single ones, by their bytes."""
     whole = [(key, value.tobytes()) for batch in store.scan() for key, value in batch]
-    single = {key: bytes(memoryview(record)) for key, record in store.items()}
+    single = dict(_bytes_of(store, list(store)))
     assert [key for key, _ in whole] == list(expected)
     assert dict(whole) == single
     asked = [*expected, *list(expected)[:2], *reversed(expected)]
     found = store.get_many(asked)
     assert [(key, value.tobytes()) for key, value in found] == [(key, single[key]) for key in asked]
+    _check_slices(found)
+    for keys in (asked, np.array(asked, object), np.array(asked, np.uint64)):
+        assert np.array_equal(store.get_many(keys).keys, found.keys)
+    maybe = [*_missing(expected), *asked, *_missing(expected)]
+    there = store.contains_many(maybe)
+    assert there.dtype == np.bool_
+    assert there.tolist() == [key in expected for key in maybe]
+    assert store.contains_many([]).shape == (0,)
+    assert store.contains_many(store.keys()).tolist() == [True] * len(expected)
     cursor = store.cursor()
     assert [cursor.key for _ in expected if cursor.next()] == list(expected)
 
 
+def _bytes_of(store: Any, keys: list[int]) -> list[tuple[int, bytes]]:
+    return [(key, bytes(memoryview(store[key]))) for key in keys]
+
+
+def _check_slices(batch: sc.Batch) -> None:
+    """Check that slices of a batch are those of the list of its pairs, over the same memory."""
+    pairs = [(key, value.tobytes()) for key, value in batch]
+    for low in (None, 0, 1, -2, len(pairs), 10**6):
+        for high in (None, 0, 2, -1, 10**6):
+            part = batch[low:high]
+            assert [(key, value.tobytes()) for key, value in part] == pairs[low:high]
+            assert (len(part), part.kind) == (len(pairs[low:high]), batch.kind)
+            assert part.offsets[0] == 0
+            assert part.values.base is batch.values or part.values.base is batch.values.base
+            assert not any(array.flags.writeable for array in (part.keys, part.offsets, part.values))
+
+
+def _check_is_no_array(store: Any) -> None:
+    """Check that NumPy does not take a store, or its records, for the sequence of its keys."""
+    for attempt in (np.asarray, np.array, np.mean, np.sum, np.sort, np.sqrt):
+        with pytest.raises(
+            TypeError, match=r"np\.asarray\(store\.keys\(\)\).*store\.read\(\)\.values.*store\.scan\(\)"
+        ):
+            attempt(store)
+    for array in (np.arange(3), np.array(["a"]), np.array([], object)):
+        assert (store == array, array == store, store != array, array != store) == (False, False, True, True)
+    assert store == store  # noqa: PLR0124
+    for records in (store.values(), store.items()):
+        with pytest.raises(TypeError, match="read"):
+            np.asarray(records)
+    for key in (slice(10, 20), slice(None, 5, 2)):
+        for attempt in (store.__getitem__, store.get):
+            with pytest.raises(
+                TypeError, match=rf"scan\({key.start}, {key.stop}\) reads .* delete_range\({key.start}, "
+            ):
+                attempt(key)
+    with pytest.raises(TypeError, match="get_many"):
+        store[[1, 2]]
+    with pytest.raises(TypeError, match=r"read\(\)"):
+        store[...]
+
+
 def _check_bad_keys_read(store: Any) -> None:
     for key, error in BAD_KEYS:
+        assert key not in store
+        assert key not in store.keys()  # noqa: SIM118
         attempts: list[Callable[[], Any]] = [
             lambda key=key: store[key],
             lambda key=key: store.get(key),
-            lambda key=key: key in store,
-            lambda key=key: store.keys().__contains__(key),
             lambda key=key: store.get_many([key]),
             lambda key=key: store.get_many([1, key]),
+            lambda key=key: store.get_many(np.array([1, key, 2], object)),
+            lambda key=key: store.contains_many([1, key]),
             lambda key=key: store.cursor().seek(key),
         ]
         if not _is_bound(key):
@@ -219,6 +282,8 @@ def check_bad_keys_written(store: Any, kind: Kind) -> None:
             lambda key=key: store.pop(key),
             lambda key=key: store.pop(key, None),
             lambda key=key: store.put_many([1, key], _two_rows(kind)),
+            lambda key=key: store.delete_many([0, key]),
+            lambda key=key: store.delete_many(np.array([0, key, 3], object)),
         ]
         if not _is_bound(key):
             attempts += [lambda key=key: store.delete_range(key), lambda key=key: store.delete_range(0, key)]
@@ -252,6 +317,20 @@ def _check_removing(store: Any, kind: Kind, model: Model) -> None:
     assert kind.plain(store.setdefault(1000, kind.make(99))) == kind.result(model[1000])
     assert kind.plain(store.setdefault(1001, kind.make(99))) == kind.result(99)
     model[1001] = 99
+    if kind is ARRAYS:  # what comes back is what is stored, of the store's type
+        made = store.setdefault(1002, [1, 2, 3])
+        assert (made.dtype, made.tolist()) == (store.dtype, [1, 2, 3])
+    else:
+        made = store.setdefault(1002, {"x": 1, "n": 2})
+        assert isinstance(made, store.cls)
+        assert made == store[1002] == Pair(1, 2)
+    assert store.delete_many([5, 1002, 1002, 2**63 + 5]) == 1
+    assert store.delete_many(np.array([1002, 5])) == store.delete_many([]) == 0
+    many = [*range(5000, 5400), 2**63 + 8]
+    store.update({key: kind.make(2) for key in many})
+    assert store.delete_many(many[::-2]) == 201
+    assert [key for key in many if key in store] == many[1::2]
+    assert store.delete_many(store.keys(5000, 5400)) == 200
     assert store.delete_range(1000, 1002) == 2
     assert store.delete_range(1000, 1002) == store.delete_range(5, 5) == store.delete_range(6, 5) == 0
     del model[1000], model[1001]
@@ -263,11 +342,15 @@ def _check_update(store: Any, kind: Kind, model: Model) -> None:
     store.update()
     store.update({})
     store.update(zip([9], [kind.make(90)], strict=True))
+    if kind is ARRAYS:
+        store.update(store.read())  # pairs, of which `keys` is no method
     model.update({5: 51, 6: 60, 8: 80, 9: 90})
     with pytest.raises((TypeError, ValueError)):
         store.update({10: kind.make(1), 11: "text"})
     with pytest.raises(TypeError):
         store.update(name=kind.make(1))
+    with pytest.raises(TypeError, match="bool"):
+        store.update([(1, kind.make(1)), (True, kind.make(2))])
     with pytest.raises((TypeError, ValueError)):
         store.update([(1, 2, 3)])
     with pytest.raises(TypeError):
@@ -287,6 +370,10 @@ def reads(store: Any) -> list[Callable[[], Any]]:
         lambda: list(store.items()),
         lambda: list(store.scan()),
         lambda: store.get_many([1]),
+        lambda: store.contains_many([1]),
+        store.read,
+        lambda: np.asarray(store.keys()),
+        lambda: np.asarray(view),
         lambda: store.cursor().seek(0),
         lambda: len(view),
         lambda: list(view),
@@ -312,6 +399,8 @@ def writes(store: Any, kind: Kind) -> list[Callable[[], Any]]:
         lambda: store.__delitem__(3),
         lambda: store.pop(3),
         lambda: store.delete_range(0, 5),
+        lambda: store.delete_many([3, 0]),
+        lambda: store.delete_many([]),
         store.popitem,
         store.clear,
     ]

@@ -85,6 +85,41 @@ def test_index_is_a_position() -> None:
             batch[at]
 
 
+def test_slices_are_batches_over_the_same_memory() -> None:
+    batch = make(RECORDS)
+    part = batch[1:4]
+    assert type(part) is sc.Batch
+    assert [(key, value.tolist()) for key, value in part] == [(11, []), (12, [4]), (13, [5, 6])]
+    assert part.offsets.tolist() == [0, 0, 1, 3]
+    assert part.reduce(np.add).tolist() == [0, 4, 11]
+    assert np.shares_memory(part.keys, batch.keys)
+    assert np.shares_memory(part.values, batch.values)
+    assert np.shares_memory(batch[:2].offsets, batch.offsets)
+    assert [len(batch[at]) for at in (slice(2, 99), slice(-1, None), slice(3, 1), slice(9, None))] == [2, 1, 0, 0]
+    assert len(make([])[:3]) == 0
+    assert sc.Batch(batch.keys, batch.offsets, batch.values, "object")[1:].kind == "object"
+    for step in (2, -1):
+        with pytest.raises(ValueError, match=f"steps of {step}"):
+            batch[::step]
+
+
+def test_refuses_other_positions() -> None:
+    for position in ("x", 1.0, None, [1], np.array([0, 1]), np.array([True] * 4), (0, 1)):
+        with pytest.raises(TypeError, match="an integer or a slice"):
+            make(RECORDS)[position]
+
+
+def test_is_neither_an_array_nor_a_container() -> None:
+    batch = make([[1.0], [2.0]])
+    for attempt in (np.asarray, np.mean, np.sum):
+        with pytest.raises(TypeError, match="values, keys, offsets"):
+            attempt(batch)
+    with pytest.raises(TypeError):
+        assert 10 in batch
+    with pytest.raises(TypeError):
+        reversed(batch)
+
+
 def test_reduce() -> None:
     batch = make([[1, 2, 3], [4], [5, 6]])
     assert batch.reduce(np.add).tolist() == [6, 4, 11]
@@ -99,6 +134,20 @@ def test_reduce_of_empty_records_gives_the_identity() -> None:
         assert make(records).reduce(np.multiply).tolist() == [float(np.prod(record)) for record in records]
     assert make(RECORDS, bool).reduce(np.logical_and).tolist() == [True] * 4
     assert make([[], [True]], bool).reduce(np.logical_or).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    "function", [sum, np.sum, np.mean, np.sin, np.divmod, np.matmul, np.add.reduce, "add", None, 5, np.add.outer]
+)
+@pytest.mark.parametrize("records", [[], [[]], [[1.0], []], [[1.0]]])
+def test_reduce_refuses_all_but_binary_ufuncs(function: Any, records: list[list[float]]) -> None:
+    with pytest.raises(TypeError, match=r"binary NumPy ufunc.*np\.add.*found .*/ batch\.lengths"):
+        make(records).reduce(function)
+
+
+def test_reduce_takes_ufuncs_of_any_making() -> None:
+    longest = np.frompyfunc(max, 2, 1)
+    assert make([[1, 2], [3]]).reduce(longest).tolist() == [2, 3]
 
 
 @pytest.mark.parametrize("ufunc", [np.maximum, np.minimum, np.fmax])

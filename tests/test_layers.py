@@ -48,6 +48,8 @@ LAYERS = [
     "array_store",
     "object_store",
     "store",
+    "mapping",
+    "binding",
     "compaction",
     "verify",
     "reading",

@@ -237,6 +237,26 @@ class Machine(RuleBasedStateMachine):
             for key in gone:
                 del self.model[name][key]
 
+    @rule(name=names, unwanted=st.lists(keys, max_size=12), spread=st.booleans())
+    def delete_many(self, name: str, unwanted: list[int], spread: bool) -> None:
+        if (store := self.store(name)) is not None:
+            unwanted = [*range(0, 60, 2), *unwanted] if spread else unwanted
+            gone = self.model[name].keys() & unwanted
+            assert store.delete_many(unwanted) == len(gone)
+            for key in gone:
+                del self.model[name][key]
+            assert not store.contains_many(unwanted).any()
+
+    @rule(name=names, key=keys)
+    def pop(self, name: str, key: int) -> None:
+        if (store := self.store(name)) is not None:
+            cell = self.model[name].pop(key, None)
+            found = store.pop(key, None)
+            assert (found is None) == (cell is None)
+            if cell is not None:
+                assert plain(found) == cell.value
+            assert key not in store
+
     # ------------------------------------------------------------------ transactions, snapshots, reopening
 
     @precondition(lambda self: self.txn is None)
@@ -338,6 +358,8 @@ class Machine(RuleBasedStateMachine):
         assert [(key, plain(value)) for key, value in store.items(start, stop, reverse=True)] == wanted[::-1]
         assert list(store.keys(start, stop)) == [key for key, _ in wanted]
         assert len(store.values(start, stop)) == len(wanted)
+        assert np.asarray(store.keys(start, stop, reverse=True)).tolist() == [key for key, _ in wanted[::-1]]
+        assert rows_of(store.read(start, stop)) == wanted
         batches = list(store.scan(start, stop, batch_size=batch_size))
         assert [row for batch in batches for row in rows_of(batch)] == wanted
         assert all(1 <= len(batch) <= batch_size for batch in batches)
@@ -356,6 +378,7 @@ class Machine(RuleBasedStateMachine):
         if missing:
             with pytest.raises(sc.KeyNotFound, match=f"no record {missing[0]} "):
                 store.get_many(asked)
+        assert store.contains_many(asked).tolist() == [key in cells for key in asked]
         here = [key for key in asked if key in cells]
         assert rows_of(store.get_many(here)) == [(key, cells[key].value) for key in here]
 

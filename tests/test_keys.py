@@ -1,0 +1,112 @@
+"""Keys given in bulk, and what is said to those who ask for many as they would a sequence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import structchunk as sc
+from structchunk.keys import as_key, as_keys, distinct, key_or_none
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (np.array([3, 2**64 - 1, 0], object), [3, 2**64 - 1, 0]),
+        (np.array([np.uint8(3), 2**63], object), [3, 2**63]),
+        (np.array([], object), []),
+        (np.ma.array([1, 2]), [1, 2]),
+        (np.ma.array([1, 2], mask=[False, False]), [1, 2]),
+        (pd.Series([1, 2**63]), [1, 2**63]),
+        (pd.Series([1, 2], dtype="Int64"), [1, 2]),
+        (pd.Index([5, 6]), [5, 6]),
+    ],
+)
+def test_arrays_of_any_making(keys: Any, expected: list[int]) -> None:
+    found = as_keys(keys)
+    assert (found.dtype, type(found), found.tolist()) == (np.uint64, np.ndarray, expected)
+
+
+@pytest.mark.parametrize(
+    ("keys", "error"),
+    [
+        (np.array([1, -1], object), ValueError),
+        (np.array([1, 2**64], object), ValueError),
+        (np.array([1, True], object), TypeError),
+        (np.array([1, 1.0], object), TypeError),
+        (np.array([1, None], object), TypeError),
+        (np.array([1, "1"], object), TypeError),
+        (np.array([[1, 2]], object), ValueError),
+        (np.ma.array([1, 2], mask=[False, True]), ValueError),
+        (np.ma.array([1, 2], mask=True), ValueError),
+        (pd.Series([1, None], dtype="Int64"), TypeError),
+    ],
+)
+def test_arrays_refused(keys: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="key"):
+        as_keys(keys)
+
+
+@pytest.mark.parametrize(
+    ("key", "advice"),
+    [
+        (slice(10, 20), r"scan\(10, 20\) .*delete_range\(10, 20\)"),
+        (slice(None), r"scan\(None, None\)"),
+        (slice(5, None, 2), r"scan\(5, None\)"),
+        ([1, 2], r"get_many\(\).*put_many\(\).*delete_many\(\)"),
+        (np.array([1, 2]), r"get_many\(\)"),
+        (..., r"read\(\)"),
+        ((1, 2), "tuple$"),
+        ("x", "str$"),
+    ],
+)
+def test_what_is_no_key_names_the_call_that_is_meant(key: Any, advice: str) -> None:
+    with pytest.raises(TypeError, match=f"a key is an integer, found .*{advice}"):
+        as_key(key)
+
+
+def test_key_or_none() -> None:
+    assert [key_or_none(key) for key in (5, np.uint8(5), 2**64 - 1)] == [5, 5, 2**64 - 1]
+    for key in (-1, 2**64, "a", None, 1.0, True, [], slice(3), np.array([3])):
+        assert key_or_none(key) is None
+
+
+@given(st.lists(st.one_of(st.integers(0, 9), st.integers(0, 2**64 - 1))))
+def test_distinct(keys: list[int]) -> None:
+    assert distinct(np.array(keys, np.uint64)).tolist() == sorted(set(keys))
+
+
+def test_views_of_keys_are_keys(db: sc.Database) -> None:
+    floats, others = db.array_store("floats", "f8"), db.array_store("others", "f8")
+    floats.put_many([2**64 - 1, 3, 5], np.ones((3, 1)))
+    found = as_keys(floats.keys(reverse=True))
+    assert (found.dtype, found.tolist()) == (np.uint64, [2**64 - 1, 5, 3])
+    others.put_many(floats.keys(), np.ones((3, 1)))
+    assert list(others) == list(floats)
+    assert others.get_many(floats.keys(4)).keys.tolist() == [5, 2**64 - 1]
+    assert pd.Index(floats.keys()).tolist() == [3, 5, 2**64 - 1]
+    assert np.isin([3, 4], floats.keys()).tolist() == [True, False]
+
+
+def test_arrays_of_views_are_the_callers_own(db: sc.Database) -> None:
+    store = db.array_store("floats", "f8")
+    store.put_many([1, 2, 4], np.ones((3, 1)))
+    for array in (np.asarray(store.keys()), np.array(store.keys()), np.array(store.keys(), copy=True)):
+        array[0] = 9
+    assert list(store) == np.asarray(store.keys()).tolist() == [1, 2, 4]
+    assert np.asarray(store.keys(), "f4").dtype == np.float32
+    assert np.asarray(store.keys(50)).dtype == np.uint64
+    store[2**63] = [1.0]
+    for dtype in ("i8", "u4", "i1"):
+        assert np.asarray(store.keys(0, 9), dtype).dtype == dtype
+        with pytest.raises(OverflowError, match=str(2**63)):
+            np.asarray(store.keys(), dtype)
+    assert np.asarray(store.keys(), object).tolist() == [1, 2, 4, 2**63]
+    if np.lib.NumpyVersion(np.__version__) >= "2.0.0":
+        with pytest.raises(ValueError, match="copy"):
+            np.array(store.keys(), copy=False)
