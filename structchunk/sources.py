@@ -260,6 +260,8 @@ def _to_list(values: Any) -> Any:
 
 def _columns_of(frame: Any) -> list[Any] | None:
     """Return the columns of a table or data frame, of which an array would have one type; else None."""
+    if hasattr(getattr(frame, "dtype", None), "fields"):  # a series of structs of Polars
+        frame = frame.struct.unnest()
     if hasattr(frame, "get_columns"):  # Polars
         return list(frame.get_columns())
     if hasattr(frame, "iloc") and getattr(frame, "ndim", 1) == 2:  # pandas
