@@ -66,7 +66,8 @@ def exact(source: _Plain, dtype: np.dtype[Any], where: str = "") -> _Plain:
     cast = _CASTS.get((_group(source.dtype), _group(dtype)))
     if cast is None:
         raise TypeError(f"{where}found {source.dtype}, expected {dtype}")
-    return cast(source, dtype, where)
+    with np.errstate(all="ignore"):  # each cast finds out itself whether it changed a value
+        return cast(source, dtype, where)
 
 
 def _group(dtype: np.dtype[Any]) -> str:
@@ -129,8 +130,7 @@ def _int_to_float(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
     limit = EXACT_UP_TO[dtype.itemsize]
     if -limit <= int(source.min()) and int(source.max()) <= limit:
         return source.astype(dtype)
-    with np.errstate(over="ignore"):
-        result = source.astype(dtype)
+    result = source.astype(dtype)
     good = _as_integers(result, source.dtype) == source
     if not good.all():
         _refuse(source, ~good, dtype, where)
@@ -145,8 +145,7 @@ def _as_integers(floats: _Plain, dtype: np.dtype[Any]) -> _Plain:
 
 
 def _float_to_float(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
-    with np.errstate(all="ignore"):
-        result = source.astype(dtype)
+    result = source.astype(dtype)
     bad = np.isinf(result) & ~np.isinf(source)
     if bad.any():
         _refuse(source, bad, dtype, where)
