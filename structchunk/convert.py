@@ -35,8 +35,9 @@ def as_items(values: object, dtype: np.dtype[Any]) -> _Array:
     Parameters
     ----------
     values : array-like, 1-D
-        An array, a list or tuple, a range, a buffer or a ctypes array. For a structured dtype, an array
-        with the same fields, or a list of tuples, dicts, structured scalars or ctypes structures.
+        An array, a list or another sequence, a range, a buffer, a ctypes array, or a column of pyarrow,
+        Polars or pandas. For a structured dtype, an array with the same fields, or a list of tuples, dicts,
+        structured scalars or ctypes structures. Each item of a list is taken by its own type.
     dtype : numpy.dtype
         Of the store.
 
@@ -49,8 +50,8 @@ def as_items(values: object, dtype: np.dtype[Any]) -> _Array:
     ------
     ValueError
         If `values` is not 1-D, or one value would change: a fraction or NaN for an integer, an integer out
-        of range or that a float cannot hold, an overflow to infinity, text that is too long or not ASCII.
-        Floats are rounded to a shorter float.
+        of range or that a float cannot hold, an overflow to infinity, text that is too long or not ASCII; or
+        is missing: masked, or a null (of times, nulls are NaT). Floats are rounded to a shorter float.
     TypeError
         If values of that type are never taken, as text for numbers, None, or arrays of Python objects.
     """
@@ -270,7 +271,7 @@ def _as_char(item: Any, where: str) -> Any:
         if not 0 <= item <= _MAX_CHAR:
             refuse(item, _CHAR, where)
         item = bytes([item])
-    return b"" if isinstance(item, (str, bytes)) and item in ("\0", b"\0") else item
+    return b"" if isinstance(item, (str, bytes)) and len(item) == 1 and ord(item) == 0 else item
 
 
 def _as_lengths(lengths: Any, total: int) -> npt.NDArray[np.int64]:

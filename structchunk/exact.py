@@ -187,7 +187,9 @@ def _to_text(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
 
 def _to_time(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
     nothing = np.isnat(source)
-    if np.datetime_data(source.dtype)[0] == "generic" and not nothing.all():
+    if nothing.all():  # of whatever unit
+        return np.full(source.shape, "NaT", dtype)
+    if np.datetime_data(source.dtype)[0] == "generic":
         raise TypeError(f"{where}found {source.dtype} without a unit, expected {dtype}")
     try:
         np.promote_types(source.dtype, dtype)  # older NumPy compares months with days, and warns

@@ -51,16 +51,21 @@ def has_nulls(values: Any) -> bool:
     -----
     A NaN is a value. Of pandas, types that are not NumPy's have nulls, of which it counts NaNs as some.
     """
-    values = _innermost(values)
     if isinstance(getattr(values, "dtype", None), np.dtype):
         return False
-    # Not null_count, of which pyarrow leaves out nulls within a dictionary or a run.
+    if hasattr(values, "chunks"):  # pyarrow
+        return any(map(has_nulls, values.chunks))
+    values = _innermost(values)
     find = getattr(values, "is_null", None) or getattr(values, "isna", None)
     return find is not None and bool(np.asarray(find()).any())
 
 
 def _innermost(values: Any) -> Any:
-    """Return the items of a Polars series of arrays, each of which may be a null."""
-    while hasattr(values, "explode") and hasattr(getattr(values, "dtype", None), "inner"):
+    """Return the values that may be nulls, of an array of which nulls are not counted as such."""
+    if hasattr(values, "dictionary_decode"):  # pyarrow
+        return values.dictionary_decode()
+    if hasattr(values, "run_ends"):
+        return values.values
+    while hasattr(values, "explode") and hasattr(getattr(values, "dtype", None), "inner"):  # Polars' arrays
         values = values.explode()
     return values

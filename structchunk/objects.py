@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, TypeVar
 
@@ -60,10 +61,15 @@ class _Value:
 
 
 _StructureType: Any = type(ctypes.Structure)
+_SWAPPED = ctypes.LittleEndianStructure if sys.byteorder == "big" else ctypes.BigEndianStructure
+_SwappedType: Any = type(_SWAPPED)
 
 
-class _ObjectType(_StructureType):  # type: ignore[misc]
-    """Makes classes whose instances have no other attributes than fields and what ``__slots__`` names."""
+class _ObjectType(_SwappedType):  # type: ignore[misc]
+    """Makes classes whose instances have no other attributes than fields and what ``__slots__`` names.
+
+    It derives from the type of structures in the other byte order, so that a class can derive from them too.
+    """
 
     def __new__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any], **options: Any) -> Any:
         made = super().__new__(cls, name, bases, {"__slots__": (), **body}, **options)
@@ -71,6 +77,13 @@ class _ObjectType(_StructureType):  # type: ignore[misc]
         if made.__setattr__ is object.__setattr__ and any("__dict__" in vars(level) for level in others):
             made.__setattr__ = _set_known
         return made
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        # What it derives from would swap the bytes of all fields.
+        if issubclass(cls, _SWAPPED):
+            super().__setattr__(name, value)
+        else:
+            _StructureType.__setattr__(cls, name, value)
 
 
 def _set_known(self: Any, name: str, value: object) -> None:

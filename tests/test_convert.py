@@ -121,7 +121,7 @@ def test_taken(values: Any, dtype: str, expected: list[Any]) -> None:
 
 
 SECONDS, NANOS = np.datetime64("3000-01-01", "s"), np.datetime64("2020-01-01", "ns")
-NATS = [np.timedelta64("NaT"), np.timedelta64("NaT", "s"), np.timedelta64("NaT", "ms")]
+NATS = [np.timedelta64("NaT"), np.timedelta64("NaT", "7Y"), np.timedelta64("NaT", "s"), np.timedelta64("NaT", "ms")]
 BIG = 2**53 + 1
 
 
@@ -134,7 +134,7 @@ class Whole(enum.IntEnum):
     ("values", "dtype", "expected"),
     [
         ([SECONDS, NANOS], "M8[s]", ["3000-01-01", "2020-01-01"]),
-        (NATS, "m8[ms]", ["NaT"] * 3),
+        (NATS, "m8[ms]", ["NaT"] * 4),
         ([np.timedelta64("NaT"), np.timedelta64(2**40, "D")], "m8[h]", ["NaT", 2**40 * 24]),
         ([2**62, 0.5], "f8", [2.0**62, 0.5]),
         ([BIG, 1.0], "i8", [BIG, 1]),
@@ -578,6 +578,7 @@ def test_blocks_refused(values: Any, lengths: Any, error: type[Exception]) -> No
         (range(2**64 - 3, 2**64, 2), [2**64 - 3, 2**64 - 1]),
         (range(2**64 - 1, -1, -(2**63)), [2**64 - 1, 2**63 - 1]),
         (np.array([1, 2], ">u2"), [1, 2]),
+        (np.ma.array([1, 2]), [1, 2]),
         (np.array([1, 2])[::-1], [2, 1]),
         ([np.uint64(2**64 - 1), 3, np.int8(4)], [2**64 - 1, 3, 4]),
         ({3: 1}.keys(), [3]),
@@ -615,6 +616,9 @@ def test_keys_are_passed_through() -> None:
         (np.zeros((1, 1), "u8"), ValueError),
         (np.zeros((0, 2), "u8"), ValueError),
         (np.array(5), ValueError),
+        (np.ma.array([1, 2], mask=[0, 1]), ValueError),
+        ([np.ma.masked], TypeError),
+        ([1, np.ma.array(2, mask=True)], TypeError),
         (range(2, -2, -1), ValueError),
         (range(2**64, 2**64 + 1), ValueError),
         ("12", TypeError),

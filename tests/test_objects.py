@@ -137,12 +137,25 @@ class Late(Object):
 Late._fields_ = [("x", ctypes.c_double)]
 
 
+class Swapped(Object, ctypes.BigEndianStructure):
+    _fields_ = [("x", ctypes.c_double)]
+
+
+class SwappedLater(ctypes.BigEndianStructure, Object):
+    pass
+
+
+SwappedLater._fields_ = [("x", ctypes.c_double)]
+
+
 class Open(Object):
     __slots__ = ("__dict__",)
     _fields_ = [("x", ctypes.c_double)]
 
 
-@pytest.mark.parametrize("cls", [Point, Kept, Mixed, MixedLast, Further, Late, Object.of(x=ctypes.c_double)])
+@pytest.mark.parametrize(
+    "cls", [Point, Kept, Mixed, MixedLast, Further, Late, Swapped, SwappedLater, Object.of(x=ctypes.c_double)]
+)
 def test_only_fields_can_be_set(cls: type[Any]) -> None:
     made = cls(x=1.5)
     with pytest.raises(AttributeError, match="z"):
@@ -154,6 +167,11 @@ def test_only_fields_can_be_set(cls: type[Any]) -> None:
     if cls.__module__ == __name__:
         for copied in (copy.copy(made), copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
             assert type(copied) is cls and copied == made
+
+
+def test_structures_of_the_other_byte_order() -> None:
+    for cls in (Swapped, SwappedLater):
+        assert bytes(cls(1.5)) == bytes(Late(1.5))[::-1] and cls(1.5) == cls(1.5) != Late(1.5)
 
 
 def test_attributes_that_a_class_names_can_be_set() -> None:

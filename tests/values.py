@@ -232,6 +232,8 @@ def _dressed(rng: random.Random, number: Any) -> Any:
     kind = rng.choice([type(number), int, float, complex, *(np.dtype(code).type for code in codes)])
     if isinstance(number, complex) and kind in (int, float):
         return number
+    if issubclass(kind, np.integer) and not np.iinfo(kind).min <= number <= np.iinfo(kind).max:
+        return number
     with np.errstate(all="ignore"):
         try:
             dressed = kind(number)
