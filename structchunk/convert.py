@@ -7,21 +7,26 @@ through, with the padding that its owner gave it.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import SchemaError
-from .exact import exact
+from .exact import exact, is_exact, refuse
+from .foreign import array_of, has_nulls, is_masked
 from .keys import as_key, as_keys
+from .objects import path_of
 from .schema import ITEMS, Schema, explain_difference
 from .sources import as_source, as_tuple, check_names, schema_of
 
-__all__ = ["as_block", "as_items", "as_key", "as_keys", "as_record", "as_records"]
+__all__ = ["as_block", "as_items", "as_key", "as_keys", "as_new", "as_record", "as_records"]
 
 _Array = npt.NDArray[Any]
+
+_CHAR = np.dtype("S1")
+_MAX_CHAR = 255
 
 
 def as_items(values: object, dtype: np.dtype[Any]) -> _Array:
@@ -30,8 +35,9 @@ def as_items(values: object, dtype: np.dtype[Any]) -> _Array:
     Parameters
     ----------
     values : array-like, 1-D
-        An array, a list or tuple, a range, a buffer or a ctypes array. For a structured dtype, an array
-        with the same fields, or a list of tuples, dicts, structured scalars or ctypes structures.
+        An array, a list or another sequence, a range, a buffer, a ctypes array, or a column of pyarrow,
+        Polars or pandas. For a structured dtype, an array with the same fields, or a list of tuples, dicts,
+        structured scalars or ctypes structures. Each item of a list is taken by its own type.
     dtype : numpy.dtype
         Of the store.
 
@@ -44,8 +50,8 @@ def as_items(values: object, dtype: np.dtype[Any]) -> _Array:
     ------
     ValueError
         If `values` is not 1-D, or one value would change: a fraction or NaN for an integer, an integer out
-        of range or that a float cannot hold, an overflow to infinity, text that is too long or not ASCII.
-        Floats are rounded to a shorter float.
+        of range or that a float cannot hold, an overflow to infinity, text that is too long or not ASCII; or
+        is missing: masked, or a null (of times, nulls are NaT). Floats are rounded to a shorter float.
     TypeError
         If values of that type are never taken, as text for numbers, None, or arrays of Python objects.
     """
@@ -157,6 +163,36 @@ def as_records(records: object, schema: Schema) -> _Array:
     return _convert(rows, schema.dtype, ndim=1)
 
 
+def as_new(fields: Mapping[str, Any], cls: type[Any], dtype: np.dtype[Any]) -> _Array:
+    """Return the bytes of an object of which some fields are given, and the others zero.
+
+    Parameters
+    ----------
+    fields : mapping
+        Values by name, each as in a dict that `as_record` takes.
+    cls : type
+        The object's, whose anonymous fields are looked into.
+    dtype : numpy.dtype
+        Of the store.
+
+    Returns
+    -------
+    ndarray of `dtype`, shape (1,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `as_items`; and if `cls` has no such field.
+    """
+    out = np.zeros(1, dtype)
+    for name, value in fields.items():
+        field, path = out, path_of(cls, name)  # type: ignore[arg-type]
+        for part in path:
+            field = field[part]
+        _fill_column(field, (value,), out.shape, f".{'.'.join(path)}")
+    return out
+
+
 def _check_same(obj: Any, schema: Schema) -> None:
     given = schema_of(obj)
     if given != schema:
@@ -215,16 +251,35 @@ def _fill_records(out: _Array, records: _Array, path: str) -> None:
     names = out.dtype.names or ()
     columns = zip(*(as_tuple(record, names, _prefix(path)) for record in records.flat), strict=True)
     for name, column in zip(names, columns, strict=True):
-        field = out[name]
-        ndim = field.ndim - out.ndim + 1
-        source = as_source(list(column), field.dtype, ndim, _prefix(f"{path}.{name}"))
-        _fill(field, source.reshape(out.shape + source.shape[1:]), f"{path}.{name}")
+        _fill_column(out[name], column, out.shape, f"{path}.{name}")
+
+
+def _fill_column(field: _Array, column: Sequence[Any], shape: tuple[int, ...], path: str) -> None:
+    """Store the values of one field of records, given in a flat list, into an array of records of some shape."""
+    if len(column) == 1 and is_exact(column[0], field.dtype) and field.shape == shape:
+        field[...] = column[0]
+        return
+    where = _prefix(path)
+    values = [_as_char(item, where) for item in column] if field.dtype == _CHAR else list(column)
+    source = as_source(values, field.dtype, field.ndim - len(shape) + 1, where)
+    _fill(field, source.reshape(shape + source.shape[1:]), path)
+
+
+def _as_char(item: Any, where: str) -> Any:
+    """Return one byte as the text that has it: ctypes takes it as an integer too, and gives a NUL back as text."""
+    if isinstance(item, (int, np.integer)) and not isinstance(item, (bool, np.timedelta64)):
+        if not 0 <= item <= _MAX_CHAR:
+            refuse(item, _CHAR, where)
+        item = bytes([item])
+    return b"" if isinstance(item, (str, bytes)) and len(item) == 1 and ord(item) == 0 else item
 
 
 def _as_lengths(lengths: Any, total: int) -> npt.NDArray[np.int64]:
     if not isinstance(lengths, Iterable):
         raise TypeError(f"lengths are integers, one for each record, found {type(lengths).__name__}")
-    counts = np.asarray(lengths if hasattr(lengths, "__array__") else list(lengths))
+    if is_masked(lengths) or has_nulls(lengths):
+        raise ValueError("found masked lengths or nulls among the lengths; every record has a length")
+    counts = np.asarray(array_of(lengths) if hasattr(lengths, "__array__") else list(lengths))
     if counts.ndim != 1:
         raise ValueError(f"lengths are a 1-D array, found {counts.ndim}-D of shape {counts.shape}")
     if counts.size and counts.dtype.kind not in "iu":

@@ -11,10 +11,28 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["exact"]
+__all__ = ["EXACT_UP_TO", "exact", "is_exact", "refuse"]
 
 _Plain = npt.NDArray[Any]
 _Cast = Callable[[_Plain, "np.dtype[Any]", str], _Plain]
+
+_MAX_SHOWN = 100
+
+EXACT_UP_TO = {2: 2**11, 4: 2**24, 8: 2**53}
+"""By the size of a float, the integer up to which it holds all integers."""
+
+
+_RANGES = {code: (int(np.iinfo(code).min), int(np.iinfo(code).max)) for code in "bBhHiIlLqQ"}
+
+
+def is_exact(value: object, dtype: np.dtype[Any]) -> bool:
+    """Whether a value is a plain int or float of which it is clear at once that NumPy stores it unchanged."""
+    if type(value) is float:
+        return dtype.char == "d"
+    if type(value) is not int or dtype.char not in _RANGES:
+        return False
+    low, high = _RANGES[dtype.char]
+    return low <= value <= high
 
 
 def exact(source: _Plain, dtype: np.dtype[Any], where: str = "") -> _Plain:
@@ -48,18 +66,43 @@ def exact(source: _Plain, dtype: np.dtype[Any], where: str = "") -> _Plain:
     cast = _CASTS.get((_group(source.dtype), _group(dtype)))
     if cast is None:
         raise TypeError(f"{where}found {source.dtype}, expected {dtype}")
-    return cast(source, dtype, where)
+    with np.errstate(all="ignore"):  # each cast finds out itself whether it changed a value
+        return cast(source, dtype, where)
 
 
 def _group(dtype: np.dtype[Any]) -> str:
     return {"u": "i", "S": "text", "U": "text"}.get(dtype.kind, dtype.kind)
 
 
+def refuse(value: Any, dtype: np.dtype[Any], where: str) -> NoReturn:
+    """Raise the ValueError that says which value cannot be stored.
+
+    Parameters
+    ----------
+    value : object
+        A scalar, of Python or NumPy.
+    dtype : numpy.dtype
+        What it was to become.
+    where : str
+        Begins the message.
+    """
+    raise ValueError(f"{where}found {_shown(value)}, which {dtype} cannot hold without changing it")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > 128:  # Python prints no integer of very many digits
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, np.generic) and value.dtype.kind not in "mM":
+        value = value.item()
+    is_text = isinstance(value, (str, bytes))
+    if is_text and len(value) > _MAX_SHOWN:
+        return f"{value[:_MAX_SHOWN]!r} and {len(value) - _MAX_SHOWN} more"
+    return repr(value) if is_text or isinstance(value, complex) else str(value)
+
+
 def _refuse(source: _Plain, bad: Any, dtype: np.dtype[Any], where: str) -> NoReturn:
-    """Raise a ValueError that shows the first value of `source` that is `bad`."""
-    value = source[np.asarray(bad)][0]
-    shown = str(value) if source.dtype.kind in "mM" else repr(value.item())
-    raise ValueError(f"{where}found {shown}, which {dtype} cannot hold without changing it")
+    """Refuse the first value of `source` that is `bad`."""
+    refuse(source[np.asarray(bad)][0], dtype, where)
 
 
 def _plainly(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
@@ -84,19 +127,25 @@ def _float_to_int(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
 
 
 def _int_to_float(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
-    with np.errstate(over="ignore"):
-        result = source.astype(dtype)
-    limit = 2 ** (np.finfo(dtype).nmant + 1)
-    # Every integer up to the limit is exact; of larger ones some are, and Python compares them exactly.
-    for index in np.argwhere((source > limit) | (source < -limit)):
-        if int(source[tuple(index)]) != result[tuple(index)].item():
-            _refuse(source, source == source[tuple(index)], dtype, where)
+    limit = EXACT_UP_TO[dtype.itemsize]
+    if -limit <= int(source.min()) and int(source.max()) <= limit:
+        return source.astype(dtype)
+    result = source.astype(dtype)
+    good = _as_integers(result, source.dtype) == source
+    if not good.all():
+        _refuse(source, ~good, dtype, where)
     return result
 
 
+def _as_integers(floats: _Plain, dtype: np.dtype[Any]) -> _Plain:
+    """Cast whole floats back to the integers they came from, those rounded out of their range to zero."""
+    wide = floats.astype(np.float64)
+    inside = np.isfinite(wide) & (wide < float(int(np.iinfo(dtype).max) + 1))
+    return np.where(inside, wide, 0).astype(dtype)
+
+
 def _float_to_float(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
-    with np.errstate(all="ignore"):
-        result = source.astype(dtype)
+    result = source.astype(dtype)
     bad = np.isinf(result) & ~np.isinf(source)
     if bad.any():
         _refuse(source, bad, dtype, where)
@@ -138,7 +187,9 @@ def _to_text(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
 
 def _to_time(source: _Plain, dtype: np.dtype[Any], where: str) -> _Plain:
     nothing = np.isnat(source)
-    if np.datetime_data(source.dtype)[0] == "generic" and not nothing.all():
+    if nothing.all():  # of whatever unit
+        return np.full(source.shape, "NaT", dtype)
+    if np.datetime_data(source.dtype)[0] == "generic":
         raise TypeError(f"{where}found {source.dtype} without a unit, expected {dtype}")
     try:
         np.promote_types(source.dtype, dtype)  # older NumPy compares months with days, and warns

@@ -9,6 +9,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from .foreign import array_of, has_nulls, is_masked
+
 __all__ = ["MAX_KEY", "as_bound", "as_key", "as_keys", "distinct", "key_or_none", "modular"]
 
 MAX_KEY = 2**64 - 1
@@ -36,6 +38,8 @@ def as_key(key: object) -> int:
         return key
     if isinstance(key, (bool, np.bool_)):
         raise TypeError(f"a key is an integer, found the bool {key}")
+    if is_masked(key):
+        raise TypeError("a key is an integer, found a masked value")
     try:
         number = operator.index(key)  # type: ignore[arg-type]
     except TypeError:
@@ -86,14 +90,16 @@ def as_keys(keys: object) -> _Keys:
     TypeError
         If they are not integers.
     ValueError
-        If one is not in ``[0, 2**64)`` or is masked, or the array is not 1-D.
+        If one is not in ``[0, 2**64)``, is masked or a null, or the array is not 1-D.
     """
     if type(keys) is np.ndarray and keys.dtype == _UINT64 and keys.ndim == 1 and keys.flags.c_contiguous:
         return cast("_Keys", keys)
     if isinstance(keys, range):
         return _from_range(keys)
     if hasattr(keys, "__array__"):
-        return _from_array(np.asanyarray(keys))
+        if is_masked(keys) or has_nulls(keys):
+            raise ValueError("found masked keys or nulls among the keys; every record has a key")
+        return _from_array(array_of(keys))
     if isinstance(keys, (str, bytes, bytearray)) or not isinstance(keys, Iterable):
         raise TypeError(f"keys are an iterable of integers, found {type(keys).__name__}")
     return _from_list(list(keys))

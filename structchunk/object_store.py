@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .binding import Binding, lent
-from .convert import as_record, as_records
+from .convert import as_new, as_record, as_records
 from .errors import Error, KeyNotFound, MovedError
 from .extent import KEY_END, LIVE, ZERO, Extent
 from .gather import values_of
 from .keys import as_bound, as_key, as_keys
-from .objects import Array, Object, check_fields
+from .objects import Array, Object
 from .schema import check_same, object_schema
 from .staging import Staging
 from .store import Store
@@ -98,7 +98,7 @@ class ObjectStore(Store[T], Generic[T]):
         key : int
             Replaces what the key had.
         **fields
-            Values of fields.
+            Values of fields, each as in a dict that ``put`` takes; the rest is zero.
 
         Returns
         -------
@@ -111,17 +111,12 @@ class ObjectStore(Store[T], Generic[T]):
             A field is unknown, or a value does not fit; nothing was changed.
         """
         number = as_key(key)
-        check_fields(self._cls, fields)
-        draft = self._cls()
-        for name, value in fields.items():
-            setattr(draft, name, value)
-            if isinstance(value, int) and getattr(draft, name) != value:  # ctypes would cut it silently
-                raise ValueError(f"field {name!r} cannot hold {value}")
+        record = as_new(fields, self._cls, self.dtype)
         with self._binding.writing() as staging:
             extent = staging.put_zeros(number, 1)
             live = lent(self._binding.live_array(extent))
             if fields:
-                live[:] = np.frombuffer(memoryview(draft), live.dtype)  # type: ignore[arg-type]
+                live[0] = record[0]
         return self._over(live)
 
     def put(self, key: int, value: Any) -> None:

@@ -6,10 +6,13 @@ Both are plain ctypes types in every other way, so that their instances can be m
 from __future__ import annotations
 
 import ctypes
+import functools
+import itertools
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, TypeVar
 
-__all__ = ["Array", "Object", "check_fields", "fields_of"]
+__all__ = ["Array", "Object", "check_fields", "fields_of", "path_of"]
 
 _MAX_SHOWN = 32
 _KINDS = {**dict.fromkeys("bhilq", "i"), **dict.fromkeys("BHILQ", "u")}
@@ -57,7 +60,40 @@ class _Value:
         return _shown(self)
 
 
-class Object(_Value, ctypes.Structure):
+_StructureType: Any = type(ctypes.Structure)
+_SWAPPED = ctypes.LittleEndianStructure if sys.byteorder == "big" else ctypes.BigEndianStructure
+_SwappedType: Any = type(_SWAPPED)
+
+
+class _ObjectType(_SwappedType):  # type: ignore[misc]
+    """Makes classes whose instances have no other attributes than fields and what ``__slots__`` names.
+
+    It derives from the type of structures in the other byte order, so that a class can derive from them too.
+    """
+
+    def __new__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any], **options: Any) -> Any:
+        made = super().__new__(cls, name, bases, {"__slots__": (), **body}, **options)
+        others = [level for base in bases if not isinstance(base, _ObjectType) for level in base.__mro__]
+        if made.__setattr__ is object.__setattr__ and any("__dict__" in vars(level) for level in others):
+            made.__setattr__ = _set_known
+        return made
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        # What it derives from would swap the bytes of all fields.
+        if issubclass(cls, _SWAPPED):
+            super().__setattr__(name, value)
+        else:
+            _StructureType.__setattr__(cls, name, value)
+
+
+def _set_known(self: Any, name: str, value: object) -> None:
+    """Set an attribute that the class knows, where a base of another kind would let instances take any."""
+    if not hasattr(type(self), name):
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    object.__setattr__(self, name, value)
+
+
+class Object(_Value, ctypes.Structure, metaclass=_ObjectType):
     """A ``ctypes.Structure`` with a readable ``repr``, ``copy()`` and equality by value.
 
     Parameters
@@ -74,7 +110,17 @@ class Object(_Value, ctypes.Structure):
     -----
     A field named ``copy`` or ``of`` hides the method of that name. An instance over mapped bytes is plain
     memory: a store to a field is visible at once to all who map the same bytes, and locks nothing.
+
+    To set an attribute that is no field is an AttributeError, as it would be lost with the instance. A subclass
+    that wants some names them: ``__slots__ = ("cache",)``.
     """
+
+    __slots__ = ("__weakref__",)
+
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        """Nothing: ctypes pickles and copies this beside the bytes."""
+        return {}
 
     def __init__(self, /, *args: Any, **fields: Any) -> None:
         check_fields(type(self), fields)
@@ -134,6 +180,30 @@ def fields_of(cls: type[Any]) -> Iterator[tuple[str, type[Any]]]:
     for level in reversed(cls.__mro__):
         for name, ctype, *_bits in level.__dict__.get("_fields_", ()):
             yield name, ctype
+
+
+@functools.lru_cache(maxsize=1024)
+def path_of(cls: type[Any], name: str) -> tuple[str, ...]:
+    """Return the names that lead to a field of a structure: its own, after those of anonymous fields around it.
+
+    Parameters
+    ----------
+    cls : type
+        A ctypes structure type.
+    name : str
+
+    Raises
+    ------
+    TypeError
+        As `check_fields`.
+    """
+    check_fields(cls, [name])
+    fields = dict(fields_of(cls))
+    if name in fields:
+        return (name,)
+    around = itertools.chain.from_iterable(vars(level).get("_anonymous_", ()) for level in cls.__mro__)
+    outer = next(outer for outer in around if hasattr(fields[outer], name))
+    return (outer, *path_of(fields[outer], name))  # type: ignore[arg-type]
 
 
 def check_fields(cls: type[Any], names: Iterable[str]) -> None:

@@ -1,27 +1,35 @@
-"""Whatever holds values, as an array that still has the values' own type.
+"""Whatever holds values, as an array that still has the values' own types, or already the one that is wanted.
 
 The casts of :mod:`structchunk.exact` come after. What is refused here is what NumPy would change before
-they could see it: a list of numbers and text becomes text, large integers become floats, masks vanish.
+they could see it: masks and nulls vanish, columns and lists of several types become one type.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import math
+import itertools
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .exact import exact
+from .foreign import array_of, has_nulls, is_masked
+from .items import REALS, from_groups, from_items
 from .keys import modular
 from .schema import ITEMS, Schema, object_schema
 
 __all__ = ["as_source", "as_tuple", "check_names", "schema_of"]
 
 _Array = npt.NDArray[Any]
+
+_ITEMS = (np.generic, numbers.Number, str, bytes)
+_NOT_ITEMS = (ctypes.Structure, ctypes.Union, Mapping)
+_MASKED = "found masked values, which cannot be stored: fill them first"
+_ARRAY_PROTOCOLS = ("__array__", "__array_interface__", "__array_struct__")
 
 _remembered: Any = functools.lru_cache(maxsize=128)(object_schema)
 
@@ -41,7 +49,7 @@ def as_source(values: Any, dtype: np.dtype[Any], ndim: int, where: str = "") -> 
     dtype : numpy.dtype
         What they are to become.
     ndim : int
-        Dimensions of the result, where `values` are lists of records: a tuple can be either.
+        Dimensions of the result, where `values` are lists: a tuple can also be a record.
     where : str
         Begins the messages.
 
@@ -54,13 +62,17 @@ def as_source(values: Any, dtype: np.dtype[Any], ndim: int, where: str = "") -> 
         values = _from_ctypes(values)
     if isinstance(values, range):
         values = _from_range(values)
+    if not isinstance(values, (list, tuple)) and _is_list(values):
+        values = list(values)
     if isinstance(values, (list, tuple)):
-        return _from_records(values, ndim, where) if dtype.names else _from_list(values, dtype, where)
+        return _from_records(values, ndim, where) if dtype.names else _from_list(values, dtype, ndim, where)
     if isinstance(values, bytes) and dtype.kind not in "SUV":
         values = np.frombuffer(values, np.uint8)
     if isinstance(values, (Mapping, ctypes.Structure)):
         raise ValueError(f"{where}found a single {type(values).__name__}, expected a sequence of records")
-    return _checked(np.asanyarray(values), values, dtype, where)
+    if isinstance(values, np.ndarray) or not hasattr(values, "__array__"):
+        return _checked(np.asanyarray(values), values, dtype, where)
+    return _from_library(values, dtype, ndim, where)
 
 
 def as_tuple(record: Any, names: tuple[str, ...], where: str) -> tuple[Any, ...]:
@@ -84,8 +96,10 @@ def as_tuple(record: Any, names: tuple[str, ...], where: str) -> tuple[Any, ...]
     """
     if isinstance(record, ctypes.Structure):
         record = np.frombuffer(memoryview(record), schema_of(record).dtype)[0]
+    if is_masked(record):
+        raise ValueError(f"{where}{_MASKED}")
     if isinstance(record, np.ndarray) and record.ndim == 0:
-        record = record[()]
+        record = np.asarray(record)[()]
     if isinstance(record, np.void) and record.dtype.names is not None:
         check_names(record.dtype.names, names, where)
         return tuple(record[name] for name in names)
@@ -106,20 +120,14 @@ def check_names(found: Iterable[str], names: tuple[str, ...], where: str) -> Non
 
 
 def _checked(array: _Array, values: object, dtype: np.dtype[Any], where: str) -> _Array:
-    if isinstance(array, np.ma.MaskedArray) and _is_masked(array):
-        raise ValueError(f"{where}found masked values, which cannot be stored: fill them first")
+    if is_masked(array):
+        raise ValueError(f"{where}{_MASKED}")
     if array.dtype.kind == "O" and (array.size or not array.ndim):
         what = f"an array of Python objects (dtype {array.dtype})" if array.ndim else type(values).__name__
         raise TypeError(f"{where}found {what}, expected values of {dtype}")
     if dtype.names and not array.dtype.names and array.size:
         raise TypeError(f"{where}found {array.dtype}, expected the fields {', '.join(dtype.names)}")
     return np.asarray(array)
-
-
-def _is_masked(array: _Array) -> bool:
-    ma: Any = np.ma  # NumPy 2.2 has no types for its functions
-    mask = np.ascontiguousarray(ma.getmaskarray(array))  # with a truth for each field, of structured arrays
-    return bool(mask.view(np.bool_).any())
 
 
 def _from_ctypes(array: Any) -> _Array:
@@ -152,78 +160,119 @@ def _from_records(values: Any, ndim: int, where: str) -> _Array:
     return np.stack(rows) if rows else np.empty((0,) * ndim, object)
 
 
-def _from_list(values: Any, dtype: np.dtype[Any], where: str) -> _Array:
-    if len(values) and isinstance(values[0], (ctypes.Structure, ctypes.Union)):
-        raise TypeError(f"{where}found {type(values[0]).__name__}, expected values of {dtype}")
+# ---------------------------------------------------------------- lists
+
+
+def _is_list(values: object) -> bool:
+    """Whether NumPy would take this for a list: a sequence that says nothing of the type of its items."""
+    if isinstance(values, (np.ndarray, str, bytes, Mapping)) or not hasattr(values, "__getitem__"):
+        return False
+    if not hasattr(values, "__len__") or any(hasattr(values, protocol) for protocol in _ARRAY_PROTOCOLS):
+        return False
     try:
-        array = np.array(values)
-    except ValueError as error:
-        raise ValueError(f"{where}found a ragged list, expected values of {dtype}: {error}") from error
-    if array.size == 0:
-        return array
-    if dtype.kind in "SU":
-        return _from_text(values, dtype, where)
-    if dtype.kind == "V":
-        return _from_bytes(values, dtype, where)
-    if dtype.kind in "iu" and array.dtype.kind in "fO":
-        return _from_integers(values, dtype, where)
-    if array.dtype.kind == "O":
-        _refuse_objects(array, dtype, where)
-    return array
-
-
-def _from_text(values: Any, dtype: np.dtype[Any], where: str) -> _Array:
-    items = np.array(values, dtype=object)
-    for item in items.flat:
-        if not isinstance(item, (str, bytes)):
-            raise TypeError(f"{where}found {type(item).__name__}, expected text for {dtype}")
-        if item[-1:] in ("\0", b"\0"):
-            raise ValueError(f"{where}found {item!r}, of which {dtype} would lose the last NUL")
-    if len({isinstance(item, str) for item in items.flat}) == 1:
-        return np.array(values)
-    texts = [item if isinstance(item, str) else item.decode("ascii") for item in items.flat]
-    return np.array(texts).reshape(items.shape)
-
-
-def _from_bytes(values: Any, dtype: np.dtype[Any], where: str) -> _Array:
-    items = np.array(values, dtype=object)
-    item: Any
-    for item in items.flat:
-        if not isinstance(item, (bytes, np.void)):
-            raise TypeError(f"{where}found {type(item).__name__}, expected bytes for {dtype}")
-        size = len(item) if isinstance(item, bytes) else item.nbytes
-        if size != dtype.itemsize:
-            raise ValueError(f"{where}found {size} bytes, expected {dtype.itemsize}")
-    return np.frombuffer(b"".join(items.flat), dtype).reshape(items.shape)
-
-
-def _from_integers(values: Any, dtype: np.dtype[Any], where: str) -> _Array:
-    """Take each number as it is: NumPy has made floats of them, which cannot tell large integers apart."""
-    items = np.array(values, dtype=object)
-    low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
-    for item in items.flat:
-        if not isinstance(item, (numbers.Real, np.bool_)):
-            raise TypeError(f"{where}found {type(item).__name__}, expected integers for {dtype}")
-        if not _is_whole(item) or not low <= int(item) <= high:  # type: ignore[arg-type]
-            raise ValueError(f"{where}found {_shown(item)}, which {dtype} cannot hold without changing it")
-    return np.array([int(item) for item in items.flat], dtype).reshape(items.shape)
-
-
-def _is_whole(number: Any) -> bool:
-    if isinstance(number, (numbers.Integral, np.bool_)):
+        memoryview(values)  # type: ignore[arg-type]
+    except TypeError:
         return True
-    return math.isfinite(number) and bool(number == int(number))
+    return False
 
 
-def _refuse_objects(array: _Array, dtype: np.dtype[Any], where: str) -> None:
-    for item in array.flat:
-        if not isinstance(item, numbers.Number):
-            raise TypeError(f"{where}found {type(item).__name__}, expected values of {dtype}")
-        if isinstance(item, int) and item.bit_length() > 64:
-            raise ValueError(f"{where}found {_shown(item)}, expected values of {dtype}")
-    raise TypeError(f"{where}found numbers that NumPy has no type for, expected values of {dtype}")
+def _from_list(values: Sequence[Any], dtype: np.dtype[Any], ndim: int, where: str) -> _Array:
+    """Return nested lists as an array: lists of equal lengths are opened, until there are items or arrays."""
+    kinds = set(map(type, values))
+    if kinds <= REALS:
+        return from_items(values, kinds, dtype, where)
+    shape = [len(values)]
+    while kinds and all(issubclass(kind, (list, tuple)) for kind in kinds):
+        lengths = set(map(len, values))
+        if len(shape) == ndim:
+            raise ValueError(f"{where}found {type(values[0]).__name__}, expected an item of {dtype}")
+        if len(lengths) > 1:
+            raise ValueError(f"{where}found lists of unequal length, expected {ndim}-D values of {dtype}")
+        shape.extend(lengths)
+        values = list(itertools.chain.from_iterable(values))
+        kinds = set(map(type, values))
+    if all(issubclass(kind, _ITEMS) for kind in kinds):
+        return from_items(values, kinds, dtype, where).reshape(shape)
+    rows = _from_rows(values, kinds, dtype, ndim - len(shape), where)
+    return rows.reshape(*shape, *rows.shape[1:])
 
 
-def _shown(number: Any) -> str:
-    is_long = isinstance(number, int) and number.bit_length() > 128
-    return f"an integer of {number.bit_length()} bits" if is_long else str(number)
+def _from_rows(rows: Sequence[Any], kinds: set[type[Any]], dtype: np.dtype[Any], ndim: int, where: str) -> _Array:
+    """Return a list with arrays in it as an array of one dimension more."""
+    if kinds != {np.ndarray}:
+        rows = [_from_row(row, dtype, ndim, where) for row in rows]
+    shapes = {row.shape for row in rows}
+    if len(shapes) > 1:
+        raise ValueError(f"{where}found items of the shapes {_shown(shapes)}, expected one shape, for {dtype}")
+    dtypes = [row.dtype for row in rows]
+    return from_groups(rows, dtypes, lambda group, _: _stacked(group, dtype, where), dtype, where, *shapes)
+
+
+def _stacked(rows: Sequence[Any], dtype: np.dtype[Any], where: str) -> _Array:
+    return _checked(np.array(rows), rows, dtype, where)
+
+
+def _shown(shapes: set[tuple[int, ...]]) -> str:
+    first, second, *more = sorted(shapes)
+    return f"{first}, {second}{', ...' if more else ''}"
+
+
+def _from_row(row: Any, dtype: np.dtype[Any], ndim: int, where: str) -> _Array:
+    if isinstance(row, _NOT_ITEMS):
+        raise TypeError(f"{where}found {type(row).__name__}, expected values of {dtype}")
+    if isinstance(row, _ITEMS):
+        return exact(from_items([row], {type(row)}, dtype, where), dtype, where).reshape(())
+    if ndim == 0 and (isinstance(row, (list, tuple)) or _is_list(row)):
+        raise ValueError(f"{where}found {type(row).__name__}, expected an item of {dtype}")
+    return exact(as_source(row, dtype, ndim, where), dtype, where)
+
+
+# ---------------------------------------------------------------- arrays and frames of other libraries
+
+
+def _from_library(values: Any, dtype: np.dtype[Any], ndim: int, where: str) -> _Array:
+    """Return what another library makes an array of, if it does so without a change."""
+    if _is_plain(values):
+        return _checked(array_of(values, where), values, dtype, where)
+    columns = _columns_of(values)
+    if columns is not None and dtype.names is None:
+        return _from_columns(columns, len(values), dtype, where)
+    if dtype.kind not in "mM" and has_nulls(values):  # of times they are NaT
+        raise ValueError(f"{where}found nulls, which cannot be stored: fill or drop them first")
+    to_list = _to_list(values) if dtype.kind in "SU" else None
+    if to_list is not None:  # whose array would cut text at its last NULs, or be of objects
+        return _from_list(to_list(), dtype, ndim, where)
+    return _checked(array_of(values, where), values, dtype, where)
+
+
+def _is_plain(values: Any) -> bool:
+    """Whether all values are of one of NumPy's own types."""
+    is_frame = getattr(values, "ndim", 1) == 2 and hasattr(values, "dtypes")
+    kinds = set(values.dtypes) if is_frame else {getattr(values, "dtype", None)}
+    return len(kinds) == 1 and isinstance(kinds.pop(), np.dtype)
+
+
+def _to_list(values: Any) -> Any:
+    """Return the method that lists the values of a series as plain objects, by its name in pyarrow or another."""
+    names = ("to_pylist", "to_list", "tolist")
+    return next((getattr(values, name) for name in names if hasattr(values, name)), None)
+
+
+def _columns_of(frame: Any) -> list[Any] | None:
+    """Return the columns of a table or data frame, of which an array would have one type; else None."""
+    if hasattr(getattr(frame, "dtype", None), "fields"):  # a series of structs of Polars
+        frame = frame.struct.unnest()
+    if hasattr(frame, "get_columns"):  # Polars
+        return list(frame.get_columns())
+    if hasattr(frame, "iloc") and getattr(frame, "ndim", 1) == 2:  # pandas
+        return [frame.iloc[:, number] for number in range(frame.shape[1])]
+    if hasattr(frame, "column_names") and hasattr(frame, "itercolumns"):  # pyarrow
+        return list(frame.itercolumns())
+    return None
+
+
+def _from_columns(columns: list[Any], count: int, dtype: np.dtype[Any], where: str) -> _Array:
+    out = np.zeros((count, len(columns)), dtype)
+    for number, column in enumerate(columns):
+        out[:, number] = exact(as_source(column, dtype, 1, where), dtype, where)
+    return out

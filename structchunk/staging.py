@@ -157,11 +157,9 @@ class Staging:
 
     def delete_many(self, keys: npt.NDArray[np.uint64]) -> int:
         """Delete the records of ascending keys, none of them twice, and return how many there were."""
-        lent = self.lent
-        there = keys[self.lookup(keys)["flags"] & TOMBSTONE == 0]
-        self.lent = lent  # nobody is shown what was found
+        there = keys[self._lookup(keys)[0]["flags"] & TOMBSTONE == 0]
         if len(there):
-            self._add(self.heap.bury(there))
+            self._add(self.allocator.bury(there))
         return len(there)
 
     def add_edit(self, key: int, private: Any) -> None:
@@ -257,14 +255,19 @@ class Staging:
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
         """Return one row per ascending key; the key that has none gets a tombstone."""
+        rows, found = self._lookup(keys)
+        if found.any():
+            self.allocator.lend()
+        return rows
+
+    def _lookup(self, keys: npt.NDArray[np.uint64]) -> tuple[Run, npt.NDArray[np.bool_]]:
+        """Return one row per ascending key, and which of them are staged."""
         staged = self.run()
         where = np.searchsorted(staged["key"], keys)
         found = find_equal(staged, keys, where)
-        if found.any():
-            self.allocator.lend()
         rows = self.table.lookup(keys)
         rows[found] = staged[where[found]]
-        return rows
+        return rows, found
 
     def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
         """Yield the live rows of a key range, as this transaction sees it, as consecutive pieces."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import array
+import collections
 import ctypes
 import datetime
 import decimal
+import enum
 import fractions
 import math
 import warnings
@@ -78,6 +80,9 @@ def test_the_right_array_is_passed_through(dtype: Any) -> None:
         ([1 + 0j, 2], "f4", [1, 2]),
         ([1 + 2j, 3], ">c8", [1 + 2j, 3]),
         ([0.1], "f4", [0.1]),
+        ([2**70], "f8", [2.0**70]),
+        ([2**100, -1, 0.5], "f4", [2.0**100, -1, 0.5]),
+        ([2**63, -1, 1j], "c16", [2**63, -1, 1j]),
         ([math.inf, -math.inf], "f2", [math.inf, -math.inf]),
         ([1e-320], "f4", [0.0]),
         (range(5, -1, -2), "f4", [5, 3, 1]),
@@ -100,6 +105,7 @@ def test_the_right_array_is_passed_through(dtype: Any) -> None:
         (["a", "bcd"], "S3", [b"a", b"bcd"]),
         ([b"a", "bcd"], "U3", ["a", "bcd"]),
         ([b"\xff"], "S1", [b"\xff"]),
+        ([b"\xff", "a"], "S3", [b"\xff", b"a"]),
         (["é"], ">U1", ["é"]),
         (np.array(["ab"], "U9"), "S2", [b"ab"]),
         (np.array(["2020-01-01"], "M8[D]"), "M8[ns]", ["2020-01-01"]),
@@ -113,6 +119,138 @@ def test_the_right_array_is_passed_through(dtype: Any) -> None:
 )
 def test_taken(values: Any, dtype: str, expected: list[Any]) -> None:
     same(as_items(values, np.dtype(dtype)), dtype, expected)
+
+
+SECONDS, NANOS = np.datetime64("3000-01-01", "s"), np.datetime64("2020-01-01", "ns")
+NATS = [np.timedelta64("NaT"), np.timedelta64("NaT", "7Y"), np.timedelta64("NaT", "s"), np.timedelta64("NaT", "ms")]
+BIG = 2**53 + 1
+
+
+class Whole(enum.IntEnum):
+    SMALL = 7
+    LARGE = 2**63
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ([SECONDS, NANOS], "M8[s]", ["3000-01-01", "2020-01-01"]),
+        (NATS, "m8[ms]", ["NaT"] * 4),
+        ([np.timedelta64("NaT"), np.timedelta64(2**40, "D")], "m8[h]", ["NaT", 2**40 * 24]),
+        ([2**62, 0.5], "f8", [2.0**62, 0.5]),
+        ([BIG, 1.0], "i8", [BIG, 1]),
+        ([BIG, 1 + 0j], "i8", [BIG, 1]),
+        ([np.int64(BIG), np.float32(1)], "i8", [BIG, 1]),
+        ([np.uint64(2**64 - 1), np.int8(3)], "u8", [2**64 - 1, 3]),
+        ([np.longdouble(2**63), True], "u8", [2**63, 1]),
+        ([Whole.SMALL, Whole.LARGE], "u8", [7, 2**63]),
+        ([math.nan, 2**60], "f8", [math.nan, 2.0**60]),
+        ([math.inf, 1], "f2", [math.inf, 1]),
+        ([np.array(BIG), 1.0], "i8", [BIG, 1]),
+        ([ctypes.c_int(5), 1.0], "i8", [5, 1]),
+        (collections.deque([BIG, 1.0]), "i8", [BIG, 1]),
+        (collections.UserList([BIG, 1.0]), "i8", [BIG, 1]),
+        (["a\0b", b"c"], "U3", ["a\0b", "c"]),
+        (["\0a"], "S2", [b"\0a"]),
+        ([np.str_("é"), "a"], "U1", ["é", "a"]),
+    ],
+    ids=str,
+)
+def test_lists_are_taken_item_by_item(values: Any, dtype: str, expected: list[Any]) -> None:
+    same(as_items(values, np.dtype(dtype)), dtype, expected)
+    same(as_items(tuple(values), np.dtype(dtype)), dtype, expected)
+    rows, counts = as_block([values, list(values)], None, np.dtype(dtype))
+    same(rows, dtype, expected * 2)
+    assert counts.tolist() == [len(expected)] * 2
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "shown"),
+    [
+        ([BIG, 0.5], "f8", "9007199254740993"),
+        ([0.5, np.int64(BIG)], "f8", "9007199254740993"),
+        ([BIG, 0.5j], "c16", "9007199254740993"),
+        ([2**24 + 1, 0.5], "f4", "16777217"),
+        ([2**60, 2**60 + 0.0, 2**60 + 1], "f8", str(2**60 + 1)),
+        ([300, 1.0], "u1", "300"),
+        ([300.0, 1], "u1", r"300\.0"),
+        ([-1, 2**63], "u8", "-1"),
+        ([-1, 2**63], "i8", str(2**63)),
+        ([-1, 2**63], "?", "-1"),
+        ([1e39, 1], "f4", r"1e\+39"),
+        ([np.datetime64("3000"), NANOS], "M8[ns]", "3000"),
+        ([np.datetime64(1, "s"), np.datetime64(1, "D")], "M8[D]", "1970-01-01T00:00:01"),
+        ([np.timedelta64(1, "s"), np.timedelta64(1, "m")], "m8[m]", "1 seconds"),
+        ([True, 10**400], "f8", "an integer of 1329 bits"),
+        (["a", "bcd" * 100], "U3", "and 200 more"),
+        ([np.arange(2) + BIG, np.ones(2)], "f8", "9007199254740993"),
+        ([[BIG, 1], [0.5, 1]], "f8", "9007199254740993"),
+        ([range(BIG, BIG + 2), [0.5, 1]], "f8", "9007199254740993"),
+        ([np.ma.masked, 1.0], "f8", "masked"),
+        ([np.ma.array([1, 2], mask=[0, 1]), np.ones(2)], "f8", "masked"),
+    ],
+    ids=str,
+)
+def test_lists_are_refused_by_the_item_that_would_change(values: Any, dtype: str, shown: str) -> None:
+    ndim = 2 if isinstance(values[0], (list, range)) or np.ndim(values[0]) else 1
+    with pytest.raises(ValueError, match=f"found {shown}|{shown}"):
+        as_block(values if ndim == 2 else [values], None, np.dtype(dtype))
+    if ndim == 1:
+        with pytest.raises(ValueError, match=shown):
+            as_items(values, np.dtype(dtype))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [datetime.date(2020, 1, 1)],
+        [1, None],
+        [{}],
+        [1, Record()],
+        [np.void(b"ab")],
+        [np.datetime64(1, "s"), 2],
+        [{1}],
+    ],
+    ids=str,
+)
+def test_lists_of_other_things_are_refused(values: Any) -> None:
+    for dtype in ("f8", "i4", "?", "c8"):
+        with pytest.raises(TypeError, match="found"):
+            as_items(values, np.dtype(dtype))
+
+
+def test_lists_that_are_no_block() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    for values in (
+        endless,
+        [[[1]]],
+        [[1, 2], 3],
+        [np.ones(2), np.ones(3)],
+        [[1, [2]]],
+        [[np.ones(2)], [np.ones(3)]],
+    ):
+        with pytest.raises(ValueError, match="found"):
+            as_block(values, None, np.dtype("f8"))
+    rows, _ = as_block(
+        [np.ones(2, "i1"), (2, BIG), range(2), np.ma.ones(2), bytearray(b"ab")], None, np.dtype("i8")
+    )
+    assert rows.tolist() == [1, 1, 2, BIG, 0, 1, 1, 1, 97, 98]
+
+
+def test_records_are_taken_field_by_field() -> None:
+    pair = np.dtype([("a", "f8"), ("b", "M8[s]")])
+    items = as_items([(2**60, SECONDS), {"a": 0.5, "b": NANOS}], pair)
+    assert items["a"].tolist() == [2.0**60, 0.5] and items["b"].tolist() == [
+        SECONDS.item(),
+        datetime.datetime(2020, 1, 1),
+    ]
+    with pytest.raises(ValueError, match=f"field 'a': found {BIG}"):
+        as_items([(BIG, NANOS), (0.5, NANOS)], pair)
+    hidden = np.ma.array([(1.0, SECONDS)], pair, mask=[(True, False)])
+    for values in (hidden, [hidden[0]], collections.deque([hidden[0]])):
+        with pytest.raises(ValueError, match="masked"):
+            as_items(values, pair)
 
 
 SINGLE = [3, 2.5, True, "abc", np.float64(1), np.array(5), {"a": 1}, Record()]
@@ -158,7 +296,10 @@ def test_structs_of_a_masked_array_that_hides_none(mask: Any) -> None:
         (np.array([256]), "u1", ValueError),
         ([2**64], "u8", ValueError),
         ([10**400], "i8", ValueError),
-        ([2**70], "f8", ValueError),
+        ([2**70 + 1], "f8", ValueError),
+        ([10**400], "f8", ValueError),
+        ([2**1023 + 1, 0.5], "c16", ValueError),
+        ([2**130], "f4", ValueError),
         (range(2**64, 2**64 + 1), "u8", ValueError),
         ([2**53 + 1], "f8", ValueError),
         ([2**64 - 1], "f8", ValueError),
@@ -184,7 +325,8 @@ def test_structs_of_a_masked_array_that_hides_none(mask: Any) -> None:
         (["abcd"], "U3", ValueError),
         (["é"], "S3", ValueError),
         ([b"\xff"], "U3", ValueError),
-        ([b"\xff", "a"], "S3", ValueError),
+        ([b"\xff", "a"], "U3", ValueError),
+        ([b"a", "\xff"], "S3", ValueError),
         (["a\0"], "S3", ValueError),
         ([b"a\0"], "U3", ValueError),
         ([b"ab"], "V3", ValueError),
@@ -318,7 +460,7 @@ def test_structured_arrays_match_by_name() -> None:
         ([(300, 2)], ValueError, "field 'a': found 300"),
         ([(1, "x")], TypeError, "field 'b'"),
         ([(1, None)], TypeError, "field 'b': found NoneType"),
-        ([(1, [2])], ValueError, "field 'b': found values of shape"),
+        ([(1, [2])], ValueError, "field 'b': found list, expected an item of float64"),
         ([None], TypeError, "found NoneType"),
         ({"a": 1, "b": 2}, ValueError, "a single dict"),
         (np.zeros(2), TypeError, "found float64, expected the fields a, b"),
@@ -437,6 +579,7 @@ def test_blocks_refused(values: Any, lengths: Any, error: type[Exception]) -> No
         (range(2**64 - 3, 2**64, 2), [2**64 - 3, 2**64 - 1]),
         (range(2**64 - 1, -1, -(2**63)), [2**64 - 1, 2**63 - 1]),
         (np.array([1, 2], ">u2"), [1, 2]),
+        (np.ma.array([1, 2]), [1, 2]),
         (np.array([1, 2])[::-1], [2, 1]),
         ([np.uint64(2**64 - 1), 3, np.int8(4)], [2**64 - 1, 3, 4]),
         ({3: 1}.keys(), [3]),
@@ -473,6 +616,9 @@ def test_keys_are_passed_through() -> None:
         (np.zeros((1, 1), "u8"), ValueError),
         (np.zeros((0, 2), "u8"), ValueError),
         (np.array(5), ValueError),
+        (np.ma.array([1, 2], mask=[0, 1]), ValueError),
+        ([np.ma.masked], TypeError),
+        ([1, np.ma.array(2, mask=True)], TypeError),
         (range(2, -2, -1), ValueError),
         (range(2**64, 2**64 + 1), ValueError),
         ("12", TypeError),

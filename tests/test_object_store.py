@@ -170,6 +170,146 @@ def test_new_refuses_and_changes_nothing(db: sc.Database, points: sc.ObjectStore
     assert len(nested) == 0
 
 
+class Mixed(sc.Object):
+    _anonymous_ = ["inner"]
+    _fields_ = [
+        ("n", ctypes.c_int32),
+        ("v", ctypes.c_uint8 * 2),
+        ("f", ctypes.c_float),
+        ("c", ctypes.c_char),
+        ("b", ctypes.c_bool),
+        ("u", ctypes.c_uint64),
+        ("s", ctypes.c_char * 4),
+        ("big", ctypes.c_int16.__ctype_be__),
+        ("inner", sc.Object.of(x=ctypes.c_double, y=ctypes.c_int8)),
+        ("points", Point * 2),
+    ]
+
+
+ZERO = {"n": 0, "v": (0, 0), "f": 0, "c": b"", "b": False, "u": 0, "s": b"", "big": 0}
+ZERO |= {"inner": (0, 0), "points": [(0, 0), (0, 0)]}  # type: ignore[dict-item]
+
+TAKEN: list[tuple[dict[str, Any], Any]] = [
+    ({"n": np.int64(2**31 - 1)}, 2**31 - 1),
+    ({"n": 3.0}, 3),
+    ({"n": True}, 1),
+    ({"u": 2**64 - 1}, 2**64 - 1),
+    ({"u": np.float32(2**63)}, 2**63),
+    ({"big": np.int8(-2)}, -2),
+    ({"v": [1, 2]}, [1, 2]),
+    ({"v": np.array([1, 2], "u1")}, [1, 2]),
+    ({"v": (ctypes.c_uint8 * 2)(1, 2)}, [1, 2]),
+    ({"v": (1.0, np.uint64(255))}, [1, 255]),
+    ({"f": np.float64(0.5)}, 0.5),
+    ({"f": np.array(0.5)}, 0.5),
+    ({"f": 2**24}, 2.0**24),
+    ({"c": 65}, b"A"),
+    ({"c": np.uint8(255)}, b"\xff"),
+    ({"c": "A"}, b"A"),
+    ({"c": b"\0"}, b"\0"),
+    ({"c": 0}, b"\0"),
+    ({"b": 1}, True),
+    ({"b": np.bool_(True)}, True),
+    ({"s": "abcd"}, b"abcd"),
+    ({"s": (ctypes.c_char * 4)(*b"ab")}, b"ab"),
+    ({"points": [(1, 2), {"x": 3, "y": 4}]}, [{"x": 1, "y": 2}, {"x": 3, "y": 4}]),
+    ({"points": np.ones(2, [("x", "f8"), ("y", "f8")])}, [{"x": 1, "y": 1}] * 2),
+    ({"points": (Plain(1, 2), Point(3, 4))}, [{"x": 1, "y": 2}, {"x": 3, "y": 4}]),
+    ({"inner": (1.5, 2)}, {"x": 1.5, "y": 2}),
+]
+
+
+@pytest.mark.parametrize(("given", "expected"), TAKEN, ids=lambda value: repr(value)[:40])
+def test_fields_are_taken_alike_through_every_door(db: sc.Database, given: dict[str, Any], expected: Any) -> None:
+    store = db.object_store("mixed", Mixed)
+    whole = {**ZERO, **given}
+    store.new(0, **given)
+    store.put(1, whole)
+    store.put(2, tuple(whole.values()))
+    store.put_many([3, 4], [whole, tuple(whole.values())])
+    store.update({5: whole})
+    with db.transaction() as txn:
+        txn["mixed"].new(6, **given)
+    assert len(store) == 7
+    for made in store.values():
+        (name,) = given
+        assert shown(getattr(made, name)) == expected
+        assert bytes(made) == bytes(store[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"n": np.int64(2**31)}, ValueError),
+        ({"n": 2**31}, ValueError),
+        ({"n": 0.5}, ValueError),
+        ({"n": "1"}, TypeError),
+        ({"n": None}, TypeError),
+        ({"u": -1}, ValueError),
+        ({"big": 2**15}, ValueError),
+        ({"v": (300, 1)}, ValueError),
+        ({"v": (1,)}, ValueError),
+        ({"v": 1}, ValueError),
+        ({"v": np.array([1.5, 1])}, ValueError),
+        ({"v": np.ma.array([1, 2], mask=[0, 1])}, ValueError),
+        ({"f": 1e300}, ValueError),
+        ({"f": 2**24 + 1}, ValueError),
+        ({"c": 256}, ValueError),
+        ({"c": -1}, ValueError),
+        ({"c": True}, TypeError),
+        ({"c": b"ab"}, ValueError),
+        ({"c": "é"}, ValueError),
+        ({"b": 2}, ValueError),
+        ({"b": "x"}, TypeError),
+        ({"s": "abcde"}, ValueError),
+        ({"s": b"ab\0"}, ValueError),
+        ({"s": 65}, TypeError),
+        ({"inner": (1.5, 300)}, ValueError),
+        ({"inner": (1.5,)}, ValueError),
+        ({"points": [(1, 2)]}, ValueError),
+        ({"points": [(1, 2), (3, None)]}, TypeError),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_fields_are_refused_alike_through_every_door(
+    db: sc.Database, given: dict[str, Any], error: type[Exception]
+) -> None:
+    store = db.object_store("mixed", Mixed)
+    (name,) = given
+    whole = {**ZERO, **given}
+    doors: list[Any] = [
+        lambda: store.new(1, **given),
+        lambda: store.put(1, whole),
+        lambda: store.put(1, tuple(whole.values())),
+        lambda: store.put_many([1], [whole]),
+        lambda: store.update({1: whole}),
+    ]
+    for door in doors:
+        with pytest.raises(error, match=rf"field '{name}[.\w]*'"):
+            door()
+    assert len(store) == 0
+
+
+def test_new_reaches_through_anonymous_fields(db: sc.Database) -> None:
+    store = db.object_store("mixed", Mixed)
+    made = store.new(1, inner=(1.5, 2), y=3)
+    assert (made.x, made.y, made.inner.y) == (1.5, 3, 3)
+    with pytest.raises(ValueError, match=r"field 'inner\.y': found 300"):
+        store.new(1, y=300)
+    with pytest.raises(TypeError, match="no field 'z'"):
+        store.new(1, z=300)
+
+
+def test_a_wrong_name_on_a_live_object_is_an_error(open_db: OpenDB) -> None:
+    with open_db(sync=False) as db:
+        points = db.object_store("points", Point)
+        for point in (points.new(1), points[1], points[1].copy(), Point()):
+            with pytest.raises(AttributeError, match="z"):
+                point.z = 5  # type: ignore[attr-defined]
+    with open_db(sync=False) as db, pytest.raises(AttributeError, match="z"):
+        db["points"][1].z = 5
+
+
 def test_new_of_an_array_type(db: sc.Database) -> None:
     store = db.object_store("triples", sc.Array.of(3, ctypes.c_double))
     triple = store.new(1)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import ctypes
 import math
+import pickle
+import weakref
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -95,6 +98,89 @@ def test_copy_is_independent() -> None:
         assert live.x == 1.0 and live.points[0].x == 0.0 and private != live
     live.x = 9.0
     assert Box.from_buffer(memory).x == 9.0
+
+
+class Methods:
+    def twice(self) -> float:
+        return 2 * self.x  # type: ignore[attr-defined, no-any-return]
+
+
+class Kept(Object):
+    __slots__ = ("cache",)
+    _fields_ = [("x", ctypes.c_double)]
+
+    @property
+    def half(self) -> float:
+        return float(self.x / 2)
+
+    @half.setter
+    def half(self, value: float) -> None:
+        self.x = value * 2
+
+
+class Mixed(Methods, Object):
+    _fields_ = [("x", ctypes.c_double)]
+
+
+class MixedLast(Object, Methods):
+    _fields_ = [("x", ctypes.c_double)]
+
+
+class Further(Mixed):
+    _fields_ = [("y", ctypes.c_double)]
+
+
+class Late(Object):
+    pass
+
+
+Late._fields_ = [("x", ctypes.c_double)]
+
+
+class Swapped(Object, ctypes.BigEndianStructure):
+    _fields_ = [("x", ctypes.c_double)]
+
+
+class SwappedLater(ctypes.BigEndianStructure, Object):
+    pass
+
+
+SwappedLater._fields_ = [("x", ctypes.c_double)]
+
+
+class Open(Object):
+    __slots__ = ("__dict__",)
+    _fields_ = [("x", ctypes.c_double)]
+
+
+@pytest.mark.parametrize(
+    "cls", [Point, Kept, Mixed, MixedLast, Further, Late, Swapped, SwappedLater, Object.of(x=ctypes.c_double)]
+)
+def test_only_fields_can_be_set(cls: type[Any]) -> None:
+    made = cls(x=1.5)
+    with pytest.raises(AttributeError, match="z"):
+        made.z = 5
+    with pytest.raises(AttributeError, match="z"):
+        cls.from_buffer(bytearray(bytes(made))).z = 5
+    made.x = 2
+    assert made.x == 2.0 and weakref.ref(made)() is made
+    if cls.__module__ == __name__:
+        for copied in (copy.copy(made), copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+            assert type(copied) is cls and copied == made
+
+
+def test_structures_of_the_other_byte_order() -> None:
+    for cls in (Swapped, SwappedLater):
+        assert bytes(cls(1.5)) == bytes(Late(1.5))[::-1] and cls(1.5) == cls(1.5) != Late(1.5)
+
+
+def test_attributes_that_a_class_names_can_be_set() -> None:
+    kept, left = Kept(), Open(1)
+    kept.half, kept.cache = 3, "kept"
+    assert (kept.x, kept.cache) == (6.0, "kept")
+    left.note = "kept"
+    assert copy.copy(left).note == "kept"
+    assert Mixed(2).twice() == MixedLast(2).twice() == 4
 
 
 def test_equality_is_by_value() -> None:

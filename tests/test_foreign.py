@@ -1,0 +1,192 @@
+"""Values and keys that pyarrow, Polars and pandas hold: taken exactly, and refused where one is missing."""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import decimal
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from conftest import OpenDB
+
+import structchunk as sc
+from structchunk.convert import as_block, as_items, as_keys
+from structchunk.foreign import has_nulls
+
+BIG = 2**53 + 1
+DAY = datetime.datetime(2020, 1, 1)
+DICTIONARY = pa.DictionaryArray.from_arrays(pa.array([0, 1]), pa.array([BIG, None]))
+RUNS = pa.RunEndEncodedArray.from_arrays(pa.array([2, 3], pa.int32()), pa.array([BIG, None]))
+
+NULLS = {
+    "pyarrow": pa.array([BIG, None]),
+    "pyarrow of nulls": pa.nulls(2),
+    "pyarrow chunked": pa.chunked_array([[BIG], [None]], pa.int64()),
+    "pyarrow floats": pa.array([0.5, None]),
+    "pyarrow booleans": pa.array([True, None]),
+    "pyarrow dictionary": DICTIONARY,
+    "pyarrow runs": RUNS,
+    "Polars": pl.Series([BIG, None]),
+    "Polars of nulls": pl.Series([None, None]),
+    "Polars floats": pl.Series([0.5, None]),
+    "pyarrow chunked dictionary": pa.chunked_array([DICTIONARY]),
+    "pandas array": pd.array([BIG, None], dtype="Int64"),
+    "pandas series": pd.Series([0.5, None], dtype="Float64"),
+    "pandas index": pd.Index([BIG, None], dtype="Int64"),
+    "pandas of Arrow": pd.Series([BIG, None], dtype="int64[pyarrow]"),
+    "pandas categories": pd.Series(pd.Categorical([BIG, None])),
+}
+BLOCKS = {
+    "pandas frame": pd.DataFrame({"a": pd.array([BIG, None], dtype="Int64"), "b": [1, 2]}),
+    "Polars frame": pl.DataFrame({"a": [BIG, None], "b": [1, 2]}),
+    "Polars arrays": pl.Series([[BIG, None], [1, 2]], dtype=pl.Array(pl.Int64, 2)),
+    "Polars structs": pl.Series([{"a": BIG, "b": 1}, None]),
+    "pyarrow table": pa.table({"a": [BIG, None], "b": [1, 2]}),
+    "pyarrow batch": pa.record_batch({"a": [BIG, None], "b": [1, 2]}),
+    "a list of dictionaries": [DICTIONARY, [1, 2]],
+    "a list of them": [pa.array([BIG, None]), pa.array([1, 2])],
+    "a list of rows": [[1.0, 2.0], pd.array([1, None], dtype="Int64")],
+}
+
+
+@pytest.mark.parametrize("values", NULLS.values(), ids=NULLS)
+@pytest.mark.parametrize("dtype", ["f8", "i8", "?", "U3", "c16", "V8"])
+def test_nulls_are_refused(values: Any, dtype: str) -> None:
+    assert has_nulls(values)
+    for given in (values, [values]):
+        with pytest.raises((ValueError, TypeError), match="nulls"):
+            as_block(given, [2], np.dtype(dtype)) if given is values else as_block(given, None, np.dtype(dtype))
+    with pytest.raises(ValueError, match="nulls"):
+        as_keys(values)
+    with pytest.raises(ValueError, match="nulls"):
+        as_block([1.0], values, np.dtype("f8"))
+
+
+@pytest.mark.parametrize("values", BLOCKS.values(), ids=BLOCKS)
+@pytest.mark.parametrize("dtype", ["f8", "i8"])
+def test_nulls_in_blocks_are_refused(values: Any, dtype: str) -> None:
+    with pytest.raises(ValueError, match="nulls"):
+        as_block(values, None, np.dtype(dtype))
+
+
+def test_nothing_is_stored_where_a_value_is_missing(open_db: OpenDB) -> None:
+    db = open_db(sync=False)
+    store = db.array_store("f", "f8")
+    points = db.object_store("p", sc.Object.of(x=ctypes.c_double * 2))
+    for values in NULLS.values():
+        with pytest.raises(ValueError, match="nulls"):
+            store.put(1, values)
+        with pytest.raises(ValueError, match="nulls"):
+            store.put_many([1], values, [2])
+        with pytest.raises(ValueError, match="nulls"):
+            store.put_many(values, [1.0, 2.0], [1, 1])
+        for put in (lambda x: points.put(1, {"x": x}), lambda x: points.new(1, x=x), lambda x: points.put(1, (x,))):
+            with pytest.raises(ValueError, match="field 'x': found nulls"):
+                put(values)
+    assert len(store) == len(points) == 0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([BIG, 1]),
+        pa.chunked_array([[BIG], [1]]),
+        pa.DictionaryArray.from_arrays(pa.array([0, 1]), pa.array([BIG, 1])),
+        pl.Series([BIG, 1]),
+        pl.Series([BIG, 1], dtype=pl.UInt64),
+        pd.array([BIG, 1], dtype="Int64"),
+        pd.Series([BIG, 1]),
+        pd.Series([BIG, 1], dtype="uint64[pyarrow]"),
+        pd.Series(pd.Categorical([BIG, 1])),
+        pd.Index([BIG, 1]),
+    ],
+    ids=lambda values: type(values).__name__,
+)
+def test_whole_columns_are_taken(values: Any) -> None:
+    assert as_items(values, np.dtype("i8")).tolist() == [BIG, 1]
+    assert as_keys(values).tolist() == [BIG, 1]
+    rows, _ = as_block([values, [2, 3.0]], None, np.dtype("i8"))
+    assert rows.tolist() == [BIG, 1, 2, 3]
+    with pytest.raises(ValueError, match=f"found {BIG}"):
+        as_items(values, np.dtype("f8"))
+
+
+def test_a_nan_is_a_value() -> None:
+    for values in (pa.array([np.nan]), pl.Series([np.nan]), pd.Series([np.nan]), pd.Index([np.nan])):
+        assert np.isnan(as_items(values, np.dtype("f4"))[0])
+    frame = pd.DataFrame({"a": [np.nan], "b": [1.5]})
+    assert np.isnan(as_block(frame, None, np.dtype("f8"))[0][0])
+
+
+def test_missing_times_are_nat() -> None:
+    days = [pd.Series([DAY, None]), pa.array([DAY, None]), pl.Series([DAY, None]), pl.Series([DAY.date(), None])]
+    for values in (*days, pd.Series([DAY, None], dtype="timestamp[us][pyarrow]")):
+        items = as_items(values, np.dtype("M8[s]"))
+        assert items[0] == np.datetime64(DAY) and np.isnat(items[1])
+        with pytest.raises((TypeError, ValueError), match="found"):
+            as_items(values, np.dtype("i8"))
+    with pytest.raises(TypeError, match="found"):
+        as_items(pl.Series([None, None]), np.dtype("M8[s]"))
+
+
+def structs(columns: Any) -> pl.Series:
+    return pl.DataFrame(columns).to_struct()
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, structs, pa.table, pa.record_batch])
+def test_frames_go_column_by_column(make: Any) -> None:
+    columns = {"a": np.array([BIG, 1]), "b": np.array([0.0, 2.0])}
+    assert as_block(make(columns), None, np.dtype("i8"))[0].tolist() == [BIG, 0, 1, 2]
+    with pytest.raises(ValueError, match=f"found {BIG}"):
+        as_block(make(columns), None, np.dtype("f8"))
+    with pytest.raises(TypeError, match="expected the fields"):
+        as_block(make(columns), None, np.dtype([("a", "f8"), ("b", "f8")]))
+    with pytest.raises(ValueError, match="2-D"):
+        as_items(make(columns), np.dtype("i8"))
+    for count in (0, 2):
+        empty = make({"a": np.zeros(count, "i8"), "b": np.zeros(count)})
+        assert as_block(empty, None, np.dtype("i8"))[1].tolist() == [2] * count
+
+
+@pytest.mark.parametrize("wrap", [pa.array, pl.Series, pd.array, lambda x: pd.Series(x, dtype="string")])
+def test_text_keeps_its_nuls(wrap: Any) -> None:
+    assert as_items(wrap(["a\0b", "é"]), np.dtype("U3")).tolist() == ["a\0b", "é"]
+    assert as_items(wrap(["a", "bc"]), np.dtype("S2")).tolist() == [b"a", b"bc"]
+    with pytest.raises(ValueError, match="last NUL"):
+        as_items(wrap(["a\0", "b"]), np.dtype("U3"))
+    with pytest.raises(TypeError, match="found"):
+        as_items(wrap(["a", "b"]), np.dtype("f8"))
+
+
+def test_bytes_of_other_libraries() -> None:
+    for values in (pa.array([b"ab", b"c"]), pl.Series([b"ab", b"c"]), pa.array([b"ab", b"c\0"], pa.binary(2))):
+        with pytest.raises((TypeError, ValueError), match="found"):
+            as_items(values, np.dtype("U1"))
+    assert as_items(pl.Series([b"ab", b"c"]), np.dtype("S2")).tolist() == [b"ab", b"c"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([decimal.Decimal(BIG)]),
+        pl.Series([decimal.Decimal(BIG)]),
+        pl.Series([[BIG, 1], [2]]),
+        pa.array([{"a": BIG, "b": 0.5}]),
+        pa.array([[BIG, 1]]),
+        pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array([1])]),
+        pd.Series([BIG, "a"], dtype=object),
+        pd.interval_range(0, 2),
+    ],
+    ids=lambda values: f"{type(values).__name__}-{getattr(values, 'dtype', getattr(values, 'type', None))}",
+)
+def test_other_columns_are_refused_with_our_words(values: Any) -> None:
+    for dtype in ("f8", "i8"):
+        with pytest.raises((TypeError, ValueError), match="found"):
+            as_items(values, np.dtype(dtype))
+        with pytest.raises((TypeError, ValueError), match="found"):
+            as_block(values, None, np.dtype(dtype))
