@@ -83,6 +83,7 @@ LAYERS = [
     "batch",
     "frames",
     "arrow",
+    "arrow_values",
     "arrow_types",
     "convert",
     "sources",
