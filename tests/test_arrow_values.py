@@ -30,14 +30,14 @@ BINARIES = [pa.binary(), pa.large_binary(), pa.binary_view()]
 
 @pytest.mark.parametrize("kind", [*TEXTS, *BINARIES], ids=str)
 def test_texts_of_any_length_are_taken(db: sc.Database, kind: pa.DataType) -> None:
-    items = pa.array([b"x", b"abc", b"", b"a\0b", b"d"], pa.binary()).cast(kind).slice(1)
+    items = pa.array([b"x", b"abc", b"", b"a\0b", b"d"], kind)
     for dtype in ("S3", "U3"):
         store = db.array_store(dtype, dtype)
-        store.from_arrow(keyed(pa.ListArray.from_arrays([0, 3, 4], items)))
+        store.from_arrow(keyed(pa.ListArray.from_arrays([1, 4, 5], items)))
         assert np.concatenate([*store.values()]).tolist() == np.array([b"abc", b"", b"a\0b", b"d"], dtype).tolist()
         for bad in ([b"abcd"], [b"d", b"abcdefghijklmn"], [b"a", b"a\0"], [b"\0"]):
             with pytest.raises(ValueError, match="found"):
-                store.from_arrow(keyed(pa.ListArray.from_arrays([0, 0, len(bad)], pa.array(bad).cast(kind))))
+                store.from_arrow(keyed(pa.ListArray.from_arrays([0, 0, len(bad)], pa.array(bad, kind))))
     assert len(db["S3"]) == 2
 
 
@@ -54,12 +54,12 @@ def test_text_beyond_ascii_is_for_unicode_only(db: sc.Database, kind: pa.DataTyp
 
 @pytest.mark.parametrize("kind", [*BINARIES, pa.binary(2)], ids=str)
 def test_bytes_are_taken_if_they_are_as_many(db: sc.Database, kind: pa.DataType) -> None:
-    items = pa.array([b"xx", b"a\0", b"\0\0", b"bc"], kind).slice(1)
+    items = pa.array([b"xx", b"a\0", b"\0\0", b"bc"], kind)
     store = db.array_store("V2", "V2")
-    store.from_arrow(keyed(pa.LargeListArray.from_arrays([0, 2, 3], items)))
+    store.from_arrow(keyed(pa.LargeListArray.from_arrays([1, 3, 4], items)))
     assert [value.tobytes() for value in store.values()] == [b"a\0\0\0", b"bc"]
     with pytest.raises((ValueError, TypeError), match=r"values: found (2 bytes|Arrow values of .*), expected .*3"):
-        db.array_store("V3", "V3").from_arrow(keyed(pa.LargeListArray.from_arrays([0, 2, 3], items)))
+        db.array_store("V3", "V3").from_arrow(keyed(pa.LargeListArray.from_arrays([1, 3, 4], items)))
 
 
 def test_bytes_of_a_fixed_width_keep_their_last_nul_or_are_refused(db: sc.Database) -> None:
@@ -147,9 +147,8 @@ def test_categories_of_pandas_and_polars_are_taken(db: sc.Database) -> None:
     enum = pl.Series(["a", "bc", "a"], dtype=pl.Enum(["bc", "a"]))
     categories = pl.Series(["a", "bc", "a"], dtype=pl.Categorical)
     for series in (enum, categories):
-        frame = pl.DataFrame({"key": [1, 1, 2], "names": series}).group_by("key", maintain_order=True).all()
         store.clear()
-        store.from_arrow(frame)
+        store.from_arrow(keyed(pa.ListArray.from_arrays([0, 2, 3], series.to_arrow())))
         assert [value.tolist() for value in store.values()] == [["a", "bc"], ["a"]]
     names = db.object_store("things", sc.Object.of(name=ctypes.c_char * 3))
     categorical = pa.array(pd.Categorical(["x", "yz"]))
