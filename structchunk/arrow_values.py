@@ -94,7 +94,7 @@ def translated_errors(path: str) -> Iterator[None]:
     except pa.ArrowMemoryError:
         raise
     except pa.ArrowException as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: found Arrow data that pyarrow cannot read: {error}") from error
 
 
 def decoded(array: pa.Array) -> pa.Array:

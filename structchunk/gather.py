@@ -104,7 +104,7 @@ def _ragged(heap: Mapped, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
     np.cumsum(run["length"], out=offsets[1:])
     if not len(breaks(run, heap.item_size)):
         values = _stretch(heap, run, int(offsets[-1]))
-        return _read_only(heap, keys, offsets, values, in_place=bool((run["flags"] & LIVE).any()))
+        return _read_only(heap, keys, offsets, values, in_place=bool(np.bitwise_or.reduce(run["flags"]) & LIVE))
     return _read_only(heap, keys, offsets, _copy(heap, run, offsets), in_place=False)
 
 

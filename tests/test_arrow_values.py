@@ -268,6 +268,14 @@ def test_what_has_no_columns_is_refused_in_our_words(db: sc.Database, source: An
     assert not isinstance(raised.value, pa.ArrowException)
 
 
+def test_a_row_that_is_null_is_refused_in_our_words(db: sc.Database) -> None:
+    rows = pa.array([{"key": 1, "values": [1.0]}, None])
+    for source in (rows, pa.chunked_array([rows])):
+        with pytest.raises((ValueError, TypeError), match="found") as raised:
+            db.array_store("values", "f8").from_arrow(source)
+        assert not isinstance(raised.value, pa.ArrowException)
+
+
 @pytest.mark.parametrize("kind", [pa.list_, pa.list_view, pa.large_list_view])
 def test_lists_of_one_length_are_sub_arrays(db: sc.Database, kind: Any) -> None:
     store = db.object_store("vectors", sc.Object.of(m=ctypes.c_float * 2))
