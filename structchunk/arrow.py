@@ -12,7 +12,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .arrow_types import arrow_type, from_arrow, pa, to_arrow
+from .arrow_types import arrow_type, pa, to_arrow
+from .arrow_values import (
+    check_nulls,
+    decoded,
+    from_arrow,
+    from_decimals,
+    is_list,
+    list_parts,
+    translated_errors,
+)
 from .convert import as_items
 from .errors import SchemaError
 from .keys import as_keys
@@ -32,6 +41,7 @@ class Records(Protocol):
     keys: npt.NDArray[np.uint64]
     offsets: npt.NDArray[np.int64]
     values: npt.NDArray[Any]
+    in_place: bool
 
 
 def stream_schema(stores: Mapping[str, Schema]) -> pa.Schema:
@@ -70,7 +80,7 @@ def _columns(schema: pa.Schema, batches: Sequence[Records]) -> pa.RecordBatch:
 
 
 def _column(batch: Records, kind: pa.DataType) -> pa.Array:
-    values = to_arrow(batch.values)
+    values = to_arrow(batch.values, copy=batch.in_place)
     if batch.kind == "object":
         return values
     return pa.LargeListArray.from_arrays(pa.array(batch.offsets), values, type=kind)
@@ -96,31 +106,36 @@ def read_blocks(source: Any, name: str, schema: Schema) -> Iterator[Block]:
     TypeError, ValueError
         It has no such columns, nulls, or values that do not fit.
     """
-    reader = _reader(source)
-    column = _choose_column(reader.schema.names, name)
-    lengths: npt.NDArray[np.int64]
-    for batch in reader:
-        keys = batch.column(KEY)
-        if keys.null_count:
-            raise ValueError(f"{KEY}: found {keys.null_count} nulls; every record has a key")
-        values = batch.column(column)
-        if schema.kind == "object":
-            items, lengths = from_arrow(values, schema.dtype, column), np.ones(len(values), np.int64)
-        else:
-            items, lengths = _from_lists(values, schema.dtype, column)
-        yield as_keys(keys.to_numpy()), as_items(items, schema.dtype), lengths
+    with translated_errors(name):
+        reader = _reader(source)
+        column = _choose_column(reader.schema.names, name)
+        keys, values = (pa.nulls(0, reader.schema.field(part).type) for part in (KEY, column))
+        _block(keys, values, schema, column)  # to check the types, even if there are no records
+        for batch in reader:
+            yield _block(batch.column(KEY), batch.column(column), schema, column)
+
+
+def _block(keys: pa.Array, values: pa.Array, schema: Schema, path: str) -> Block:
+    numbers = _keys(decoded(keys))
+    items, lengths = _values(decoded(values), schema, path)
+    return numbers, as_items(items, schema.dtype), lengths
 
 
 def _reader(source: Any) -> pa.RecordBatchReader:
-    if hasattr(source, "__arrow_c_stream__"):
-        return pa.RecordBatchReader.from_stream(source)
-    if hasattr(source, "__arrow_c_array__"):
+    is_stream = hasattr(source, "__arrow_c_stream__")
+    if not is_stream and not hasattr(source, "__arrow_c_array__"):
+        raise TypeError(
+            f"found {type(source).__name__}, expected an Arrow table, batch or stream (of a pyarrow dataset take "
+            "scanner().to_reader())"
+        )
+    try:
+        if is_stream:
+            return pa.RecordBatchReader.from_stream(source)
         batch = pa.record_batch(source)
-        return pa.RecordBatchReader.from_batches(batch.schema, [batch])
-    raise TypeError(
-        f"found {type(source).__name__}, expected an Arrow table, batch or stream (of a pyarrow dataset take "
-        "scanner().to_reader())"
-    )
+    except pa.ArrowInvalid as error:
+        found = f"found {type(source).__name__}, expected an Arrow table, batch or stream of columns"
+        raise TypeError(f"{found}: {error}") from error
+    return pa.RecordBatchReader.from_batches(batch.schema, [batch])
 
 
 def _choose_column(found: Sequence[str], name: str) -> str:
@@ -133,16 +148,25 @@ def _choose_column(found: Sequence[str], name: str) -> str:
     raise ValueError(f"found the columns {', '.join(found)}; expected {KEY!r} and {name!r}, or one other beside it")
 
 
-def _from_lists(array: pa.Array, dtype: np.dtype[Any], path: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """Return the items of a column of lists, end to end, and the length of each list."""
+def _keys(array: pa.Array) -> npt.NDArray[np.uint64]:
     kind = array.type
     if array.null_count:
-        raise ValueError(f"{path}: found {array.null_count} nulls, which cannot be stored: fill or drop them first")
-    lengths: npt.NDArray[np.int64]
-    if pa.types.is_fixed_size_list(kind):
-        lengths = np.full(len(array), kind.list_size, np.int64)
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        lengths = np.diff(array.offsets.to_numpy()).astype(np.int64, copy=False)
-    else:
-        raise SchemaError(f"{path}: found a column of {kind}, expected lists of {arrow_type(dtype)}")
-    return from_arrow(array.flatten(), dtype, path), lengths
+        raise ValueError(f"{KEY}: found {array.null_count} nulls; every record has a key")
+    if pa.types.is_decimal(kind):
+        return as_keys(from_decimals(array, np.dtype(np.uint64), KEY))
+    if not pa.types.is_integer(kind) and not pa.types.is_null(kind):
+        raise TypeError(f"{KEY}: found a column of {kind}; keys are integers")
+    return as_keys(array.to_numpy(zero_copy_only=False))
+
+
+def _values(array: pa.Array, schema: Schema, path: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Return the items of a column of records, end to end, and how many each record has."""
+    if schema.kind == "object":
+        return from_arrow(array, schema.dtype, path), np.ones(len(array), np.int64)
+    check_nulls(array, path)
+    if pa.types.is_null(array.type):
+        return np.empty(0, schema.dtype), np.empty(0, np.int64)
+    if not is_list(array.type):
+        raise SchemaError(f"{path}: found a column of {array.type}, expected lists of {arrow_type(schema.dtype)}")
+    items, lengths = list_parts(array)
+    return from_arrow(items, schema.dtype, path), lengths

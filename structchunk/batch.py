@@ -25,15 +25,17 @@ class Batch:
         A view of the mapped file where the records lie back to back, else a copy.
     kind : str
         That of the store: ``"array"``, or ``"object"`` if every record is one item.
+    in_place : bool
+        Whether `values` is a view of records that may change in place: objects, arrays made by ``new()``.
 
     Notes
     -----
     The arrays of a store's batch are read-only, and valid for as long as the caller holds them, past ``close()``.
     Values of records that may change in place (objects, arrays made by ``new()``) follow such changes where they
-    are a view.
+    are a view: see `in_place`.
     """
 
-    __slots__ = ("keys", "kind", "offsets", "values")
+    __slots__ = ("in_place", "keys", "kind", "offsets", "values")
 
     def __init__(
         self,
@@ -41,8 +43,10 @@ class Batch:
         offsets: npt.NDArray[np.int64],
         values: npt.NDArray[Any],
         kind: str = "array",
+        in_place: bool = False,
     ) -> None:
         self.kind = kind
+        self.in_place = in_place
         self.keys = keys
         self.offsets = offsets
         self.values = values
@@ -159,7 +163,8 @@ class Batch:
         -------
         pyarrow.RecordBatch
             ``value`` is a column of lists, or of structs if the records are objects. Keys, offsets and values
-            are not copied, except the fields of structs, which Arrow has side by side.
+            are not copied, except the fields of structs, which Arrow has side by side, and values that may change
+            in place, as Arrow data do not change.
 
         Raises
         ------

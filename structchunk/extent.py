@@ -175,6 +175,8 @@ def intersect(runs: Sequence[Run]) -> list[Run]:
 
 def breaks(run: Run, item_size: int) -> npt.NDArray[np.intp]:
     """Return where the records of the run stop lying back to back: positions in ``(0, len(run))``."""
+    if len(run) < 2:
+        return np.empty(0, np.intp)
     size = run["length"] * np.uint64(item_size)
     offset = run["offset"]
     chunk = run["chunk"]

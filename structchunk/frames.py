@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .errors import missing_extra
+from .errors import SchemaError, missing_extra
+from .exact import exact
 
 try:
     import pandas as pd
@@ -19,6 +20,9 @@ except ImportError as error:
 __all__ = ["to_pandas"]
 
 _Array = npt.NDArray[Any]
+
+_UNITS = {"M": ("Y", "M", "W", "D", "h", "m"), "m": ("W", "D", "h", "m")}
+"""Units of time that are whole seconds, those of which pandas makes seconds."""
 
 
 class Records(Protocol):
@@ -34,9 +38,9 @@ def to_pandas(batch: Records, name: str) -> pd.Series | pd.DataFrame:
     """Return a batch as pandas data; see ``Store.to_pandas``."""
     index = pd.Index(batch.keys, name="key") if batch.kind == "object" else _item_index(batch)
     if batch.values.dtype.names is None:
-        return pd.Series(_native(batch.values), index, name=name, copy=False)
+        return pd.Series(_native(batch.values, name), index, name=name, copy=True)
     columns = dict(_columns(batch.values, ""))
-    return pd.DataFrame(columns, index, copy=False)
+    return pd.DataFrame(columns, index, copy=True)
 
 
 def _item_index(batch: Records) -> pd.MultiIndex:
@@ -59,9 +63,21 @@ def _columns(values: _Array, path: str) -> Iterator[tuple[str, _Array]]:
         for name in values.dtype.names:
             yield from _columns(values[name], f"{path}.{name}" if path else name)
     else:
-        yield path, _native(values)
+        yield path, _native(values, path)
 
 
-def _native(values: _Array) -> _Array:
-    """Return values in the byte order that pandas can work with."""
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
+def _native(values: _Array, path: str) -> _Array:
+    """Return values in the byte order and the units that pandas can work with, and bytes as objects."""
+    if values.dtype.kind in "mM":
+        return exact(values, _time_dtype(values.dtype, path), f"{path}: ")
+    return values.astype(object if values.dtype.kind in "SV" else values.dtype.newbyteorder("="), copy=False)
+
+
+def _time_dtype(dtype: np.dtype[Any], path: str) -> np.dtype[Any]:
+    """Return the type of time that pandas keeps times of a type in: left to itself, it would round some."""
+    unit = np.datetime_data(dtype)[0]
+    if unit in _UNITS[dtype.kind]:
+        unit = "s"
+    if unit not in ("s", "ms", "us", "ns"):
+        raise SchemaError(f"{path}: found {dtype}, which pandas cannot hold; it has times in s, ms, us and ns")
+    return np.dtype(f"{dtype.kind}8[{unit}]")

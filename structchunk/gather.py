@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .batch import Batch
-from .extent import Extent, Run, breaks, chunks_of
+from .extent import LIVE, Extent, Run, breaks, chunks_of
 from .piece import Piece, Scattered, Stretch, are_seldom, joined
 from .schema import Schema
 
@@ -108,16 +108,22 @@ def aligned_batches(
 def _batch(heap: Mapped, piece: Piece, keys: npt.NDArray[np.uint64]) -> Batch:
     if isinstance(piece, Scattered):
         return _ragged(heap, piece.run, keys)
-    return _read_only(heap, keys, piece.offsets, heap.arrays[piece.chunk][piece.items])
+    values = heap.arrays[piece.chunk][piece.items]
+    return _read_only(heap, keys, piece.offsets, values, in_place=bool(piece.flags & LIVE))
 
 
 def _read_only(
-    heap: Mapped, keys: npt.NDArray[np.uint64], offsets: npt.NDArray[np.int64], values: npt.NDArray[Any]
+    heap: Mapped,
+    keys: npt.NDArray[np.uint64],
+    offsets: npt.NDArray[np.int64],
+    values: npt.NDArray[Any],
+    *,
+    in_place: bool,
 ) -> Batch:
     """Return a batch that nobody changes: others, and Arrow data, may lie over the same memory."""
     for array in (keys, offsets, values):
         array.flags.writeable = False
-    return Batch(keys, offsets, values, heap.schema.kind)
+    return Batch(keys, offsets, values, heap.schema.kind, in_place)
 
 
 def _ragged(heap: Mapped, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
@@ -125,8 +131,9 @@ def _ragged(heap: Mapped, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
     offsets = np.zeros(len(run) + 1, np.int64)
     np.cumsum(run["length"], out=offsets[1:])
     if not len(breaks(run, heap.item_size)):
-        return _read_only(heap, keys, offsets, _stretch(heap, run, int(offsets[-1])))
-    return _read_only(heap, keys, offsets, _copy(heap, run, offsets))
+        values = _stretch(heap, run, int(offsets[-1]))
+        return _read_only(heap, keys, offsets, values, in_place=bool(np.bitwise_or.reduce(run["flags"]) & LIVE))
+    return _read_only(heap, keys, offsets, _copy(heap, run, offsets), in_place=False)
 
 
 def _cuts(heap: Mapped, run: Run) -> npt.NDArray[np.intp]:

@@ -184,8 +184,10 @@ class Store(RecordMapping[R], Generic[R]):
         -------
         pyarrow.RecordBatchReader
             With the columns ``key`` and one of the store's name: of (large) lists, or in an object store of
-            structs. Batches of records that lie back to back are views of the file; the fields of structs,
-            which Arrow has side by side, and booleans are copied.
+            structs. Batches of records that lie back to back are views of the file; copied are the fields of
+            structs, which Arrow has side by side, booleans, text, and records that may change in place (objects,
+            arrays made by ``new()``). ``S`` is binary without the NULs at the end, in an SQL query equal to
+            ``'abc'``.
 
         Raises
         ------
@@ -196,11 +198,11 @@ class Store(RecordMapping[R], Generic[R]):
 
         Notes
         -----
-        It reads as it is read: one commit, that of the first batch. What was read stays valid past
-        ``close()``. A store has the Arrow PyCapsule interface, so that DuckDB, Polars, pandas and pyarrow take
-        the store itself: ``duckdb.sql("select ... from store")``, ``pyarrow.table(store)``,
-        ``pandas.DataFrame.from_arrow(store)``; ``polars.from_arrow(store)`` is a series of structs,
-        ``polars.DataFrame(store.to_arrow())`` a frame.
+        It reads as it is read: one commit, that of the first batch. What was read stays as it is, whatever is
+        changed in place later, and valid past ``close()``. A store has the Arrow PyCapsule interface, so that
+        DuckDB, Polars, pandas and pyarrow take the store itself: ``duckdb.sql("select ... from store")``,
+        ``pyarrow.table(store)``, ``pandas.DataFrame.from_arrow(store)``; ``polars.from_arrow(store)`` is a series
+        of structs, ``polars.DataFrame(store.to_arrow())`` a frame.
         """
         from .arrow import record_batch_reader  # noqa: PLC0415
 
@@ -224,9 +226,9 @@ class Store(RecordMapping[R], Generic[R]):
         ----------
         source : object
             Whatever has the Arrow PyCapsule interface: a pyarrow table, batch or reader, a Polars or pandas
-            data frame, a DuckDB relation, another store. It has a column ``key`` of integers and one of the
-            store's name, or just one other: of lists (of any kind but list views), or in an object store of
-            structs with its fields.
+            data frame, a DuckDB relation, another store. It has a column ``key`` of integers (or decimals that
+            are whole) and one of the store's name, or just one other: of lists of any kind, or in an object store
+            of structs with its fields. Dictionaries, as of categories, stand for their values.
 
         Raises
         ------
@@ -240,6 +242,9 @@ class Store(RecordMapping[R], Generic[R]):
 
         Notes
         -----
+        What is taken depends on the types, and then on each value: never on what else the stream holds. Times
+        with a time zone are stored as they are in UTC.
+
         Batches are stored one by one as they are read, so that a stream may be larger than memory, which takes
         some hundred bytes a record. Within a transaction a failure leaves the batches before it in that
         transaction: abort it.
@@ -265,12 +270,16 @@ class Store(RecordMapping[R], Generic[R]):
 
         Raises
         ------
+        SchemaError
+            There are times of a unit that pandas does not have.
         ImportError
             pandas is missing, which the extra ``pandas`` brings.
 
         Notes
         -----
-        It takes memory for the index of all items, and for the values where they do not lie back to back.
+        All of it is the caller's own, to be changed at will: nothing of it is a view of the file. It takes memory
+        for the index of all items and twice for the values where they do not lie back to back. ``S`` and ``V``
+        become objects, ``bytes``; times in units that pandas does not have become seconds or a unit that is finer.
         """
         from .frames import to_pandas  # noqa: PLC0415
 

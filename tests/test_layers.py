@@ -93,6 +93,7 @@ LAYERS = [
     "batch",
     "frames",
     "arrow",
+    "arrow_values",
     "arrow_types",
     "convert",
     "sources",

@@ -91,11 +91,83 @@ def test_values_of_every_type_are_those_of_numpy(db: sc.Database, dtype: str) ->
     assert series.tolist() == pd.Series(items.astype(items.dtype.newbyteorder("="))).tolist()
 
 
-def test_values_back_to_back_are_not_copied(db: sc.Database) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "made"),
+    [
+        *(("M8[ms]", "M8[ms]"), (">M8[us]", "M8[us]"), ("M8[M]", "M8[s]"), ("M8[h]", "M8[s]")),
+        *(("M8[10ms]", "M8[ms]"), ("m8[ns]", "m8[ns]"), ("m8[W]", "m8[s]"), ("m8[25us]", "m8[us]")),
+    ],
+)
+def test_times_keep_what_they_mean(db: sc.Database, dtype: str, made: str) -> None:
+    store = db.array_store("times", dtype)
+    items = np.array([1, -2, "NaT"], dtype)
+    store.put(1, items)
+    series = store.to_pandas()
+    assert series.dtype == np.dtype(made)
+    np.testing.assert_array_equal(series.to_numpy(), items.astype(made))
+
+
+@pytest.mark.parametrize("dtype", ["M8[ps]", "m8[as]", "m8[Y]", [("when", "M8[fs]")]])
+def test_times_that_pandas_would_round_are_refused(db: sc.Database, dtype: Any) -> None:
+    store = db.array_store("times", dtype)
+    with pytest.raises(sc.SchemaError, match="pandas cannot hold"):
+        store.to_pandas()
+
+
+@pytest.mark.parametrize("dtype", ["M8[W]", "M8[D]", "m8[h]"])
+def test_a_time_out_of_range_is_refused(db: sc.Database, dtype: str) -> None:
+    store = db.array_store("times", dtype)
+    store.put(1, np.array([2**62], dtype))
+    with pytest.raises(ValueError, match="times: found"):
+        store.to_pandas()
+
+
+@pytest.mark.parametrize(("dtype", "item"), [("S3", b"a\0b"), ("U3", "a\0b"), ("V2", b"a\0")])
+def test_text_and_bytes_are_whole(db: sc.Database, dtype: str, item: Any) -> None:
+    store = db.array_store("texts", dtype)
+    store.put(1, [item])
+    series = store.to_pandas()
+    assert series.tolist() == [item]
+    if isinstance(item, bytes):
+        series.iloc[0] = b"longer than before"
+        assert series.tolist() == [b"longer than before"]
+
+
+def test_results_are_the_callers_own(db: sc.Database) -> None:
     store = db.array_store("temps", "f8")
     store.put_many([1, 2], np.ones((2, 3)))
-    (batch,) = store.scan()
-    assert np.shares_memory(store.to_pandas().to_numpy(), batch.values)
+    series = store.to_pandas()
+    series.iloc[0] = 5
+    series[series < 2] = 0
+    assert series.tolist() == [5.0, *[0.0] * 5]
+    items = db.array_store("items", [("a", "f4"), ("b", "i4")])
+    items.put(1, np.ones(2, items.dtype))
+    frame = items.to_pandas()
+    frame.loc[(1, 0), "a"] = 7
+    frame[frame < 2] = 3
+    assert frame.to_numpy().tolist() == [[7, 3], [3, 3]]
+    assert store[1].tolist() == [1.0] * 3 and items[1].tolist() == [(1.0, 1)] * 2
+
+
+def test_keys_are_the_callers_own(db: sc.Database) -> None:
+    points = db.object_store("points", Point)
+    points.put_many([1, 2], [(1.5, 1), (2.5, 2)])
+    frame = points.to_pandas().reset_index()
+    frame.loc[0, "key"] = 9
+    assert frame["key"].tolist() == [9, 2]
+
+
+def test_later_changes_in_place_do_not_show(db: sc.Database) -> None:
+    points = db.object_store("points", Point)
+    points.put_many([1, 2], [(1.5, 1), (2.5, 2)])
+    array = db.array_store("temps", "f8").new(1, 3)
+    vectors = db.object_store("vectors", sc.Array.of(2, ctypes.c_double))
+    vectors.put(1, [1.0, 2.0])
+    found = [db[name].to_pandas() for name in ("points", "temps", "vectors")]
+    before = [data.copy() for data in found]
+    points[1].x = array[:] = vectors[1][0] = 9
+    for data, expected in zip(found, before, strict=True):
+        assert data.equals(expected)
 
 
 def test_empty_stores(db: sc.Database) -> None:

@@ -267,6 +267,39 @@ def test_columns_of_another_program(ending: str, tmp_path: Path) -> None:
         assert new["objects"][9] == Inner(1, 0.5)
 
 
+@pytest.mark.parametrize("ending", [".arrow", ".parquet"])
+def test_the_type_of_a_new_store_is_that_of_the_items(ending: str, tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    samples = {
+        "?": ([True, False], pa.bool_()),
+        "V2": ([b"ab", b"c\0"], pa.binary(2)),
+        "M8[D]": ([0, 1], pa.date32()),
+        "M8[us]": ([0, 1], pa.timestamp("us", "UTC")),
+    }
+    for number, (dtype, (items, kind)) in enumerate(samples.items()):
+        file = tmp_path / f"{number}{ending}"
+        write_columns(file, key=[1, 2], lists=pa.array([items, []], pa.list_(kind)))
+        good("import", tmp_path / "new.sc", file, f"store {number}")
+        with sc.open(tmp_path / "new.sc", "r") as new:
+            assert new[f"store {number}"].dtype == np.dtype(dtype)
+            assert len(new[f"store {number}"][1]) == 2
+
+
+@pytest.mark.parametrize("kind", ["list<string>", "dictionary", "list<null>"])
+def test_a_store_that_types_do_not_tell_is_to_be_created_first(kind: str, tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    lists = {"list<string>": pa.array([["a"], []]), "list<null>": pa.array([[], []])}
+    column = lists.get(kind, pa.DictionaryArray.from_arrays(pa.array([0, 1]), pa.array([1, 2])))
+    write_columns(tmp_path / "file.arrow", key=[1, 2], lists=column)
+    assert "create the store first" in failed("import", tmp_path / "new.sc", tmp_path / "file.arrow", "store")
+    if kind == "list<string>":
+        with sc.open(tmp_path / "new.sc") as new:
+            new.array_store("store", "S3")
+        good("import", tmp_path / "new.sc", tmp_path / "file.arrow", "store")
+        with sc.open(tmp_path / "new.sc", "r") as new:
+            assert new["store"][1].tolist() == [b"a"]
+
+
 @pytest.mark.parametrize("columns", [{"key": [1]}, {"lists": [[1]]}, {"key": [1], "a": [[1]], "b": [[1]]}])
 def test_other_columns_are_one_line(columns: dict[str, Any], tmp_path: Path) -> None:
     write_columns(tmp_path / "file.arrow", **columns)

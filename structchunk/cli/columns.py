@@ -89,13 +89,16 @@ class ArrowSource:
 
     def guessed(self) -> Schema:
         """Return the type of an array store of such lists."""
-        with _arrow() as pyarrow:
+        with _arrow():
+            from ..arrow_values import dtype_of_items  # noqa: PLC0415
+
             others = [field for field in self._columns if field.name != "key"]
-            kind = others[0].type if len(others) == 1 else None
-            if kind is None or not hasattr(kind, "value_type"):
+            dtype = dtype_of_items(others[0].type) if len(others) == 1 else None
+            if dtype is None:
                 found = ", ".join(f"{field.name} ({field.type})" for field in self._columns)
-                raise ValueError(f"{self._path}: found the columns {found}; expected key, and one of lists")
-            return array_schema(pyarrow.array([], kind.value_type).to_numpy(zero_copy_only=False).dtype)
+                expected = "key, and one of lists of numbers or times; for other types create the store first"
+                raise ValueError(f"{self._path}: found the columns {found}; expected {expected}")
+            return array_schema(dtype)
 
     def load(self, store: Any, report: Report) -> int:
         """Put all records into a store of a transaction, and return how many there were."""
