@@ -128,6 +128,8 @@ class Interrupter:
         self._next = self._targets.pop() if self._targets else -1
         self._stepping = self._after
         self._last = None
+        if frame is not None and frame.f_code.co_filename == __file__:
+            return  # the call has ended
         while frame is not None and frame.f_code.co_filename != __file__:
             frame.f_trace_opcodes, frame.f_trace_lines, frame.f_trace = True, False, self._stepping
             frame = frame.f_back

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-import shutil
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,8 +10,8 @@ from operations import OPERATIONS
 from prober import Prober, started, sweep
 
 NewRoot = Callable[[], str]
-INSTANTS = 24
-"""Of each operation by default; of short ones these are few of some hundred, of long ones of some thousand."""
+INSTANTS = 12
+"""Of each operation by default; the shortest have some hundred, the longest some thousand."""
 
 
 @pytest.fixture(scope="module")
@@ -25,23 +24,8 @@ def prober() -> Iterator[Prober]:
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_interrupts(prober: Prober, seed: int, budget: float, new_root: NewRoot, name: str) -> None:
     """What was acknowledged is there, the operation whole or not at all, and nobody waits."""
-    counted = prober.run(task="count", operation=name, base=make(new_root))
-    assert "instants" in counted[0], counted[-1]["errors"]
-    instants = counted[0]["instants"]
-    chosen = instants
-    if len(instants) > INSTANTS * budget:
-        chosen = sorted(random.Random(f"{seed} {name}").sample(instants, round(INSTANTS * budget)))
-    base = make(new_root)
-    tried, violations = sweep(prober, "interrupt", name, chosen, base=base, seed=f"{seed}", again=1)
-    shutil.rmtree(base)
-    print(f"{name}: {tried} interrupts, {len(chosen)} of {len(instants)} instants and as many pairs")
-    assert not violations, f"{len(violations)} of {tried}: " + "\n".join(violations[:5])
-
-
-def make(new_root: NewRoot) -> str:
-    """Return a new directory."""
-    import os
-
     base = new_root()
     os.mkdir(base)
-    return base
+    done = sweep(prober, "interrupt", name, INSTANTS * budget, seed, base=base, again=1)
+    print(f"{name}: {done.tried} interrupts at {done.points} of {done.all_points} instants")
+    assert not done.violations, f"{len(done.violations)} of {done.tried}: " + "\n".join(done.violations[:5])
