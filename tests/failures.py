@@ -15,18 +15,17 @@ from typing import Any, NamedTuple
 
 import plyvel
 
-CHANGING = (
-    *("open", "write", "pwrite", "ftruncate", "posix_fallocate", "fsync", "fdatasync"),
-    *("mkdir", "rmdir", "unlink", "rename", "replace", "link", "close"),
-)
-"""Calls that a full disk, too, may refuse; but for ``close``, which is done even if it fails."""
+GROWING = ("open", "write", "pwrite", "posix_fallocate", "mkdir", "link", "fsync", "fdatasync", "batch.write")
+"""Calls that a full disk refuses; opening only what is made with that."""
+CHANGING = (*GROWING[:-1], "ftruncate", "rmdir", "unlink", "rename", "replace", "close")
+"""Calls of the system that change something; ``close`` is done even if it fails."""
 READING = ("read", "pread", "preadv", "stat", "lstat", "fstat", "listdir", "scandir", "lseek")
 LOSSLESS = ("open", "scandir", "mmap", "DB", "flock")
 """Calls whose result would be lost if they failed once they are done."""
 
 
 class Fault(NamedTuple):
-    """What fails: the call of this number, or all from there on that change something.
+    """What fails: the call of this number, or all from there on that need more of the disk.
 
     ``done`` says that the call does what it does, and then fails.
     """
@@ -87,21 +86,20 @@ class Disk:
             return function(*args, **kwargs)
         self.calls.append(name)
         fault = self._fault
-        if fault is None or not self._is_due(fault, name):
+        grows = name in GROWING and (name != "open" or args[1] & os.O_CREAT)
+        if fault is None or not self._is_due(fault, grows=grows):
             return function(*args, **kwargs)
         if name == "close" or (fault.done and name not in LOSSLESS):
             function(*args, **kwargs)
         self.failed.append(name)
-        raise self._error(fault, name)
+        raise self._error(fault.number if grows else errno.EIO, name)
 
-    def _is_due(self, fault: Fault, name: str) -> bool:
+    def _is_due(self, fault: Fault, *, grows: bool) -> bool:
         number = len(self.calls)
-        return number == fault.at or (fault.lasting and number > fault.at and name in (*CHANGING, "batch.write"))
+        return number == fault.at or (fault.lasting and number > fault.at and grows)
 
     @staticmethod
-    def _error(fault: Fault, name: str) -> Exception:
-        can_be_full = name in CHANGING or name == "batch.write"
-        number = fault.number if can_be_full and name != "close" else errno.EIO
+    def _error(number: int, name: str) -> Exception:
         if name == "DB" or "." in name:
             return plyvel.IOError(f"IO error: {name}: {os.strerror(number)}".encode())
         return OSError(number, os.strerror(number), name)

@@ -62,13 +62,21 @@ class Interrupter:
     signum : int
     react : callable
         What the signal's handler does; by default it raises KeyboardInterrupt.
+    strike : callable, optional
+        What to do at a chosen instant, there and then, in place of tripping a signal.
     keep : bool
         Keep what the call raised, with the frames that it came through, as an interactive session does.
     """
 
     def __init__(
-        self, signum: int = signal.SIGINT, react: Callable[[], object] | None = None, *, keep: bool = False
+        self,
+        signum: int = signal.SIGINT,
+        react: Callable[[], object] | None = None,
+        *,
+        strike: Callable[[], object] | None = None,
+        keep: bool = False,
     ) -> None:
+        self._strike = strike
         self.kept: object = None
         self._keep = keep
         self._armed = _Trip(signum)
@@ -151,7 +159,9 @@ class Interrupter:
             self._count += 1
             if self._count == self._next:
                 sys.settrace(None)
-                return self._armed.now
+                if self._strike is None:
+                    return self._armed.now
+                self._strike()
         return None
 
     def _step_and_note(self, frame: FrameType, event: str, arg: object) -> Any:

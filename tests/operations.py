@@ -49,6 +49,8 @@ class Scene:
         What else an operation needs.
     model : dict
         What was acknowledged.
+    meanwhile : list of callable
+        The changes that were acknowledged while the operation went on.
     """
 
     def __init__(self, root: str, model: Contents) -> None:
@@ -57,6 +59,7 @@ class Scene:
         self.other: Any = None
         self.held: dict[str, Any] = {}
         self.model = copy.deepcopy(model)
+        self.meanwhile: list[Change] = []
         self.returned = False
 
     def open(self, mode: str = "r+", **options: Any) -> Any:
@@ -579,16 +582,21 @@ class Judge:
     operation : Operation
     returned : bool
         Whether it was not cut short.
+    closes : bool
+        Whether the handle may be closed, whatever the operation.
     """
 
-    def __init__(self, scene: Scene, operation: Operation, *, returned: bool) -> None:
+    def __init__(self, scene: Scene, operation: Operation, *, returned: bool, closes: bool = False) -> None:
         self.scene = scene
         self.root = scene.root
         self.expected = operation.outcomes(scene.model)
         if returned:
             del self.expected[:-1]
         self.failed = False
-        self._closes = operation.closes
+        for change in scene.meanwhile:
+            for model in self.expected:
+                change(model)
+        self._closes = operation.closes or closes
         self._name = operation.name
 
     def judge(self, *, thorough: bool) -> None:
