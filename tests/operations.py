@@ -822,25 +822,42 @@ def _differences(found: Contents, model: Contents) -> str:
 
 
 class Stage:
-    """Where operations are tried, each on a copy of its template."""
+    """Where operations are tried, each on a copy of its template.
 
-    def __init__(self, base: str) -> None:
+    Parameters
+    ----------
+    base : str
+        A directory.
+    models : dict, optional
+        What the templates hold that are there already.
+    """
+
+    def __init__(self, base: str, models: dict[str, Contents] | None = None) -> None:
+        self.models = models or {}
         self._base = base
         self._number = 0
-        self._models: dict[str, Contents] = {}
+
+    def make(self, operation: Operation) -> Scene:
+        """Return a scene that is not prepared yet."""
+        template = os.path.join(self._base, operation.template)
+        if operation.template not in self.models:
+            self.models[operation.template] = build(template, operation.template)
+        self._number += 1
+        root = os.path.join(self._base, f"{os.getpid()}-{self._number}")
+        if os.path.isdir(template):
+            shutil.copytree(template, root)
+        return Scene(root, self.models[operation.template])
+
+    @staticmethod
+    def remove(scene: Scene) -> None:
+        """Remove the files of a scene."""
+        for name in ("", "-copy", "-other"):
+            shutil.rmtree(scene.root + name, ignore_errors=True)
 
     @contextlib.contextmanager
     def scene(self, operation: Operation) -> Iterator[Scene]:
         """Yield a scene; its files are removed at the end."""
-        template = os.path.join(self._base, operation.template)
-        if operation.template not in self._models:
-            self._models[operation.template] = build(template, operation.template)
-        self._number += 1
-        root = os.path.join(self._base, f"{self._number}")
-        if os.path.isdir(template):
-            shutil.copytree(template, root)
-        scene = Scene(root, self._models[operation.template])
+        scene = self.make(operation)
         operation.prepare(scene)
         yield scene
-        for path in (root, f"{root}-copy"):
-            shutil.rmtree(path, ignore_errors=True)
+        self.remove(scene)

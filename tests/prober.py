@@ -18,10 +18,11 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from crash import shrink
+from endings import Ending, do_endings
 from operations import OPERATIONS, Stage
 from ways import TASKS, tell, warm_up
 
@@ -130,17 +131,18 @@ def supervise(job: dict[str, Any]) -> dict[str, Any]:
 
 def attempt(job: dict[str, Any]) -> None:
     """Do a job, in this child, and leave."""
-    code = 1
+    code = 0
     try:
         warnings.simplefilter("ignore")
         gc.disable()  # else it would make each attempt another one
-        do(job)
-        code = 0
+        (do_endings if job["task"] == "end" else do)(job)
+    except Ending:
+        raise
     except BaseException:
         traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
+        code = 1
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def do(job: dict[str, Any]) -> None:
@@ -164,4 +166,10 @@ def do(job: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests
-    serve()
+    last: Callable[[], object] | None = None
+    try:
+        serve()
+    except Ending as ending:
+        last = ending.work
+    if last is not None:
+        last()

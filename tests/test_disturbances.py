@@ -1,6 +1,6 @@
 """Every public operation, disturbed at every instant: nothing is lost or half done, and nobody waits for ever.
 
-By default some instants are drawn for each operation; all of them are tried from ``--budget 1000`` on. What is printed
+By default some instants are drawn for each operation; with ``--budget 2000`` nearly all are tried. What is printed
 says how many there are.
 """
 
@@ -67,3 +67,10 @@ def test_collections(disturb: Callable[..., None], name: str) -> None:
 def test_signal_handlers(disturb: Callable[..., None], name: str) -> None:
     """The handler closes the database, and exits or goes on."""
     disturb("handle", name, 5)
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_processes_that_end(disturb: Callable[..., None], name: str) -> None:
+    """By a signal whose handler closes the database and exits, or just exits, and by Ctrl-C."""
+    disturb("end", name, 3)

@@ -330,9 +330,9 @@ class Handled(Way):
     def _react(self) -> None:
         assert self._scene is not None
         for db in (self._scene.db, self._scene.other):
-            if db is not None:
+            if db is not None and self._reaction != "leave":
                 db.close()
-        if self._reaction == "exit":
+        if self._reaction != "go on":
             sys.exit(STATUS)
 
     def run(self, scene: Scene, call: Callable[[], object]) -> BaseException | None:
