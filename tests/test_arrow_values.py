@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import math
 from decimal import Decimal
 from typing import Any
 
@@ -283,3 +285,78 @@ def test_lists_of_one_length_are_sub_arrays(db: sc.Database, kind: Any) -> None:
     assert store.records()["m"].tolist() == [[1, 2], [3, 4]]
     with pytest.raises(ValueError, match=r"values\.m: found a list of 1 items, expected 2"):
         store.from_arrow(keyed(pa.array([{"m": [1, 2]}, {"m": [3]}], pa.struct([("m", kind(pa.int8()))]))))
+
+
+# ---------------------------------------------------------------- exactly, or not at all
+
+
+def numbers_of(kind: pa.DataType) -> list[Any]:
+    """Return numbers at the edges of what types can hold, those of them that an Arrow type has."""
+    powers = [2**bits + near for bits in (0, 1, 7, 8, 11, 24, 31, 53, 63, 64) for near in (-1, 0, 1)]
+    edges = [*powers, *(-number for number in powers)]
+    if pa.types.is_floating(kind):
+        dtype = kind.to_pandas_dtype()
+        with np.errstate(over="ignore"):
+            return [dtype(number) for number in [*edges, 0.5, 0.1, 65504, 1e38, 1e39, 1e308, np.inf, -np.inf]]
+    found = []
+    for number in edges:
+        with contextlib.suppress(pa.ArrowInvalid, OverflowError):
+            found.append(pa.scalar(Decimal(number) if pa.types.is_decimal(kind) else number, kind).as_py())
+    return found
+
+
+def is_exact(number: Any, dtype: np.dtype[Any]) -> bool:
+    """Tell by Python's own arithmetic whether a dtype can hold a number; floats may be rounded, not to infinity."""
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            made = dtype.type(number)
+        if isinstance(number, np.floating):
+            return bool(np.isinf(made) == np.isinf(number))
+        return bool(np.isfinite(made)) and int(made) == number
+    number = number.item() if isinstance(number, np.floating) else number
+    low, high = (0, 1) if dtype.kind == "b" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+    return math.isfinite(number) and low <= number <= high and number == int(number)
+
+
+INTEGERS = [pa.int8(), pa.uint8(), pa.int32(), pa.int64(), pa.uint64()]
+FLOATS = [pa.float16(), pa.float32(), pa.float64()]
+
+
+@pytest.mark.parametrize("kind", [*INTEGERS, *FLOATS, pa.decimal128(21, 1), pa.decimal256(60, 0)], ids=str)
+def test_numbers_come_in_exactly_or_are_refused(db: sc.Database, kind: pa.DataType) -> None:
+    is_decimal = pa.types.is_decimal(kind)
+    for name in ("?", "i1", "u2", "i8", "u8", *(() if is_decimal else ("f2", "f4", "f8"))):
+        dtype = np.dtype(name)
+        if is_decimal and name == "?":
+            continue
+        with db.transaction() as txn:
+            store = txn.array_store(name, dtype)
+            for number in numbers_of(kind):
+                column = keyed(pa.ListArray.from_arrays([0, 1], pa.array([number], kind)), [1])
+                if is_exact(number, dtype):
+                    store.from_arrow(column)
+                    assert store[1].tolist() == [dtype.type(number if dtype.kind == "f" else int(number))]
+                else:
+                    with pytest.raises(ValueError, match="cannot hold"):
+                        store.from_arrow(column)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["S1", "S5", "U1", "U4", "V1", "V6", [("a", "S3"), ("b", "U2", (2,)), ("c", "V2")]]
+)
+def test_random_text_and_bytes_there_and_back(db: sc.Database, dtype: Any, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    items = np.zeros(500, dtype)
+    for path in (items[name] for name in items.dtype.names) if items.dtype.names else [items]:
+        width = path.dtype.itemsize // 4 if path.dtype.kind == "U" else path.dtype.itemsize
+        codes = random.choice([0, 0, 65, 97], (*path.shape, width))
+        path[...] = codes.astype("u4" if path.dtype.kind == "U" else "u1").view(path.dtype)[..., 0]
+    lengths = random.multinomial(500, np.full(50, 1 / 50))
+    store, copy = db.array_store("store", dtype), db.array_store("copy", dtype)
+    store.put_many(range(50), items, lengths)
+    for source in (store, pa.table(store).to_batches(max_chunksize=7)[3], pl.from_arrow(pa.table(store))):
+        copy.clear()
+        copy.from_arrow(source)
+        assert len(copy) in (50, 7)
+        for key, value in copy.items():
+            assert value.tobytes() == store[key].tobytes()
