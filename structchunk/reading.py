@@ -108,6 +108,8 @@ class ReadStorage(Storage):
         self.heaps = {name: mine.get(heap.store, heap) for name, heap in newer.heaps.items()}
         self.superblock = newer.superblock
         self._copies.unlink_chunks({chunk for heap in theirs.values() for chunk in heap.chunks})
+        for store in mine.keys() & theirs.keys():
+            theirs[store].chunks.clear()  # the garbage collector may come late, and a mapping takes a descriptor
         self.state = newer.state  # last: if this is interrupted, the next refresh() does it again
 
     def _forget(self, mine: dict[int, Heap], theirs: dict[int, Heap]) -> None:
@@ -204,7 +206,7 @@ class Copies:
         self.directory.disown()
 
     def displaced(self) -> str:
-        """Say what is wrong if the reader's own files are gone, as they are with the database; "" if all is well."""
+        """Say what is wrong if the reader's own files are gone, with the database; "" if all is well."""
         return self.directory.displaced()
 
     def superblock(self) -> Superblock:
