@@ -66,6 +66,7 @@ def gather_pieces(heap: Mapped, pieces: Sequence[Piece]) -> Batch:
         np.concatenate([piece.keys for piece in stretches]),
         np.concatenate([np.zeros(1, np.int64), *offsets]),
         _values(heap, stretches),
+        in_place=any(piece.flags & LIVE for piece in stretches),
     )
 
 

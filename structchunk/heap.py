@@ -120,26 +120,33 @@ class Heap:
         """Take these chunks, of a newer commit; those that are here already stay, as far as they reach now."""
         for number, chunk in chunks.items():
             mine = self.chunks.get(number)
-            if mine is not None and mine.header == chunk.header and chunk.is_mapped and chunk.free > mine.free:
-                self.chunks[number] = (
-                    chunk  # on an overlay file system the older mapping may never show what is new
-                )
-                self.arrays.pop(number, None)
-                continue
             if mine is not None and mine.header == chunk.header:
-                mine.seek(chunk.committed, chunk.directory)
-                chunk.unmap()  # two of each file until the garbage collector comes would be many descriptors
+                self._go_on(mine, chunk)
                 continue
             if mine is not None:  # never committed: a later writer used its number again
                 self.remove(number)
             self.add(chunk)
 
+<<<<<<< HEAD
     def settle(self, chunk: Chunk) -> None:
         """Take a chunk that a transaction has made for committed."""
         self.add(chunk)
         self.drafts.pop(chunk.id, None)
 
     def remove(self, chunk: int) -> None:
+=======
+    def _go_on(self, mine: Chunk, newer: Chunk) -> None:
+        """Let a chunk reach as far as another object of the same file does."""
+        if newer.is_mapped and newer.directory != mine.directory:
+            # On an overlay file system the mapping of before may never show what was written since.
+            self.chunks[mine.id] = newer
+            self.arrays.pop(mine.id, None)
+        else:
+            mine.seek(newer.committed, newer.directory)
+            newer.unmap()  # two of each file until the garbage collector comes would be many descriptors
+
+    def remove(self, chunk: int) -> Chunk:
+>>>>>>> stale
         """Forget a chunk; its views stay valid."""
         self.chunks.pop(chunk, None)
         self.arrays.pop(chunk, None)

@@ -69,6 +69,12 @@ def open(
     Until it is closed, it keeps links to the files that it reads in ``readers/`` of the database; where files
     cannot be linked, or the directory may not be written, it copies the index to a temporary directory, which
     takes time and space by the size of the index. It can be pickled, and a forked child may open one.
+
+    Should the directory be removed, or another one take its path, while a handle is open, that handle shows what
+    it showed, and raises :class:`FailedError` where it would write, or move on to a newer commit.
+
+    In a container, the files of a database that came with the image are copied to the container's layer as they
+    are needed: a chunk file when a handle that may write first reads it, or a reader links it.
     """
     if shared and mode == "r":
         raise ValueError("mode='r' shares the database with a writer as it is; shared=True is for those who write")
