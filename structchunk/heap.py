@@ -127,14 +127,6 @@ class Heap:
                 self.remove(number)
             self.add(chunk)
 
-<<<<<<< HEAD
-    def settle(self, chunk: Chunk) -> None:
-        """Take a chunk that a transaction has made for committed."""
-        self.add(chunk)
-        self.drafts.pop(chunk.id, None)
-
-    def remove(self, chunk: int) -> None:
-=======
     def _go_on(self, mine: Chunk, newer: Chunk) -> None:
         """Let a chunk reach as far as another object of the same file does."""
         if newer.is_mapped and newer.directory != mine.directory:
@@ -145,8 +137,12 @@ class Heap:
             mine.seek(newer.committed, newer.directory)
             newer.unmap()  # two of each file until the garbage collector comes would be many descriptors
 
-    def remove(self, chunk: int) -> Chunk:
->>>>>>> stale
+    def settle(self, chunk: Chunk) -> None:
+        """Take a chunk that a transaction has made for committed."""
+        self.add(chunk)
+        self.drafts.pop(chunk.id, None)
+
+    def remove(self, chunk: int) -> None:
         """Forget a chunk; its views stay valid."""
         self.chunks.pop(chunk, None)
         self.arrays.pop(chunk, None)

@@ -159,13 +159,9 @@ class ReadStorage(Storage):
             self.index.add_table(store, theirs[store].item_size, theirs[store].check)
         self.heaps = {name: mine.get(heap.store, heap) for name, heap in newer.heaps.items()}
         self.superblock = newer.superblock
-<<<<<<< HEAD
         self._copies.unlink_chunks()
-=======
-        self._copies.unlink_chunks({chunk for heap in theirs.values() for chunk in heap.chunks})
         for store in mine.keys() & theirs.keys():
             theirs[store].chunks.clear()  # the garbage collector may come late, and a mapping takes a descriptor
->>>>>>> stale
         self.state = newer.state  # last: if this is interrupted, the next refresh() does it again
 
     def _forget(self, mine: dict[int, Heap], theirs: dict[int, Heap]) -> None:
@@ -279,11 +275,7 @@ class Copies:
         self.directory.disown()
 
     def displaced(self) -> str:
-<<<<<<< HEAD
-        """Say what is wrong if the reader's own files are gone, as with the database; "" if all is well."""
-=======
         """Say what is wrong if the reader's own files are gone, with the database; "" if all is well."""
->>>>>>> stale
         return self.directory.displaced()
 
     def superblock(self) -> Superblock:
