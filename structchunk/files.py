@@ -45,7 +45,29 @@ def opened(path: str, *, write: bool = False, flags: int = 0) -> Iterator[int]:
         os.close(fd)
 
 
-class File:
+class Descriptor:
+    """A file descriptor, closed by :meth:`close` or when no one holds it."""
+
+    def __init__(self) -> None:
+        self.fd = -1
+
+    def open(self, path: str, flags: int, mode: int = 0) -> None:
+        """Open a file."""
+        self.fd = os.open(path, flags | os.O_CLOEXEC, mode)
+
+    def close(self) -> None:
+        """Close it, once: the number may be another file's after that."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class File(Descriptor):
     """An existing regular file, open for writing for as long as this object lives.
 
     Attributes
@@ -56,7 +78,7 @@ class File:
     """
 
     def __init__(self, path: str) -> None:
-        self.fd = -1
+        super().__init__()
         self.fd = _open(path, os.O_RDWR)
         _check_regular(path, self.fd)
         self.identity = identity(os.fstat(self.fd))
@@ -64,10 +86,6 @@ class File:
     def write(self, offset: int, data: Any) -> None:
         """Write all of a contiguous buffer at `offset`."""
         _write(self.fd, offset, data)
-
-    def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
 
 
 def _open(path: str, flags: int) -> int:

@@ -16,8 +16,8 @@ from . import files
 from .errors import CorruptionError, LockedError
 
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()
-_held: set[tuple[int, int]] = set()
-_held_guard = threading.Lock()
+_held: weakref.WeakValueDictionary[files.Identity, Lock] = weakref.WeakValueDictionary()
+_held_guard = threading.RLock()
 _ANNOUNCE_TRIES = 100
 _PAUSE = 0.001
 """Seconds between two tries: long to the processor, short to a transaction."""
@@ -45,19 +45,20 @@ class Lock:
     """
 
     def __init__(self, path: str, timeout: float | None = 0) -> None:
-        self._announced = self._queue = self._fd = -1
         self._path = path
+        self._identity: files.Identity = (0, 0)
+        self._file, self._queue, self._announced = files.Descriptor(), files.Descriptor(), files.Descriptor()
         _locks.add(self)
         try:
             self._open(path)
             self._wait(path, timeout)
         except BaseException:
-            self.disown()
+            self.release()
             raise
 
     def _open(self, path: str) -> None:
-        self._fd = _open(path)
-        status = os.fstat(self._fd)
+        _open(self._file, path)
+        status = os.fstat(self._file.fd)
         self._identity = files.identity(status)
         _check_regular(path, status)
 
@@ -70,39 +71,36 @@ class Lock:
         if timeout == 0:
             return self._acquire(path)
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        self._queue = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._queue.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
         try:
             while time.monotonic() < deadline:
                 with contextlib.suppress(BlockingIOError, LockedError):
-                    fcntl.flock(self._queue, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(self._queue.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     return self._acquire(path)
                 time.sleep(_PAUSE)
             self._acquire(path)
         finally:
-            fcntl.flock(self._queue, fcntl.LOCK_UN)
-            os.close(self._queue)
-            self._queue = -1
+            _let_go(self._queue)
 
     def _acquire(self, path: str) -> None:
         with _held_guard:
             if self.displaced():  # while this waited
-                fd, self._fd = self._fd, -1
-                os.close(fd)
+                self._file.close()
                 self._open(path)
             if self._identity in _held:
                 raise LockedError(f"{path}: this process has the database open; close that handle first")
             try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
+                holder = os.pread(self._file.fd, 32, 0).decode(errors="replace").strip() or "unknown"
                 raise LockedError(
                     f"{path}: process {holder} has the database open; wait until it has closed it"
                 ) from error
             if self.displaced():  # others lock the new file
                 raise LockedError(f"{path}: was replaced while it was being locked; try again")
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)  # may find the disk full: not held then
-            _held.add(self._identity)
+            os.ftruncate(self._file.fd, 0)
+            os.pwrite(self._file.fd, f"{os.getpid()}\n".encode(), 0)  # may find the disk full: not held then
+            _held[self._identity] = self
 
     def displaced(self) -> str:
         """Say what is wrong if the path leads to another file than this one, or to none; "" if all is well."""
@@ -113,51 +111,44 @@ class Lock:
 
         A lock on a second file says so, which readers may try. Where it cannot be had, they check.
         """
-        if self._announced >= 0:
+        if self._announced.fd >= 0:
             return
-        fd = _open(path)
-        try:
-            _check_regular(path, os.fstat(fd))
-            if _try_hard(fd):
-                self._announced, fd = fd, -1
-        finally:
-            if fd >= 0:
-                os.close(fd)
+        file = files.Descriptor()
+        _open(file, path)
+        _check_regular(path, os.fstat(file.fd))
+        if _try_hard(file.fd):
+            self._announced = file
 
     def release(self) -> None:
-        """Let the next one in. Idempotent."""
-        self._retract()
-        if self._fd >= 0:
-            with _held_guard:
-                _held.discard(self._identity)
-            fcntl.flock(self._fd, fcntl.LOCK_UN)  # closing would not do while a process being forked has a copy
-            os.close(self._fd)
-            self._fd = -1
-
-    def _retract(self) -> None:
-        if self._announced >= 0:
-            os.close(self._announced)
-            self._announced = -1
+        """Let the next one in. Idempotent, also if it was interrupted."""
+        self._announced.close()
+        with _held_guard:
+            if _held.get(self._identity) is self:
+                _held.pop(self._identity)
+        _let_go(self._file)
+        self._queue.close()
 
     def disown(self) -> None:
         """Close a forked child's copy: while that is open, the parent could not let the lock go."""
-        self._retract()
-        if self._queue >= 0:
-            os.close(self._queue)
-            self._queue = -1
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        for file in (self._announced, self._queue, self._file):
+            file.close()
 
 
-def _open(path: str) -> int:
+def _open(file: files.Descriptor, path: str) -> None:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        file.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise
         found = "a symbolic link, directory or socket"
         raise CorruptionError(path, found=found, expected="a regular file", advice="remove it") from error
+
+
+def _let_go(file: files.Descriptor) -> None:
+    """Unlock and close a file; closing alone would not do while a process being forked has a copy."""
+    if file.fd >= 0:
+        fcntl.flock(file.fd, fcntl.LOCK_UN)
+        file.close()
 
 
 def _check_regular(path: str, status: os.stat_result) -> None:
@@ -194,7 +185,7 @@ def is_held(path: str) -> bool:
 
 def _forget_in_child() -> None:
     global _held_guard
-    _held_guard = threading.Lock()
+    _held_guard = threading.RLock()
     _held.clear()
     for lock in list(_locks):  # also those of databases that another thread was just opening
         lock.disown()
