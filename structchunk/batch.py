@@ -106,7 +106,7 @@ class Batch:
         if first:
             offsets = offsets - first
             offsets.flags.writeable = self.offsets.flags.writeable
-        return Batch(self.keys[low:high], offsets, self.values[first:last], self.kind)
+        return Batch(self.keys[low:high], offsets, self.values[first:last], self.kind, in_place=self.in_place)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
         """Refuse: NumPy would take a batch for a sequence of its pairs."""

@@ -116,7 +116,7 @@ class ReadStorage(Storage):
 
     def places(self, heap: Heap, commit: int) -> list[Place]:
         """Return how far each chunk of a store that had any commit reaches as of one: a writer may have gone on."""
-        with self.committing():
+        with self.store_lock:
             heads = self.index.heads if self.index.checkpoint <= commit else {}
         chunks = list(heap.chunks.values())
         places = [Place(chunk, *ends_at(chunk, heads.get(chunk.id), commit)) for chunk in chunks]
