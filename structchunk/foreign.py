@@ -22,8 +22,11 @@ def array_of(values: Any, where: str = "") -> npt.NDArray[Any]:
     TypeError
         It makes none, for whatever reason.
     """
+    # Before 2.2, pandas makes objects of numbers of a type that has nulls.
+    wanted = getattr(getattr(values, "dtype", None), "numpy_dtype", None)
+    dtype = wanted if wanted is not None and wanted.kind in "biuf" else None
     try:
-        return np.asanyarray(values)
+        return np.asanyarray(values, dtype)
     except MemoryError:
         raise
     except Exception as error:  # of a class that only that library knows
