@@ -195,6 +195,7 @@ def _struct_ctype(node: dict[str, Any]) -> type[Any]:
     _require(not any(is_reserved(field["name"]) for field in node["fields"]), "names free to use")
     body: dict[str, Any] = {"_anonymous_": node["anonymous"]} if "anonymous" in node else {}
     if node.get("pack", 0) != getattr(base, "_pack_", 0):
-        body["_pack_"] = node.get("pack", 0)
+        # The layout is the only one that packs; Python 3.14 wants it named.
+        body |= {"_pack_": node.get("pack", 0), "_layout_": "ms"}
     body["_fields_"] = [(field["name"], ctype_of(field["type"])) for field in node["fields"]]
     return type(node["class"], (base,), body)

@@ -36,6 +36,7 @@ class Sample(ctypes.Structure):
 
 class BigEndian(ctypes.BigEndianStructure):
     _pack_ = 1
+    _layout_ = "ms"
     _fields_ = [("tag", ctypes.c_uint8), ("value", ctypes.c_uint64)]
 
 

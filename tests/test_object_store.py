@@ -24,6 +24,7 @@ class Padded(sc.Object):
 
 class Packed(sc.Object):
     _pack_ = 1
+    _layout_ = "ms"
     _fields_ = [("a", ctypes.c_uint8), ("b", ctypes.c_double), ("c", ctypes.c_uint16)]
 
 

@@ -42,6 +42,7 @@ class Derived(Base):
 
 class Packed(Object):
     _pack_ = 1
+    _layout_ = "ms"
     _fields_ = [("a", ctypes.c_uint8), ("b", ctypes.c_uint64)]
 
 
@@ -283,6 +284,7 @@ class Aligned(ctypes.Structure):
     """As if from a Python or platform that lays it out in another way than this one."""
 
     _pack_ = 1
+    _layout_ = "ms"
     _fields_ = [("a", ctypes.c_uint8), ("b", ctypes.c_double)]
 
 
@@ -468,7 +470,7 @@ def structures(draw: st.DrawFn, parts: st.SearchStrategy[type]) -> type:
             count += 1
         body: dict[str, object] = {"_fields_": fields}
         if pack := draw(st.sampled_from([None, None, 0, 1, 2, 4])):
-            body["_pack_"] = pack
+            body |= {"_pack_": pack, "_layout_": "ms"}
         base = type(f"C{level}", (base,), body)
     return base
 
