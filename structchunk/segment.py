@@ -122,9 +122,10 @@ def _are_sound(rows: Piece, chunk: int, start: int, end: int, item_size: int) ->
     flags = run["flags"]
     zero_alone = (flags & ZERO != 0) & (flags & LIVE == 0)
     records = run[flags & TOMBSTONE == 0]
-    # Summed as floats, which no sum makes wrap around, and which are exact up to more than any file has. More bytes
-    # than there are would be records over one another: each of them would have to be read again.
-    size = float(records["length"].sum(dtype=np.float64)) * item_size if isinstance(rows, Scattered) else 0
+    # More bytes than there are would be records over one another, and each of them would have to be read. Summed as
+    # floats, which no sum makes wrap around, and which are exact up to more than any file has.
+    is_sum_needed = isinstance(rows, Scattered) and len(records) > 1
+    size = float(records["length"].sum(dtype=np.float64)) * item_size if is_sum_needed else 0
     return (
         bool((run["chunk"] == chunk).all())
         and not bool(zero_alone.any())
