@@ -629,6 +629,8 @@ class Soak:
             self._reap()
             self._look_for_stuck()
         self._stop()
+        for name in self._names("copy-"):
+            shutil.rmtree(os.path.join(self.base, name))
         self.counts["checks"] += 1
         seed = self._rng.random()
         self._wait(start(self.base, lambda: check_all(self.base, random.Random(seed), self._writers)))
