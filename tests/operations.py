@@ -830,10 +830,16 @@ class Stage:
         A directory.
     models : dict, optional
         What the templates hold that are there already.
+
+    Attributes
+    ----------
+    instants : dict
+        Of operations, once they are known.
     """
 
     def __init__(self, base: str, models: dict[str, Contents] | None = None) -> None:
         self.models = models or {}
+        self.instants: dict[str, list[int]] = {}
         self._base = base
         self._number = 0
 
