@@ -9,7 +9,6 @@ import faulthandler
 import functools
 import os
 import pickle
-import random
 import signal
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Any
 from crash import Contents
 from interrupts import Interrupter
 from operations import OPERATIONS, Judge, Operation, Scene, Stage, Violation
-from ways import STATUS, Handled, count_instants, finish, tell, warm_up
+from ways import STATUS, Handled, count_instants, draw, finish, tell, warm_up
 
 PATIENCE = 10
 """Seconds that a process may take to end; what it takes is some tens of milliseconds."""
@@ -39,36 +38,35 @@ def do_endings(job: dict[str, Any]) -> None:
     """End processes in the middle of an operation, and judge what they leave."""
     operation = OPERATIONS[job["operation"]]
     answer = os.path.join(job["base"], "answer")
-    check(fork(functools.partial(prepare, operation, job, answer)), "preparing")
+    check(fork(functools.partial(prepare, operation, job["base"], answer)), "preparing")
     with open(answer, "rb") as file:
         instants, before, model = pickle.load(file)
     points = job["points"]
     if points is None:
         every = [[reaction, at] for at in instants for reaction in REACTIONS]
-        rng = random.Random(f"{job['seed']} {job['operation']}")
-        points = rng.sample(every, min(len(every), job["count"]))
-        tell(points=points, total=len(every))
+        points = [["end", point] for point in draw(every, "end", job)]
+        tell(points=points, totals={"end": len(every)})
     stage = Stage(job["base"], {operation.template: before})
-    for number, point in enumerate(points):
-        tell(number=number, trying=point)
+    for number, (way, point) in enumerate(points):
+        tell(number=number, trying=point, way=way)
         scene = stage.make(operation)
         pid = os.fork()
         if not pid:
             raise Ending(functools.partial(end, operation, scene, *point))
         status = wait(pid)
         if status not in EXPECTED:
-            tell(tried=point, where="", verdict=f"the process ended with {status}")
+            tell(tried=point, way="end", where="", verdict=f"the process ended with {status}")
             os._exit(3)
         scene.model = model
         check(fork(functools.partial(judge, scene, operation, point, returned=status == 0)), "judging")
         stage.remove(scene)
 
 
-def prepare(operation: Operation, job: dict[str, Any], answer: str) -> None:
+def prepare(operation: Operation, base: str, answer: str) -> None:
     """Build the template; write down the instants, what it holds, and what an operation begins with."""
-    stage = Stage(job["base"])
+    stage = Stage(base)
     warm_up(stage, operation)
-    instants = count_instants(stage, operation, job)
+    instants = count_instants(stage, operation)
     with stage.scene(operation) as scene:
         model: Contents = scene.model
         Judge(scene, operation, returned=False).judge(thorough=False)
@@ -98,7 +96,7 @@ def judge(scene: Scene, operation: Operation, point: list[Any], *, returned: boo
         Judge(scene, operation, returned=returned).judge(thorough=False)
     except Violation as violation:
         verdict = str(violation)
-    tell(tried=point, where="", verdict=verdict)
+    tell(tried=point, way="end", where="", verdict=verdict)
     if verdict:
         raise SystemExit(3)
 

@@ -701,7 +701,7 @@ class Judge:
             self._find(contents(other), "through the other handle")
             self._verify(other, "through the other handle")
         except sc.ClosedError as error:
-            if self._name != "close_reader":
+            if self._name != "close_reader" and not self._closes:
                 raise Violation("the other handle is closed") from error
 
     def _close(self, db: Any) -> None:
@@ -830,10 +830,16 @@ class Stage:
         A directory.
     models : dict, optional
         What the templates hold that are there already.
+
+    Attributes
+    ----------
+    instants : dict
+        Of operations, once they are known.
     """
 
     def __init__(self, base: str, models: dict[str, Contents] | None = None) -> None:
         self.models = models or {}
+        self.instants: dict[str, list[int]] = {}
         self._base = base
         self._number = 0
 

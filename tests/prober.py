@@ -11,20 +11,20 @@ import contextlib
 import gc
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import tempfile
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from crash import shrink
 from endings import Ending, do_endings
 from operations import OPERATIONS, Stage
-from ways import TASKS, tell, warm_up
+from ways import WAYS, draw, tell, warm_up
 
 
 class Prober:
@@ -64,46 +64,46 @@ def started() -> Iterator[Prober]:
 
 
 class Sweep(NamedTuple):
-    """What came of trying an operation at some of its points."""
+    """What came of trying an operation: how often it was tried, at how many points of how many, in each way."""
 
-    tried: int
-    points: int
-    all_points: int
+    tried: Counter[str]
+    points: Counter[str]
+    all_points: dict[str, int]
     violations: list[str]
 
-
-def sweep(prober: Prober, task: str, operation: str, count: float, seed: object, **options: Any) -> Sweep:
-    """Disturb an operation at all of its points, or at so many, in as many children as it takes."""
-    job: dict[str, Any] = {
-        "task": task,
-        "operation": operation,
-        "seed": f"{seed}",
-        "count": round(count),
-        **options,
-    }
-    tried, violations = 0, []
-    points, total = None, 0
-    while points is None or points:
-        findings = prober.run(**job, points=points)
-        if points is None:
-            assert "points" in findings[0], findings[-1]["errors"]
-            points, total = findings[0]["points"], findings[0]["total"]
-            chosen = len(points)
-        tried += sum("tried" in finding for finding in findings)
-        if findings[-1]["end"] == 0:
-            break
-        at: Any = next((finding["trying"] for finding in reversed(findings) if "trying" in finding), None)
-        assert at is not None, findings[-1]["errors"]
-        violations.append(_told(at, findings))
-        points = points[findings[-1]["done"] :]
-    return Sweep(tried, chosen, total, violations)
+    def __str__(self) -> str:
+        ways = self.points.items()
+        return ", ".join(
+            f"{way} {self.tried[way]} times at {count} of {self.all_points[way]}" for way, count in ways
+        )
 
 
-def _told(at: list[Any], findings: list[dict[str, Any]]) -> str:
+def sweep(prober: Prober, operation: str, counts: dict[str, float], seed: object, **options: Any) -> Sweep:
+    """Disturb an operation in some ways, at so many points each or at all, in as many children as it takes."""
+    job: dict[str, Any] = {"operation": operation, "seed": f"{seed}", **options}
+    job["counts"] = {way: max(1, round(count)) for way, count in counts.items()}
+    told = prober.run(**job, points=None)
+    assert "points" in told[0], told[-1]["errors"]
+    points, totals = told[0]["points"], told[0]["totals"]
+    tried: Counter[str] = Counter()
+    violations = []
+    rest = points
+    while True:
+        tried.update(finding["way"] for finding in told if "tried" in finding)
+        if told[-1]["end"] == 0:
+            return Sweep(tried, Counter(way for way, _ in points), totals, violations)
+        at: Any = next((finding for finding in reversed(told) if "trying" in finding), None)
+        assert at is not None, told[-1]["errors"]
+        violations.append(_told(at, told))
+        rest = rest[told[-1]["done"] :]
+        told = prober.run(**job, points=rest)
+
+
+def _told(at: dict[str, Any], findings: list[dict[str, Any]]) -> str:
     last = findings[-2]
     if last.get("verdict"):
-        return f"{at}: {last['verdict']}; interrupted in {last['where']}"
-    return f"{at}: the process ended with {findings[-1]['end']}: {findings[-1]['errors']}"
+        return f"{at['way']} {at['trying']}: {last['verdict']}; disturbed in {last['where']}"
+    return f"{at['way']} {at['trying']}: the process ended with {findings[-1]['end']}: {findings[-1]['errors']}"
 
 
 # ---------------------------------------------------------------------- inside
@@ -135,7 +135,7 @@ def attempt(job: dict[str, Any]) -> None:
     try:
         warnings.simplefilter("ignore")
         gc.disable()  # else it would make each attempt another one
-        (do_endings if job["task"] == "end" else do)(job)
+        (do_endings if "end" in job["counts"] else do)(job)
     except Ending:
         raise
     except BaseException:
@@ -147,19 +147,17 @@ def attempt(job: dict[str, Any]) -> None:
 
 def do(job: dict[str, Any]) -> None:
     """Try an operation at some points: the given ones, or so many of all, which are told first."""
-    find, attempt_one = TASKS[job["task"]]
     operation = OPERATIONS[job["operation"]]
     stage = Stage(tempfile.mkdtemp(dir=job["base"]))
     warm_up(stage, operation)
     points = job["points"]
     if points is None:
-        found = find(stage, operation, job)
-        rng = random.Random(f"{job['seed']} {job['operation']}")
-        points = [found[at] for at in sorted(rng.sample(range(len(found)), min(len(found), job["count"])))]
-        tell(points=points, total=len(found))
-    for number, point in enumerate(points):
+        found = {way: WAYS[way][0](stage, operation) for way in job["counts"]}
+        points = [[way, point] for way in found for point in draw(found[way], way, job)]
+        tell(points=points, totals={way: len(every) for way, every in found.items()})
+    for number, (way, point) in enumerate(points):
         tell(number=number)
-        attempt_one(stage, operation, point, job)
+        WAYS[way][1](stage, operation, point, job)
         if number % 16 == 15:
             gc.collect()
 

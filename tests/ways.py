@@ -31,6 +31,13 @@ WATCH = 12
 """Seconds after which an attempt that has found nothing is stuck."""
 
 
+def draw(every: list[Any], way: str, job: dict[str, Any]) -> list[Any]:
+    """Return as many of all points as a job asks for."""
+    rng = random.Random(f"{job['seed']} {job['operation']} {way}")
+    count = min(len(every), job["counts"][way])
+    return [every[at] for at in sorted(rng.sample(range(len(every)), count))]
+
+
 def tell(**finding: Any) -> None:
     """Hand a finding on."""
     os.write(1, json.dumps(finding).encode() + b"\n")
@@ -44,10 +51,12 @@ class Way(abc.ABC):
 
     Attributes
     ----------
+    name : str
     allowed : tuple of type
         What the call may raise then.
     """
 
+    name: str
     allowed: tuple[type[BaseException], ...]
     closes = False
     """Whether it may close the database."""
@@ -75,7 +84,7 @@ def attempt_at(stage: Stage, operation: Operation, point: Any, way: Way) -> None
     """Disturb an operation, judge, and tell; if something is wrong the process is of no more use."""
     faulthandler.dump_traceback_later(WATCH, exit=True)
     verdict = ""
-    tell(trying=point)
+    tell(trying=point, way=way.name)
     try:
         with way, stage.scene(operation) as scene:
             error = way.run(scene, functools.partial(finish, operation, scene))
@@ -88,7 +97,7 @@ def attempt_at(stage: Stage, operation: Operation, point: Any, way: Way) -> None
         verdict = str(violation)
     except Exception as error:
         verdict = f"judging raises {error!r}: {traceback.format_exc()[-1500:]}"
-    tell(tried=point, where=way.where, verdict=verdict)
+    tell(tried=point, way=way.name, where=way.where, verdict=verdict)
     if verdict:
         os._exit(3)  # what is left of it could harm the next attempts
 
@@ -112,6 +121,7 @@ def warm_up(stage: Stage, operation: Operation) -> None:
 class Interrupted(Way):
     """By Ctrl-C at these instants; the frames of the exception are kept, if this is asked for."""
 
+    name = "interrupt"
     allowed = (KeyboardInterrupt,)
 
     def __init__(self, *numbers: int, keep: bool = False) -> None:
@@ -128,12 +138,14 @@ class Interrupted(Way):
         return self.interrupter.interrupt(call, *self._numbers, note=len(self._numbers) == 1)
 
 
-def count_instants(stage: Stage, operation: Operation, job: dict[str, Any]) -> list[Any]:
+def count_instants(stage: Stage, operation: Operation) -> list[Any]:
     """Return the instants at which an operation can be interrupted."""
-    with stage.scene(operation) as scene:
-        instants = Interrupter().watch(lambda: operation.act(scene))
-        Judge(scene, operation, returned=True).judge(thorough=False)
-    return [instant.number for instant in instants]
+    if operation.name not in stage.instants:
+        with stage.scene(operation) as scene:
+            instants = Interrupter().watch(lambda: operation.act(scene))
+            Judge(scene, operation, returned=True).judge(thorough=False)
+        stage.instants[operation.name] = [instant.number for instant in instants]
+    return stage.instants[operation.name]
 
 
 def interrupt(stage: Stage, operation: Operation, number: int, job: dict[str, Any]) -> None:
@@ -152,6 +164,7 @@ def interrupt(stage: Stage, operation: Operation, number: int, job: dict[str, An
 class Starved(Way):
     """By want of memory at one call."""
 
+    name = "starve"
     allowed = (MemoryError, sc.FailedError)
 
     def __init__(self, at: int) -> None:
@@ -171,7 +184,7 @@ class Starved(Way):
         return None
 
 
-def count_calls(stage: Stage, operation: Operation, job: dict[str, Any]) -> list[Any]:
+def count_calls(stage: Stage, operation: Operation) -> list[Any]:
     """Return the numbers of the calls that may want memory."""
     memory = Memory()
     with stage.scene(operation) as scene:
@@ -188,6 +201,7 @@ def starve(stage: Stage, operation: Operation, at: int, job: dict[str, Any]) -> 
 class Failing(Way):
     """By a disk, one call of which fails, or all from one on."""
 
+    name = "fail"
     allowed = (OSError, sc.FailedError)
 
     def __init__(self, fault: Fault | None = None) -> None:
@@ -217,7 +231,7 @@ class Failing(Way):
         return None
 
 
-def count_disk_calls(stage: Stage, operation: Operation, job: dict[str, Any]) -> list[Any]:
+def count_disk_calls(stage: Stage, operation: Operation) -> list[Any]:
     """Return what may fail: of each call once, before and after it is done, and all from there on."""
     way = Failing()
     with way, stage.scene(operation) as scene:
@@ -260,6 +274,8 @@ class Collected(Way):
     The instant 0 stands for a collection at every allocation.
     """
 
+    name = "collect"
+
     def __init__(self, kind: str, at: int) -> None:
         self._kind = kind
         self._at = at
@@ -296,9 +312,9 @@ class Collected(Way):
             check_writer(scene)
 
 
-def count_collections(stage: Stage, operation: Operation, job: dict[str, Any]) -> list[Any]:
+def count_collections(stage: Stage, operation: Operation) -> list[Any]:
     """Return when what may be collected."""
-    instants = [0, *count_instants(stage, operation, job)]
+    instants = [0, *count_instants(stage, operation)]
     return [[kind, at] for kind in GARBAGE for at in instants]
 
 
@@ -313,6 +329,7 @@ def collect(stage: Stage, operation: Operation, point: list[Any], job: dict[str,
 class Handled(Way):
     """By a signal at one instant, whose handler closes the database, and then leaves, or goes on."""
 
+    name = "handle"
     closes = True
 
     def __init__(self, reaction: str, at: int) -> None:
@@ -347,9 +364,9 @@ STATUS = 7
 """With this a signal handler exits."""
 
 
-def count_signals(stage: Stage, operation: Operation, job: dict[str, Any]) -> list[Any]:
+def count_signals(stage: Stage, operation: Operation) -> list[Any]:
     """Return when a signal may come, and what its handler does then."""
-    instants = count_instants(stage, operation, job)
+    instants = count_instants(stage, operation)
     return [[reaction, at] for at in instants for reaction in ("exit", "go on")]
 
 
@@ -358,7 +375,7 @@ def handle(stage: Stage, operation: Operation, point: list[Any], job: dict[str, 
     attempt_at(stage, operation, point, Handled(*point))
 
 
-TASKS: dict[str, tuple[Callable[..., list[Any]], Callable[..., None]]] = {
+WAYS: dict[str, tuple[Callable[..., list[Any]], Callable[..., None]]] = {
     "interrupt": (count_instants, interrupt),
     "starve": (count_calls, starve),
     "fail": (count_disk_calls, fail),
