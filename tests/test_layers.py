@@ -67,6 +67,7 @@ LAYERS = [
     "delta",
     "block",
     "clone",
+    "kept",
     "leveldb",
     "superblock",
     "readers",
