@@ -22,11 +22,11 @@ from .batch import Batch
 from .database import Database
 from .errors import missing_extra
 from .extent import KEY_END
+from .kept import Kept
 from .manifest import NAME, Shard
 from .opening import open
 from .partition import KeyRange
 from .pickling import open_shared, reopen
-from .reading import Kept
 from .schema import Schema, array_schema, object_schema, schema_from_descriptor
 from .sharding import finish, make_shard, new_directory
 from .shards import Shards, open_shards

@@ -5,7 +5,7 @@ The directories are the log of the database. This module reads it and decides; a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .chunk import Chunk
@@ -90,21 +90,26 @@ def read_ends(paths: Paths, superblock: Superblock, index: Index) -> Log:
     return log
 
 
-def read_ends_at_last(paths: Paths, superblock: Superblock, index: Index) -> Log:
-    """Return the chunks as far as their directories say that they reached with the index's last commit."""
-    log = Log(index.checkpoint, False)
-    for chunk_id in paths.list_chunks():
-        chunk = _open_chunk(paths, superblock, chunk_id, index.next_chunk, log)
-        if chunk is not None:
-            head = index.heads.get(chunk_id)
-            if head is not None:
-                _check_head(chunk, head)
-            chunk.seek(*ends_at(chunk, head, index.last))
+def read_given_ends(paths: Paths, superblock: Superblock, ends: Mapping[int, tuple[int, int]]) -> Log:
+    """Return some chunks as far as it is given for each: free and directory offset.
+
+    Raises
+    ------
+    CorruptionError
+        One is damaged, or missing, or does not reach as far.
+    """
+    log = Log(0, False)
+    for chunk_id, end in ends.items():
+        chunk = _open_chunk(paths, superblock, chunk_id, chunk_id + 1, log)
+        if chunk is None:
+            raise no_such_chunk(paths, chunk_id)
+        _check_head(chunk, end)
+        chunk.seek(*end)
     return log
 
 
 def ends_at(chunk: Chunk, head: tuple[int, int] | None, commit: int) -> tuple[int, int]:
-    """Return free and directory offset of a chunk as of a commit, not older than its head if it has one."""
+    """Return free and directory offset of a chunk as of a commit, which is not older than a head that can be."""
     header = chunk.header
     free, directory = head if head and _is_possible(header, head) else (header.data_offset, header.file_size)
     for segment in chunk.segments(directory):

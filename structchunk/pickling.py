@@ -17,9 +17,10 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from .database import Database
 from .errors import CommitGone, CorruptionError, ReadOnlyError
+from .kept import Kept
 from .paths import Paths
 from .presence import check_there
-from .reading import KEPT, Kept, ReadStorage, open_kept, open_reader
+from .reading import KEPT, ReadStorage, open_kept, open_reader
 from .snapshot import Snapshot
 
 _IDLE = 2

@@ -20,7 +20,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ from .errors import CorruptionError, FailedError, ReadOnlyError
 from .extent import empty_run
 from .heap import Heap, Retired
 from .index import Index
+from .kept import Ends, Kept, read_ends, write_ends
 from .leveldb import PrivateDirectory
 from .lock import is_held
 from .log import ends_at
@@ -60,44 +61,15 @@ KEPT = 16
 
 
 class Generation(NamedTuple):
-    """What a reader knows of a clone that it made, which is as of one commit for good."""
+    """What a reader knows of a clone that it made, which is as of one commit for good.
+
+    ``ends`` has its chunks, and how far it looks at each: None where no commit has that, so that it may yet go.
+    """
 
     number: int
     commit: int
     epoch: int
-    is_sound: bool
-    chunks: frozenset[int]
-
-
-class Kept(NamedTuple):
-    """Where another process finds a commit that a reader keeps: all that a pickled reader is.
-
-    Attributes
-    ----------
-    path : str
-        Of the database.
-    database : bytes
-        Its uuid.
-    commit, epoch : int
-        The commit, and the epoch of when it was cloned: if it is lost and made again, then in a later one.
-    directory : str
-        Of the reader.
-    generation : int
-        Of the clone in it.
-    is_sound : bool
-        Whether the chunks reach at least as far as their headers say, as beside a living writer.
-    is_linked : bool
-        Whether the chunks are linked there; else they are the database's own.
-    """
-
-    path: str
-    database: bytes
-    commit: int
-    epoch: int
-    directory: str
-    generation: int
-    is_sound: bool
-    is_linked: bool
+    ends: dict[int, Ends | None]
 
 
 class ReadStorage(Storage):
@@ -344,9 +316,9 @@ class Copies:
         self._cloned = superblock.generation
         own = superblock._replace(generation=self._generation)
         clone_leveldb(self.source.index(superblock.generation), self._paths.index(own.generation), link=self.link)
-        self._link_chunks(self.source)
+        self._link_chunks(self.source, self.source.list_chunks())
         storage = open_copy(self._paths, own, partial(ReadStorage, self), is_sound=is_sound)
-        self._note(storage, read_superblock(self.source.superblock).epoch, is_sound=is_sound)
+        self._note(storage, read_superblock(self.source.superblock).epoch)
         return storage
 
     def read_kept(self, kept: Kept) -> ReadStorage:
@@ -362,31 +334,36 @@ class Copies:
         self._cloned = read_superblock(self.source.superblock).generation
         own = Superblock(kept.database, self._generation, 0, 0, kept.epoch, 0)
         try:
+            ends = read_ends(theirs.index(kept.generation))
             clone_leveldb(theirs.index(kept.generation), self._paths.index(own.generation), link=self.link)
-            self._link_chunks(theirs if self.link and kept.is_linked else self.source)
-            storage = open_settled_copy(self._paths, own, partial(ReadStorage, self), is_sound=kept.is_sound)
+            self._link_chunks(theirs if kept.is_linked else self.source, ends)
+            storage = open_settled_copy(self._paths, own, ends, partial(ReadStorage, self))
         except BaseException:
             self._discard()
             raise
-        self._note(storage, kept.epoch, is_sound=kept.is_sound)
+        self._note(storage, kept.epoch)
         return storage
 
-    def _note(self, storage: ReadStorage, epoch: int, *, is_sound: bool) -> None:
+    def _note(self, storage: ReadStorage, epoch: int) -> None:
         """Note what a clone needs, for as long as anybody needs the clone."""
-        index = storage.index
-        chunks = {chunk for heap in storage.heaps.values() for chunk in heap.chunks} | index.heads.keys()
-        self._generations[index.leveldb.path] = Generation(
-            storage.superblock.generation, index.last, epoch, is_sound, frozenset(chunks)
-        )
+        chunks = [chunk for heap in storage.heaps.values() for chunk in heap.chunks.values()]
+        ends = {
+            chunk.id: (chunk.committed, chunk.directory) if chunk.directory < chunk.header.file_size else None
+            for chunk in chunks
+        }
+        path = storage.index.leveldb.path
+        self._generations[path] = Generation(storage.superblock.generation, storage.index.last, epoch, ends)
 
     def keep(self, directory: PrivateDirectory, database: bytes) -> Kept:
         """Keep a clone, in place of the one that was first to be kept if these are many; say where it is."""
-        number, commit, epoch, is_sound, _ = self._generations[directory.path]
-        self._kept[directory.path] = self._kept.pop(directory.path, directory)
+        path = directory.path
+        number, commit, epoch, ends = self._generations[path]
+        if path not in self._kept:
+            write_ends(path, {chunk: end for chunk, end in ends.items() if end is not None})
+        self._kept[path] = self._kept.pop(path, directory)
         if len(self._kept) > KEPT:
             del self._kept[next(iter(self._kept))]
-        where = self.directory.path, number
-        return Kept(self.source.root, database, commit, epoch, *where, is_sound, self.link)
+        return Kept(self.source.root, database, commit, epoch, self.directory.path, number, self.link)
 
     def original(self, text: str) -> str:
         """Return a message with the paths of the database's own files."""
@@ -403,9 +380,9 @@ class Copies:
             path, offset=error.offset, found=error.found, expected=error.expected, advice=error.advice
         )
 
-    def _link_chunks(self, origin: Paths) -> None:
-        """Link the chunk files that are there, also those that the clone does not name: they do no harm."""
-        self._paths.present = frozenset(origin.list_chunks())
+    def _link_chunks(self, origin: Paths, chunks: Iterable[int]) -> None:
+        """Link chunk files that are there, also those that the clone does not name: they do no harm."""
+        self._paths.present = frozenset(chunks)
         if not self.link:
             return
         for chunk in self._paths.present:
@@ -423,7 +400,7 @@ class Copies:
         """Give up the links to the chunks that no clone needs that is there; what is mapped stays."""
         self._generations = {path: known for path, known in self._generations.items() if os.path.lexists(path)}
         if self.link:
-            needed = frozenset[int]().union(*(known.chunks for known in self._generations.values()))
+            needed = {chunk for known in self._generations.values() for chunk in known.ends}
             for chunk in set(self._paths.list_links()) - needed:
                 files.unlink(self._paths.chunk(chunk))
 

@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from typing import TypeAlias, TypeVar
 
 from . import files
@@ -31,7 +31,7 @@ from .log import (
     good_chunks,
     no_such_chunk,
     read_ends,
-    read_ends_at_last,
+    read_given_ends,
     read_log,
     read_whole_log,
     replaced_chunks,
@@ -140,7 +140,7 @@ def open_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: 
     index = _checked_index(Index.open_private(path, is_sound=is_sound), superblock)
     try:
         if is_sound:
-            return _as_it_stands(paths, superblock, index, make, read_ends)
+            return _as_it_stands(paths, superblock, index, make)
         log = read_log(paths, superblock, index, None, rewrite=False)
         find_good(log)
         check_complete(paths, index, log)
@@ -157,47 +157,52 @@ def open_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: 
     return _index_anew(paths, superblock, log, make, private=True)[0]
 
 
-def open_settled_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: bool) -> S:
-    """Open a private copy of an index that :func:`open_copy` brought to its last whole commit, as it is.
+def open_settled_copy(
+    paths: Paths, superblock: Superblock, ends: Mapping[int, tuple[int, int]], make: Make[S]
+) -> S:
+    """Open a private copy of an index that :func:`open_copy` has brought to its last whole commit.
 
     Parameters
     ----------
     paths, superblock, make
         As for :func:`open_copy`.
-    is_sound : bool
-        What that was told: if not, chunks may reach less far than their headers say.
+    ends : mapping
+        Free and directory offset of all chunks that it found.
 
     Raises
     ------
     CorruptionError
-        Index or chunks are damaged, or something is missing.
+        Index or chunks are damaged, or missing.
     """
     path = paths.index(superblock.generation)
     index = _checked_index(Index.open_private(path, is_sound=True), superblock)
     try:
-        return _as_it_stands(paths, superblock, index, make, read_ends if is_sound else read_ends_at_last)
+        log = read_given_ends(paths, superblock, ends)
+        storage = make(superblock, index)
+        _add_heaps(storage, index.catalog, log)
+        _check_live(paths, storage)
     except BaseException:
         index.close()
         raise
+    return storage
 
 
-def _as_it_stands(
-    paths: Paths,
-    superblock: Superblock,
-    index: Index,
-    make: Make[S],
-    read: Callable[[Paths, Superblock, Index], Log],
-) -> S:
-    """Open a copy whose every row is good: its chunks reach at least as far as what is read of them says."""
-    log = read(paths, superblock, index)
+def _as_it_stands(paths: Paths, superblock: Superblock, index: Index, make: Make[S]) -> S:
+    """Open a copy whose every row is good: its chunks reach at least as far as it says."""
+    log = read_ends(paths, superblock, index)
     check_complete(paths, index, log)
     storage = make(superblock, index)
     _add_heaps(storage, index.catalog, log, without=replaced_chunks(log, index.last))
+    _check_live(paths, storage)
+    return storage
+
+
+def _check_live(paths: Paths, storage: Storage) -> None:
+    """Raise if a chunk that has live records is not there."""
     for heap in storage.heaps.values():
-        for chunk, count in index.live[heap.store].items():
+        for chunk, count in storage.index.live[heap.store].items():
             if count.record_count and chunk not in heap.chunks:
                 raise no_such_chunk(paths, chunk)
-    return storage
 
 
 def _read_superblock(paths: Paths) -> Superblock:

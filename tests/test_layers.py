@@ -72,6 +72,7 @@ LAYERS = [
     "delta",
     "block",
     "clone",
+    "kept",
     "leveldb",
     "leveldb_files",
     "superblock",

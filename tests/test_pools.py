@@ -6,6 +6,7 @@ import ctypes
 import errno
 import gc
 import itertools
+import json
 import multiprocessing
 import os
 import pickle
@@ -198,19 +199,35 @@ def writer(open_db: OpenDB) -> sc.Database:
 
 
 def test_it_is_kept_until_the_reader_is_closed(open_db: OpenDB, writer: sc.Database) -> None:
-    blobs = []
+    blobs, figures = [], []
     with open_db("r") as db:
-        for number in range(3):
+        for number in range(4):
             blobs.append(pickle.dumps(db["a"]))
+            figures.append(db.stats())
             overwrite(writer, number + 1)
             db.refresh()
-        assert [float(first(pickle.loads(blob))) for blob in blobs] == [0, 1, 2]
         stores = [pickle.loads(blob) for blob in blobs]
-        assert all(pickle.loads(pickle.dumps(store))[5] == number for number, store in enumerate(stores))
-        assert stores[0]._binding.home().verify() == []
-    assert [first(store) for store in stores] == [0, 1, 2]
-    assert first(pickle.loads(blobs[2])) == 2  # it is still open here
+        assert [first(store) for store in stores] == [0, 1, 2, 3]
+        assert [pickle.loads(pickle.dumps(store))[5] for store in stores] == [0, 1, 2, 3]
+        for store, wanted in zip(stores, figures, strict=True):
+            assert store._binding.home().verify() == []
+            assert same(store._binding.home().stats(), wanted)
+    assert [first(store) for store in stores] == [0, 1, 2, 3]
+    assert first(pickle.loads(blobs[3])) == 3  # it is still open here
     assert in_child(lambda: pickle.loads(blobs[0])).startswith(f"CommitGone: {writer.path} is at commit")
+
+
+def test_what_is_written_down_is_checked(open_db: OpenDB, writer: sc.Database) -> None:
+    with open_db("r") as db:
+        blob = pickle.dumps(db["a"])
+        overwrite(writer, 1)
+        (path,) = Path(writer.path, "readers").glob("*/index-*/chunks")
+        chunk, *_ = min(json.loads(path.read_text()))
+        for text in ("", "[", "7", "[[1, 2]]", f"[[{chunk}, 1, 2]]", "[[77, 4096, 8192]]", "[" * 100_000, "[]"):
+            path.write_text(text)
+            with pytest.raises(sc.CommitGone) as caught:
+                pickle.loads(blob)
+            assert isinstance(caught.value.__cause__, sc.CorruptionError)
 
 
 def test_of_many_commits_the_last_ones_are_kept(open_db: OpenDB, writer: sc.Database) -> None:
