@@ -29,7 +29,7 @@ from .errors import ClosedError, CorruptionError, StoreNotFound
 from .extent import Extent, Run, unpack_row
 from .leveldb import REBUILD, LevelDB
 from .piece import Piece
-from .table import Change, Table, keys_of_store
+from .table import Change, Table, keys_of_pages, keys_of_store
 
 VERSION = 1
 LAST = b"Mlast"
@@ -441,6 +441,13 @@ class Index:
         for store, chunk in gone:
             self.heads.pop(chunk, None)
             self.live.get(store, {}).pop(chunk, None)
+
+    def compact(self, stores: Iterable[int] | None = None) -> None:
+        """Give back the disk space of rows that were replaced or deleted: of some stores, or of all there were."""
+        self.leveldb.compact(b"B", b"P")  # deltas, and what there is for each batch and each chunk
+        ranges = [(b"P", b"Q")] if stores is None else [keys_of_pages(store) for store in stores]
+        for start, stop in ranges:
+            self.leveldb.compact(start, stop)
 
     def disown(self) -> None:
         """Forget everything in a forked child, whatever locks other threads held when it was forked."""
