@@ -11,7 +11,7 @@ such a record is sparse, so is its copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -135,6 +135,16 @@ def compact_store(
 
 def _stats(storage: Storage, heap: Heap) -> StoreStats:
     return store_stats(heap.name, storage.places(heap, storage.index.last), storage.index.live[heap.store])
+
+
+def compact_index(storage: Storage, names: Collection[str]) -> None:
+    """Give back what the index of stores took that were rewritten; with no names, that of dropped stores too.
+
+    Where processes share writing, this process has the index only while it writes: there LevelDB does so in time.
+    """
+    if not storage.is_copy:
+        heaps = (storage.heaps.get(name) for name in names)
+        storage.index.compact([heap.store for heap in heaps if heap is not None] if names else None)
 
 
 def _stage(storage: Storage, staging: Staging, chunks: list[Chunk], progress: Progress) -> bool:

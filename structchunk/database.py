@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from . import leftovers
 from .batch import Batch
-from .compaction import CompactionReport, compact_store
+from .compaction import CompactionReport, compact_index, compact_store
 from .errors import ReadOnlyError, StoreNotFound
 from .heap import Heap
 from .hotcopy import copy_storage, destination
@@ -341,6 +341,7 @@ class Database(Catalogue):
             reports.append(self._compact(name, partial(_report, progress, done, total)))
             done += stats[name].live
             _report(progress, done, total)
+        compact_index(self.storage, names)
         return reports
 
     def _compact(self, name: str, progress: Callable[[int], object]) -> CompactionReport:

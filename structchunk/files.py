@@ -232,6 +232,12 @@ def disk_size(path: str) -> int:
         return 0
 
 
+def free_size(path: str) -> int:
+    """Return how many bytes the file system of a path has left."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
 def _written(fd: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
     """Yield the stretches of the file that are not holes."""
     position = start

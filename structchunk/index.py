@@ -30,7 +30,7 @@ from .extent import Extent, Run, unpack_row
 from .leveldb import REBUILD, LevelDB
 from .mutex import Mutex
 from .piece import Piece
-from .table import Change, Table, keys_of_store
+from .table import Change, Table, keys_of_pages, keys_of_store
 
 VERSION = 1
 LAST = b"Mlast"
@@ -464,6 +464,13 @@ class Index:
         for store, chunk in gone:
             self.heads.pop(chunk, None)
             self.live.get(store, {}).pop(chunk, None)
+
+    def compact(self, stores: Iterable[int] | None = None) -> None:
+        """Give back the disk space of rows that were replaced or deleted: of some stores, or of all there were."""
+        self.leveldb.compact(b"B", b"P")  # deltas, and what there is for each batch and each chunk
+        ranges = [(b"P", b"Q")] if stores is None else [keys_of_pages(store) for store in stores]
+        for start, stop in ranges:
+            self.leveldb.compact(start, stop)
 
     def refuse_inside(self) -> None:
         """Raise LockedError if this thread is in the middle of a call here."""

@@ -17,7 +17,7 @@ import stat
 import sys
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 if sys.version_info >= (3, 13):
@@ -34,12 +34,16 @@ from .mutex import Mutex
 
 Pair = tuple[bytes, bytes]
 _SMALL_LOG = 1 << 16
+_STEP_SIZE = 32 << 20
+"""About how many bytes of tables are rewritten at a time, while other calls wait."""
+_KEY_SIZE = 16
+"""Keys are told apart by this many bytes where a range is parted."""
 _NEVER_FULL = 1 << 30
 """A write buffer that does not fill: where nothing empties it, a write to a full one waits for ever."""
 _OPTIONS: dict[str, Any] = {
     "compression": None,
     "bloom_filter_bits": 10,
-    "write_buffer_size": 16 << 20,
+    "write_buffer_size": 2 << 20,  # what is in the log, each reader reads anew
     "lru_cache_size": 32 << 20,
     "max_file_size": 32 << 20,  # few files, as opening looks at each
     "paranoid_checks": True,
@@ -252,7 +256,7 @@ class LevelDB:
         global _used
         _used = True  # first: another thread may fork while LevelDB opens
         options = _OPTIONS | {"write_buffer_size": _NEVER_FULL} if _inherited else _OPTIONS
-        handle = plyvel.DB(path, create_if_missing=create, **options)
+        handle = plyvel.DB(os.fsencode(path), create_if_missing=create, **options)
         if _inherited:
             _leak(handle)
         return cls(path, handle, private=private)
@@ -327,6 +331,36 @@ class LevelDB:
             for key, value in puts:
                 batch.put(key, value)
             batch.write()
+
+    def compact(self, start: bytes, stop: bytes) -> None:
+        """Give back the disk space of what was replaced or deleted in a range of keys.
+
+        It goes in steps, between which other calls take their turn. What the disk may have no room for is left:
+        LevelDB refuses all writes after one that failed.
+        """
+        low, high = (int.from_bytes(key.ljust(_KEY_SIZE, b"\0"), "big") for key in (start, stop))
+        for first, end, size in self._steps(low, high):
+            if files.free_size(self.path) > 2 * size + _STEP_SIZE:
+                with self._gate.lock, self._gate as handle:
+                    handle.compact_range(start=first, stop=end)
+        self._empty_log()  # with which LevelDB removes the tables that are left over
+
+    def _steps(self, low: int, high: int) -> Iterator[tuple[bytes, bytes, int]]:
+        """Yield the parts of a range of keys, taken for numbers: each small enough for a step, and its size."""
+        start, stop = low.to_bytes(_KEY_SIZE, "big"), high.to_bytes(_KEY_SIZE, "big")
+        with self._gate.lock, self._gate as handle:
+            size = handle.approximate_size(start, stop)
+        if size <= _STEP_SIZE or high - low < 2:
+            yield start, stop, size
+        else:
+            middle = (low + high) // 2
+            yield from self._steps(low, middle)
+            yield from self._steps(middle, high)
+
+    def _empty_log(self) -> None:
+        """Compact an empty range: that writes what the log holds to a table."""
+        with self._gate.lock, self._gate as handle:
+            handle.compact_range(start=b"\xff", stop=b"\xff\xff")
 
     def flush_logs(self) -> None:
         """Bring the write-ahead logs to disk: a synced write alone would leave a hole below itself.

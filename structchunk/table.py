@@ -445,6 +445,11 @@ class Table:
             yield self._rewrite([Scattered(part)], pages, part["key"].tolist())
 
 
+def keys_of_pages(store: int) -> tuple[bytes, bytes]:
+    """Return the first and the last LevelDB key that a page of a store may have."""
+    return _KEY.pack(b"P", store, 0), _KEY.pack(b"P", store, KEY_END - 1)
+
+
 def keys_of_store(leveldb: LevelDB, store: int) -> Iterator[bytes]:
     """Yield every LevelDB key of a store's two regions, for dropping it."""
     for region in (b"D", b"P"):
