@@ -258,6 +258,11 @@ class Index:
         """Number of the last commit."""
         return self._clock.last
 
+    def knows(self, store: int) -> bool:
+        """Tell whether a store was added, and not dropped since."""
+        self._clock.check()
+        return store in self._tables
+
     def table(self, store: int) -> Table:
         """Return the table of a store that was added.
 

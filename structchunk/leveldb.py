@@ -18,6 +18,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 if sys.version_info >= (3, 13):
@@ -27,7 +28,7 @@ if sys.version_info >= (3, 13):
 else:
     import plyvel
 
-from . import files
+from . import files, leftovers
 from .errors import CLOSED, ClosedError, CorruptionError, LockedError
 from .leveldb_files import damaged_tables
 from .mutex import Mutex
@@ -143,7 +144,7 @@ class PrivateDirectory:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        weakref.finalize(self, _remove, path, os.getpid())
+        weakref.finalize(self, leftovers.leave, partial(_remove, path, os.getpid()))
 
 
 def _remove(path: str, owner: int) -> None:

@@ -34,9 +34,9 @@ class ReaderDirectory:
     """
 
     def __init__(self, parent: str, prefix: str = "") -> None:
-        self.path, self._fd = _make(parent, prefix)
-        self._identity = files.identity(os.fstat(self._fd))
-        self._finalizer = weakref.finalize(self, _remove, self.path, self._fd, os.getpid())
+        self.path, self._lock = _make(parent, prefix)
+        self._identity = files.identity(os.fstat(self._lock.fd))
+        self._finalizer = weakref.finalize(self, _remove, self.path, self._lock, os.getpid())
 
     def release(self) -> None:
         """Remove it. Idempotent."""
@@ -48,30 +48,27 @@ class ReaderDirectory:
 
     def disown(self) -> None:
         """Close a forked child's copy of the lock, which else would outlive the parent."""
-        if self._finalizer.detach():
-            os.close(self._fd)
+        self._finalizer.detach()
+        self._lock.close()
 
 
-def _make(parent: str, prefix: str) -> tuple[str, int]:
-    """Return a new directory, and the descriptor that holds its lock."""
+def _make(parent: str, prefix: str) -> tuple[str, files.Descriptor]:
+    """Return a new directory, and what holds its lock."""
     while True:
         path = os.path.join(parent, f"{prefix}{os.getpid()}-{secrets.token_hex(4)}")
-        files.make_directory(path)
-        fd = -1
+        lock = files.Descriptor()
         try:
-            fd = os.open(_lock_of(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(fd).st_nlink:
-                return path, fd
+            files.make_directory(path)
+            lock.open(_lock_of(path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            fcntl.flock(lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock.fd).st_nlink:
+                return path, lock
         except (FileNotFoundError, BlockingIOError):
             pass  # another process took it for a dead one's, in the moment before it was locked
         except BaseException:
-            _remove_tree(path)
-            if fd >= 0:
-                os.close(fd)
+            _remove(path, lock, os.getpid())
             raise
-        if fd >= 0:
-            os.close(fd)
+        lock.close()
 
 
 def make_parent(path: str) -> None:
@@ -120,11 +117,13 @@ def _remove_if_dead(path: str) -> None:
         os.close(fd)
 
 
-def _remove(path: str, fd: int, owner: int) -> None:
+def _remove(path: str, lock: files.Descriptor, owner: int) -> None:
     """Remove a directory and let its lock go; a forked child that ends leaves it to its parent."""
     if os.getpid() == owner:
-        _remove_tree(path)
-        os.close(fd)
+        try:
+            _remove_tree(path)
+        finally:
+            lock.close()  # whatever is left can be told for a dead one's now
 
 
 def _remove_tree(path: str) -> None:

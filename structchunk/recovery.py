@@ -106,12 +106,17 @@ def open_storage(
             if index is not None:
                 index.close()
                 log = read_whole_log(paths, superblock, log.good, progress)
-            return _with_new_index(paths, lock, superblock, log, chunk_size)
-        return _with_index(paths, lock, superblock, index, log, chunk_size)
+            storage = _with_new_index(paths, lock, superblock, log, chunk_size)
+        else:
+            storage = _with_index(paths, lock, superblock, index, log, chunk_size)
     except BaseException:
         if index is not None:
             index.close()
         raise
+    for other in paths.list_indexes():  # replaced just now, or left by a rebuild that was cut short
+        if other != storage.superblock.generation:
+            _remove_index(paths.index(other))
+    return storage
 
 
 def open_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: bool) -> S:
@@ -315,7 +320,7 @@ def _bring_forward(storage: Storage, log: Log) -> tuple[set[int], set[int]]:
 
 
 def _with_new_index(paths: Paths, lock: Lock, superblock: Superblock, log: Log, chunk_size: int) -> Storage:
-    """Open the storage with an index made anew, and remove the one of before."""
+    """Open the storage with an index made anew."""
 
     def make(superblock: Superblock, index: Index) -> Storage:
         return Storage(paths, lock, superblock, index, chunk_size)
@@ -328,9 +333,6 @@ def _with_new_index(paths: Paths, lock: Lock, superblock: Superblock, log: Log, 
     except BaseException:
         storage.index.close()
         raise
-    for old in paths.list_indexes():
-        if old != storage.superblock.generation:
-            _remove_index(paths.index(old))
     return storage
 
 

@@ -213,8 +213,10 @@ class Storage:
 
     def _note_unfinished(self) -> None:
         """Refuse to write from now on if a change was cut short. The caller holds the lock, and is in none."""
-        if self._unfinished and not self.failure:
-            self.failure = f"{self._unfinished} was interrupted, so what is on disk is not known"
+        if self._unfinished:
+            self.failure = self.failure or f"{self._unfinished} was interrupted, so what is on disk is not known"
+            self.heaps = {name: heap for name, heap in self.heaps.items() if self.index.knows(heap.store)}
+            self._unfinished = ""
 
     def _refuse_inside(self) -> None:
         """Raise LockedError if this call interrupts another one of its own thread, which holds locks."""
@@ -246,6 +248,7 @@ class Storage:
         """Hold off commits and checkpoints while the body runs."""
         self._mutex.refuse_mine()
         with self._mutex.lock:
+            self._note_unfinished()
             yield
 
     # ------------------------------------------------------------------ commit
