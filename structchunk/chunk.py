@@ -197,12 +197,10 @@ class Chunk:
         self.unmap()
 
     def _map(self, access: int) -> mmap.mmap:
-        if self._closed:
-            raise ClosedError(CLOSED)
         # On an overlay file system a file of a lower layer is copied when it is first opened for writing, and who
         # has mapped it before goes on seeing the lower one. So who writes opens it for writing, even to read.
         write = access == mmap.ACCESS_WRITE or (self._is_written and os.access(self.path, os.W_OK))
-        with files.advised(self.path), files.opened(self.path, write=write) as fd:
+        with self._while_open(), files.advised(self.path), files.opened(self.path, write=write) as fd:
             status = os.fstat(fd)
             size = status.st_size
             if size != self.header.file_size:
@@ -224,11 +222,25 @@ class Chunk:
                 f"{self.path} is another file than the one that was opened; close the database and open it again"
             )
 
+    @contextlib.contextmanager
+    def _while_open(self) -> Iterator[None]:
+        """Raise ClosedError if it is closed, also meanwhile, after which the path may lead nowhere."""
+        if self._closed:
+            raise ClosedError(CLOSED)
+        try:
+            yield
+        except FileNotFoundError as error:
+            if self._closed:
+                raise ClosedError(CLOSED) from error
+            raise
+
     def _check_place(self) -> None:
         """Raise if what is written by path would go to another file than the one that is open."""
         if self._file is None:
             self._open_file()
         elif found := files.displaced(self.path, self._file.identity):
+            if self._closed:
+                raise ClosedError(CLOSED)
             raise FailedError(f"{found}; close the database and open it again")
 
     def items(self, dtype: np.dtype[Any], *, writable: bool = False) -> npt.NDArray[Any]:
@@ -273,7 +285,8 @@ class Chunk:
         start = max(self.free, self.reserved)
         ahead = round_up(end + max(MIN_STEP, end // 16), PAGE)
         exact = round_up(end, PAGE)
-        self.reserved = self._reserve_one_of(start, min(ahead, self.directory // PAGE * PAGE), exact)
+        with self._while_open():
+            self.reserved = self._reserve_one_of(start, min(ahead, self.directory // PAGE * PAGE), exact)
 
     def reserve_directory(self, rows_size: int, *, ahead: int = MIN_STEP) -> None:
         """Give blocks to the next segment, whose rows take `rows_size` bytes, as :meth:`reserve` does to data."""
@@ -315,9 +328,7 @@ class Chunk:
         file.write(offset, data.view(np.uint8) if isinstance(data, np.ndarray) else data)
 
     def _open_file(self) -> files.File:
-        if self._closed:
-            raise ClosedError(CLOSED)
-        with files.advised(self.path):
+        with self._while_open(), files.advised(self.path):
             file = files.File(self.path)
         self._recognise(file.fd, file.identity)
         self._file = file

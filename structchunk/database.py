@@ -421,10 +421,8 @@ class Database(Catalogue):
     def _close(self) -> None:
         try:
             self._close_storage()
-        except Exception:
-            self._closed = True  # as far as that goes: the files were let go
-            raise
-        self._closed = True
+        finally:
+            self._closed = self.storage.is_closed
 
     def _close_storage(self) -> None:
         self.storage.close()

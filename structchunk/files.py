@@ -224,6 +224,19 @@ def written(path: str, start: int, stop: int) -> list[tuple[int, int]]:
         return list(_written(fd, start, stop))
 
 
+def remove_tree(path: str) -> None:
+    """Remove a file, or a directory and all that is in it; links are not followed.
+
+    ``shutil.rmtree`` closes a descriptor twice if it is interrupted, which may be another file's by then.
+    """
+    if stat.S_ISDIR(os.lstat(path).st_mode):
+        for name in os.listdir(path):
+            remove_tree(os.path.join(path, name))
+        os.rmdir(path)
+    else:
+        unlink(path)
+
+
 def disk_size(path: str) -> int:
     """Return how many bytes of disk a file takes; 0 if it is gone."""
     try:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import uuid
 from typing import NamedTuple
 
@@ -92,7 +91,8 @@ def copy_storage(storage: Storage, dest: str) -> None:
         _build(storage, draft)
         files.rename(draft.root, dest)
     except BaseException:
-        shutil.rmtree(draft.root, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            files.remove_tree(draft.root)
         raise
     files.flush_directory(os.path.dirname(dest))
 

@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import shutil
 import stat
 import sys
 import weakref
@@ -154,7 +153,7 @@ def _remove(path: str, owner: int) -> None:
         with contextlib.suppress(OSError):
             files.rename(path, doomed)
             path = doomed
-        shutil.rmtree(path, ignore_errors=True)
+            files.remove_tree(path)
 
 
 def _leak(thing: Any) -> None:
@@ -385,12 +384,14 @@ class LevelDB:
         handle = self._gate.shut(CLOSED)
         if handle is None:
             return
-        if tidy and not self._private and self._log_size() > _SMALL_LOG:
-            # Compacting an empty range flushes the memory table, so that the next open replays nothing.
-            with contextlib.suppress(plyvel.Error, RuntimeError):  # the latter if another thread was quicker
-                handle.compact_range(start=b"\xff", stop=b"\xff\xff")
-        if not (self._private and _inherited):
-            handle.close()
+        try:
+            if tidy and not self._private and self._log_size() > _SMALL_LOG:
+                # Compacting an empty range flushes the memory table, so that the next open replays nothing.
+                with contextlib.suppress(plyvel.Error, RuntimeError):  # the latter if another thread was quicker
+                    handle.compact_range(start=b"\xff", stop=b"\xff\xff")
+        finally:
+            if not (self._private and _inherited):
+                handle.close()
         self._gate.forget()
 
     def _log_size(self) -> int:

@@ -11,7 +11,6 @@ import fcntl
 import os
 import re
 import secrets
-import shutil
 import stat
 import weakref
 
@@ -137,7 +136,7 @@ def _remove_tree(path: str) -> None:
         path = doomed
         for name in os.listdir(path):
             if name != "lock":
-                shutil.rmtree(os.path.join(path, name), ignore_errors=True)
+                files.remove_tree(os.path.join(path, name))
         files.unlink(_lock_of(path))
         os.rmdir(path)
 

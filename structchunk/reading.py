@@ -16,9 +16,9 @@ directory, and the chunk files are mapped at once, which keeps them just as well
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -179,10 +179,7 @@ class ReadStorage(Storage):
     def close(self) -> None:
         """Close the clone, and remove it."""
         with self.committing():
-            self.index.close()
-            for heap in self.heaps.values():
-                heap.close()
-            self._lock.release()
+            self._let_go()
 
 
 def _was_renumbered(chunk: Chunk) -> bool:
@@ -309,7 +306,8 @@ class Copies:
     def _discard(self) -> None:
         """Remove what the last attempt cloned."""
         for generation in (self._generation, self._generation + 1):
-            shutil.rmtree(self._paths.index(generation), ignore_errors=True)
+            with contextlib.suppress(OSError):
+                files.remove_tree(self._paths.index(generation))
 
     def _read(self, superblock: Superblock, *, is_sound: bool) -> ReadStorage:
         self._generation += 2  # one for the clone, and one for an index that is made anew

@@ -8,7 +8,6 @@ each is there because dropping it loses data.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import uuid
 from collections.abc import Callable, Container, Mapping
@@ -371,7 +370,7 @@ def _index_anew(
 def _remove_index(path: str) -> None:
     """Remove an index directory, or what stands in its place."""
     if stat.S_ISDIR(os.lstat(path).st_mode):
-        shutil.rmtree(path)
+        files.remove_tree(path)
     else:
         files.unlink(path)
 

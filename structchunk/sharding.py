@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 
@@ -36,7 +35,8 @@ def new_directory(path: str | os.PathLike[str]) -> Iterator[str]:
     except BaseException:
         doomed = f"{directory}{PART}{uuid.uuid4().hex}"
         files.rename(directory, doomed)  # who is still making a shard cannot put it there any more
-        shutil.rmtree(doomed, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            files.remove_tree(doomed)
         raise
     files.flush_directory(os.path.dirname(directory))
 
@@ -61,7 +61,8 @@ def make_shard(directory: str, number: int, fill: Callable[[Database], object]) 
             fill(database)
         _publish(draft, path)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            files.remove_tree(draft)
     with open(path, "r") as database:
         return Shard(name, holdings(database))
 
@@ -94,5 +95,6 @@ def finish(directory: str, stores: dict[str, Schema], shards: Iterable[Shard]) -
         )
     for left in os.listdir(directory):
         if PART in left:  # of a process that was killed
-            shutil.rmtree(os.path.join(directory, left), ignore_errors=True)
+            with contextlib.suppress(OSError):
+                files.remove_tree(os.path.join(directory, left))
     write_manifest(directory, manifest)

@@ -105,6 +105,7 @@ class Storage:
         self.epoch_pending = True
         self.gone: list[Gone] = []
         self.failure = ""
+        self.is_closed = False
         self.lending = Lending()
         self._unfinished = ""
         self._lock = lock
@@ -492,12 +493,19 @@ class Storage:
                     if self._has_unsaved() and not self.failure:
                         self._checkpoint()
             finally:
-                try:
-                    self.index.close(tidy=self.is_in_place())
-                    for heap in self.heaps.values():
-                        heap.close()
-                finally:
-                    self._lock.release()
+                self._let_go(tidy=self.is_in_place())
+
+    def _let_go(self, *, tidy: bool = True) -> None:
+        """Close the index and the chunks, and let the lock go, whatever goes wrong with one of them."""
+        try:
+            self.index.close(tidy=tidy)
+        finally:
+            try:
+                for heap in self.heaps.values():
+                    heap.close()
+            finally:
+                self._lock.release()
+        self.is_closed = True
 
     def _has_unsaved(self) -> bool:
         is_behind = self.index.last != self.superblock.checkpoint

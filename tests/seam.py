@@ -6,7 +6,6 @@ import errno
 import functools
 import os
 import random
-import shutil
 import stat
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -21,7 +20,7 @@ SECTOR = 512
 PAGE = 4096
 OPERATIONS = (
     *("create", "make_directory", "write", "reserve", "clear"),
-    *("start_flush", "flush", "flush_directory", "rename", "unlink", "link", "copy", "rewrite"),
+    *("start_flush", "flush", "flush_directory", "rename", "unlink", "link", "copy", "rewrite", "remove_tree"),
 )
 Notice: TypeAlias = Callable[[str, tuple[Any, ...], bool], object]
 
@@ -41,7 +40,6 @@ class Seam:
             self._replace(files, name, self._around(name, getattr(files, name)))
         self._replace(Chunk, "store", self._store(Chunk.store))
         self._replace(Chunk, "append_segment", self._around("append_segment", Chunk.append_segment))
-        self._replace(shutil, "rmtree", self._around("rmtree", shutil.rmtree))
         for name in ("write", "close"):
             self._replace(LevelDB, name, self._around(f"LevelDB.{name}", getattr(LevelDB, name)))
         for name in ("create", "open"):

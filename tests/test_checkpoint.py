@@ -700,7 +700,7 @@ class CopyFault(Seam):
     def _maybe_fail(self, operation: str, args: tuple[Any, ...], done: bool) -> None:
         paths = [getattr(arg, "path", arg) for arg in args]
         mine = any(isinstance(path, str) and ".part-" in path for path in paths)
-        if mine and not done and operation not in ("rmtree", "LevelDB.close"):
+        if mine and not done and operation not in ("remove_tree", "LevelDB.close"):
             self.count += 1
             if self.count == self._at:
                 raise OSError(self._number, os.strerror(self._number), operation)
