@@ -200,14 +200,20 @@ class Chunk:
         # On an overlay file system a file of a lower layer is copied when it is first opened for writing, and who
         # has mapped it before goes on seeing the lower one. So who writes opens it for writing, even to read.
         write = access == mmap.ACCESS_WRITE or (self._is_written and os.access(self.path, os.W_OK))
-        with self._while_open(), files.advised(self.path), files.opened(self.path, write=write) as fd:
-            status = os.fstat(fd)
-            size = status.st_size
-            if size != self.header.file_size:
-                expected = f"{self.header.file_size} bytes"
-                raise CorruptionError(self.path, found=f"a file of {size} bytes", expected=expected)
-            self._recognise(fd, files.identity(status))
-            return mmap.mmap(fd, size, access=access, **_MAPPING)
+        with self._while_open(), files.advised(self.path):
+            if self._file is not None:  # which may have lost its name
+                return self._mapped(self._file.fd, access)
+            with files.opened(self.path, write=write) as fd:
+                return self._mapped(fd, access)
+
+    def _mapped(self, fd: int, access: int) -> mmap.mmap:
+        status = os.fstat(fd)
+        size = status.st_size
+        if size != self.header.file_size:
+            expected = f"{self.header.file_size} bytes"
+            raise CorruptionError(self.path, found=f"a file of {size} bytes", expected=expected)
+        self._recognise(fd, files.identity(status))
+        return mmap.mmap(fd, size, access=access, **_MAPPING)
 
     def _recognise(self, fd: int, file: files.Identity) -> None:
         """Raise unless an open file is this chunk: it may lie where another one was when the header was read."""
@@ -296,7 +302,7 @@ class Chunk:
         self._check_place()
         stop = min(self._directory_reserved, self.directory)
         for start in (low - ahead, low):
-            first = max(start // PAGE * PAGE, self.free)
+            first = max(start // PAGE * PAGE, self.free, self.stored)
             try:
                 files.reserve(self.path, first, stop - first)
             except OSError:

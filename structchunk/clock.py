@@ -43,7 +43,7 @@ class Clock:
         Makes the caches good again; the caller holds the lock. It is weak, so that a lost index goes at once.
     """
 
-    def __init__(self, last: int, mend: WeakMethod[Callable[[], None]]) -> None:
+    def __init__(self, last: int, mend: WeakMethod[Callable[[], None]] | None = None) -> None:
         self.mutex = Mutex()
         self.last = last
         self.version = 0
@@ -68,7 +68,7 @@ class Clock:
             self.mutex.refuse_mine()
         if self.is_torn:
             with self.lock:
-                mend = self.mend()
-                if self.is_torn and mend is not None:
+                mend = self.mend and self.mend()
+                if self.is_torn and mend:
                     mend()
                     self.is_torn = False

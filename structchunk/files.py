@@ -234,7 +234,7 @@ def remove_tree(path: str) -> None:
             remove_tree(os.path.join(path, name))
         os.rmdir(path)
     else:
-        unlink(path)
+        os.unlink(path)
 
 
 def disk_size(path: str) -> int:

@@ -108,9 +108,11 @@ class ReadStorage(Storage):
 
     def refresh(self) -> None:
         """Show the newest commit. Reads in flight, and snapshots, go on with the clone of before."""
-        leftovers.clear()
-        with self.committing():
-            self.catch_up()
+        try:
+            with self.committing():
+                self.catch_up()
+        finally:
+            leftovers.clear()  # the clone of before, unless somebody reads it yet
 
     def catch_up(self) -> None:
         """Show the newest commit; the caller holds the lock."""

@@ -381,10 +381,10 @@ class Storage:
 
     def discard(self) -> None:
         """Take back what a transaction did that did not commit. After a failed commit all is left for recovery."""
-        if self.drafts or self.lent:
-            self._mutex.refuse_mine()
-            with self._mutex.lock:
-                self._note_unfinished()
+        self._mutex.refuse_mine()
+        with self._mutex.lock:
+            self._note_unfinished()
+            if self.is_in_place():
                 self._sweep()
 
     def _sweep(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import structchunk as sc
-from structchunk import background, segment, storage
+from structchunk import background, commit, segment
 from structchunk.background import Background
 
 LONG = background.WORTH_SIZE
@@ -98,7 +98,7 @@ def test_checksums_of_a_commit(db: sc.Database, monkeypatch: pytest.MonkeyPatch)
     def broken(*args: Any) -> int:
         raise MemoryError
 
-    monkeypatch.setattr(storage, "data_crc", noted)
+    monkeypatch.setattr(commit, "data_crc", noted)
     stores = [db.array_store(name, "f8") for name in "ab"]
     names.clear()
     with db.transaction() as transaction:
@@ -107,11 +107,11 @@ def test_checksums_of_a_commit(db: sc.Database, monkeypatch: pytest.MonkeyPatch)
     assert len(names) == 2
     assert all(name.startswith("structchunk") for name in names)
     before = db.snapshot().commit_number
-    monkeypatch.setattr(storage, "data_crc", broken)
+    monkeypatch.setattr(commit, "data_crc", broken)
     with pytest.raises(MemoryError):
         stores[0].put_many([1, 2], [[1.0], [2.0]])
     assert not threads()
-    monkeypatch.setattr(storage, "data_crc", noted)
+    monkeypatch.setattr(commit, "data_crc", noted)
     assert db.snapshot().commit_number == before
     stores[0].put_many([1, 2], [[1.0], [2.0]])
     assert stores[0][2].tolist() == [2.0]

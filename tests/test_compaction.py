@@ -700,7 +700,8 @@ def leave_replacement(db: sc.Database, name: str) -> int:
     """Leave what compaction may if it is cut short: a chunk that names those to be replaced, without a commit."""
     heap = db.storage.heaps[name]
     chunk = db.storage.create_replacement(heap, 0, 0, tuple(heap.chunks))
-    heap.add(chunk)
+    heap.settle(chunk)
+    db.storage.drafts.clear()
     return chunk.id
 
 

@@ -44,7 +44,7 @@ def test_arrays_of_any_making(keys: Any, expected: list[int]) -> None:
         (np.array([[1, 2]], object), ValueError),
         (np.ma.array([1, 2], mask=[False, True]), ValueError),
         (np.ma.array([1, 2], mask=True), ValueError),
-        (pd.Series([1, None], dtype="Int64"), TypeError),
+        (pd.Series([1, None], dtype="Int64"), ValueError),
     ],
 )
 def test_arrays_refused(keys: Any, error: type[Exception]) -> None:

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -27,9 +28,10 @@ from conftest import OpenDB
 from support import count_descriptors, in_child
 
 import structchunk as sc
-from structchunk import pickling, reading
+from structchunk import files, pickling, reading
 from structchunk.chunk import Chunk
 from structchunk.chunk_map import map_chunks
+from structchunk.header import HeaderFields
 from structchunk.reading import KEPT
 
 COUNT = 1000
@@ -244,7 +246,7 @@ def test_of_many_commits_the_last_ones_are_kept(open_db: OpenDB, writer: sc.Data
                     pickle.loads(blob)
             else:
                 assert first(pickle.loads(blob)) == number
-        mine = Path(db.storage._lock.path)  # type: ignore[attr-defined]
+        mine = Path(db.storage._lock.directory.path)  # type: ignore[attr-defined]
         assert len(list(mine.glob("index-*"))) == KEPT + 1
 
 
@@ -272,7 +274,7 @@ def test_a_commit_that_was_lost_and_made_again_is_another_one(open_db: OpenDB, w
     last = writer.storage.index.last
     chunk = Chunk.open(str(max(Path(writer.path, "chunks").iterdir())))
     segment = next(segment for segment in chunk.segments() if segment.commit == last)
-    writer.storage._poison(OSError("the disk failed"))
+    writer.storage.failure = "the disk failed"
     writer.close()
     with open(chunk.path, "r+b") as file:
         file.seek(segment.start)
@@ -316,7 +318,8 @@ def test_after_a_crash_a_reader_keeps_what_it_found(tmp_path: Path) -> None:
     log = next(path.glob("index-*/*.log"))
     os.truncate(log, log.stat().st_size // 2)  # as after a power cut: the rest comes out of the chunks
     chunk = Chunk.open(str(max((path / "chunks").iterdir())))
-    chunk.move(chunk.header.data_offset, chunk.header.file_size)  # an old page, in which there is no commit yet
+    early = (chunk.header.data_offset, chunk.header.file_size)  # an old page, in which there is no commit yet
+    files.write(chunk.path, HeaderFields.free_offset.offset, struct.pack("<QQ", *early))
     with sc.open(path, "r") as db:
         blob, wanted = pickle.dumps(db["a"]), values_of(db["a"], 0, COUNT)
         assert db["a"][299] == [0]
