@@ -220,7 +220,7 @@ TAKEN: list[tuple[dict[str, Any], Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "expected"), TAKEN, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(("given", "expected"), TAKEN)
 def test_fields_are_taken_alike_through_every_door(db: sc.Database, given: dict[str, Any], expected: Any) -> None:
     store = db.object_store("mixed", Mixed)
     whole = {**ZERO, **given}
@@ -270,7 +270,6 @@ def test_fields_are_taken_alike_through_every_door(db: sc.Database, given: dict[
         ({"points": [(1, 2)]}, ValueError),
         ({"points": [(1, 2), (3, None)]}, TypeError),
     ],
-    ids=lambda value: repr(value)[:40],
 )
 def test_fields_are_refused_alike_through_every_door(
     db: sc.Database, given: dict[str, Any], error: type[Exception]

@@ -144,8 +144,11 @@ def _months(count: int, unit: str, wanted: str) -> fractions.Fraction | None:
     if (unit in "YM") == (wanted in "YM"):
         return _lengths(count, unit, wanted)
     if unit in "YM":
-        return _day_of(count * int(_length(unit))) / (_length(wanted) / 86400)
+        days = _day_of(count * int(_length(unit)))
+        return days / (_length(wanted) / 86400) if abs(days) < 2**63 else None
     days = count * _length(unit) / 86400
+    if abs(days) >= 2**63:  # NumPy counts them on the way, and what it cannot count is refused
+        return None
     month = math.floor(days / fractions.Fraction(146097, 4800))
     near = next((near for near in range(month - 2, month + 3) if _day_of(near) == days), None)
     return None if near is None else near / _length(wanted)
