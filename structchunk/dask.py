@@ -20,6 +20,7 @@ from .extent import KEY_END
 from .manifest import NAME, Shard
 from .opening import open
 from .partition import KeyRange
+from .paths import AnyPath, absolute
 from .schema import Schema, array_schema, object_schema, schema_from_descriptor
 from .sharding import finish, make_shard, new_directory
 from .shards import Shards, open_shards
@@ -66,7 +67,7 @@ class Partition:
                 yield from source.scan(*self.names, start=self.start, stop=self.stop)
 
 
-def read(path: str | os.PathLike[str], *names: str, partitions: int) -> dask.bag.Bag:
+def read(path: AnyPath, *names: str, partitions: int) -> dask.bag.Bag:
     """Read stores as a Dask bag of batches.
 
     Parameters
@@ -104,7 +105,7 @@ def read(path: str | os.PathLike[str], *names: str, partitions: int) -> dask.bag
     return dask.bag.Bag({(name, i): part for i, part in enumerate(made)}, name, len(made))
 
 
-def read_frame(path: str | os.PathLike[str], *names: str, partitions: int) -> Any:
+def read_frame(path: AnyPath, *names: str, partitions: int) -> Any:
     """Read stores as a Dask data frame.
 
     Parameters
@@ -137,8 +138,8 @@ def read_frame(path: str | os.PathLike[str], *names: str, partitions: int) -> An
     return dask.dataframe.from_map(_frame, made, meta=empty, divisions=divisions, label="structchunk")
 
 
-def _partitions(path: str | os.PathLike[str], names: tuple[str, ...], count: int) -> list[Partition]:
-    root, reading = os.path.realpath(path), uuid.uuid4().hex
+def _partitions(path: AnyPath, names: tuple[str, ...], count: int) -> list[Partition]:
+    root, reading = absolute(path), uuid.uuid4().hex
     with _open(root) as source:
         source.scan(*names)  # raises if there is none of such a name
         return [Partition(root, names, start, stop, reading) for start, stop in _split(source, names, count)]
@@ -168,7 +169,7 @@ def _frame(partition: Partition) -> pd.DataFrame:
 # ---------------------------------------------------------------------- writing
 
 
-def write(bag: dask.bag.Bag, path: str | os.PathLike[str], stores: Mapping[str, Any]) -> None:
+def write(bag: dask.bag.Bag, path: AnyPath, stores: Mapping[str, Any]) -> None:
     """Compute a Dask bag, and have each worker write what it gets as a database of its own, a shard.
 
     Parameters

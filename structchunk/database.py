@@ -18,6 +18,7 @@ from .heap import Heap
 from .hotcopy import copy_storage, destination
 from .latest import AtLatest
 from .object_store import ObjectStore
+from .paths import AnyPath
 from .reading import ReadStorage
 from .schema import Schema
 from .snapshot import Snapshot
@@ -393,7 +394,7 @@ class Database:
         self._check_writable()
         self.storage.checkpoint()
 
-    def checkpoint(self, dest: str | os.PathLike[str]) -> None:
+    def checkpoint(self, dest: AnyPath) -> None:
         """Make a copy of the database, as of its latest commit, while others read and write.
 
         Parameters

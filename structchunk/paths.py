@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TypeAlias
 
+AnyPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 _CHUNK_NAME = re.compile(r"(\d{8,10})\.chunk")
 _INDEX_NAME = re.compile(r"index-(\d{6,10})")
+
+
+def absolute(path: AnyPath) -> str:
+    """Return a path without symbolic links, as text whatever its bytes are."""
+    return os.fsdecode(os.path.realpath(os.fspath(path)))
 
 
 class Paths:
