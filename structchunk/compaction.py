@@ -143,6 +143,7 @@ def compact_index(storage: Storage, names: Collection[str]) -> None:
     Where processes share writing, this process has the index only while it writes: there LevelDB does so in time.
     """
     if not storage.is_copy:
+        storage.check_place()
         heaps = (storage.heaps.get(name) for name in names)
         storage.index.compact([heap.store for heap in heaps if heap is not None] if names else None)
 

@@ -26,7 +26,11 @@ from .kept import Kept
 from .manifest import NAME, Shard
 from .opening import open
 from .partition import KeyRange
+<<<<<<< HEAD
 from .pickling import open_shared, reopen
+=======
+from .paths import AnyPath, absolute
+>>>>>>> stale
 from .schema import Schema, array_schema, object_schema, schema_from_descriptor
 from .sharding import finish, make_shard, new_directory
 from .shards import Shards, open_shards
@@ -85,11 +89,15 @@ class Partition:
                 yield from source.scan(*self.names, start=self.start, stop=self.stop)
 
 
+<<<<<<< HEAD
 _reader_of: WeakKeyDictionary[Partition, Database] = WeakKeyDictionary()
 """What keeps the commit of each partition that was made in this process."""
 
 
 def read(path: str | os.PathLike[str], *names: str, partitions: int) -> dask.bag.Bag:
+=======
+def read(path: AnyPath, *names: str, partitions: int) -> dask.bag.Bag:
+>>>>>>> stale
     """Read stores as a Dask bag of batches.
 
     Parameters
@@ -131,7 +139,7 @@ def read(path: str | os.PathLike[str], *names: str, partitions: int) -> dask.bag
     return dask.bag.Bag({(name, i): part for i, part in enumerate(made)}, name, len(made))
 
 
-def read_frame(path: str | os.PathLike[str], *names: str, partitions: int) -> Any:
+def read_frame(path: AnyPath, *names: str, partitions: int) -> Any:
     """Read stores as a Dask data frame.
 
     Parameters
@@ -164,6 +172,7 @@ def read_frame(path: str | os.PathLike[str], *names: str, partitions: int) -> An
     return dask.dataframe.from_map(_frame, made, meta=empty, divisions=divisions, label="structchunk")
 
 
+<<<<<<< HEAD
 def _partitions(path: str | os.PathLike[str], names: tuple[str, ...], count: int) -> list[Partition]:
     root, reading = os.path.realpath(path), uuid.uuid4().hex
     if _is_manifest(root):
@@ -175,6 +184,13 @@ def _partitions(path: str | os.PathLike[str], names: tuple[str, ...], count: int
     if reader not in _latest_readers:
         _latest_readers.append(reader)
     return made
+=======
+def _partitions(path: AnyPath, names: tuple[str, ...], count: int) -> list[Partition]:
+    root, reading = absolute(path), uuid.uuid4().hex
+    with _open(root) as source:
+        source.scan(*names)  # raises if there is none of such a name
+        return [Partition(root, names, start, stop, reading) for start, stop in _split(source, names, count)]
+>>>>>>> stale
 
 
 def _open(path: str) -> Database | Shards:
@@ -209,7 +225,7 @@ def _frame(partition: Partition) -> pd.DataFrame:
 # ---------------------------------------------------------------------- writing
 
 
-def write(bag: dask.bag.Bag, path: str | os.PathLike[str], stores: Mapping[str, Any]) -> None:
+def write(bag: dask.bag.Bag, path: AnyPath, stores: Mapping[str, Any]) -> None:
     """Compute a Dask bag, and have each worker write what it gets as a database of its own, a shard.
 
     Parameters

@@ -18,6 +18,11 @@ from .errors import ReadOnlyError, StoreNotFound
 from .heap import Heap
 from .hotcopy import copy_storage, destination
 from .latest import AtLatest
+<<<<<<< HEAD
+=======
+from .object_store import ObjectStore
+from .paths import AnyPath
+>>>>>>> stale
 from .reading import ReadStorage
 from .schema import Schema
 from .snapshot import Snapshot
@@ -357,7 +362,7 @@ class Database(Catalogue):
         self._check_writable()
         self.storage.checkpoint()
 
-    def checkpoint(self, dest: str | os.PathLike[str]) -> None:
+    def checkpoint(self, dest: AnyPath) -> None:
         """Make a copy of the database, as of its latest commit, while others read and write.
 
         Parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -89,7 +90,7 @@ def _values(heap: Mapped, stretches: Sequence[Stretch]) -> npt.NDArray[Any]:
 
 def batches(heap: Mapped, piece: Piece, batch_size: int) -> Iterator[Batch]:
     """Yield the records of a piece as batches of at most `batch_size` records."""
-    return (batch for (batch,) in aligned_batches([heap], [piece], batch_size))
+    return map(itemgetter(0), aligned_batches([heap], [piece], batch_size))  # keeps none that it has given out
 
 
 def aligned_batches(
@@ -102,8 +103,12 @@ def aligned_batches(
     for low, high in pairwise(bounds):
         for first in range(low, high, batch_size):
             upto = min(first + batch_size, high)
-            keys = pieces[0].part(first, upto).keys
-            yield tuple(_batch(heap, piece.part(first, upto), keys) for heap, piece in sides)
+            yield _side_by_side(sides, first, upto)
+
+
+def _side_by_side(sides: Sequence[tuple[Mapped, Piece]], first: int, upto: int) -> tuple[Batch, ...]:
+    keys = sides[0][1].part(first, upto).keys
+    return tuple(_batch(heap, piece.part(first, upto), keys) for heap, piece in sides)
 
 
 def _batch(heap: Mapped, piece: Piece, keys: npt.NDArray[np.uint64]) -> Batch:

@@ -29,7 +29,7 @@ from .chunk import Chunk
 from .extent import LIVE
 from .heap import Heap
 from .index import View
-from .paths import Paths
+from .paths import AnyPath, Paths, absolute
 from .segment import survey
 from .storage import Gone, Storage
 from .superblock import Superblock, crc_of_heads, create_superblock
@@ -57,7 +57,7 @@ class Taken(NamedTuple):
     gone: list[Gone]
 
 
-def destination(paths: Paths, dest: str | os.PathLike[str]) -> str:
+def destination(paths: Paths, dest: AnyPath) -> str:
     """Return the absolute path of a copy that is to be made, having checked that it may be.
 
     Raises
@@ -67,7 +67,7 @@ def destination(paths: Paths, dest: str | os.PathLike[str]) -> str:
     ValueError
         It lies inside the database.
     """
-    path = os.path.realpath(dest)
+    path = absolute(dest)
     if os.path.lexists(dest) or os.path.lexists(path):
         raise FileExistsError(f"{path} exists; a copy must have a name of its own")
     if os.path.commonpath([paths.root, path]) == paths.root:

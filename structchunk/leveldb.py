@@ -36,6 +36,10 @@ Pair = tuple[bytes, bytes]
 _SMALL_LOG = 1 << 16
 _STEP_SIZE = 32 << 20
 """About how many bytes of tables are rewritten at a time, while other calls wait."""
+_ROOM = 8 << 20
+"""What is compacted must leave this much of the disk, in bytes: what the logs hold is written, too."""
+_NOTHING = b"\xff", b"\xff\xff"
+"""A range without keys. Compacting it writes what the log holds to a table."""
 _KEY_SIZE = 16
 """Keys are told apart by this many bytes where a range is parted."""
 _NEVER_FULL = 1 << 30
@@ -340,10 +344,8 @@ class LevelDB:
         """
         low, high = (int.from_bytes(key.ljust(_KEY_SIZE, b"\0"), "big") for key in (start, stop))
         for first, end, size in self._steps(low, high):
-            if files.free_size(self.path) > 2 * size + _STEP_SIZE:
-                with self._gate.lock, self._gate as handle:
-                    handle.compact_range(start=first, stop=end)
-        self._empty_log()  # with which LevelDB removes the tables that are left over
+            self._compact(first, end, size)
+        self._compact(*_NOTHING)  # with which LevelDB removes the tables that are left over
 
     def _steps(self, low: int, high: int) -> Iterator[tuple[bytes, bytes, int]]:
         """Yield the parts of a range of keys, taken for numbers: each small enough for a step, and its size."""
@@ -357,10 +359,10 @@ class LevelDB:
             yield from self._steps(low, middle)
             yield from self._steps(middle, high)
 
-    def _empty_log(self) -> None:
-        """Compact an empty range: that writes what the log holds to a table."""
-        with self._gate.lock, self._gate as handle:
-            handle.compact_range(start=b"\xff", stop=b"\xff\xff")
+    def _compact(self, start: bytes, stop: bytes, size: int = 0) -> None:
+        if files.free_size(self.path) > 2 * size + _ROOM:
+            with self._gate.lock, self._gate as handle:
+                handle.compact_range(start=start, stop=stop)
 
     def flush_logs(self) -> None:
         """Bring the write-ahead logs to disk: a synced write alone would leave a hole below itself.
@@ -392,7 +394,16 @@ class LevelDB:
         finally:
             if not (self._private and _inherited):
                 handle.close()
+<<<<<<< HEAD
         self._gate.forget()
+=======
+            return
+        if tidy and self._log_size() > _SMALL_LOG:
+            # Compacting an empty range flushes the memory table, so that the next open replays nothing.
+            with contextlib.suppress(plyvel.Error):
+                handle.compact_range(start=_NOTHING[0], stop=_NOTHING[1])
+        handle.close()
+>>>>>>> stale
 
     def _log_size(self) -> int:
         try:

@@ -11,7 +11,7 @@ from . import files, leftovers
 from .database import Database
 from .header import PAGE, round_up
 from .lock import Lock
-from .paths import Paths
+from .paths import AnyPath, Paths, absolute
 from .presence import check_free, check_there
 from .readers import welcome
 from .reading import open_reader
@@ -25,7 +25,7 @@ _MODES = ("r", "r+", "a", "x")
 
 
 def open(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     mode: str = "a",
     *,
     chunk_size: int = CHUNK_SIZE,
@@ -85,16 +85,20 @@ def open(
     size = operator.index(chunk_size)
     if not MIN_CHUNK_SIZE <= size <= MAX_CHUNK_SIZE:
         raise ValueError(f"chunk_size is {size}; it must be from {MIN_CHUNK_SIZE} to {MAX_CHUNK_SIZE} bytes")
+<<<<<<< HEAD
     leftovers.clear()
     root = os.path.realpath(path)
+=======
+    root = absolute(path)
+>>>>>>> stale
     exists = os.path.lexists(os.path.join(root, "superblock"))
     if mode == "x" and exists:
         raise FileExistsError(f"{root} is a database already; open it with mode='a'")
     paths = Paths(root)
     if mode in ("r", "r+"):
         check_there(paths)
-    elif not os.path.isdir(root):
-        files.make_directory(root)
+    else:
+        _make_root(root)
     if mode == "r":
         return Database(open_reader(paths), mode=mode, sync=bool(sync))
     if shared:
@@ -102,7 +106,7 @@ def open(
     return Database(_open_for_writing(paths, mode, round_up(size, PAGE)), mode=mode, sync=bool(sync))
 
 
-def rebuild_index(path: str | os.PathLike[str], progress: Callable[[int, int], object] | None = None) -> None:
+def rebuild_index(path: AnyPath, progress: Callable[[int, int], object] | None = None) -> None:
     """Make the index of a closed database anew, from its chunk files alone.
 
     Parameters
@@ -124,8 +128,12 @@ def rebuild_index(path: str | os.PathLike[str], progress: Callable[[int, int], o
     Whatever state the index is in, and if there is none, this gives the last whole commit: its stores and their
     types, every record, no deleted one, and nothing of a transaction that was not committed.
     """
+<<<<<<< HEAD
     leftovers.clear()
     paths = Paths(os.path.realpath(path))
+=======
+    paths = Paths(absolute(path))
+>>>>>>> stale
     check_there(paths, for_rebuild=True)
     lock = Lock(paths.lock)
     try:
@@ -134,6 +142,15 @@ def rebuild_index(path: str | os.PathLike[str], progress: Callable[[int, int], o
         lock.release()
         raise
     storage.close()
+
+
+def _make_root(root: str) -> None:
+    """Make the directory of a database, unless it is there, or others are just making it."""
+    try:
+        files.make_directory(root)
+    except FileExistsError:
+        if not os.path.isdir(root):
+            raise
 
 
 def _open_for_writing(paths: Paths, mode: str, chunk_size: int, timeout: float | None = 0) -> Storage:

@@ -14,8 +14,8 @@ from .keys import key_or_none
 from .piece import Piece, portions
 
 R = TypeVar("R")
-PORTION = 4096
-"""Rows that are turned into Python objects at a time."""
+PORTION = 512
+"""Rows that are turned into Python objects at a time; an iterator that was left half-way keeps as many."""
 
 
 class Rows(Protocol):

@@ -17,6 +17,7 @@ from . import files
 from .database import Database
 from .manifest import Manifest, Shard, write_manifest
 from .opening import open
+from .paths import AnyPath, absolute
 from .schema import Schema
 from .shards import Shards, holdings
 
@@ -24,9 +25,9 @@ PART = ".part-"
 
 
 @contextlib.contextmanager
-def new_directory(path: str | os.PathLike[str]) -> Iterator[str]:
+def new_directory(path: AnyPath) -> Iterator[str]:
     """Make a directory for shards, which must not exist, and yield its absolute path; on failure remove it."""
-    directory = os.path.realpath(path)
+    directory = absolute(path)
     if os.path.lexists(directory):
         raise FileExistsError(f"{directory} exists; shards must have a directory of their own")
     files.make_directory(directory)

@@ -19,6 +19,7 @@ from .manifest import ADVICE, NAME, Holding, Manifest, Shard, read_manifest
 from .merged import Merged, Part
 from .opening import open
 from .partition import KeyRange, split, weight
+from .paths import AnyPath, absolute
 from .verify import Problem
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ class Shards(Aligned):
         self.close()
 
 
-def open_shards(path: str | os.PathLike[str]) -> Shards:
+def open_shards(path: AnyPath) -> Shards:
     """Open databases that hold the records of the same stores, to read them as one.
 
     Parameters
@@ -230,7 +231,7 @@ def open_shards(path: str | os.PathLike[str]) -> Shards:
     -----
     It reads the manifest, whatever the shards hold.
     """
-    found = os.path.realpath(path)
+    found = absolute(path)
     manifest = os.path.join(found, NAME) if os.path.isdir(found) else found
     if not os.path.lexists(manifest):
         raise FileNotFoundError(f"no manifest of shards at {manifest}; writing them did not end, or never began")

@@ -121,6 +121,17 @@ def test_a_write_through_an_old_handle_is_refused(
     db.close()
 
 
+def test_compacting_what_is_compact_through_an_old_handle_is_refused(
+    root: Path, succeed: Callable[[], None]
+) -> None:
+    db = sc.open(root)
+    db.compact()
+    succeed()
+    with pytest.raises(sc.FailedError):
+        db.compact()
+    db.close()
+
+
 def test_closing_an_old_handle_writes_nothing(root: Path, succeed: Callable[[], None]) -> None:
     db = sc.open(root, sync=False)
     for key in range(2000):  # more than closing leaves in LevelDB's log
