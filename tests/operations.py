@@ -77,7 +77,8 @@ class Operation(NamedTuple):
     """A public operation.
 
     ``changes`` are the commits that it makes, in order: it may be cut short between two of them. ``closes`` says
-    that the handle may be closed afterwards, ``template`` which database it begins with.
+    that the handle may be closed afterwards, ``template`` which database it begins with, ``begins`` that it has a
+    transaction of its own open, which may stay so for as long as it is held.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Operation(NamedTuple):
     changes: tuple[Change, ...]
     template: str
     closes: bool
+    begins: bool
 
     def outcomes(self, model: Contents) -> list[Contents]:
         """Return what may be found, the last one being what must be if it was not cut short."""
@@ -100,13 +102,17 @@ OPERATIONS: dict[str, Operation] = {}
 
 
 def operation(
-    *changes: Change, prepare: Callable[[Scene], object] | None = None, template: str = "full", closes: bool = False
+    *changes: Change,
+    prepare: Callable[[Scene], object] | None = None,
+    template: str = "full",
+    closes: bool = False,
+    begins: bool = False,
 ) -> Callable[[Callable[[Scene], object]], Callable[[Scene], object]]:
     """Make a function an operation, of its name."""
 
     def made(act: Callable[[Scene], object]) -> Callable[[Scene], object]:
         name = act.__name__
-        OPERATIONS[name] = Operation(name, prepare or working, act, changes, template, closes)
+        OPERATIONS[name] = Operation(name, prepare or working, act, changes, template, closes, begins)
         return act
 
     return made
@@ -272,7 +278,7 @@ def close(scene: Scene) -> None:
     scene.db.close()
 
 
-@operation(prepare=in_transaction, closes=True)
+@operation(prepare=in_transaction, closes=True, begins=True)
 def close_in_transaction(scene: Scene) -> None:
     scene.db.close()
 
@@ -365,7 +371,7 @@ def new_object(scene: Scene) -> None:
     scene.db["points"].new(NEW, x=1, n=2)
 
 
-@operation(sets("points", 5, bytes(Point(9, 9))))
+@operation(sets("points", 5, bytes(Point(9, 9))), begins=True)
 def edit(scene: Scene) -> None:
     with scene.db.transaction() as transaction:
         point = transaction["points"].edit(5)
@@ -391,43 +397,43 @@ def delete_range(scene: Scene) -> None:
 # ---------------------------------------------------------------------- transactions
 
 
-@operation(filled)
+@operation(filled, begins=True)
 def transaction(scene: Scene) -> None:
     with scene.db.transaction() as txn:
         fill(txn)
 
 
-@operation(filled)
+@operation(filled, begins=True)
 def durable_transaction(scene: Scene) -> None:
     with scene.db.transaction(sync=True) as txn:
         fill(txn)
 
 
-@operation(filled, prepare=in_transaction)
+@operation(filled, prepare=in_transaction, begins=True)
 def commit(scene: Scene) -> None:
     scene.held.pop("transaction").commit()
 
 
-@operation(prepare=in_transaction)
+@operation(prepare=in_transaction, begins=True)
 def abort(scene: Scene) -> None:
     scene.held.pop("transaction").abort()
 
 
-@operation(prepare=in_transaction)
+@operation(prepare=in_transaction, begins=True)
 def abort_of_what_was_lent(scene: Scene) -> None:
     txn = scene.held.pop("transaction")
     _ = txn["floats"][NEW], txn["floats"][NEW + 101]
     txn.abort()
 
 
-@operation()
+@operation(begins=True)
 def failing_transaction(scene: Scene) -> None:
     with contextlib.suppress(ZeroDivisionError), scene.db.transaction() as txn:
         fill(txn)
         _ = 1 // 0
 
 
-@operation()
+@operation(begins=True)
 def forgotten_transaction(scene: Scene) -> None:
     txn = scene.db.transaction()
     txn["floats"].put(NEW, [1])
@@ -435,7 +441,7 @@ def forgotten_transaction(scene: Scene) -> None:
     del txn
 
 
-@operation(sets("floats", NEW, floats(1)), sets("bytes", NEW, b"\1"))
+@operation(sets("floats", NEW, floats(1)), sets("bytes", NEW, b"\1"), begins=True)
 def two_transactions(scene: Scene) -> None:
     for name in ("floats", "bytes"):
         with scene.db.transaction() as txn:
@@ -558,7 +564,7 @@ def put_shared(scene: Scene) -> None:
     scene.db["floats"].put(NEW, [4, 5])
 
 
-@operation(filled, prepare=shared, closes=True)
+@operation(filled, prepare=shared, closes=True, begins=True)
 def shared_transaction(scene: Scene) -> None:
     with scene.db.transaction() as txn:
         fill(txn)

@@ -318,7 +318,8 @@ class Worker:
 
     def _terminated(self, signum: int, frame: object) -> None:
         if self.db is not None:
-            self.db.close()
+            with contextlib.suppress(sc.LockedError):  # it came in the middle of a step that must not be cut short
+                self.db.close()
         sys.exit(0)
 
     def call(self, function: Callable[[], object]) -> bool:

@@ -121,10 +121,10 @@ def warm_up(stage: Stage, operation: Operation) -> None:
 class Interrupted(Way):
     """By Ctrl-C at these instants; the frames of the exception are kept, if this is asked for."""
 
-    name = "interrupt"
     allowed = (KeyboardInterrupt,)
 
     def __init__(self, *numbers: int, keep: bool = False) -> None:
+        self.name = "keep" if keep else "interrupt"
         self._numbers = numbers
         self.interrupter = Interrupter(keep=keep)
 
@@ -150,12 +150,22 @@ def count_instants(stage: Stage, operation: Operation) -> list[Any]:
 
 def interrupt(stage: Stage, operation: Operation, number: int, job: dict[str, Any]) -> None:
     """Interrupt an operation at an instant, and again while that interrupt is dealt with."""
-    way = Interrupted(number, keep=job.get("keep", False))
+    way = Interrupted(number)
     attempt_at(stage, operation, [number], way)
     again = way.interrupter.instants
     rng = random.Random(f"{job['seed']} {number}")
     for second in rng.sample(again, min(job["again"], len(again))):
         attempt_at(stage, operation, [number, second.number], Interrupted(number, second.number))
+
+
+def count_kept(stage: Stage, operation: Operation) -> list[Any]:
+    """Return the instants after which nothing is open that the exception could keep so."""
+    return [] if operation.begins else count_instants(stage, operation)
+
+
+def keep(stage: Stage, operation: Operation, number: int, job: dict[str, Any]) -> None:
+    """Interrupt an operation at an instant, and keep the exception, as an interactive session does."""
+    attempt_at(stage, operation, [number], Interrupted(number, keep=True))
 
 
 # ---------------------------------------------------------------------- errors
@@ -377,6 +387,7 @@ def handle(stage: Stage, operation: Operation, point: list[Any], job: dict[str, 
 
 WAYS: dict[str, tuple[Callable[..., list[Any]], Callable[..., None]]] = {
     "interrupt": (count_instants, interrupt),
+    "keep": (count_kept, keep),
     "starve": (count_calls, starve),
     "fail": (count_disk_calls, fail),
     "collect": (count_collections, collect),
