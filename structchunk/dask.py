@@ -26,11 +26,8 @@ from .kept import Kept
 from .manifest import NAME, Shard
 from .opening import open
 from .partition import KeyRange
-<<<<<<< HEAD
-from .pickling import open_shared, reopen
-=======
 from .paths import AnyPath, absolute
->>>>>>> stale
+from .pickling import open_shared, reopen
 from .schema import Schema, array_schema, object_schema, schema_from_descriptor
 from .sharding import finish, make_shard, new_directory
 from .shards import Shards, open_shards
@@ -89,15 +86,11 @@ class Partition:
                 yield from source.scan(*self.names, start=self.start, stop=self.stop)
 
 
-<<<<<<< HEAD
 _reader_of: WeakKeyDictionary[Partition, Database] = WeakKeyDictionary()
 """What keeps the commit of each partition that was made in this process."""
 
 
-def read(path: str | os.PathLike[str], *names: str, partitions: int) -> dask.bag.Bag:
-=======
 def read(path: AnyPath, *names: str, partitions: int) -> dask.bag.Bag:
->>>>>>> stale
     """Read stores as a Dask bag of batches.
 
     Parameters
@@ -172,9 +165,8 @@ def read_frame(path: AnyPath, *names: str, partitions: int) -> Any:
     return dask.dataframe.from_map(_frame, made, meta=empty, divisions=divisions, label="structchunk")
 
 
-<<<<<<< HEAD
-def _partitions(path: str | os.PathLike[str], names: tuple[str, ...], count: int) -> list[Partition]:
-    root, reading = os.path.realpath(path), uuid.uuid4().hex
+def _partitions(path: AnyPath, names: tuple[str, ...], count: int) -> list[Partition]:
+    root, reading = absolute(path), uuid.uuid4().hex
     if _is_manifest(root):
         with open_shards(root) as shards:
             return _cut(shards, Partition(root, names, 0, KEY_END, reading), count)
@@ -184,13 +176,6 @@ def _partitions(path: str | os.PathLike[str], names: tuple[str, ...], count: int
     if reader not in _latest_readers:
         _latest_readers.append(reader)
     return made
-=======
-def _partitions(path: AnyPath, names: tuple[str, ...], count: int) -> list[Partition]:
-    root, reading = absolute(path), uuid.uuid4().hex
-    with _open(root) as source:
-        source.scan(*names)  # raises if there is none of such a name
-        return [Partition(root, names, start, stop, reading) for start, stop in _split(source, names, count)]
->>>>>>> stale
 
 
 def _open(path: str) -> Database | Shards:

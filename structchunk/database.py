@@ -18,11 +18,7 @@ from .errors import ReadOnlyError, StoreNotFound
 from .heap import Heap
 from .hotcopy import copy_storage, destination
 from .latest import AtLatest
-<<<<<<< HEAD
-=======
-from .object_store import ObjectStore
 from .paths import AnyPath
->>>>>>> stale
 from .reading import ReadStorage
 from .schema import Schema
 from .snapshot import Snapshot

@@ -390,20 +390,11 @@ class LevelDB:
             if tidy and not self._private and self._log_size() > _SMALL_LOG:
                 # Compacting an empty range flushes the memory table, so that the next open replays nothing.
                 with contextlib.suppress(plyvel.Error, RuntimeError):  # the latter if another thread was quicker
-                    handle.compact_range(start=b"\xff", stop=b"\xff\xff")
+                    handle.compact_range(start=_NOTHING[0], stop=_NOTHING[1])
         finally:
             if not (self._private and _inherited):
                 handle.close()
-<<<<<<< HEAD
         self._gate.forget()
-=======
-            return
-        if tidy and self._log_size() > _SMALL_LOG:
-            # Compacting an empty range flushes the memory table, so that the next open replays nothing.
-            with contextlib.suppress(plyvel.Error):
-                handle.compact_range(start=_NOTHING[0], stop=_NOTHING[1])
-        handle.close()
->>>>>>> stale
 
     def _log_size(self) -> int:
         try:

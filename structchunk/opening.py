@@ -85,12 +85,8 @@ def open(
     size = operator.index(chunk_size)
     if not MIN_CHUNK_SIZE <= size <= MAX_CHUNK_SIZE:
         raise ValueError(f"chunk_size is {size}; it must be from {MIN_CHUNK_SIZE} to {MAX_CHUNK_SIZE} bytes")
-<<<<<<< HEAD
     leftovers.clear()
-    root = os.path.realpath(path)
-=======
     root = absolute(path)
->>>>>>> stale
     exists = os.path.lexists(os.path.join(root, "superblock"))
     if mode == "x" and exists:
         raise FileExistsError(f"{root} is a database already; open it with mode='a'")
@@ -128,12 +124,8 @@ def rebuild_index(path: AnyPath, progress: Callable[[int, int], object] | None =
     Whatever state the index is in, and if there is none, this gives the last whole commit: its stores and their
     types, every record, no deleted one, and nothing of a transaction that was not committed.
     """
-<<<<<<< HEAD
     leftovers.clear()
-    paths = Paths(os.path.realpath(path))
-=======
     paths = Paths(absolute(path))
->>>>>>> stale
     check_there(paths, for_rebuild=True)
     lock = Lock(paths.lock)
     try:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-<<<<<<< HEAD
 from collections.abc import Callable
+from typing import TypeAlias
 
+AnyPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 _CHUNK_NAME = re.compile(r"([0-9]{8,10})\.chunk")
 _INDEX_NAME = re.compile(r"index-([0-9]{6,10})")
 _NUMBER_END = 1 << 32
 """Numbers of chunks and indexes are kept in four bytes."""
-=======
-from typing import TypeAlias
-
-AnyPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
-_CHUNK_NAME = re.compile(r"(\d{8,10})\.chunk")
-_INDEX_NAME = re.compile(r"index-(\d{6,10})")
->>>>>>> stale
 
 
 def absolute(path: AnyPath) -> str:
