@@ -10,7 +10,7 @@ import functools
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 __all__ = ["Array", "Object", "check_fields", "fields_of", "path_of"]
 
@@ -93,7 +93,13 @@ def _set_known(self: Any, name: str, value: object) -> None:
     object.__setattr__(self, name, value)
 
 
-class Object(_Value, ctypes.Structure, metaclass=_ObjectType):
+if TYPE_CHECKING:  # a checker knows no class that types of structures have in common
+    _Structure = ctypes.Structure
+else:
+    _Structure = _ObjectType("_Structure", (ctypes.Structure,), {})
+
+
+class Object(_Value, _Structure):
     """A ``ctypes.Structure`` with a readable ``repr``, ``copy()`` and equality by value.
 
     Parameters

@@ -493,7 +493,10 @@ class Storage:
                     if self._has_unsaved() and not self.failure:
                         self._checkpoint()
             finally:
-                self._let_go(tidy=self.is_in_place())
+                tidy = self.is_in_place()
+                # First: should the rest be interrupted, nothing is written any more without the lock.
+                self.failure = self.failure or "closing it was interrupted"
+                self._let_go(tidy=tidy)
 
     def _let_go(self, *, tidy: bool = True) -> None:
         """Close the index and the chunks, and let the lock go, whatever goes wrong with one of them."""
