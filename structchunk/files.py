@@ -84,7 +84,7 @@ class File(Descriptor):
         self.identity = identity(os.fstat(self.fd))
 
     def write(self, offset: int, data: Any) -> None:
-        """Write all of a contiguous buffer at `offset`."""
+        """Write all of a buffer of bytes at `offset`."""
         _write(self.fd, offset, data)
 
 
@@ -103,8 +103,11 @@ def _check_regular(path: str, fd: int) -> None:
 
 
 def _write(fd: int, offset: int, data: Any) -> None:
+    """Write all of a buffer of bytes."""
     done = os.pwrite(fd, data, offset)
-    view = memoryview(data).cast("B")
+    if done == len(data):
+        return
+    view = memoryview(data)
     while done < len(view):
         offset, view = offset + done, view[done:]
         done = os.pwrite(fd, view, offset)
@@ -188,7 +191,7 @@ def read(path: str, offset: int, size: int) -> bytes:
 def write(path: str, offset: int, data: Any) -> None:
     """Write all of a contiguous buffer at `offset`."""
     with opened(path, write=True) as fd:
-        _write(fd, offset, data)
+        _write(fd, offset, memoryview(data).cast("B"))
 
 
 def reserve(path: str, offset: int, size: int) -> None:

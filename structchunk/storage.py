@@ -131,9 +131,9 @@ class Storage:
 
     def check_storable(self) -> None:
         """Raise if the files are not to be written any more; the caller holds the lock."""
-        self.index.leveldb.check_open()
-        self._note_unfinished()
-        self.check_sound()
+        if self._unfinished or self.failure or not self.index.leveldb.is_open():
+            self._note_unfinished()
+            self.check_sound()
 
     def create_chunk(self, heap: Heap, size: int, last_size: int) -> Chunk:
         """Create the next chunk file of a store, with room for one record of `size` bytes.
@@ -329,11 +329,14 @@ class Storage:
         for room, rows, *_ in parts:
             self.dirty[room.chunk.id] = room.chunk
             self._uncheckpointed_size += room.free - room.chunk.committed + len(rows.body)
-        with self._poisoning():
+        try:
             append_parts(parts, crcs, commit, self.superblock.epoch)
             if sync:
                 self._flush()
             self.index.apply(commit, prepared)
+        except Exception as error:
+            self._fail(error)
+            raise
 
     def _settle(self, stagings: list[Staging], created: list[Heap], dropped: Heap | None) -> None:
         for staging in stagings:
@@ -361,15 +364,10 @@ class Storage:
             heap.retire(old)
             self.gone.append(Gone(heap.store, old.chunk.id))
 
-    @contextlib.contextmanager
-    def _poisoning(self) -> Iterator[None]:
-        """Say in later errors what has failed here; that something has, ``_unfinished`` says."""
-        try:
-            yield
-        except Exception as error:
-            what = f"{type(error).__name__}: {error}"
-            self.failure = f"an earlier write failed ({what}), so what is on disk is not known"
-            raise
+    def _fail(self, error: Exception) -> None:
+        """Say in later errors what has failed; that something has, ``_unfinished`` says."""
+        what = f"{type(error).__name__}: {error}"
+        self.failure = f"an earlier write failed ({what}), so what is on disk is not known"
 
     def _flush(self) -> None:
         for chunk in self.dirty.values():
@@ -426,9 +424,12 @@ class Storage:
         self.check_usable()
         self.check_place()
         self._unfinished = "a checkpoint"
-        with self._poisoning():
+        try:
             self._write_checkpoint()
             self._unlink_gone()
+        except Exception as error:
+            self._fail(error)
+            raise
         self._unfinished = ""
 
     def _write_checkpoint(self) -> None:

@@ -39,16 +39,13 @@ class Ticket:
         What got it; None before, and later it may have gone as garbage.
     has_ended : bool
         Given up. Setting it is one assignment, which nothing can interrupt, and takes no lock.
-    turn : Lock
-        What to wait for: it is let go when its turn has come.
     """
 
     def __init__(self, end: Callable[[Ticket], None]) -> None:
         self.thread = threading.get_ident()
         self.transaction: weakref.ref[Transaction] | None = None
         self.has_ended = False
-        self.turn = threading.Lock()
-        self.turn.acquire()
+        self._turn: threading.Semaphore | None = None
         self._end = end
 
     def is_held(self) -> bool:
@@ -61,10 +58,15 @@ class Ticket:
         """Return the transaction, if it has begun and is not gone."""
         return None if self.transaction is None else self.transaction()
 
+    def sleep(self, timeout: float) -> None:
+        """Wait until it is called, some seconds at most."""
+        self._turn = self._turn or threading.Semaphore(0)
+        self._turn.acquire(timeout=timeout)
+
     def call(self) -> None:
         """Wake who waits with it."""
-        with contextlib.suppress(RuntimeError):  # it was woken before
-            self.turn.release()
+        if self._turn is not None:
+            self._turn.release()
 
     def end(self) -> None:
         """Give it up."""

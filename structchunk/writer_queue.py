@@ -50,7 +50,7 @@ class WriterQueue:
         """
         ticket = Ticket(self._end_turn)
         try:
-            if self._mine():
+            if self._tickets and self._mine():
                 raise LockedError("this thread has a write transaction open: write through that, or end it first")
             self._wait(ticket, None)
             transaction = Transaction(self._begin(), ticket, sync=sync)
@@ -94,7 +94,7 @@ class WriterQueue:
                 raise ClosedError(f"the transaction {CLOSED}")
             if deadline is not None and time.monotonic() > deadline:
                 return
-            mine.turn.acquire(timeout=POLL)
+            mine.sleep(POLL)
 
     def _first(self) -> Ticket | None:
         """Return whose turn it is, having removed those who gave up."""
