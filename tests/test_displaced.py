@@ -289,10 +289,9 @@ def test_a_shared_handle_that_waits_for_its_turn_does_not_take_that_of_another_d
         move(root)
         with sc.open(root) as other:
             other.array_store("a", np.float64)
+            thread.join()  # it does not wait for this one, either
             held.release()
-            time.sleep(0.05)
             other["a"][1] = np.full(10, 7.0)
-        thread.join()
         assert [type(error) for error in errors] == [sc.FailedError]
     with sc.open(root) as other:
         assert {key: list(value) for key, value in other["a"].items()} == {1: [7] * 10}
