@@ -13,7 +13,7 @@ import time
 import weakref
 
 from . import files
-from .errors import CorruptionError, LockedError
+from .errors import CorruptionError, FailedError, LockedError
 
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()
 _held: weakref.WeakValueDictionary[files.Identity, Lock] = weakref.WeakValueDictionary()
@@ -42,6 +42,8 @@ class Lock:
     ------
     LockedError
         The lock is held; the message names the holder's process.
+    FailedError
+        The file was replaced while this waited for the lock.
     """
 
     def __init__(self, path: str, timeout: float | None = 0) -> None:
@@ -84,9 +86,7 @@ class Lock:
 
     def _acquire(self, path: str) -> None:
         with _held_guard:
-            if self.displaced():  # while this waited
-                self._file.close()
-                self._open(path)
+            self._check_place()  # while this waited, another database may have come
             if self._identity in _held:
                 raise LockedError(f"{path}: this process has the database open; close that handle first")
             try:
@@ -96,11 +96,14 @@ class Lock:
                 raise LockedError(
                     f"{path}: process {holder} has the database open; wait until it has closed it"
                 ) from error
-            if self.displaced():  # others lock the new file
-                raise LockedError(f"{path}: was replaced while it was being locked; try again")
+            self._check_place()  # what is locked may have lost its name just before
             os.ftruncate(self._file.fd, 0)
             os.pwrite(self._file.fd, f"{os.getpid()}\n".encode(), 0)  # may find the disk full: not held then
             _held[self._identity] = self
+
+    def _check_place(self) -> None:
+        if found := self.displaced():
+            raise FailedError(f"{found}; open the database again")
 
     def displaced(self) -> str:
         """Say what is wrong if the path leads to another file than this one, or to none; "" if all is well."""

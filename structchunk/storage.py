@@ -193,6 +193,10 @@ class Storage:
         if self.failure:
             raise FailedError(f"{self.paths.root}: {self.failure}; close the database and open it again")
 
+    def displaced(self) -> str:
+        """Say what is wrong if another database has the path by now, or none; "" if all is well."""
+        return self._lock.displaced()
+
     def is_in_place(self) -> bool:
         """Tell whether files can be written by path; if others have taken their place, never again."""
         if not self.failure:

@@ -54,13 +54,14 @@ def verify_storage(storage: Storage, progress: Progress | None = None) -> list[P
     progress : callable, optional
         Called with the number of chunks checked, and of all chunks.
     """
-    if not storage.is_in_place():
-        return [Problem(storage.failure, storage.paths.root, "close the database and open it again")]
+    if found := storage.displaced():
+        return [Problem(found, storage.paths.root, "close the database and open it again")]
     with storage.committing():
         view = storage.index.view()
         stores = [(heap, storage.places(heap, view.commit)) for heap in storage.heaps.values()]
-    # Beside a writer that may have gone on, what it changes with each commit says nothing.
-    problems = [] if storage.is_copy else list(_check_files(storage))
+    # Beside a writer that may have gone on, and after a write that failed, what each commit changes says nothing.
+    is_settled = not (storage.is_copy or storage.failure)
+    problems = list(_check_files(storage)) if is_settled else []
     total = sum(len(places) for _, places in stores)
     done = 0
     for heap, places in stores:
@@ -68,7 +69,7 @@ def verify_storage(storage: Storage, progress: Progress | None = None) -> list[P
         for place in places:
             found, chunk_segments = _check_chunk(storage, heap, place)
             problems += found
-            if not storage.is_copy:
+            if is_settled:
                 problems += _check_working_fields(place, chunk_segments)
             segments += chunk_segments
             done += 1

@@ -17,7 +17,7 @@ import pytest
 import structchunk as sc
 from structchunk import files
 from structchunk import reading as reading_module
-from structchunk.lock import Lock
+from structchunk.lock import Lock, is_held
 
 CHUNK_SIZE = 16 << 10
 SUCCESSOR = """
@@ -284,15 +284,14 @@ def test_a_shared_handle_that_waits_for_its_turn_does_not_take_that_of_another_d
 
         thread = threading.Thread(target=write)
         thread.start()
-        time.sleep(0.05)
+        while not is_held(str(root)):  # who waits has a lock on the directory
+            time.sleep(0.001)
         move(root)
         with sc.open(root) as other:
             other.array_store("a", np.float64)
+            thread.join()  # it does not wait for this one, either
             held.release()
-            time.sleep(0.05)
             other["a"][1] = np.full(10, 7.0)
-            assert thread.is_alive()
-        thread.join()
         assert [type(error) for error in errors] == [sc.FailedError]
     with sc.open(root) as other:
         assert {key: list(value) for key, value in other["a"].items()} == {1: [7] * 10}
