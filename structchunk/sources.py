@@ -185,8 +185,8 @@ def _from_list(values: Sequence[Any], dtype: np.dtype[Any], ndim: int, where: st
     while kinds and all(issubclass(kind, (list, tuple)) for kind in kinds):
         lengths = set(map(len, values))
         if len(shape) == ndim:
-            found = type(values[0]).__name__
-            raise ValueError(f"{where}found {found}, expected an item of {dtype}, as the values are {ndim}-D")
+            wanted = "an item" if where else f"an item of {ndim}-D values"
+            raise ValueError(f"{where}found {type(values[0]).__name__}, expected {wanted} of {dtype}")
         if len(lengths) > 1:
             raise ValueError(f"{where}found lists of unequal length, expected {ndim}-D values of {dtype}")
         shape.extend(lengths)

@@ -54,8 +54,8 @@ def verify_storage(storage: Storage, progress: Progress | None = None) -> list[P
     progress : callable, optional
         Called with the number of chunks checked, and of all chunks.
     """
-    if found := storage.displaced():
-        return [Problem(found, storage.paths.root, "close the database and open it again")]
+    if displaced := storage.displaced():
+        return [Problem(displaced, storage.paths.root, "close the database and open it again")]
     with storage.committing():
         view = storage.index.view()
         stores = [(heap, storage.places(heap, view.commit)) for heap in storage.heaps.values()]

@@ -133,7 +133,7 @@ def test_verify_beside_stores_that_come_and_go(open_db: OpenDB) -> None:
 
 def test_values_that_a_field_cannot_hold(open_db: OpenDB) -> None:
     store = open_db().object_store("o", sc.Object.of(small=ctypes.c_uint8))
-    with pytest.raises(ValueError, match="field 'small': found 300, which uint8 cannot hold"):
+    with pytest.raises(ValueError, match="field 'small': found 300"):
         store.new(1, small=300)
     assert 1 not in store
 

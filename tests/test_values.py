@@ -239,8 +239,9 @@ def pandas_column(values: list[Any], dtype: np.dtype[Any], rng: random.Random) -
     array = pa.array(values, pa.from_numpy_dtype(dtype))
     if array.is_null(nan_is_null=True).true_count or rng.random() < 0.3:  # of others pandas drops NaN
         return pd.Series(pd.arrays.ArrowExtensionArray(array))
-    made = pd.array(values, "boolean" if dtype.kind == "b" else dtype.name.capitalize().replace("Ui", "UI"))
-    return rng.choice([made, pd.Series(made), pd.Index(made), pd.Series(np.array(values, dtype))])
+    plain = np.array(values, dtype)  # of a list, pandas rounds large integers
+    made = pd.array(plain, "boolean" if dtype.kind == "b" else dtype.name.capitalize().replace("Ui", "UI"))
+    return rng.choice([made, pd.Series(made), pd.Index(made), pd.Series(plain)])
 
 
 LIBRARIES = {
