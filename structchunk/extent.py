@@ -130,7 +130,8 @@ def find_equal(run: Run, keys: npt.NDArray[np.uint64], where: npt.NDArray[np.int
 def find_one(run: Run, key: int) -> Extent | None:
     """Return the run's row of one key, or None."""
     at = int(np.searchsorted(run["key"], np.uint64(key)))
-    if at == len(run) or int(run["key"][at]) != key:  # NumPy 1 compares a uint64 and an int as floats
+    # As Python's integers: NumPy before 2.0 compares its own with those as floats.
+    if at == len(run) or int(run["key"][at]) != key:
         return None
     extent: Extent = run[at].item()
     return extent

@@ -125,7 +125,7 @@ class Staging:
         """Tell whether ascending keys go on where those of bulk writes ended, and nothing else was staged."""
         if self.rows or self._runs or self.edits:
             return False
-        return not self._appended or not len(keys) or last_key(self._appended[-1]) < keys[0]
+        return not self._appended or not len(keys) or last_key(self._appended[-1]) < int(keys[0])
 
     def _join_appended(self) -> None:
         """Make fewer pieces of many: longer ones, or a run like those of other writes."""

@@ -157,7 +157,7 @@ def run_counter(job: dict[str, Any], sink: int) -> None:
     """Commit to three stores at once, forever, in one of the sync modes or both in turn, reporting each commit."""
     rng = random.Random(job["seed"])
     with sc.open(job["root"], chunk_size=CHUNK_SIZE) as db:
-        number = db["left"][0][0] if "left" in db and 0 in db["left"] else 0
+        number = int(db["left"][0][0]) if "left" in db and 0 in db["left"] else 0
         for name in ("left", "middle", "right"):
             db.array_store(name, "<u8")
         while True:

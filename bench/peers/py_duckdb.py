@@ -86,7 +86,8 @@ class DuckDBLists(DuckDB, Peer):
         return flat(self.db.sql(query).to_arrow_table()["value"])
 
     def readseq(self) -> tuple[int, float]:
-        return walk(self.db.sql("SELECT key, value FROM records ORDER BY key").to_arrow_reader())
+        found = self.db.sql("SELECT key, value FROM records ORDER BY key")
+        return walk(pa.RecordBatchReader.from_stream(found))
 
     def scansum(self) -> Floats:
         found = self.db.execute("SELECT key, list_sum(value) AS total FROM records").fetchnumpy()

@@ -120,7 +120,8 @@ def _pairs(items: npt.NDArray[Any]) -> list[Any]:
 
 def _numbers(items: npt.NDArray[Any]) -> list[Any]:
     # Through text, where that is shorter: 0.1 and not 0.10000000149011612.
-    values = items.tolist() if items.dtype.itemsize == 8 else map(float, items.astype("U").tolist())
+    with np.errstate(invalid="ignore"):  # NumPy 1.24 warns of NaN made text
+        values = items.tolist() if items.dtype.itemsize == 8 else map(float, items.astype("U").tolist())
     return [value if math.isfinite(value) else _UNLIKE_NUMBERS[str(value)] for value in values]
 
 

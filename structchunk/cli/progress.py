@@ -17,8 +17,10 @@ Report: TypeAlias = Callable[[int, int], None]
 @contextmanager
 def progress_bar(what: str) -> Iterator[Report]:
     """Show a bar while the body runs: a pulse, until it is told how far it is. Nothing of it stays."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
-    quiet = not sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
