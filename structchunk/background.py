@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 WORTH_SIZE = 4 << 20
 """A call that goes over fewer bytes is made at once: a thread would cost more than it saves."""
 THREADS = 2
+"""How many calls go on at a time."""
+
+
+class Answer(Generic[T]):
+    """What a call in a thread of its own gives. The thread ends with the call, whoever still waits for it."""
+
+    def __init__(self, call: Callable[[], T], slots: threading.Semaphore, number: int) -> None:
+        self._call = call
+        self._slots = slots
+        self._error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, name=f"structchunk-{number}", daemon=True)
+
+    def _run(self) -> None:
+        try:
+            with self._slots:
+                self._value = self._call()
+        except BaseException as error:
+            self._error = error
+
+    def wait(self) -> T:
+        """Return the answer, once it is there, or raise what the call has raised."""
+        self.thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._value
 
 
 class Background:
@@ -23,14 +48,17 @@ class Background:
     """
 
     def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
+        self._slots = threading.Semaphore(THREADS)
+        self._threads: list[threading.Thread] = []
 
     def begin(self, call: Callable[[], T], size: int) -> Callable[[], T]:
         """Begin a call that goes over `size` bytes, and return what waits for its answer."""
         if size >= WORTH_SIZE:
-            self._pool = self._pool or ThreadPoolExecutor(THREADS, "structchunk")
+            begun = Answer(call, self._slots, len(self._threads))
             with contextlib.suppress(RuntimeError):  # no thread can be had, or the interpreter is about to exit
-                return self._pool.submit(call).result
+                begun.thread.start()
+                self._threads.append(begun.thread)
+                return begun.wait
         answer = call()
         return lambda: answer
 
@@ -38,5 +66,5 @@ class Background:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
+        for thread in self._threads:
+            thread.join()

@@ -201,8 +201,9 @@ class Chunk:
         # has mapped it before goes on seeing the lower one. So who writes opens it for writing, even to read.
         write = access == mmap.ACCESS_WRITE or (self._is_written and os.access(self.path, os.W_OK))
         with self._while_open(), files.advised(self.path):
-            if self._file is not None:  # which may have lost its name
-                return self._mapped(self._file.fd, access)
+            file = self._file  # which may have lost its name; and a signal handler may close it meanwhile
+            if file is not None:
+                return self._mapped(file.fd, access)
             with files.opened(self.path, write=write) as fd:
                 return self._mapped(fd, access)
 
@@ -350,8 +351,8 @@ class Chunk:
         """Write a segment's rows and record below the directory; move both offsets on, here and in the header."""
         low = self.directory - SEGMENT_SIZE - len(rows)
         self._write(low, b"".join((rows, record)))
+        self.seek(free, low)  # first: who reads the header meanwhile sees that it is about to change
         self._write(HeaderFields.free_offset.offset, _OFFSETS.pack(free, low))
-        self.seek(free, low)
 
     def seek(self, free: int, directory: int) -> None:
         """Set both offsets in this process: `free` and `directory` as of some commit."""

@@ -413,7 +413,7 @@ class Database(Catalogue):
         """
         if self._closed:
             return
-        if self.storage.is_entered():
+        if self._is_entered():
             self._close_wanted = True
             return
         self._queue.close(self._close, CLOSE_WAIT)
@@ -424,6 +424,10 @@ class Database(Catalogue):
             self._close_storage()
         finally:
             self._closed = self.storage.is_closed
+
+    def _is_entered(self) -> bool:
+        """Tell whether this thread is in the middle of a call, which something has interrupted to ask."""
+        return self.storage.is_entered()
 
     def _close_storage(self) -> None:
         self.storage.close()
@@ -444,12 +448,8 @@ class Database(Catalogue):
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
             # The garbage collector may interrupt whoever holds the locks that closing needs.
-            leftovers.leave(self._closer())
+            leftovers.leave(self.storage.close)
             warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=1)
-
-    def _closer(self) -> Callable[[], None]:
-        """Return what closes the files, without this object."""
-        return self.storage.close
 
 
 def _report(progress: Callable[[int, int], object] | None, before: int, total: int, done: int = 0) -> None:

@@ -165,6 +165,15 @@ def check_directory(path: str) -> None:
         )
 
 
+def exists(path: str) -> bool:
+    """Tell whether there is anything at a path; a disk that does not say raises, unlike ``os.path.lexists``."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def create(path: str, size: int) -> None:
     """Create a sparse file of `size` bytes, private to the user; it must not exist."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)

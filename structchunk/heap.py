@@ -224,7 +224,7 @@ class Heap:
 
     def _bounds(self, chunk_id: int, rows: Run) -> tuple[int, int]:
         """Return where the data of a chunk begins and ends, of a replaced one too: old snapshots name it."""
-        chunk = self.chunks.get(chunk_id)
+        chunk = self.find_chunk(chunk_id)  # of a commit that was cut short it may be a draft yet
         if chunk is not None:
             return chunk.header.data_offset, chunk.committed
         bounds = self._retired_bounds.get(chunk_id)

@@ -98,6 +98,10 @@ class Gate:
         """Tell whether it was not shut yet."""
         return not self._refusal
 
+    def is_held(self) -> bool:
+        """Tell whether the handle was not let go yet."""
+        return self._handle is not None
+
     def __enter__(self) -> Any:
         self.check()
         if self._discarded:
@@ -263,7 +267,12 @@ class LevelDB:
         handle = plyvel.DB(os.fsencode(path), create_if_missing=create, **options)
         if _inherited:
             _leak(handle)
-        return cls(path, handle, private=private)
+        try:
+            return cls(path, handle, private=private)
+        except BaseException:
+            if not _inherited:
+                handle.close()
+            raise
 
     def check_open(self) -> None:
         """Raise ClosedError after :meth:`close`, or in a forked child."""
@@ -272,6 +281,10 @@ class LevelDB:
     def is_open(self) -> bool:
         """Tell whether it is."""
         return self._gate.is_open()
+
+    def is_held(self) -> bool:
+        """Tell whether LevelDB is open here, be it that closing was begun."""
+        return self._gate.is_held()
 
     def refuse_inside(self) -> None:
         """Raise LockedError if this thread is in the middle of a call."""

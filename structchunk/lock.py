@@ -107,6 +107,8 @@ class Lock:
 
     def displaced(self) -> str:
         """Say what is wrong if the path leads to another file than this one, or to none; "" if all is well."""
+        if self._file.fd < 0:
+            return f"{self._path} is not locked any more"
         return files.displaced(self._path, self._identity)
 
     def announce(self, path: str) -> None:

@@ -87,7 +87,7 @@ def open(
         raise ValueError(f"chunk_size is {size}; it must be from {MIN_CHUNK_SIZE} to {MAX_CHUNK_SIZE} bytes")
     leftovers.clear()
     root = absolute(path)
-    exists = os.path.lexists(os.path.join(root, "superblock"))
+    exists = files.exists(os.path.join(root, "superblock"))
     if mode == "x" and exists:
         raise FileExistsError(f"{root} is a database already; open it with mode='a'")
     paths = Paths(root)
@@ -95,11 +95,14 @@ def open(
         check_there(paths)
     else:
         _make_root(root)
-    if mode == "r":
-        return Database(open_reader(paths), mode=mode, sync=bool(sync))
     if shared:
         return _open_shared(paths, mode, round_up(size, PAGE), timeout, sync=bool(sync))
-    return Database(_open_for_writing(paths, mode, round_up(size, PAGE)), mode=mode, sync=bool(sync))
+    storage = open_reader(paths) if mode == "r" else _open_for_writing(paths, mode, round_up(size, PAGE))
+    try:
+        return Database(storage, mode=mode, sync=bool(sync))
+    except BaseException:
+        storage.close()
+        raise
 
 
 def rebuild_index(path: AnyPath, progress: Callable[[int, int], object] | None = None) -> None:
@@ -148,11 +151,11 @@ def _make_root(root: str) -> None:
 def _open_for_writing(paths: Paths, mode: str, chunk_size: int, timeout: float | None = 0) -> Storage:
     """Open the files of a database, or create them, once the lock is free."""
     may_create = mode in ("a", "x")
-    if may_create and not os.path.lexists(paths.superblock):
+    if may_create and not files.exists(paths.superblock):
         check_free(paths)  # first: the lock of a database would overwrite a file of that name
     lock = Lock(paths.lock, timeout)
     try:
-        if os.path.lexists(paths.superblock) or not may_create:
+        if files.exists(paths.superblock) or not may_create:
             if mode == "x":
                 raise FileExistsError(f"{paths.root} is a database already; open it with mode='a'")
             storage = open_storage(paths, lock, chunk_size)
@@ -170,7 +173,7 @@ def _open_for_writing(paths: Paths, mode: str, chunk_size: int, timeout: float |
 
 
 def _open_shared(paths: Paths, mode: str, chunk_size: int, timeout: float | None, *, sync: bool) -> Database:
-    if mode == "x" or not os.path.lexists(paths.superblock):
+    if mode == "x" or not files.exists(paths.superblock):
         _open_for_writing(paths, mode, chunk_size, timeout).close()
     open_in_turn = partial(_open_for_writing, paths, "r+", chunk_size, timeout)
     return SharedDatabase(open_reader(paths), open_in_turn, mode=mode, sync=sync)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from . import files
 from .errors import CorruptionError
 from .paths import Paths
 
@@ -22,9 +23,9 @@ def check_there(paths: Paths, *, for_rebuild: bool = False) -> None:
         One of the two is lost.
     """
     # Looked for first: a database has its superblock before its first chunk, also while another process makes it.
-    has_chunks = os.path.isdir(paths.chunks) and bool(paths.list_chunks())
-    if os.path.lexists(paths.superblock):
-        if not os.path.lexists(paths.chunks):
+    has_chunks = _is_directory(paths.chunks) and bool(paths.list_chunks())
+    if files.exists(paths.superblock):
+        if not files.exists(paths.chunks):
             advice = "restore it from a copy of the database"
             raise CorruptionError(paths.chunks, found="nothing", expected="the directory of chunks", advice=advice)
     elif not has_chunks:
@@ -45,8 +46,8 @@ def check_free(paths: Paths) -> None:
     """
     strangers = set(os.listdir(paths.root)) - _OWN
     strangers -= {os.path.basename(paths.index(generation)) for generation in paths.list_indexes()}
-    in_chunks = os.listdir(paths.chunks) if os.path.isdir(paths.chunks) else []
-    if in_chunks and not os.path.lexists(paths.superblock):
+    in_chunks = os.listdir(paths.chunks) if _is_directory(paths.chunks) else []
+    if in_chunks and not files.exists(paths.superblock):
         if paths.list_chunks():
             raise _no_superblock(paths)
         strangers.add("chunks")
@@ -54,6 +55,10 @@ def check_free(paths: Paths) -> None:
         raise FileExistsError(
             f"{paths.root} is not a structchunk database, and not empty: it holds {sorted(strangers)[0]!r}"
         )
+
+
+def _is_directory(path: str) -> bool:
+    return files.exists(path) and os.path.isdir(path)
 
 
 def _no_superblock(paths: Paths) -> CorruptionError:

@@ -122,7 +122,10 @@ def _remove(path: str, lock: files.Descriptor, owner: int) -> None:
         try:
             _remove_tree(path)
         finally:
-            lock.close()  # whatever is left can be told for a dead one's now
+            # Whatever is left can be told for a dead one's now. No call: an interrupt would come before its body.
+            fd, lock.fd = lock.fd, -1
+            if fd >= 0:
+                os.close(fd)
 
 
 def _remove_tree(path: str) -> None:

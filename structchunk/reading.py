@@ -178,6 +178,9 @@ class ReadStorage(Storage):
         epochs = [segment.epoch for chunk in chunks for segment in chunk.segments() if segment.commit == last]
         return max(epochs, default=self.superblock.epoch if last else 0)
 
+    def __del__(self) -> None:
+        """Do nothing: the storage that a refresh made is given up when its parts were taken over."""
+
     def close(self) -> None:
         """Close the clone, and remove it."""
         with self.committing():

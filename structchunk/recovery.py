@@ -53,7 +53,7 @@ def create_storage(paths: Paths, lock: Lock, chunk_size: int) -> Storage:
     check_free(paths)
     for generation in paths.list_indexes():
         _remove_index(paths.index(generation))
-    if not os.path.lexists(paths.chunks):
+    if not files.exists(paths.chunks):
         files.make_directory(paths.chunks)
     files.check_directory(paths.chunks)
     database = uuid.uuid4().bytes
@@ -65,10 +65,10 @@ def create_storage(paths: Paths, lock: Lock, chunk_size: int) -> Storage:
         create_superblock(paths.superblock, first)
         files.flush_directory(paths.root)
         files.flush_directory(os.path.dirname(paths.root))
+        storage = Storage(paths, lock, first, index, chunk_size)
     except BaseException:
         index.close()
         raise
-    storage = Storage(paths, lock, first, index, chunk_size)
     storage.epoch_pending = False
     return storage
 
@@ -348,7 +348,7 @@ def _index_anew(
     log.segments = [segment for segment in log.segments if segment.chunk not in replaced]
     generation = superblock.generation + 1
     path = paths.index(generation)
-    if os.path.lexists(path):
+    if files.exists(path):
         _remove_index(path)
     next_chunk = max([superblock.next_chunk, *(chunk + 1 for chunk in log.chunks)])
     index = Index.create(path, superblock.database, log.good, next_chunk, private=private)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from . import leftovers
 from .database import Database
 from .extent import Extent, Run
 from .heap import Heap
@@ -91,6 +91,7 @@ class SharedDatabase(Database):
         return AtShared(self, heap)
 
     def _begin_writing(self) -> Storage:
+        leftovers.clear()  # of what was opened to write, and given up at once
         self._end_writing()  # of a transaction that was given up
         self._check_same()
         try:
@@ -112,17 +113,18 @@ class SharedDatabase(Database):
         self._reading.newest_superblock()
 
     def _end_writing(self) -> None:
-        if self._writing is not None:
-            self._writing.close()
-            self._writing = None
+        storage = self._writing
+        if storage is not None:
+            storage.close()
+            if self._writing is storage:
+                self._writing = None
+
+    def _is_entered(self) -> bool:
+        return super()._is_entered() or (self._writing is not None and self._writing.is_entered())
 
     def _close_storage(self) -> None:
         self._end_writing()
         super()._close_storage()
-
-    def _closer(self) -> Callable[[], None]:
-        storages = [storage for storage in (self._writing, self.storage) if storage is not None]
-        return partial(_close_each, storages)
 
     def sync(self) -> None:
         """Do nothing: what a transaction wrote is on disk when it has ended."""
@@ -133,8 +135,3 @@ class SharedDatabase(Database):
         if self._writing is not None:
             self._writing.disown()
         super().disown()
-
-
-def _close_each(storages: Iterable[Storage]) -> None:
-    for storage in storages:
-        storage.close()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
-from . import files
+from . import files, leftovers
 from .background import Background
 from .chunk import Chunk
 from .commit import Part, append_parts, parts_of
@@ -512,15 +512,22 @@ class Storage:
                 for heap in self.heaps.values():
                     heap.close()
             finally:
-                self._lock.release()
+                if not self.index.leveldb.is_held():  # else another process could open what is written here yet
+                    self._lock.release()
         self.is_closed = True
 
     def _has_unsaved(self) -> bool:
         is_behind = self.index.last != self.superblock.checkpoint
         return bool(self.dirty or self.lending.chunks or self.gone or is_behind)
 
+    def __del__(self) -> None:
+        if not getattr(self, "is_closed", True):
+            # The garbage collector may interrupt whoever holds the locks that closing needs.
+            leftovers.leave(self.close)
+
     def disown(self) -> None:
         """Let go of everything in a forked child, where it is the parent's, whatever locks threads held."""
+        self.is_closed = True
         self._mutex = Mutex()
         self.index.disown()
         self._lock.disown()

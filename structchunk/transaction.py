@@ -242,7 +242,8 @@ class Transaction(Aligned):
         except BaseException:
             self.abort()
             raise
-        self._end("was committed")
+        self._ended, self._ticket.has_ended = "was committed", True
+        self._ticket.end()
 
     def abort(self) -> None:
         """Take all changes back. Idempotent; after a commit it does nothing."""
@@ -251,12 +252,8 @@ class Transaction(Aligned):
         try:
             self._ended = self._ended or "was aborted"
             self.storage.discard()
-            self._ticket.end()
         finally:
             self._ticket.has_ended = True
-
-    def _end(self, how: str) -> None:
-        self._ended = how
         self._ticket.end()
 
     def close(self) -> None:
