@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pickle
@@ -623,8 +624,8 @@ def test_any_byte_in_current(base: Base, new_root: NewRoot) -> None:
         root = shutil.copytree(base.now, new_root())
         (current,) = Path(root).glob("index-*/CURRENT")
         raw = bytearray(current.read_bytes())
-        raw[at] = byte
+        is_changed, raw[at] = raw[at] != byte, byte
         current.write_bytes(raw)
-        with pytest.raises(sc.CorruptionError):
-            sc.open(root, "r")
+        with pytest.raises(sc.CorruptionError) if is_changed else contextlib.nullcontext():
+            sc.open(root, "r").close()
         shutil.rmtree(root)
