@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Callable
 
@@ -25,6 +26,7 @@ from .errors import CorruptionError
 from .leveldb import REBUILD
 from .leveldb_files import TABLE_SUFFIXES, Version, parse_manifest
 
+_CURRENT = re.compile(rb"MANIFEST-[0-9]+\n")
 Take = Callable[[str, str], object]
 
 
@@ -73,7 +75,7 @@ def _read_manifest(source: str) -> tuple[bytes, bytes]:
             current = files.read(os.path.join(source, "CURRENT"), 0, 1 << 10)
         except FileNotFoundError as error:
             raise _damaged(source, "no file CURRENT", "one") from error
-        if not current.startswith(b"MANIFEST-") or not current.endswith(b"\n"):
+        if not _CURRENT.fullmatch(current):
             raise _damaged(source, f"{current[:40]!r} in CURRENT", "the name of a manifest")
         try:
             return current, _read(os.path.join(source, os.fsdecode(current.strip())))

@@ -192,8 +192,12 @@ def _check_reach(chunk: Chunk, head: tuple[int, int]) -> None:
 
     The header went to disk with the head, or a later one, so unless that says less there is nothing to look for.
     """
-    if chunk.working_offsets()[1] <= head[1]:
-        return
+    if chunk.working_offsets()[1] > head[1]:
+        _walk_to(chunk, head)
+
+
+def _walk_to(chunk: Chunk, head: tuple[int, int]) -> None:
+    """Raise if a chunk's directory, read from the end of the file, does not lead to its head."""
     position, commit = chunk.header.file_size, 0
     for segment in chunk.segments():
         if segment.low < head[1]:
@@ -303,6 +307,12 @@ def check_complete(paths: Paths, index: Index, log: Log) -> None:
     for chunk in index.heads:
         if chunk not in log.chunks:
             raise no_such_chunk(paths, chunk)
+
+
+def check_heads(index: Index, log: Log) -> None:
+    """Raise if a directory, all of which is needed, does not lead to its head as of the checkpoint."""
+    for chunk, head in index.heads.items():
+        _walk_to(log.chunks[chunk], head)
 
 
 def no_such_chunk(paths: Paths, chunk: int) -> CorruptionError:

@@ -25,6 +25,7 @@ from .log import (
     Log,
     Progress,
     check_complete,
+    check_heads,
     dropped_stores,
     find_good,
     good_chunks,
@@ -103,6 +104,7 @@ def open_storage(
         rewind(log)
         if index is None or index.last > log.good or not index.whole:
             if index is not None:
+                check_heads(index, log)
                 index.close()
                 log = read_whole_log(paths, superblock, log.good, progress)
             storage = _with_new_index(paths, lock, superblock, log, chunk_size)
@@ -153,6 +155,7 @@ def open_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: 
             storage = make(superblock, index)
             _bring_forward(storage, log)
             return storage
+        check_heads(index, log)
     except BaseException:
         index.close()
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pickle
@@ -596,3 +597,35 @@ def test_records_over_one_another_are_read_once(new_root: NewRoot, monkeypatch: 
         problems = list(verify._check_segments(heap, place, [segment] * 100, 0))
         assert len(problems) == 99
         assert len(read) == 1
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_damage_is_no_crash_that_lost_what_the_index_has(mode: str, new_root: NewRoot) -> None:
+    """Directories lead to the heads of the checkpoint, also where the index is to be made anew from them."""
+    root, image = new_root(), new_root()
+    with sc.open(root, chunk_size=SIZE, sync=False) as db:
+        for name in "ab":
+            db.array_store(name, "u8").put_many(range(20), [[1]] * 20)
+        db.sync()
+        db["a"][20] = [1]
+        db["b"][20] = [1]
+        shutil.copytree(root, image)
+    path = os.path.join(image, "chunks", "00000002.chunk")
+    with open(path, "r+b") as file:
+        file.seek(SIZE - 4096)
+        file.write(bytes(4096))
+    with pytest.raises(sc.CorruptionError, match="ends with commit 0") as caught:
+        sc.open(image, mode)
+    assert caught.value.path == path
+
+
+def test_any_byte_in_current(base: Base, new_root: NewRoot) -> None:
+    for at, byte in itertools.product(range(16), (0, 10, 47, 176, 255)):
+        root = shutil.copytree(base.now, new_root())
+        (current,) = Path(root).glob("index-*/CURRENT")
+        raw = bytearray(current.read_bytes())
+        is_changed, raw[at] = raw[at] != byte, byte
+        current.write_bytes(raw)
+        with pytest.raises(sc.CorruptionError) if is_changed else contextlib.nullcontext():
+            sc.open(root, "r").close()
+        shutil.rmtree(root)
