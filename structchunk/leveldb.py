@@ -14,6 +14,7 @@ import errno
 import os
 import stat
 import sys
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -42,6 +43,8 @@ _NOTHING = b"\xff", b"\xff\xff"
 """A range without keys. Compacting it writes what the log holds to a table."""
 _KEY_SIZE = 16
 """Keys are told apart by this many bytes where a range is parted."""
+LINGER = 5.0
+"""Seconds that opening waits for another process that has let the database's lock go, and LevelDB's not yet."""
 _NEVER_FULL = 1 << 30
 """A write buffer that does not fill: where nothing empties it, a write to a full one waits for ever."""
 _OPTIONS: dict[str, Any] = {
@@ -254,10 +257,15 @@ class LevelDB:
     def _open_existing(cls, path: str, *, private: bool) -> LevelDB:
         _check_entries(path)
         _check_tables(path)
-        try:
-            return cls._open(path, create=False, private=private)
-        except plyvel.Error as error:
-            raise _opening_failed(path, error) from error
+        deadline = time.monotonic() + LINGER
+        while True:
+            try:
+                return cls._open(path, create=False, private=private)
+            except plyvel.Error as error:
+                # The database's own lock is held here: who has LevelDB open yet was interrupted, and lets it go.
+                if _errno_in(error) != errno.EAGAIN or time.monotonic() > deadline:
+                    raise _opening_failed(path, error) from error
+                time.sleep(0.01)
 
     @classmethod
     def _open(cls, path: str, *, create: bool, private: bool) -> LevelDB:
