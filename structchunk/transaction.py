@@ -45,7 +45,7 @@ class Ticket:
         self.thread = threading.get_ident()
         self.transaction: weakref.ref[Transaction] | None = None
         self.has_ended = False
-        self._turn: threading.Semaphore | None = None
+        self._turn: threading.Lock | None = None
         self._end = end
 
     def is_held(self) -> bool:
@@ -60,13 +60,18 @@ class Ticket:
 
     def sleep(self, timeout: float) -> None:
         """Wait until it is called, some seconds at most."""
-        self._turn = self._turn or threading.Semaphore(0)
-        self._turn.acquire(timeout=timeout)
+        turn = self._turn
+        if turn is None:  # of C: an interrupt in one that is written in Python would raise another error
+            turn = threading.Lock()
+            turn.acquire()
+            self._turn = turn
+        turn.acquire(timeout=timeout)
 
     def call(self) -> None:
         """Wake who waits with it."""
         if self._turn is not None:
-            self._turn.release()
+            with contextlib.suppress(RuntimeError):  # it was woken before
+                self._turn.release()
 
     def end(self) -> None:
         """Give it up."""
