@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NamedTuple
 
-import plyvel
+from structchunk.leveldb import plyvel
 
 GROWING = ("open", "write", "pwrite", "posix_fallocate", "mkdir", "link", "fsync", "fdatasync", "batch.write")
 """Calls that a full disk refuses; opening only what is made with that."""

@@ -122,7 +122,10 @@ def test_taken(values: Any, dtype: str, expected: list[Any]) -> None:
 
 
 SECONDS, NANOS = np.datetime64("3000-01-01", "s"), np.datetime64("2020-01-01", "ns")
-NATS = [np.timedelta64("NaT"), np.timedelta64("NaT", "7Y"), np.timedelta64("NaT", "s"), np.timedelta64("NaT", "ms")]
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # NumPy 2.5 is about to refuse times without a unit
+    NAT = np.timedelta64("NaT")
+NATS = [NAT, np.timedelta64("NaT", "7Y"), np.timedelta64("NaT", "s"), np.timedelta64("NaT", "ms")]
 BIG = 2**53 + 1
 
 
@@ -136,7 +139,7 @@ class Whole(enum.IntEnum):
     [
         ([SECONDS, NANOS], "M8[s]", ["3000-01-01", "2020-01-01"]),
         (NATS, "m8[ms]", ["NaT"] * 4),
-        ([np.timedelta64("NaT"), np.timedelta64(2**40, "D")], "m8[h]", ["NaT", 2**40 * 24]),
+        ([NAT, np.timedelta64(2**40, "D")], "m8[h]", ["NaT", 2**40 * 24]),
         ([2**62, 0.5], "f8", [2.0**62, 0.5]),
         ([BIG, 1.0], "i8", [BIG, 1]),
         ([BIG, 1 + 0j], "i8", [BIG, 1]),

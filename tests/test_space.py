@@ -88,7 +88,7 @@ def test_compacting_an_index_again_does_nothing(tmp_path: Path) -> None:
 
 
 def test_a_reader_has_little_to_replay(tmp_path: Path) -> None:
-    """Besides the log that is written there are the one that becomes a table, and one that is about to be removed."""
+    """Beside the log that is written there are the one that becomes a table, and one that is to be removed."""
     made = LevelDB.create(str(tmp_path / "index"))
     for number in range(80):
         made.write([(b"%07d" % key, bytes(100)) for key in range(1000 * number, 1000 * (number + 1))])
