@@ -13,6 +13,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NamedTuple
 
+from seam import Replacing
+
 from structchunk.leveldb import plyvel
 
 GROWING = ("open", "write", "pwrite", "posix_fallocate", "mkdir", "link", "fsync", "fdatasync", "batch.write")
@@ -36,7 +38,7 @@ class Fault(NamedTuple):
     lasting: bool = False
 
 
-class Disk:
+class Disk(Replacing):
     """While entered, counts this thread's calls of the operating system and of LevelDB, and fails some.
 
     It counts while ``is_counting``; of a LevelDB only those count that was opened while this was entered.
@@ -53,8 +55,8 @@ class Disk:
         self.calls: list[str] = []
         self.failed: list[str] = []
         self._fault = fault
+        super().__init__()
         self._thread = threading.get_ident()
-        self._saved: list[tuple[Any, str, Any]] = []
 
     def __enter__(self) -> Disk:
         for name in (*CHANGING, *READING):
@@ -63,15 +65,6 @@ class Disk:
         self._replace(mmap, "mmap", self._around("mmap", mmap.mmap))
         self._replace(plyvel, "DB", self._around("DB", functools.partial(Proxy, self, plyvel.DB)))
         return self
-
-    def __exit__(self, *exc: object) -> None:
-        for holder, name, value in reversed(self._saved):
-            setattr(holder, name, value)
-        self._saved = []
-
-    def _replace(self, holder: Any, name: str, value: Any) -> None:
-        self._saved.append((holder, name, getattr(holder, name)))
-        setattr(holder, name, value)
 
     def _around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function, updated=())

@@ -25,15 +25,31 @@ OPERATIONS = (
 Notice: TypeAlias = Callable[[str, tuple[Any, ...], bool], object]
 
 
-class Seam:
+class Replacing:
+    """Puts other things in the place of attributes of modules and classes, until it is left."""
+
+    def __init__(self) -> None:
+        self._saved: list[tuple[Any, str, Any]] = []
+
+    def __exit__(self, *exc: object) -> None:
+        for holder, name, value in reversed(self._saved):
+            setattr(holder, name, value)
+        self._saved = []
+
+    def _replace(self, holder: Any, name: str, value: Any) -> None:
+        self._saved.append((holder, name, holder.__dict__[name]))
+        setattr(holder, name, value)
+
+
+class Seam(Replacing):
     """While entered, calls ``notice(operation, arguments, done)`` before, halfway through, and after every change.
 
     ``done`` is true after it. Halfway is where a store to a mapping has copied half of its bytes.
     """
 
     def __init__(self, notice: Notice) -> None:
+        super().__init__()
         self._notice = notice
-        self._saved: list[tuple[Any, str, Any]] = []
 
     def __enter__(self) -> Seam:
         for name in OPERATIONS:
@@ -46,15 +62,6 @@ class Seam:
             made = self._around(f"LevelDB.{name}", LevelDB.__dict__[name].__func__)
             self._replace(LevelDB, name, classmethod(made))
         return self
-
-    def __exit__(self, *exc: object) -> None:
-        for holder, name, value in reversed(self._saved):
-            setattr(holder, name, value)
-        self._saved = []
-
-    def _replace(self, holder: Any, name: str, value: Any) -> None:
-        self._saved.append((holder, name, holder.__dict__[name]))
-        setattr(holder, name, value)
 
     def _around(self, operation: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
