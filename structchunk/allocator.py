@@ -228,9 +228,8 @@ class Allocator:
 
     def flush(self) -> None:
         """Write what is pending, so that the files hold all that was stored."""
-        for room in list(self.rooms.values()):
-            if room.pending:
-                self._spill(room)
+        for room in self.rooms.values():
+            self._spill(room)
 
     def lend(self) -> None:
         """Write what is pending, and let no later transaction store there: views of it are handed out."""

@@ -56,7 +56,6 @@ class Database(Catalogue):
         self.storage = storage
         self._mode = mode
         self._sync = sync
-        self._closed = False
         self._close_wanted = False
         self._queue = WriterQueue(self._begin_writing, self._end_writing)
         _databases.add(self)
@@ -74,10 +73,10 @@ class Database(Catalogue):
     @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
-        return self._closed
+        return self.storage.is_closed
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{len(self.storage.heaps)} stores"
+        state = "closed" if self.closed else f"{len(self.storage.heaps)} stores"
         return f"<Database {self.path!r}, mode {self._mode!r}, {state}>"
 
     def check_open(self) -> None:
@@ -411,19 +410,13 @@ class Database(Catalogue):
         handler has returned, the database is closed by the next write, the next :meth:`close`, or when the program
         ends. An interrupt leaves it to be called again.
         """
-        if self._closed:
+        if self.closed:
             return
         if self._is_entered():
             self._close_wanted = True
             return
-        self._queue.close(self._close, CLOSE_WAIT)
+        self._queue.close(self._close_storage, CLOSE_WAIT)
         leftovers.clear()
-
-    def _close(self) -> None:
-        try:
-            self._close_storage()
-        finally:
-            self._closed = self.storage.is_closed
 
     def _is_entered(self) -> bool:
         """Tell whether this thread is in the middle of a call, which something has interrupted to ask."""
@@ -434,7 +427,6 @@ class Database(Catalogue):
 
     def disown(self) -> None:
         """Let go of everything in a forked child, where it is the parent's."""
-        self._closed = True
         self._queue.disown()
         self.storage.disown()
 
@@ -446,7 +438,7 @@ class Database(Catalogue):
         self.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
+        if hasattr(self, "_queue") and not self.closed:
             # The garbage collector may interrupt whoever holds the locks that closing needs.
             leftovers.leave(self.storage.close)
             warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=1)

@@ -477,11 +477,6 @@ class Index:
         for start, stop in ranges:
             self.leveldb.compact(start, stop)
 
-    def refuse_inside(self) -> None:
-        """Raise LockedError if this thread is in the middle of a call here."""
-        self._clock.mutex.refuse_mine()
-        self.leveldb.refuse_inside()
-
     def is_entered(self) -> bool:
         """Tell whether this thread is in the middle of a call here, which something has interrupted to ask."""
         return self._clock.mutex.is_mine() or self.leveldb.is_entered()

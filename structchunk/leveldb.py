@@ -164,6 +164,7 @@ def _remove(path: str, owner: int) -> None:
         with contextlib.suppress(OSError):
             files.rename(path, doomed)
             path = doomed
+        with contextlib.suppress(OSError):
             files.remove_tree(path)
 
 
@@ -293,10 +294,6 @@ class LevelDB:
     def is_held(self) -> bool:
         """Tell whether LevelDB is open here, be it that closing was begun."""
         return self._gate.is_held()
-
-    def refuse_inside(self) -> None:
-        """Raise LockedError if this thread is in the middle of a call."""
-        self._gate.mutex.refuse_mine()
 
     def is_entered(self) -> bool:
         """Tell whether this thread is in the middle of a call, which something has interrupted to ask."""

@@ -29,8 +29,13 @@ class Mutex:
 
     def refuse_mine(self) -> None:
         """Raise LockedError if this thread holds the lock."""
-        if self.lock._is_owned():
-            raise LockedError(
-                "this call interrupts another one of the same thread, from a signal handler, a finaliser or a "
-                "progress callback; make it when that one has returned"
-            )
+        if self.is_mine():
+            raise interrupts_itself()
+
+
+def interrupts_itself() -> LockedError:
+    """Return the error for a call that would wait for its own thread."""
+    return LockedError(
+        "this call interrupts another one of the same thread, from a signal handler, a finaliser or a progress "
+        "callback; make it when that one has returned"
+    )

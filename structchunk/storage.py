@@ -24,7 +24,7 @@ from .header import PAGE, Header, round_up
 from .heap import Heap
 from .index import Catalog, Index, Prepared
 from .lending import Lending
-from .mutex import Mutex
+from .mutex import Mutex, interrupts_itself
 from .paths import Paths
 from .schema import Schema
 from .segment import SEGMENT_SIZE
@@ -214,7 +214,8 @@ class Storage:
         with self._mutex.lock:
             self._note_unfinished()
             self.check_usable()
-            self._sweep()
+            if self.drafts or self.lent:
+                self._sweep()
 
     def _note_unfinished(self) -> None:
         """Refuse to write from now on if a change was cut short. The caller holds the lock, and is in none."""
@@ -225,20 +226,16 @@ class Storage:
 
     def _refuse_inside(self) -> None:
         """Raise LockedError if this call interrupts another one of its own thread, which holds locks."""
-        self._mutex.refuse_mine()
-        self.index.refuse_inside()
+        if self.is_entered():
+            raise interrupts_itself()
 
     def is_entered(self) -> bool:
         """Tell whether this thread is in the middle of a call here, which something has interrupted to ask."""
         return self._mutex.is_mine() or self.index.is_entered()
 
     def places(self, heap: Heap, commit: int) -> list[Place]:
-        """Return how far each chunk of a store reaches as of a commit, which is the latest one.
-
-        Those that an open transaction has made are not among them: they may be gone at any time.
-        """
-        chunks = [chunk for chunk in list(heap.chunks.values()) if chunk.is_committed]
-        return [Place(chunk, chunk.committed, chunk.directory) for chunk in chunks]
+        """Return how far each chunk of a store reaches as of a commit, which is the latest one."""
+        return [Place(chunk, chunk.committed, chunk.directory) for chunk in list(heap.chunks.values())]
 
     def newest_epoch(self) -> int:
         """Return the epoch of the latest commit, or a later one."""
@@ -386,8 +383,7 @@ class Storage:
         self._mutex.refuse_mine()
         with self._mutex.lock:
             self._note_unfinished()
-            if self.is_in_place():
-                self._sweep()
+            self._sweep()
 
     def _sweep(self) -> None:
         """Clear away what a transaction left that did not commit: no transaction is open here.
@@ -395,7 +391,7 @@ class Storage:
         Chunk files that no commit has named go. Where views were handed out, their bytes stay as a gap. What
         interrupts this leaves the rest to the next call.
         """
-        if not (self.drafts or self.lent) or not self.is_in_place():
+        if not self.is_in_place():
             return
         for chunk, lent in list(self.lent.items()):
             if lent.free != lent.committed:
@@ -494,7 +490,8 @@ class Storage:
             try:
                 self._note_unfinished()
                 if self.index.leveldb.is_open():
-                    self._sweep()
+                    if self.drafts or self.lent:
+                        self._sweep()
                     if self._has_unsaved() and not self.failure:
                         self._checkpoint()
             finally:
