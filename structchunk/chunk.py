@@ -292,8 +292,7 @@ class Chunk:
         start = max(self.free, self.reserved)
         ahead = round_up(end + max(MIN_STEP, end // 16), PAGE)
         exact = round_up(end, PAGE)
-        with self._while_open():
-            self.reserved = self._reserve_one_of(start, min(ahead, self.directory // PAGE * PAGE), exact)
+        self.reserved = self._reserve_one_of(start, min(ahead, self.directory // PAGE * PAGE), exact)
 
     def reserve_directory(self, rows_size: int, *, ahead: int = MIN_STEP) -> None:
         """Give blocks to the next segment, whose rows take `rows_size` bytes, as :meth:`reserve` does to data."""
@@ -305,7 +304,7 @@ class Chunk:
         for start in (low - ahead, low):
             first = max(start // PAGE * PAGE, self.free, self.stored)
             try:
-                files.reserve(self.path, first, stop - first)
+                self._reserve(first, stop - first)
             except OSError:
                 if start == low:
                     raise
@@ -316,14 +315,18 @@ class Chunk:
     def _reserve_one_of(self, start: int, ahead: int, exact: int) -> int:
         if ahead > exact:
             try:
-                files.reserve(self.path, start, ahead - start)
+                self._reserve(start, ahead - start)
             except OSError:
                 pass
             else:
                 return ahead
         if exact > start:  # else the record is empty
-            files.reserve(self.path, start, exact - start)
+            self._reserve(start, exact - start)
         return exact
+
+    def _reserve(self, offset: int, size: int) -> None:
+        with self._while_open():
+            files.reserve(self.path, offset, size)
 
     def store(self, offset: int, data: Any, size: int) -> None:
         """Write a contiguous buffer of `size` bytes at `offset`, behind all that was committed."""
@@ -344,7 +347,7 @@ class Chunk:
     def place(self, offset: int, data: Any, size: int) -> None:
         """Store a contiguous buffer, with blocks for no more than itself: nothing is to follow soon."""
         if size:
-            files.reserve(self.path, offset, size)
+            self._reserve(offset, size)
             self.store(offset, data, size)
 
     def append_segment(self, rows: bytes | memoryview, record: bytes, free: int) -> None:
@@ -388,8 +391,9 @@ class Chunk:
             return self.clear(self.free)
         self._check_place()
         try:
-            if files.clear(self.path, self.free, self.directory):
-                self.flush()
+            with self._while_open():
+                if files.clear(self.path, self.free, self.directory):
+                    self.flush()
         except OSError:
             # Nothing of the sectors at its ends: records that share them may be changing in place.
             start, stop = round_up(self.free, files.SECTOR), self.directory // files.SECTOR * files.SECTOR
@@ -401,7 +405,8 @@ class Chunk:
         """Zero what was stored from `start` on, and not committed."""
         if self.stored > start:
             self._check_place()
-            files.clear(self.path, start, min(self.stored, self.directory))
+            with self._while_open():
+                files.clear(self.path, start, min(self.stored, self.directory))
             self.stored = start
 
     def flush(self) -> None:

@@ -141,11 +141,10 @@ def copy_file(source: str, target: str) -> None:
 def state_of(source: str) -> frozenset[tuple[str, int]]:
     """Return something that changes with every change of a LevelDB: the sizes of what it appends to."""
     state = set()
-    with os.scandir(source) as entries:
-        for entry in entries:
-            if entry.name.endswith(".log") or entry.name.startswith("MANIFEST-"):
-                with contextlib.suppress(FileNotFoundError):
-                    state.add((entry.name, entry.stat().st_size))
+    for name in os.listdir(source):
+        if name.endswith(".log") or name.startswith("MANIFEST-"):
+            with contextlib.suppress(FileNotFoundError):
+                state.add((name, os.stat(os.path.join(source, name)).st_size))
     return frozenset(state)
 
 

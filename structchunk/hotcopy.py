@@ -150,14 +150,20 @@ def _take(storage: Storage, frozen: set[int], draft: Paths, held: contextlib.Exi
         )
         taken = Taken(view, superblock, {}, [], list(storage.gone))
         for heap in storage.heaps.values():
-            for chunk, *ends in storage.places(heap, view.commit):
-                taken.heads[chunk.id] = head = (ends[0], ends[1])
-                linkable = chunk.id in frozen and not heap.is_lent(chunk.id)
-                if not linkable or not files.link(chunk.path, draft.chunk(chunk.id)):
-                    with files.advised(chunk.path):
-                        fd = held.enter_context(files.opened(chunk.path))
-                    taken.sources.append(Source(chunk, fd, *head))
+            _take_chunks(storage, heap, frozen, draft, held, taken)
     return taken
+
+
+def _take_chunks(
+    storage: Storage, heap: Heap, frozen: set[int], draft: Paths, held: contextlib.ExitStack, taken: Taken
+) -> None:
+    for chunk, *ends in storage.places(heap, taken.view.commit):
+        taken.heads[chunk.id] = head = (ends[0], ends[1])
+        linkable = chunk.id in frozen and not heap.is_lent(chunk.id)
+        if not linkable or not files.link(chunk.path, draft.chunk(chunk.id)):
+            with files.advised(chunk.path):
+                fd = held.enter_context(files.opened(chunk.path))
+            taken.sources.append(Source(chunk, fd, *head))
 
 
 # ---------------------------------------------------------------------- copying

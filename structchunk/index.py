@@ -127,18 +127,19 @@ class View:
 
     def copy_to(self, path: str, next_chunk: int) -> Index:
         """Create an index that holds what this view shows; not durable before its first checkpoint."""
-        source = self._index.leveldb
         index = Index.create(path, self._index.database, self.commit, next_chunk)
         try:
-            for first, stop in _OF_STORES:
-                start = first
-                while pairs := source.read(start, stop, COPY_PAIRS, self.snapshot):
-                    index.leveldb.write(pairs)
-                    start = pairs[-1][0] + b"\0"
+            for start, stop in _OF_STORES:
+                self._copy_pairs(start, stop, index.leveldb)
         except BaseException:
             index.close()
             raise
         return index
+
+    def _copy_pairs(self, start: bytes, stop: bytes, target: LevelDB) -> None:
+        while pairs := self._index.leveldb.read(start, stop, COPY_PAIRS, self.snapshot):
+            target.write(pairs)
+            start = pairs[-1][0] + b"\0"
 
     def close(self) -> None:
         """Let the snapshot go."""
@@ -314,17 +315,20 @@ class Index:
         """
         self._clock.check()
         with self._clock.lock:
-            self._clock.version += 1  # before the caches: a reader that saw them must see this
-            self.leveldb = newer.leveldb
-            self._clock.last = newer.last
-            for name, entry in self.catalog.items():
-                if entry["store"] not in newer.live and entry["store"] in self._tables:
-                    self._tables.pop(entry["store"]).drop(name)
-            for table in self._tables.values():
-                table.follow(newer.leveldb)
-            self.live = {store: counts for store, counts in newer.live.items() if store in self._tables}
-            self.catalog, self.heads = newer.catalog, newer.heads
-            self.checkpoint, self.next_chunk = newer.checkpoint, newer.next_chunk
+            self._adopt(newer)
+
+    def _adopt(self, newer: Index) -> None:
+        self._clock.version += 1  # before the caches: a reader that saw them must see this
+        self.leveldb = newer.leveldb
+        self._clock.last = newer.last
+        for name, entry in self.catalog.items():
+            if entry["store"] not in newer.live and entry["store"] in self._tables:
+                self._tables.pop(entry["store"]).drop(name)
+        for table in self._tables.values():
+            table.follow(newer.leveldb)
+        self.live = {store: counts for store, counts in newer.live.items() if store in self._tables}
+        self.catalog, self.heads = newer.catalog, newer.heads
+        self.checkpoint, self.next_chunk = newer.checkpoint, newer.next_chunk
 
     # ------------------------------------------------------------------ writing
 

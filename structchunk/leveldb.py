@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fnmatch
 import os
 import stat
 import sys
@@ -195,6 +196,28 @@ def _source(handle: Any, snapshot: Snapshot | None) -> Any:
     return handle if snapshot is None else snapshot.inner
 
 
+def _first(iterator: Any, start: bytes, stop: bytes, count: int) -> list[Pair]:
+    pairs: list[Pair] = []
+    iterator.seek(start)
+    while len(pairs) < count and iterator.valid() and (key := iterator.key()) < stop:
+        pairs.append((key, iterator.value()))
+        iterator.next()
+    return pairs
+
+
+def _last(iterator: Any, start: bytes, stop: bytes, count: int) -> list[Pair]:
+    pairs: list[Pair] = []
+    iterator.seek(stop)
+    if iterator.valid():
+        iterator.prev()
+    else:
+        iterator.seek_to_last()
+    while len(pairs) < count and iterator.valid() and (key := iterator.key()) >= start:
+        pairs.append((key, iterator.value()))
+        iterator.prev()
+    return pairs
+
+
 class LevelDB:
     """One LevelDB directory.
 
@@ -313,34 +336,22 @@ class LevelDB:
 
     def read(self, start: bytes, stop: bytes, count: int, snapshot: Snapshot | None = None) -> list[Pair]:
         """Return the first `count` pairs with ``start <= key < stop``."""
-        pairs: list[Pair] = []
         with (
             self._gate.lock,
             self._gate as handle,
             _source(handle, snapshot).raw_iterator(verify_checksums=True) as iterator,
         ):
-            iterator.seek(start)
-            while len(pairs) < count and iterator.valid() and (key := iterator.key()) < stop:
-                pairs.append((key, iterator.value()))
-                iterator.next()
+            pairs = _first(iterator, start, stop, count)
         return pairs
 
     def read_back(self, start: bytes, stop: bytes, count: int, snapshot: Snapshot | None = None) -> list[Pair]:
         """Return the last `count` pairs with ``start <= key < stop``, in ascending order."""
-        pairs: list[Pair] = []
         with (
             self._gate.lock,
             self._gate as handle,
             _source(handle, snapshot).raw_iterator(verify_checksums=True) as iterator,
         ):
-            iterator.seek(stop)
-            if iterator.valid():
-                iterator.prev()
-            else:
-                iterator.seek_to_last()
-            while len(pairs) < count and iterator.valid() and (key := iterator.key()) >= start:
-                pairs.append((key, iterator.value()))
-                iterator.prev()
+            pairs = _last(iterator, start, stop, count)
         pairs.reverse()
         return pairs
 
@@ -416,7 +427,7 @@ class LevelDB:
 
     def _log_size(self) -> int:
         try:
-            names = [name for name in os.listdir(self.path) if name.endswith(".log")]
+            names = fnmatch.filter(os.listdir(self.path), "*.log")
             return sum(os.stat(os.path.join(self.path, name)).st_size for name in names)
         except OSError:
             return 0  # somebody removed the files: closing goes on

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import math
@@ -75,14 +74,18 @@ class Lock:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         self._queue.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
         try:
-            while time.monotonic() < deadline:
-                with contextlib.suppress(BlockingIOError, LockedError):
-                    fcntl.flock(self._queue.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return self._acquire(path)
-                time.sleep(_PAUSE)
-            self._acquire(path)
+            self._try_until(deadline, path)
         finally:
             _let_go(self._queue)
+
+    def _try_until(self, deadline: float, path: str) -> None:
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(self._queue.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return self._acquire(path)
+            except (BlockingIOError, LockedError):
+                time.sleep(_PAUSE)
+        self._acquire(path)
 
     def _acquire(self, path: str) -> None:
         with _held_guard:

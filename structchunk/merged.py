@@ -124,10 +124,10 @@ class Merged:
 
         Only where the ranges of parts overlap, rows are read.
         """
+        groups = [group for group in _groups(self._parts) if len(group) > 1]
         try:
-            for group in _groups(self._parts):
-                if len(group) > 1:
-                    deque(self._rows(group, 0, KEY_END), maxlen=0)
+            for group in groups:
+                deque(self._rows(group, 0, KEY_END), maxlen=0)
         except RepeatedKey as repeated:
             key = repeated.key
             owners = [part.where for part in self._between(key, key + 1) if part.open().find(key)]

@@ -13,6 +13,7 @@ import re
 import secrets
 import stat
 import weakref
+from collections.abc import Iterable
 
 from . import files
 from .lock import Lock
@@ -86,10 +87,14 @@ def make_parent(path: str) -> None:
 def sweep(parent: str, prefix: str = "") -> None:
     """Remove the directories whose owners are dead. Those that may not be removed are left."""
     with contextlib.suppress(OSError):
-        for name in os.listdir(parent):
-            if name.startswith(prefix) and _OWN_NAME.fullmatch(name[len(prefix) :]):
-                with contextlib.suppress(OSError):
-                    _remove_if_dead(os.path.join(parent, name))
+        _sweep_names(parent, prefix, os.listdir(parent))
+
+
+def _sweep_names(parent: str, prefix: str, names: Iterable[str]) -> None:
+    for name in names:
+        if name.startswith(prefix) and _OWN_NAME.fullmatch(name[len(prefix) :]):
+            with contextlib.suppress(OSError):
+                _remove_if_dead(os.path.join(parent, name))
 
 
 def welcome(paths: Paths, lock: Lock) -> None:
@@ -137,9 +142,8 @@ def _remove_tree(path: str) -> None:
         doomed = path[:-8] + secrets.token_hex(4)
         files.rename(path, doomed)
         path = doomed
-        for name in os.listdir(path):
-            if name != "lock":
-                files.remove_tree(os.path.join(path, name))
+        for name in set(os.listdir(path)) - {"lock"}:
+            files.remove_tree(os.path.join(path, name))
         files.unlink(_lock_of(path))
         os.rmdir(path)
 

@@ -360,10 +360,10 @@ def _index_anew(
         catalog = {chunk.header.about["name"]: _entry(chunk) for chunk in kept}
         _add_heaps(storage, catalog, log, without=replaced)
         index.put(log.good, {}, catalog)
-        for store, pieces in _rows(log).items():
-            if store not in dropped:
-                for part in (part for piece in pieces for part in portions(piece, LOAD_ROWS)):
-                    index.put(log.good, {store: [part]})
+        rows = _rows(log)
+        for store in rows.keys() - dropped:
+            for part in (part for piece in rows[store] for part in portions(piece, LOAD_ROWS)):
+                index.put(log.good, {store: [part]})
     except BaseException:
         index.close()
         raise

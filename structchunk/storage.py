@@ -281,7 +281,7 @@ class Storage:
         with self._mutex.lock:
             self._note_unfinished()
             self.check_usable()
-            stagings = [staging for staging in stagings if staging.is_changed()]
+            stagings = list(filter(Staging.is_changed, stagings))
             if sync:
                 for staging in stagings:
                     staging.allocator.start_flush()  # goes on while checksums are made

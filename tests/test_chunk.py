@@ -639,6 +639,32 @@ def test_a_closed_chunk_is_not_mapped_again(chunk: Chunk) -> None:
     assert len(items) == chunk.header.file_size
 
 
+WRITING = {
+    "reserve": lambda chunk: chunk.reserve(chunk.header.data_offset + 1),
+    "reserve the directory": lambda chunk: chunk.reserve_directory(1),
+    "place": lambda chunk: chunk.place(chunk.header.data_offset, b"a", 1),
+    "clear": lambda chunk: (chunk.store(chunk.free, b"a", 1), chunk.clear(chunk.header.data_offset)),
+}
+
+
+@pytest.mark.parametrize("write", WRITING.values(), ids=WRITING)
+def test_a_chunk_that_is_closed_and_unlinked_meanwhile(
+    chunk: Chunk, write: Callable[[Chunk], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler may close the database in the middle of writing to a chunk of its open transaction."""
+    opened = files.opened
+
+    def close_and_open(path: str, **options: Any) -> Any:
+        if os.path.exists(path):
+            chunk.close()
+            os.unlink(path)
+        return opened(path, **options)
+
+    monkeypatch.setattr(files, "opened", close_and_open)
+    with pytest.raises(ClosedError):
+        write(chunk)
+
+
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="a mapping keeps a descriptor")
 def test_a_mapping_takes_no_descriptor(chunk: Chunk) -> None:
     before = count_descriptors()

@@ -89,10 +89,10 @@ class ArrowSource:
 
     def guessed(self) -> Schema:
         """Return the type of an array store of such lists."""
+        others = [field for field in self._columns if field.name != "key"]
         with _arrow():
             from ..arrow_values import dtype_of_items  # noqa: PLC0415
 
-            others = [field for field in self._columns if field.name != "key"]
             dtype = dtype_of_items(others[0].type) if len(others) == 1 else None
             if dtype is None:
                 found = ", ".join(f"{field.name} ({field.type})" for field in self._columns)
