@@ -226,6 +226,11 @@ class Allocator:
 
     # ------------------------------------------------------------------ files
 
+    def check_storable(self) -> None:
+        """Raise if nothing can be stored any more: the database was closed meanwhile, or failed."""
+        with self._space.store_lock:
+            self._space.check_storable()
+
     def flush(self) -> None:
         """Write what is pending, so that the files hold all that was stored."""
         for room in self.rooms.values():

@@ -149,4 +149,4 @@ class ArrayStore(Store[Array]):
         with self._binding.writing() as staging:
             extent = staging.put_zeros(number, count)
             # Before the commit: from then on compact() may move it.
-            return lent(self._binding.live_array(extent))
+            return lent(self._binding, staging, extent)

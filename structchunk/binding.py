@@ -51,9 +51,11 @@ class Binding(Protocol):
         """Return an extent's items for changing in place, or None where that is not allowed."""
 
 
-def lent(array: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+def lent(binding: Binding, staging: Staging, extent: Extent) -> npt.NDArray[Any]:
     """Return what a binding lends of a record that it has just made; raise if it lends nothing."""
+    array = binding.live_array(extent)
     if array is None:
+        staging.allocator.check_storable()  # a signal handler may have closed the database meanwhile
         raise Error(
             "other processes write this database too, so what changes in place lives in a transaction only: "
             "with db.transaction() as txn: txn[name].new(...); or use put()"

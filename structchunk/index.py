@@ -183,7 +183,7 @@ class Index:
             _BATCH_KEY.pack(b"B", number) for number in range(batch + 1, self._batch + 1)
         ]
         self.pin = Pin()
-        self.catalog = self._read_catalog()
+        self._catalog = self._read_catalog()
         self.live: dict[int, dict[int, Live]] = {}
         heads = self._read_rows(b"H", _HEAD_KEY)
         self.heads = {chunk: pair for (_, chunk), pair in heads.items()}
@@ -259,10 +259,11 @@ class Index:
         """Number of the last commit."""
         return self._clock.last
 
-    def knows(self, store: int) -> bool:
-        """Tell whether a store was added, and not dropped since."""
+    @property
+    def catalog(self) -> Catalog:
+        """The stores as of the last commit, by name; replaced by one that differs, never changed."""
         self._clock.check()
-        return store in self._tables
+        return self._catalog
 
     def table(self, store: int) -> Table:
         """Return the table of a store that was added.
@@ -321,13 +322,13 @@ class Index:
         self._clock.version += 1  # before the caches: a reader that saw them must see this
         self.leveldb = newer.leveldb
         self._clock.last = newer.last
-        for name, entry in self.catalog.items():
+        for name, entry in self._catalog.items():
             if entry["store"] not in newer.live and entry["store"] in self._tables:
                 self._tables.pop(entry["store"]).drop(name)
         for table in self._tables.values():
             table.follow(newer.leveldb)
         self.live = {store: counts for store, counts in newer.live.items() if store in self._tables}
-        self.catalog, self.heads = newer.catalog, newer.heads
+        self._catalog, self.heads = newer.catalog, newer.heads
         self.checkpoint, self.next_chunk = newer.checkpoint, newer.next_chunk
 
     # ------------------------------------------------------------------ writing
@@ -362,8 +363,6 @@ class Index:
     def apply(self, commit: int, prepared: Prepared) -> None:
         """Make what was prepared, since which nothing was applied, the state as of a commit."""
         self._write(commit, prepared)
-        if prepared.catalog is not None:
-            self._replace_catalog(prepared.catalog, prepared.dropped)
         for store in prepared.changes:
             self._fold_if_due(store)
 
@@ -378,10 +377,10 @@ class Index:
         self.apply(commit, self.prepare(rows, catalog, compacted))
 
     def _replace_catalog(self, catalog: Catalog, dropped: Collection[int]) -> None:
-        for name, entry in self.catalog.items():
+        for name, entry in self._catalog.items():
             if entry["store"] in dropped and entry["store"] in self._tables:
                 self._tables.pop(entry["store"]).drop(name)
-        self.catalog = catalog
+        self._catalog = catalog
 
     def _dropped(self, catalog: Catalog | None) -> set[int]:
         if catalog is None:
@@ -421,6 +420,8 @@ class Index:
                     self.live[store].update(figures)
                 for store, change in changes.items():
                     self._tables[store].apply(change)
+                if catalog is not None:
+                    self._replace_catalog(catalog, dropped)
                 clock.is_changing = False
             except BaseException:
                 clock.is_changing, clock.is_torn = False, True
@@ -432,7 +433,7 @@ class Index:
         self._clock.last = _U8.unpack(self.leveldb.get(LAST) or b"")[0]
         catalog = self._read_catalog()
         known = {entry["store"] for entry in catalog.values()}
-        self._replace_catalog(catalog, {entry["store"] for entry in self.catalog.values()} - known)
+        self._replace_catalog(catalog, {entry["store"] for entry in self._catalog.values()} - known)
         for store, table in self._tables.items():
             self.live[store] = self.read_live(store)
             table.forget()

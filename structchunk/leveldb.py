@@ -90,6 +90,7 @@ class Gate:
         self._handle = handle
         self._refusal = ""
         self._discarded: deque[Any] = deque()
+        self.is_adopted = False
         self.directory: PrivateDirectory | None = None
         _gates.add(self)
 
@@ -115,6 +116,10 @@ class Gate:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, plyvel.Error):
             raise _translated(self._path, error) from error
+
+    def is_abandoned(self, path: str) -> bool:
+        """Tell whether this is what an interrupted call left open of a path, whose lock the caller has."""
+        return self._path == path and not self.is_adopted and self.is_held()
 
     def shut(self, refusal: str) -> Any:
         """Refuse further calls, and return the handle, to be closed; None once that was done."""
@@ -246,6 +251,7 @@ class LevelDB:
         if not private:
             _refuse_after_fork()
         files.make_directory(path)
+        _close_abandoned(path)
         try:
             return cls._open(path, create=True, private=private)
         except plyvel.Error as error:
@@ -281,6 +287,7 @@ class LevelDB:
     def _open_existing(cls, path: str, *, private: bool) -> LevelDB:
         _check_entries(path)
         _check_tables(path)
+        _close_abandoned(path)
         deadline = time.monotonic() + LINGER
         while True:
             try:
@@ -309,6 +316,10 @@ class LevelDB:
     def check_open(self) -> None:
         """Raise ClosedError after :meth:`close`, or in a forked child."""
         self._gate.check()
+
+    def adopt(self) -> None:
+        """Belong to a database from now on, which closes this; until then the next one to open the path does."""
+        self._gate.is_adopted = True
 
     def is_open(self) -> bool:
         """Tell whether it is."""
@@ -453,6 +464,15 @@ def _refuse_after_fork() -> None:
             "this process was forked from one that had used LevelDB, whose background thread stayed behind; "
             "to write, start it with the 'spawn' or 'forkserver' method of multiprocessing; mode='r' works here too"
         )
+
+
+def _close_abandoned(path: str) -> None:
+    """Close what was opened and belongs to no database: the exception that cut that short is kept, and holds it."""
+    for gate in [gate for gate in _gates if gate.is_abandoned(path)]:
+        handle = gate.shut("opening it was interrupted")
+        if handle is not None:
+            handle.close()
+            gate.forget()
 
 
 def _check_entries(path: str) -> None:

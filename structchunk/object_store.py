@@ -114,7 +114,7 @@ class ObjectStore(Store[T], Generic[T]):
         record = as_new(fields, self._cls, self.dtype)
         with self._binding.writing() as staging:
             extent = staging.put_zeros(number, 1)
-            live = lent(self._binding.live_array(extent))
+            live = lent(self._binding, staging, extent)
             if fields:
                 live[0] = record[0]
         return self._over(live)

@@ -176,4 +176,9 @@ def _open_shared(paths: Paths, mode: str, chunk_size: int, timeout: float | None
     if mode == "x" or not files.exists(paths.superblock):
         _open_for_writing(paths, mode, chunk_size, timeout).close()
     open_in_turn = partial(_open_for_writing, paths, "r+", chunk_size, timeout)
-    return SharedDatabase(open_reader(paths), open_in_turn, mode=mode, sync=sync)
+    storage = open_reader(paths)
+    try:
+        return SharedDatabase(storage, open_in_turn, mode=mode, sync=sync)
+    except BaseException:
+        storage.close()
+        raise

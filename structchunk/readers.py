@@ -40,7 +40,10 @@ class ReaderDirectory:
 
     def release(self) -> None:
         """Remove it. Idempotent."""
-        self._finalizer()
+        try:
+            self._finalizer()
+        finally:
+            self._lock.close()  # it can be told for a dead one's now, whatever kept it from being removed
 
     def displaced(self) -> str:
         """Say what is wrong if it is not there any more; "" if all is well."""

@@ -123,15 +123,14 @@ class ReadStorage(Storage):
 
     def _show(self, newer: ReadStorage) -> None:
         """Take over what a newer storage has: chunks first, since the index must not name one that is not there."""
-        mine = {heap.store: heap for heap in self.heaps.values()}
-        theirs = {heap.store: heap for heap in newer.heaps.values()}
+        mine, theirs = self._heaps, newer._heaps
         for store in mine.keys() & theirs.keys():
             mine[store].adopt(theirs[store].chunks)
         self.index.follow(newer.index)
         self._forget(mine, theirs)
         for store in theirs.keys() - mine.keys():
             self.index.add_table(store, theirs[store].item_size, theirs[store].check)
-        self.heaps = {name: mine.get(heap.store, heap) for name, heap in newer.heaps.items()}
+        self._heaps = {store: mine.get(store, heap) for store, heap in theirs.items()}
         self.superblock = newer.superblock
         self._copies.unlink_chunks()
         for store in mine.keys() & theirs.keys():

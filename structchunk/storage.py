@@ -96,7 +96,8 @@ class Storage:
         self.superblock = superblock
         self.index = index
         self.chunk_size = chunk_size
-        self.heaps: dict[str, Heap] = {}
+        self._heaps: dict[int, Heap] = {}
+        self._named: tuple[Catalog, dict[int, Heap], dict[str, Heap]] = {}, {}, {}
         self.drafts: dict[int, Heap] = {}
         self.lent: dict[int, Chunk] = {}
         self.next_chunk = max(superblock.next_chunk, index.next_chunk)
@@ -112,12 +113,23 @@ class Storage:
         self._unlinked: set[int] = set()
         self._mutex = Mutex()
         self._uncheckpointed_size = 0
+        index.leveldb.adopt()
 
     # ------------------------------------------------------------------ stores and chunks
 
+    @property
+    def heaps(self) -> dict[str, Heap]:
+        """The stores as of the last commit, by name; replaced by one that differs, never changed."""
+        catalog, heaps = self.index.catalog, self._heaps
+        named = self._named
+        if named[0] is not catalog or named[1] is not heaps:
+            found = {name: heaps[entry["store"]] for name, entry in catalog.items() if entry["store"] in heaps}
+            named = self._named = catalog, heaps, found
+        return named[2]
+
     def add_heap(self, heap: Heap) -> None:
         """Make a committed store known."""
-        self.heaps[heap.name] = heap
+        self._heaps = {**self._heaps, heap.store: heap}
         self.index.add_table(heap.store, heap.item_size, heap.check)
 
     def new_heap(self, name: str, schema: Schema) -> Heap:
@@ -221,7 +233,6 @@ class Storage:
         """Refuse to write from now on if a change was cut short. The caller holds the lock, and is in none."""
         if self._unfinished:
             self.failure = self.failure or f"{self._unfinished} was interrupted, so what is on disk is not known"
-            self.heaps = {name: heap for name, heap in self.heaps.items() if self.index.knows(heap.store)}
             self._unfinished = ""
 
     def _refuse_inside(self) -> None:
@@ -298,8 +309,10 @@ class Storage:
                 part.room.chunk.clear(part.room.free)
                 part.room.chunk.reserve_directory(len(part.rows.body))
             self._unfinished = "a commit"
+            if created:
+                self._heaps = self._heaps | {heap.store: heap for heap in created}
             self._write_commit(parts, crcs, prepared, sync=sync)
-            self._settle(stagings, created, dropped)
+            self._settle(stagings, dropped)
             self._unfinished = ""
             if self._checkpoint_due():
                 self._checkpoint()
@@ -339,17 +352,15 @@ class Storage:
             self._fail(error)
             raise
 
-    def _settle(self, stagings: list[Staging], created: list[Heap], dropped: Heap | None) -> None:
+    def _settle(self, stagings: list[Staging], dropped: Heap | None) -> None:
         for staging in stagings:
             for room in staging.allocator.rooms.values():
                 if room.is_new:
                     staging.heap.settle(room.chunk)
                     del self.drafts[room.chunk.id]
             self._retire(staging)
-        for heap in created:
-            self.heaps[heap.name] = heap
         if dropped is not None:
-            del self.heaps[dropped.name]
+            self._heaps = {store: heap for store, heap in self._heaps.items() if heap is not dropped}
             for chunk in dropped.chunks.values():
                 chunk.map_source()  # for the snapshots that go on reading it when the file is gone
             # The chunk that says that the store was dropped, its last one, must go last.
@@ -506,7 +517,7 @@ class Storage:
             self.index.close(tidy=tidy)
         finally:
             try:
-                for heap in self.heaps.values():
+                for heap in self._heaps.values():
                     heap.close()
             finally:
                 if not self.index.leveldb.is_held():  # else another process could open what is written here yet
