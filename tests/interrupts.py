@@ -52,6 +52,8 @@ class Raised(NamedTuple):
 
     number: int
     where: tuple[str, ...]
+    entered: str
+    """The function that was just being entered, and had done nothing yet; else empty."""
 
 
 class Interrupter:
@@ -132,7 +134,7 @@ class Interrupter:
 
     def _take(self, signum: int, frame: FrameType | None) -> None:
         """Note where the signal came, go on counting, and react."""
-        self.raised.append(Raised(self._count, _chain(frame)))
+        self.raised.append(Raised(self._count, _chain(frame), _entered(frame)))
         self._next = self._targets.pop() if self._targets else -1
         self._stepping = self._after
         self._last = None
@@ -197,6 +199,12 @@ def _chain(frame: FrameType | None) -> tuple[str, ...]:
         found.append(f"{name}:{frame.f_lineno} {frame.f_code.co_name}")
         frame = frame.f_back
     return tuple(found)
+
+
+def _entered(frame: FrameType | None) -> str:
+    if frame is None or frame.f_lineno != frame.f_code.co_firstlineno:
+        return ""
+    return frame.f_code.co_name
 
 
 _checking_of: dict[CodeType, frozenset[int]] = {}

@@ -135,7 +135,17 @@ class Interrupted(Way):
 
     def run(self, scene: Scene, call: Callable[[], object]) -> BaseException | None:
         """Interrupt the call."""
-        return self.interrupter.interrupt(call, *self._numbers, note=len(self._numbers) == 1)
+        error = self.interrupter.interrupt(call, *self._numbers, note=len(self._numbers) == 1)
+        if any(raised.entered in ENDING for raised in self.interrupter.raised):
+            self.interrupter.kept = None
+        return error
+
+
+ENDING = ("__enter__", "__exit__", "commit")
+"""Interrupted before their first instruction, these have not ended a transaction; what is kept holds it open.
+
+The language calls them once, so this cannot be helped; the README says so. The exception is not kept then.
+"""
 
 
 def count_instants(stage: Stage, operation: Operation) -> list[Any]:
