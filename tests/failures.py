@@ -58,6 +58,12 @@ class Disk(Replacing):
         super().__init__()
         self._thread = threading.get_ident()
 
+    def arm(self, fault: Fault) -> None:
+        """Count from the beginning, and let something else fail."""
+        self.calls.clear()
+        self.failed.clear()
+        self._fault = fault
+
     def __enter__(self) -> Disk:
         for name in (*CHANGING, *READING):
             self._replace(os, name, self._around(name, getattr(os, name)))
