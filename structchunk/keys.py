@@ -154,13 +154,23 @@ def _from_list(keys: list[Any]) -> _Keys:
 def _advice(key: object) -> str:
     """Return how to ask for many records, for those who did so as for the items of a sequence."""
     if isinstance(key, slice):
-        bounds = f"({key.start!r}, {key.stop!r})"
-        return f"; scan{bounds} reads a range of keys, delete_range{bounds} deletes one"
+        return _advice_on_slice(key)
     if key is ...:
         return "; read() reads all records"
     if isinstance(key, (list, np.ndarray)):
         return "; get_many() reads many keys, put_many() stores them, delete_many() deletes them"
     return ""
+
+
+def _advice_on_slice(keys: slice) -> str:
+    bounds = f"({keys.start!r}, {keys.stop!r})"
+    if keys.stop is None:
+        bounds = "()" if keys.start is None else f"({keys.start!r})"
+    if keys.step is None or keys.step == 1:
+        return f"; scan{bounds} reads a range of keys, delete_range{bounds} deletes one"
+    if isinstance(keys.step, int) and keys.step < 0:
+        return "; a step is not supported: items(start, stop, reverse=True) reads a range of keys backwards"
+    return f"; a step is not supported: scan{bounds} reads all records of a range of keys"
 
 
 def _shown(number: int) -> str:
