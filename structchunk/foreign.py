@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["are_lists", "array_of", "has_nulls", "is_masked", "kind_of"]
+__all__ = ["are_lists", "are_wide", "array_of", "has_nulls", "is_masked", "kind_of"]
 
 
 def array_of(values: Any, where: str = "") -> npt.NDArray[Any]:
@@ -78,6 +78,12 @@ def kind_of(values: Any) -> Any:
 def are_lists(kind: Any) -> bool:
     """Tell whether values of a type of pyarrow or Polars are lists."""
     return hasattr(kind, "value_field") or hasattr(kind, "inner")
+
+
+def are_wide(values: object) -> bool:
+    """Tell whether these are integers of 128 bits of Polars, of which neither NumPy nor Arrow has any."""
+    kind = getattr(values, "dtype", None)
+    return not isinstance(kind, np.dtype) and str(kind) in ("Int128", "UInt128")
 
 
 def _inner(values: Any) -> list[Any]:

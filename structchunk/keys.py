@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from .foreign import array_of, has_nulls, is_masked
+from .foreign import are_wide, array_of, has_nulls, is_masked
 
 __all__ = ["MAX_KEY", "as_bound", "as_key", "as_keys", "distinct", "key_or_none", "keys_among", "modular"]
 
@@ -173,12 +173,12 @@ def _in_range(numbers: range) -> npt.NDArray[np.bool_]:
 
 def _integers(keys: object) -> npt.NDArray[Any] | list[Any]:
     """Return many keys as a 1-D array of integers, of whatever type, or as a list of anything."""
-    if not hasattr(keys, "__array__"):
+    if hasattr(keys, "__array__") and (is_masked(keys) or has_nulls(keys)):
+        raise ValueError("found masked keys or nulls among the keys; every record has a key")
+    if not hasattr(keys, "__array__") or are_wide(keys):
         if isinstance(keys, (str, bytes, bytearray)) or not isinstance(keys, Iterable):
             raise TypeError(f"keys are an iterable of integers, found {type(keys).__name__}")
         return list(keys)
-    if is_masked(keys) or has_nulls(keys):
-        raise ValueError("found masked keys or nulls among the keys; every record has a key")
     array = array_of(keys)
     if array.ndim != 1:
         raise ValueError(f"keys are a 1-D array, found {array.ndim}-D of shape {array.shape}")

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .exact import exact
-from .foreign import are_lists, array_of, has_nulls, is_masked, kind_of
+from .foreign import are_lists, are_wide, array_of, has_nulls, is_masked, kind_of
 from .items import REALS, from_groups, from_items
 from .keys import modular
 from .schema import ITEMS, Schema, object_schema
@@ -255,8 +255,8 @@ def _from_library(values: Any, dtype: np.dtype[Any], ndim: int, where: str) -> _
         return _from_columns(columns, len(values), dtype, where)
     if dtype.kind not in "mM" and has_nulls(values):  # of times they are NaT
         raise ValueError(f"{where}found nulls, which cannot be stored: fill or drop them first")
-    to_list = _to_list(values) if dtype.kind in "SU" else None
-    if to_list is not None:  # whose array would cut text at its last NULs, or be of objects
+    to_list = _to_list(values) if dtype.kind in "SU" or are_wide(values) else None
+    if to_list is not None:  # whose array would cut text at its last NULs, be of objects, or none at all
         return _from_list(to_list(), dtype, ndim, where)
     return _checked(array_of(values, where), values, dtype, where)
 

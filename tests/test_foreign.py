@@ -163,6 +163,20 @@ def test_whole_columns_are_taken(values: Any) -> None:
         as_items(values, np.dtype("f8"))
 
 
+@pytest.mark.parametrize("kind", [getattr(pl, name) for name in ("Int128", "UInt128") if hasattr(pl, name)])
+def test_integers_of_128_bits_are_taken_if_they_fit(kind: Any) -> None:
+    most = pl.Series([2**64 - 1, 0], dtype=kind)
+    assert as_keys(most).tolist() == as_items(most, np.dtype("u8")).tolist() == [2**64 - 1, 0]
+    with pytest.raises(ValueError, match=f"found {2**64 - 1}"):
+        as_items(most, np.dtype("f8"))
+    more = pl.Series([1, 2**64], dtype=kind)
+    for convert in (as_keys, lambda values: as_items(values, np.dtype("u8"))):
+        with pytest.raises(ValueError, match=f"found {2**64}"):
+            convert(more)
+    with pytest.raises(ValueError, match="nulls"):
+        as_keys(pl.Series([1, None], dtype=kind))
+
+
 def test_a_nan_is_a_value() -> None:
     for values in (pa.array([np.nan]), pl.Series([np.nan]), pd.Series([np.nan]), pd.Index([np.nan])):
         assert np.isnan(as_items(values, np.dtype("f4"))[0])
