@@ -18,7 +18,7 @@ from .chunk import Chunk
 from .extent import ROW, ROW_SIZE, TOMBSTONE, Run, make_run
 from .heap import Heap
 from .piece import Keys, Stretch
-from .segment import SEGMENT_SIZE
+from .segment import MOST_ROWS, SEGMENT_SIZE
 
 SPARSE_SIZE = 1 << 16
 """A zeroed record of more bytes than this is left sparse: its blocks are taken when it is written."""
@@ -52,18 +52,19 @@ class Room:
     """What one transaction has taken of one chunk.
 
     ``free`` is the next free byte. What lies between ``stored`` and it is still in ``pending``, by offset.
-    ``limit`` is how far data may reach: it goes down by ``ROW_SIZE`` for every row that the segment will have.
+    ``limit`` is how far data may reach: it goes down by ``ROW_SIZE`` for every row that the segment will have. It
+    begins where the directory does, or where no record of `size` bytes and ``MOST_ROWS`` rows would reach.
     """
 
     __slots__ = ("chunk", "free", "is_new", "limit", "pending", "started", "stored")
 
-    def __init__(self, chunk: Chunk, *, is_new: bool) -> None:
+    def __init__(self, chunk: Chunk, size: int, *, is_new: bool) -> None:
         if not is_new:
             chunk.prepare()
         self.chunk = chunk
         self.is_new = is_new
         self.free = self.stored = self.started = chunk.free
-        self.limit = chunk.directory - 2 * SEGMENT_SIZE
+        self.limit = min(chunk.directory - 2 * SEGMENT_SIZE, chunk.free + size + MOST_ROWS * ROW_SIZE)
         self.pending: dict[int, bytes] = {}
 
     def has_changed(self) -> bool:
@@ -110,7 +111,7 @@ class Allocator:
             chunk = self.heap.chunks[max(self.heap.chunks)]
             with self._space.store_lock:
                 self._space.check_storable()
-                room = Room(chunk, is_new=False)
+                room = Room(chunk, size, is_new=False)
             self._open = self.rooms[chunk.id] = room
         if room is None or room.free + size + ROW_SIZE > room.limit:
             room = self.roll(size)
@@ -119,14 +120,14 @@ class Allocator:
     def roll(self, size: int = 0) -> Room:
         """Start a new chunk, with room for a record of `size` bytes."""
         last_size = 0 if self._open is None else self._open.chunk.header.file_size
-        return self.begin(self._space.create_chunk(self.heap, size, last_size))
+        return self.begin(self._space.create_chunk(self.heap, size, last_size), size)
 
-    def begin(self, chunk: Chunk) -> Room:
-        """Go on in a chunk that this transaction made."""
+    def begin(self, chunk: Chunk, size: int) -> Room:
+        """Go on in a chunk that this transaction made, with a record of `size` bytes."""
         if self._open is not None:
             self._spill(self._open)
             self._start_flush(self._open)
-        self._open = self.rooms[chunk.id] = room = Room(chunk, is_new=True)
+        self._open = self.rooms[chunk.id] = room = Room(chunk, size, is_new=True)
         return room
 
     # ------------------------------------------------------------------ records

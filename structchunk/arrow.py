@@ -6,6 +6,7 @@ offsets, as those of a batch) so that nothing is copied, and Polars takes them a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -116,7 +117,7 @@ def read_blocks(source: Any, name: str, schema: Schema) -> Iterator[Block]:
 
 
 def _block(keys: pa.Array, values: pa.Array, schema: Schema, path: str) -> Block:
-    numbers = _keys(decoded(keys))
+    numbers = _keys(keys)
     items, lengths = _values(decoded(values), schema, path)
     return numbers, as_items(items, schema.dtype), lengths
 
@@ -130,12 +131,42 @@ def _reader(source: Any) -> pa.RecordBatchReader:
         )
     try:
         if is_stream:
-            return pa.RecordBatchReader.from_stream(source)
+            return pa.RecordBatchReader.from_stream(_without_wide_integers(source))
         batch = pa.record_batch(source)
     except pa.ArrowInvalid as error:
-        found = f"found {type(source).__name__}, expected an Arrow table, batch or stream of columns"
+        found = f"found {type(source).__name__}, expected an Arrow table, batch or stream of columns of known types"
         raise TypeError(f"{found}: {error}") from error
     return pa.RecordBatchReader.from_batches(batch.schema, [batch])
+
+
+def _without_wide_integers(source: Any) -> Any:
+    """Return a frame or structs of Polars with decimals for integers of 128 bits, which Arrow does not have."""
+    polars: Any = sys.modules.get("polars")
+    if polars is None or not isinstance(source, (polars.DataFrame, polars.Series)):
+        return source
+    if isinstance(source, polars.Series) and not isinstance(source.dtype, polars.Struct):
+        return source
+    frame = source.struct.unnest() if isinstance(source, polars.Series) else source
+    kinds = {name: _without_wide(kind, polars) for name, kind in frame.schema.items()}
+    if kinds == dict(frame.schema):
+        return source
+    try:
+        return frame.cast(kinds).to_arrow()  # as a stream of Polars 1.30 lists would still be of 128 bits
+    except polars.exceptions.PolarsError as error:
+        raise ValueError(f"found an integer of 128 bits that neither a key nor a value can be: {error}") from error
+
+
+def _without_wide(kind: Any, polars: Any) -> Any:
+    """Return a type of Polars with decimals for integers of 128 bits, within lists and structs too."""
+    if str(kind) in ("Int128", "UInt128"):
+        return polars.Decimal(38, 0)
+    if isinstance(kind, polars.Struct):
+        return polars.Struct({field.name: _without_wide(field.dtype, polars) for field in kind.fields})
+    if isinstance(kind, polars.List):
+        return polars.List(_without_wide(kind.inner, polars))
+    if isinstance(kind, polars.Array):
+        return polars.Array(_without_wide(kind.inner, polars), kind.size)
+    return kind
 
 
 def _choose_column(found: Sequence[str], name: str) -> str:
@@ -148,14 +179,16 @@ def _choose_column(found: Sequence[str], name: str) -> str:
     raise ValueError(f"found the columns {', '.join(found)}; expected {KEY!r} and {name!r}, or one other beside it")
 
 
-def _keys(array: pa.Array) -> npt.NDArray[np.uint64]:
+def _keys(found: pa.Array) -> npt.NDArray[np.uint64]:
+    array = decoded(found)
     kind = array.type
     if array.null_count:
         raise ValueError(f"{KEY}: found {array.null_count} nulls; every record has a key")
     if pa.types.is_decimal(kind):
         return as_keys(from_decimals(array, np.dtype(np.uint64), KEY))
     if not pa.types.is_integer(kind) and not pa.types.is_null(kind):
-        raise TypeError(f"{KEY}: found a column of {kind}; keys are integers")
+        taken = "keys are integers, decimals that are whole, or dictionaries of those"
+        raise TypeError(f"{KEY}: found a column of {found.type}; {taken}")
     return as_keys(array.to_numpy(zero_copy_only=False))
 
 

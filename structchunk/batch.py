@@ -135,9 +135,21 @@ class Batch:
         ValueError
             A record is empty, and the ufunc has no identity.
         TypeError
-            It is not a binary ufunc, or not one for the type of the values.
+            It is not a binary ufunc, or not one for the type of the values: of values with fields reduce one field.
         """
         _check_reduces(ufunc)
+        names = self.values.dtype.names
+        try:
+            return self._reduced(ufunc, dtype)
+        except TypeError as error:
+            if names is None:
+                raise
+            raise TypeError(
+                f"{ufunc.__name__} takes no values with the fields {', '.join(names)}; take one of them: "
+                f"batch.values[{names[0]!r}] has it of all records, which end where batch.offsets says"
+            ) from error
+
+    def _reduced(self, ufunc: np.ufunc, dtype: npt.DTypeLike | None) -> npt.NDArray[Any]:
         starts = self.offsets[:-1]
         filled = self.offsets[1:] > starts
         result: npt.NDArray[Any]

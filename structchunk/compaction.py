@@ -235,7 +235,7 @@ def _copy(storage: Storage, allocator: Allocator, rows: Run, replaces: tuple[int
     while first < len(rows) or not allocator.rooms:
         before = int(needed[first - 1]) if first else 0
         size = int(sizes[first]) if len(rows) else 0
-        room = allocator.begin(storage.create_replacement(heap, size, total - before, replaces))
+        room = allocator.begin(storage.create_replacement(heap, size, total - before, replaces), size)
         upto = int(np.searchsorted(needed, before + room.limit - room.free, side="right"))
         for size in _fill(allocator, room, rows[first:upto], moved[first:upto]):
             done += size

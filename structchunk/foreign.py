@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["array_of", "has_nulls", "is_masked"]
+__all__ = ["are_lists", "are_wide", "array_of", "has_nulls", "is_masked", "kind_of"]
 
 
 def array_of(values: Any, where: str = "") -> npt.NDArray[Any]:
@@ -52,23 +52,50 @@ def has_nulls(values: Any) -> bool:
 
     Notes
     -----
-    A NaN is a value. Of pandas, types that are not NumPy's have nulls, of which it counts NaNs as some.
+    A NaN is a value. Of pandas, types that are not NumPy's have nulls, of which it counts NaNs as some. A null
+    within a list is one, too.
     """
     if isinstance(getattr(values, "dtype", None), np.dtype):
         return False
     if hasattr(values, "chunks"):  # pyarrow
         return any(map(has_nulls, values.chunks))
-    values = _innermost(values)
-    find = getattr(values, "is_null", None) or getattr(values, "isna", None)
-    return find is not None and bool(np.asarray(find()).any())
-
-
-def _innermost(values: Any) -> Any:
-    """Return the values that may be nulls, of an array of which nulls are not counted as such."""
-    if hasattr(values, "dictionary_decode"):  # pyarrow
-        return values.dictionary_decode()
+    if hasattr(values, "dictionary_decode"):  # the nulls of these are those of what they stand for
+        return has_nulls(values.dictionary_decode())
     if hasattr(values, "run_ends"):
-        return values.values
-    while hasattr(values, "explode") and hasattr(getattr(values, "dtype", None), "inner"):  # Polars' arrays
-        values = values.explode()
-    return values
+        return has_nulls(values.values)
+    find = getattr(values, "is_null", None) or getattr(values, "isna", None)
+    if find is not None and bool(np.asarray(find()).any()):
+        return True
+    return any(map(has_nulls, _inner(values)))
+
+
+def kind_of(values: Any) -> Any:
+    """Return the type that another library has for each of these values, or None."""
+    kind = getattr(values, "type", None) or getattr(values, "dtype", None)  # pyarrow's arrays have no dtype
+    return getattr(kind, "pyarrow_dtype", kind)
+
+
+def are_lists(kind: Any) -> bool:
+    """Tell whether values of a type of pyarrow or Polars are lists."""
+    return hasattr(kind, "value_field") or hasattr(kind, "inner")
+
+
+def are_wide(values: object) -> bool:
+    """Tell whether these are integers of 128 bits of Polars, of which neither NumPy nor Arrow has any."""
+    kind = getattr(values, "dtype", None)
+    return not isinstance(kind, np.dtype) and str(kind) in ("Int128", "UInt128")
+
+
+def _inner(values: Any) -> list[Any]:
+    """Return the items of lists and the fields of structs, whose nulls are not counted as those of the values."""
+    if hasattr(values, "null_count") and hasattr(values, "flatten"):  # pyarrow
+        if hasattr(values, "items"):  # a map, which is a list that does not flatten
+            return [values.keys, values.items]
+        flat = values.flatten()
+        return flat if isinstance(flat, list) else [flat]
+    kind = getattr(values, "dtype", None)
+    if not hasattr(values, "explode") or not hasattr(kind, "inner"):
+        return []
+    if not hasattr(kind, "size"):  # lists of Polars, of which an empty one would explode to a null
+        values = values.filter(values.list.len() > 0)
+    return [values.explode()]

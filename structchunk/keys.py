@@ -9,9 +9,9 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from .foreign import array_of, has_nulls, is_masked
+from .foreign import are_wide, array_of, has_nulls, is_masked
 
-__all__ = ["MAX_KEY", "as_bound", "as_key", "as_keys", "distinct", "key_or_none", "modular"]
+__all__ = ["MAX_KEY", "as_bound", "as_key", "as_keys", "distinct", "key_or_none", "keys_among", "modular"]
 
 MAX_KEY = 2**64 - 1
 
@@ -36,14 +36,7 @@ def as_key(key: object) -> int:
     """
     if type(key) is int and 0 <= key <= MAX_KEY:
         return key
-    if isinstance(key, (bool, np.bool_)):
-        raise TypeError(f"a key is an integer, found the bool {key}")
-    if is_masked(key):
-        raise TypeError("a key is an integer, found a masked value")
-    try:
-        number = operator.index(key)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"a key is an integer, found {type(key).__name__}{_advice(key)}") from None
+    number = _as_integer(key)
     if not 0 <= number <= MAX_KEY:
         raise ValueError(f"a key is in the range 0 to 2**64 - 1, found {_shown(number)}")
     return number
@@ -96,13 +89,45 @@ def as_keys(keys: object) -> _Keys:
         return cast("_Keys", keys)
     if isinstance(keys, range):
         return _from_range(keys)
-    if hasattr(keys, "__array__"):
-        if is_masked(keys) or has_nulls(keys):
-            raise ValueError("found masked keys or nulls among the keys; every record has a key")
-        return _from_array(array_of(keys))
-    if isinstance(keys, (str, bytes, bytearray)) or not isinstance(keys, Iterable):
-        raise TypeError(f"keys are an iterable of integers, found {type(keys).__name__}")
-    return _from_list(list(keys))
+    found = _integers(keys)
+    if isinstance(found, list):
+        return _from_list(found)
+    if found.size:
+        as_key(found.min())  # no unsigned 64-bit array has a maximum out of range
+    return np.ascontiguousarray(found, dtype=np.uint64)
+
+
+def keys_among(numbers: object) -> tuple[_Keys, npt.NDArray[np.bool_]]:
+    """Return many integers, which may be out of the range of keys, as an array, and tell which are not.
+
+    Parameters
+    ----------
+    numbers : iterable of int
+        As for `as_keys`.
+
+    Returns
+    -------
+    keys : ndarray of uint64, shape (n,)
+        The integers modulo ``2**64``.
+    is_key : ndarray of bool, shape (n,)
+        Which of them are in ``[0, 2**64)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `as_keys`, but for integers out of range.
+    """
+    if isinstance(numbers, range):
+        return modular(numbers), _in_range(numbers)
+    found = _integers(numbers)
+    if not isinstance(found, list):
+        return np.ascontiguousarray(found).astype(np.uint64, copy=False), np.asarray(found >= 0)
+    try:
+        return _from_list(found), np.ones(len(found), np.bool_)
+    except ValueError:
+        integers = [_as_integer(number) for number in found]
+    is_key = np.array([0 <= number <= MAX_KEY for number in integers])
+    return np.array([number & MAX_KEY for number in integers], np.uint64), is_key
 
 
 def distinct(keys: _Keys) -> _Keys:
@@ -120,25 +145,51 @@ def modular(values: range) -> _Keys:
     return numbers
 
 
+def _as_integer(key: object) -> int:
+    if isinstance(key, (bool, np.bool_)):
+        raise TypeError(f"a key is an integer, found the bool {key}")
+    if is_masked(key):
+        raise TypeError("a key is an integer, found a masked value")
+    try:
+        return operator.index(key)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"a key is an integer, found {type(key).__name__}{_advice(key)}") from None
+
+
 def _from_range(keys: range) -> _Keys:
     for end in (*keys[:1], *keys[-1:]):
         as_key(end)
     return modular(keys)
 
 
-def _from_array(keys: npt.NDArray[Any]) -> _Keys:
-    if keys.ndim != 1:
-        raise ValueError(f"keys are a 1-D array, found {keys.ndim}-D of shape {keys.shape}")
-    if isinstance(keys, np.ma.MaskedArray) and keys.mask.any():
-        raise ValueError("found masked keys; leave them out first, as in keys.compressed()")
-    if keys.size == 0:
+def _in_range(numbers: range) -> npt.NDArray[np.bool_]:
+    """Tell which numbers of a range are keys."""
+    rising = numbers if numbers.step > 0 else numbers[::-1]
+    first, stop = (len(range(rising.start, min(rising.stop, end), rising.step)) for end in (0, MAX_KEY + 1))
+    is_key = np.zeros(len(numbers), np.bool_)
+    is_key[first:stop] = True
+    return is_key if rising is numbers else is_key[::-1]
+
+
+def _integers(keys: object) -> npt.NDArray[Any] | list[Any]:
+    """Return many keys as a 1-D array of integers, of whatever type, or as a list of anything."""
+    if hasattr(keys, "__array__") and (is_masked(keys) or has_nulls(keys)):
+        raise ValueError("found masked keys or nulls among the keys; every record has a key")
+    if not hasattr(keys, "__array__") or are_wide(keys):
+        if isinstance(keys, (str, bytes, bytearray)) or not isinstance(keys, Iterable):
+            raise TypeError(f"keys are an iterable of integers, found {type(keys).__name__}")
+        return list(keys)
+    array = array_of(keys)
+    if array.ndim != 1:
+        raise ValueError(f"keys are a 1-D array, found {array.ndim}-D of shape {array.shape}")
+    if array.size == 0:
         return np.empty(0, np.uint64)
-    if keys.dtype.kind == "O":
-        return _from_list(keys.tolist())
-    if keys.dtype.kind not in "iu":
-        raise TypeError(f"keys are integers, found an array of {keys.dtype}")
-    as_key(keys.min())  # no unsigned 64-bit array has a maximum out of range
-    return np.ascontiguousarray(keys, dtype=np.uint64)
+    if array.dtype.kind == "O":
+        objects: list[Any] = array.tolist()
+        return objects
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"keys are integers, found an array of {array.dtype}")
+    return np.asarray(array)
 
 
 def _from_list(keys: list[Any]) -> _Keys:
@@ -154,13 +205,23 @@ def _from_list(keys: list[Any]) -> _Keys:
 def _advice(key: object) -> str:
     """Return how to ask for many records, for those who did so as for the items of a sequence."""
     if isinstance(key, slice):
-        bounds = f"({key.start!r}, {key.stop!r})"
-        return f"; scan{bounds} reads a range of keys, delete_range{bounds} deletes one"
+        return _advice_on_slice(key)
     if key is ...:
         return "; read() reads all records"
     if isinstance(key, (list, np.ndarray)):
         return "; get_many() reads many keys, put_many() stores them, delete_many() deletes them"
     return ""
+
+
+def _advice_on_slice(keys: slice) -> str:
+    bounds = f"({keys.start!r}, {keys.stop!r})"
+    if keys.stop is None:
+        bounds = "()" if keys.start is None else f"({keys.start!r})"
+    if keys.step is None or keys.step == 1:
+        return f"; scan{bounds} reads a range of keys, delete_range{bounds} deletes one"
+    if isinstance(keys.step, int) and keys.step < 0:
+        return "; a step is not supported: items(start, stop, reverse=True) reads a range of keys backwards"
+    return f"; a step is not supported: scan{bounds} reads all records of a range of keys"
 
 
 def _shown(number: int) -> str:

@@ -118,7 +118,8 @@ class Object(_Value, _Structure):
     memory: a store to a field is visible at once to all who map the same bytes, and locks nothing.
 
     To set an attribute that is no field is an AttributeError, as it would be lost with the instance. A subclass
-    that wants some names them: ``__slots__ = ("cache",)``.
+    that wants some names them: ``__slots__ = ("cache",)``. This does not hold for a field that is a plain
+    ``ctypes.Structure``: ``p.inner.typo = 5`` is lost without an error, unless ``inner`` is an ``Object`` too.
     """
 
     __slots__ = ("__weakref__",)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .exact import exact
-from .foreign import array_of, has_nulls, is_masked
+from .foreign import are_lists, are_wide, array_of, has_nulls, is_masked, kind_of
 from .items import REALS, from_groups, from_items
 from .keys import modular
 from .schema import ITEMS, Schema, object_schema
@@ -123,11 +123,26 @@ def _checked(array: _Array, values: object, dtype: np.dtype[Any], where: str) ->
     if is_masked(array):
         raise ValueError(f"{where}{_MASKED}")
     if array.dtype.kind == "O" and (array.size or not array.ndim):
-        what = f"an array of Python objects (dtype {array.dtype})" if array.ndim else type(values).__name__
-        raise TypeError(f"{where}found {what}, expected values of {dtype}")
+        raise TypeError(f"{where}found {_described(array, values)}, expected values of {dtype}{_advice(values)}")
     if dtype.names and not array.dtype.names and array.size:
         raise TypeError(f"{where}found {array.dtype}, expected the fields {', '.join(dtype.names)}")
     return np.asarray(array)
+
+
+def _described(array: _Array, values: object) -> str:
+    """Say what it was of which NumPy made Python objects."""
+    kind = kind_of(values)
+    if not array.ndim:
+        return type(values).__name__
+    if kind is None or isinstance(kind, np.dtype):
+        return f"an array of Python objects (dtype {array.dtype})"
+    return f"{type(values).__name__} of the type {kind}"
+
+
+def _advice(values: object) -> str:
+    if not are_lists(kind_of(values)):
+        return ""
+    return "; give put_many() the items of lists end to end, and the lengths; or use from_arrow()"
 
 
 def _from_ctypes(array: Any) -> _Array:
@@ -240,8 +255,8 @@ def _from_library(values: Any, dtype: np.dtype[Any], ndim: int, where: str) -> _
         return _from_columns(columns, len(values), dtype, where)
     if dtype.kind not in "mM" and has_nulls(values):  # of times they are NaT
         raise ValueError(f"{where}found nulls, which cannot be stored: fill or drop them first")
-    to_list = _to_list(values) if dtype.kind in "SU" else None
-    if to_list is not None:  # whose array would cut text at its last NULs, or be of objects
+    to_list = _to_list(values) if dtype.kind in "SU" or are_wide(values) else None
+    if to_list is not None:  # whose array would cut text at its last NULs, be of objects, or none at all
         return _from_list(to_list(), dtype, ndim, where)
     return _checked(array_of(values, where), values, dtype, where)
 

@@ -13,7 +13,7 @@ from .batch import Batch
 from .errors import KeyNotFound, MovedError
 from .extent import KEY_END, TOMBSTONE, Run, empty_run
 from .gather import batches, gather, gather_pieces
-from .keys import as_bound, as_keys, distinct
+from .keys import as_bound, as_keys, distinct, keys_among
 from .mapping import RecordMapping
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ class Store(RecordMapping[R], Generic[R]):
         Parameters
         ----------
         keys : array_like of int, shape (n,)
-            In any order; they may repeat.
+            In any order; they may repeat. Integers that can be no keys, negative ones and those from ``2**64``
+            on, have no record, as ``-1 in store`` is False.
 
         Returns
         -------
@@ -86,9 +87,11 @@ class Store(RecordMapping[R], Generic[R]):
         Raises
         ------
         TypeError, ValueError
-            They are not all integers in ``[0, 2**64)``.
+            They are not all integers (``"a" in store`` is False, but an array of text is taken for a mistake), are
+            masked or nulls, or not 1-D.
         """
-        found: npt.NDArray[np.bool_] = self._lookup(as_keys(keys))["flags"] & TOMBSTONE == 0
+        wanted, is_key = keys_among(keys)
+        found: npt.NDArray[np.bool_] = is_key & (self._lookup(wanted)["flags"] & TOMBSTONE == 0)
         return found
 
     def _lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
@@ -226,9 +229,10 @@ class Store(RecordMapping[R], Generic[R]):
         ----------
         source : object
             Whatever has the Arrow PyCapsule interface: a pyarrow table, batch or reader, a Polars or pandas
-            data frame, a DuckDB relation, another store. It has a column ``key`` of integers (or decimals that
-            are whole) and one of the store's name, or just one other: of lists of any kind, or in an object store
-            of structs with its fields. Dictionaries, as of categories, stand for their values.
+            data frame, a DuckDB relation, another store. It has a column ``key`` of integers (of 128 bits
+            too, or decimals that are whole) and one of the store's name, or just one other: of lists of any kind,
+            or in an object store of structs with its fields. Dictionaries, as of categories, stand for their
+            values.
 
         Raises
         ------

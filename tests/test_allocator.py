@@ -10,7 +10,7 @@ import pytest
 from conftest import OpenDB
 
 import structchunk as sc
-from structchunk import allocator, files
+from structchunk import allocator, files, segment
 
 
 @pytest.fixture
@@ -90,3 +90,38 @@ def test_a_record_whose_room_was_not_taken_is_replaced(db: sc.Database) -> None:
         transaction["a"][3] = [3] * 10
         room.pending[room.free] = b"lost"
     assert db["a"].get_many([2, 3]).values.tolist() == [2] * 10 + [3] * 10
+
+
+def test_no_segment_has_more_rows_than_are_read(
+    db: sc.Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for module in (allocator, segment):
+        monkeypatch.setattr(module, "MOST_ROWS", 50)
+    a = db["a"]
+    a.put_many(range(1000, 1120), np.full((120, 3), 7))
+    a.put_many(range(2000, 2120), np.zeros((120, 0)))
+    with db.transaction() as transaction:
+        for key in range(3000, 3120):
+            transaction["a"][key] = [key % 7]
+        transaction["a"].new(4000, 20_000)[:] = 4  # larger than a chunk
+        transaction["a"].put_many(range(5000, 5060), np.ones((60, 1)))
+    assert a.delete_many(range(1000, 1060)) == 60
+    assert a.delete_range(2000, 2060) == 60
+    expected = {key: value.tolist() for key, value in a.items()}
+    assert len(expected) == 1 + 60 + 60 + 120 + 1 + 60
+    db.sync()
+    check_rows(db)
+    db.compact()
+    check_rows(db)
+    assert {key: value.tolist() for key, value in a.items()} == expected
+    db.close()
+    sc.rebuild_index(tmp_path / "test.sc")
+    with sc.open(tmp_path / "test.sc") as again:
+        assert {key: value.tolist() for key, value in again["a"].items()} == expected
+
+
+def check_rows(db: sc.Database) -> None:
+    assert db.verify() == []
+    chunks = db.storage.heaps["a"].chunks.values()
+    counts = [len(part.rows) for chunk in chunks for part in chunk.segments()]
+    assert max(counts) <= 50

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -246,8 +247,43 @@ def test_keys_of_other_types_are_refused_in_our_words(db: sc.Database, values: l
     store = db.array_store("values", "f8")
     keys = pa.array(values)
     for each in (keys, *coded(keys), keys[:0]):
-        with pytest.raises(TypeError, match=r"key: found a column of .*; keys are integers"):
+        found = (
+            rf"key: found a column of {re.escape(str(each.type))}; keys are integers, decimals that are whole, or"
+        )
+        with pytest.raises(TypeError, match=found):
             store.from_arrow(keyed(pa.array([[1.0]] * len(each), pa.list_(pa.float64())), each))
+
+
+WIDE = [getattr(pl, name) for name in ("Int128", "UInt128") if hasattr(pl, name)]
+
+
+@pytest.mark.parametrize("kind", WIDE, ids=str)
+def test_integers_of_128_bits_are_taken_if_they_fit(db: sc.Database, kind: Any) -> None:
+    store, points = db.array_store("values", "u8"), db.object_store("points", Point)
+
+    def frame(keys: list[int | None], values: list[Any], inner: Any = None) -> pl.DataFrame:
+        return pl.DataFrame({"key": pl.Series(keys, dtype=kind), "values": pl.Series(values, dtype=inner)})
+
+    whole = frame([1, 2**64 - 1], [[2**64 - 1, 5], []], pl.List(kind))
+    for source in (whole, whole.to_struct()):
+        store.clear()
+        store.from_arrow(source)
+        assert {key: value.tolist() for key, value in store.items()} == {1: [2**64 - 1, 5], 2**64 - 1: []}
+    points.from_arrow(frame([3], [{"x": 0.5, "n": 7}], pl.Struct({"x": pl.Float64, "n": kind})))
+    assert points[3] == Point(0.5, 7)
+    store.from_arrow(frame([4], [[6, 7]], pl.Array(kind, 2)))
+    assert store[4].tolist() == [6, 7]
+    for bad in (2**64, 10**37, 2**127 - 1):
+        with pytest.raises(ValueError, match=f"found .*{bad}"):
+            store.from_arrow(frame([5, bad], [[1], [1]]))
+    for bad in (2**64, 10**37):
+        with pytest.raises(ValueError, match=f"found .*{bad}"):
+            store.from_arrow(frame([5, 6], [[1], [bad]], pl.List(kind)))
+    with pytest.raises(ValueError, match="key: found 1 nulls"):
+        store.from_arrow(frame([5, None], [[1], [1]]))
+    with pytest.raises(ValueError, match="values: found 1 nulls"):
+        store.from_arrow(frame([5, 6], [[1], [None]], pl.List(kind)))
+    assert len(store) == 3
 
 
 def test_keys_of_a_dictionary_are_taken(db: sc.Database) -> None:

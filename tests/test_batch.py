@@ -150,6 +150,15 @@ def test_reduce_takes_ufuncs_of_any_making() -> None:
     assert make([[1, 2], [3]]).reduce(longest).tolist() == [2, 3]
 
 
+@pytest.mark.parametrize("records", [[], [[]], [[(1, 2.5)], []], [[(1, 2.5)], [(2, 3.5), (3, 4.5)]]])
+@pytest.mark.parametrize("ufunc", [np.add, np.logical_and])
+def test_reduce_of_values_with_fields_names_them(ufunc: np.ufunc, records: list[Any]) -> None:
+    with pytest.raises(TypeError, match=rf"{ufunc.__name__} takes no values with the fields n, x;.*values\['n'\]"):
+        make(records, [("n", "i4"), ("x", "f8")]).reduce(ufunc)
+    with pytest.raises(TypeError, match="ufunc 'add' cannot use"):
+        make([[1], [2]], "M8[s]").reduce(np.add)
+
+
 @pytest.mark.parametrize("ufunc", [np.maximum, np.minimum, np.fmax])
 def test_reduce_of_an_empty_record_without_identity_names_it(ufunc: np.ufunc) -> None:
     with pytest.raises(ValueError, match=rf"{ufunc.__name__}.*key 11"):

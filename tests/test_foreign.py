@@ -48,6 +48,17 @@ BLOCKS = {
     "Polars structs": pl.Series([{"a": BIG, "b": 1}, None]),
     "pyarrow table": pa.table({"a": [BIG, None], "b": [1, 2]}),
     "pyarrow batch": pa.record_batch({"a": [BIG, None], "b": [1, 2]}),
+    "Polars lists": pl.Series([[BIG, None], [1, 2]]),
+    "Polars lists of lists": pl.Series([[[BIG], [None]], [[], []]], dtype=pl.List(pl.List(pl.Int64))),
+    "pyarrow lists": pa.array([[BIG, None], [1, 2]]),
+    "pyarrow chunked lists": pa.chunked_array([[[BIG, None], [1, 2]]]),
+    "pyarrow large lists": pa.array([[BIG, None], [1, 2]], pa.large_list(pa.int64())),
+    "pyarrow lists of one length": pa.array([[BIG, None], [1, 2]], pa.list_(pa.int64(), 2)),
+    "pyarrow list views": pa.array([[BIG, None], [1, 2]], pa.list_view(pa.int64())),
+    "pyarrow lists of lists": pa.array([[[BIG], [None]], [[], []]]),
+    "pyarrow lists of dictionaries": pa.ListArray.from_arrays([0, 1, 2], DICTIONARY),
+    "pyarrow structs": pa.array([{"a": BIG}, {"a": None}]),
+    "pyarrow maps": pa.array([[("a", BIG)], [("b", None)]], pa.map_(pa.string(), pa.int64())),
     "a list of dictionaries": [DICTIONARY, [1, 2]],
     "a list of them": [pa.array([BIG, None]), pa.array([1, 2])],
     "a list of rows": [[1.0, 2.0], pd.array([1, None], dtype="Int64")],
@@ -65,6 +76,42 @@ def test_nulls_are_refused(values: Any, dtype: str) -> None:
         as_keys(values)
     with pytest.raises(ValueError, match="nulls"):
         as_block([1.0], values, np.dtype("f8"))
+
+
+WHOLE_LISTS = (
+    pl.Series([[BIG], [1, 2], []]),
+    pl.Series([[[BIG]], [[], [2]]], dtype=pl.List(pl.List(pl.Int64))),
+    pa.array([[BIG], [1, 2], []]),
+    pa.array([[None], [BIG]])[1:],
+    pa.chunked_array([[[BIG]], [[1, 2]]]),
+    pa.array([[BIG, 1]], pa.list_(pa.int64(), 2)),
+    pa.array([[BIG]], pa.large_list(pa.int64())),
+    pd.Series([[BIG], [1]], dtype=pd.ArrowDtype(pa.list_(pa.int64()))),
+)
+
+
+@pytest.mark.parametrize("values", WHOLE_LISTS, ids=lambda values: type(values).__name__)
+@pytest.mark.parametrize("dtype", ["f8", "i8", "M8[s]"])
+def test_lists_are_refused_as_such(values: Any, dtype: str) -> None:
+    assert not has_nulls(values)
+    for convert in (as_items, lambda values, dtype: as_block(values, None, dtype)):
+        with pytest.raises(TypeError, match=r"of the type .*[Ll]ist.*, expected values of .*from_arrow\(\)"):
+            convert(values, np.dtype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (pl.Series([decimal.Decimal(1)]), r"Series of the type Decimal\("),
+        (pa.array([decimal.Decimal(1)]), r"Decimal128Array of the type decimal128\(1, 0\)"),
+        (pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())), "MapArray of the type map<"),
+        (pd.Series([BIG, "a"], dtype=object), "an array of Python objects"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_numpy_makes_objects_of_is_named(values: Any, kind: str) -> None:
+    with pytest.raises(TypeError, match=f"found {kind}.*, expected values of int64$"):
+        as_items(values, np.dtype("i8"))
 
 
 @pytest.mark.parametrize("values", BLOCKS.values(), ids=BLOCKS)
@@ -114,6 +161,20 @@ def test_whole_columns_are_taken(values: Any) -> None:
     assert rows.tolist() == [BIG, 1, 2, 3]
     with pytest.raises(ValueError, match=f"found {BIG}"):
         as_items(values, np.dtype("f8"))
+
+
+@pytest.mark.parametrize("kind", [getattr(pl, name) for name in ("Int128", "UInt128") if hasattr(pl, name)])
+def test_integers_of_128_bits_are_taken_if_they_fit(kind: Any) -> None:
+    most = pl.Series([2**64 - 1, 0], dtype=kind)
+    assert as_keys(most).tolist() == as_items(most, np.dtype("u8")).tolist() == [2**64 - 1, 0]
+    with pytest.raises(ValueError, match=f"found {2**64 - 1}"):
+        as_items(most, np.dtype("f8"))
+    more = pl.Series([1, 2**64], dtype=kind)
+    for convert in (as_keys, lambda values: as_items(values, np.dtype("u8"))):
+        with pytest.raises(ValueError, match=f"found {2**64}"):
+            convert(more)
+    with pytest.raises(ValueError, match="nulls"):
+        as_keys(pl.Series([1, None], dtype=kind))
 
 
 def test_a_nan_is_a_value() -> None:

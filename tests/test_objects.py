@@ -169,6 +169,17 @@ def test_only_fields_can_be_set(cls: type[Any]) -> None:
             assert type(copied) is cls and copied == made
 
 
+def test_only_fields_can_be_set_of_inner_objects() -> None:
+    """Of inner structures that are no objects ctypes takes any attribute, which the documentation says."""
+    plain = type("Plain", (ctypes.Structure,), {"_fields_": [("x", ctypes.c_double)]})
+    outer: Any = Object.of(point=Point, plain=plain)()
+    with pytest.raises(AttributeError, match="typo"):
+        outer.point.typo = 5
+    outer.plain.typo = 5
+    assert not hasattr(outer.plain, "typo")
+    assert Object.__doc__ and "p.inner.typo = 5" in Object.__doc__
+
+
 def test_structures_of_the_other_byte_order() -> None:
     for cls in (Swapped, SwappedLater):
         assert bytes(cls(1.5)) == bytes(Late(1.5))[::-1] and cls(1.5) == cls(1.5) != Late(1.5)
