@@ -48,8 +48,7 @@ def opened(path: str, *, write: bool = False, flags: int = 0) -> Iterator[int]:
 class Descriptor:
     """A file descriptor, closed by :meth:`close` or when no one holds it."""
 
-    def __init__(self) -> None:
-        self.fd = -1
+    fd = -1  # also if its making is interrupted, and it goes
 
     def open(self, path: str, flags: int, mode: int = 0) -> None:
         """Open a file."""

@@ -1,4 +1,4 @@
-"""What finalisers leave to be done: they may interrupt any call, whose locks they must not wait for."""
+"""What is left for the next call to do: by finalisers, which must not wait for locks, and by what was cut short."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ _left: deque[Callable[[], object]] = deque()
 def leave(call: Callable[[], object]) -> None:
     """Have the next ordinary call of this process do something; it takes no lock."""
     _left.append(call)
+
+
+def finish(call: Callable[[], object]) -> None:
+    """Do something now, or have the next call do it if this is cut short."""
+    try:
+        call()
+    except BaseException:
+        leave(call)
+        raise
 
 
 def clear() -> None:

@@ -318,7 +318,7 @@ class LevelDB:
         self._gate.check()
 
     def adopt(self) -> None:
-        """Belong to a database from now on, which closes this; until then the next one to open the path does."""
+        """Belong to an open database, which closes this; until then the next one to open the path may do it."""
         self._gate.is_adopted = True
 
     def is_open(self) -> bool:

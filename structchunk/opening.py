@@ -101,7 +101,7 @@ def open(
     try:
         return Database(storage, mode=mode, sync=bool(sync))
     except BaseException:
-        storage.close()
+        leftovers.finish(storage.close)
         raise
 
 
@@ -136,7 +136,7 @@ def rebuild_index(path: AnyPath, progress: Callable[[int, int], object] | None =
     except BaseException:
         lock.release()
         raise
-    storage.close()
+    leftovers.finish(storage.close)
 
 
 def _make_root(root: str) -> None:
@@ -166,19 +166,20 @@ def _open_for_writing(paths: Paths, mode: str, chunk_size: int, timeout: float |
         raise
     try:
         welcome(paths, lock)
+        storage.index.leveldb.adopt()
     except BaseException:
-        storage.close()
+        leftovers.finish(storage.close)
         raise
     return storage
 
 
 def _open_shared(paths: Paths, mode: str, chunk_size: int, timeout: float | None, *, sync: bool) -> Database:
     if mode == "x" or not files.exists(paths.superblock):
-        _open_for_writing(paths, mode, chunk_size, timeout).close()
+        leftovers.finish(_open_for_writing(paths, mode, chunk_size, timeout).close)
     open_in_turn = partial(_open_for_writing, paths, "r+", chunk_size, timeout)
     storage = open_reader(paths)
     try:
         return SharedDatabase(storage, open_in_turn, mode=mode, sync=sync)
     except BaseException:
-        storage.close()
+        leftovers.finish(storage.close)
         raise

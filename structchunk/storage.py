@@ -113,7 +113,6 @@ class Storage:
         self._unlinked: set[int] = set()
         self._mutex = Mutex()
         self._uncheckpointed_size = 0
-        index.leveldb.adopt()
 
     # ------------------------------------------------------------------ stores and chunks
 
