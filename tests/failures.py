@@ -183,11 +183,13 @@ class Memory:
         self.count = 0
         self.where = ""
         self._at = at
+        # Kept: CPython may call it once more when an error in a finaliser, in the middle of a call, took it out.
+        self._hook: Callable[..., Any] = self._profile
 
     def run(self, call: Callable[[], object]) -> None:
         """Make the call."""
         try:
-            sys.setprofile(self._profile)
+            sys.setprofile(self._hook)
             call()
         finally:
             sys.setprofile(None)

@@ -87,6 +87,7 @@ class Interrupter:
         self._targets: list[int] = []
         self._count = 0
         self._last: tuple[CodeType, int] | None = None
+        # Kept: CPython may call it once more when, in the middle of a call, a finaliser has taken it out.
         self._trace: Callable[..., Any] = self._enter
         self.instants: list[Instant] = []
         self.raised: list[Raised] = []
@@ -119,7 +120,7 @@ class Interrupter:
         former = signal.signal(self._signum, self._take)
         caught: BaseException | None = None
         try:
-            sys.settrace(self._enter)
+            sys.settrace(self._trace)
             call()
             sys.settrace(None)
         except BaseException as error:
@@ -144,7 +145,7 @@ class Interrupter:
             frame.f_trace_opcodes, frame.f_trace_lines, frame.f_trace = True, False, self._stepping
             frame = frame.f_back
         del frame  # else it would be in a circle with the exception
-        sys.settrace(self._enter)
+        sys.settrace(self._trace)
         self._react()
 
     def _enter(self, frame: FrameType, event: str, arg: object) -> Any:

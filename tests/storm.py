@@ -30,10 +30,10 @@ import structchunk as sc
 
 KEYS = 96
 CHUNK_SIZE = 64 << 10
-STUCK = 60
-"""Seconds after which a call hangs."""
 ROUND = 300
 """After so many disturbances everything is judged."""
+STUCK = 120
+"""Seconds after which a round hangs."""
 
 Place: TypeAlias = tuple[str, int]
 """A store and a key; the key -1 stands for the store itself."""
@@ -309,11 +309,12 @@ class Storm:
     def run(self, count: int) -> None:
         """Disturb so many operations."""
         try:
-            for number in range(1, count + 1):
+            for done in range(0, count, ROUND):
                 faulthandler.dump_traceback_later(STUCK, exit=True)
-                self._disturb()
-                if number % ROUND == 0 or number == count:
-                    self._judge_all([self.state], "after a round")
+                for _ in range(min(ROUND, count - done)):
+                    self._disturb()
+                self._open_again([self.state], "after a round")
+                self._judge("after a round")
             self._db.close()
         finally:
             self._way.end()
@@ -344,7 +345,7 @@ class Storm:
         except (sc.FailedError, *self._way.refusals):
             self.counts["opened again"] += 1
             options = [after] if error is None else [self.state, after]
-            self._judge_all(options, what)
+            self._open_again(options, what)
         else:
             self.state = options[-1]
             self.state["probe", 0] = np.ones(1).tobytes()
@@ -364,9 +365,8 @@ class Storm:
         found = self._db[name].get(key) if name in self._db else None
         return None if found is None else bytes(found)
 
-    def _judge_all(self, options: Iterable[Changes], what: str) -> None:
-        """Raise unless a new handle finds one of these, is sound, and writes, from another thread too."""
-        gc.collect()
+    def _open_again(self, options: Iterable[Changes], what: str) -> None:
+        """Raise unless a new handle finds one of these."""
         self._db.close()
         db = self._db = self._open()
         found: Changes = {(name, -1): b"" for name in db}
@@ -381,15 +381,21 @@ class Storm:
             ]
             raise Wrong(f"{what}: the new handle finds other than before and after at {odd}")
         self.state = found
+
+    def _judge(self, what: str) -> None:
+        """Raise unless all is sound, and another thread can write; then begin with small files again."""
+        gc.collect()
+        db = self._db
         problems = db.verify()
         if problems:
             raise Wrong(f"{what}: verify() finds {problems}")
+        db.compact()
         thread = threading.Thread(target=db["probe"].put, args=(0, [2.0]), daemon=True)
         thread.start()
         thread.join(STUCK)
         if thread.is_alive():
             raise Wrong(f"{what}: a put by another thread hangs")
-        self.state[probe] = np.full(1, 2.0).tobytes()
+        self.state["probe", 0] = np.full(1, 2.0).tobytes()
 
 
 def storm(root: str, way: str, count: int, seed: object) -> str:
