@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from storm import WAYS
-
-STORM = Path(__file__).with_name("storm.py")
+import storm
 
 
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", storm.WAYS)
 def test_storm(seed: int, budget: float, way: str) -> None:
-    command = [sys.executable, str(STORM), f"{round(1500 * budget)}", f"{seed}", way]
+    command = [sys.executable, storm.__file__, f"{round(1500 * budget)}", f"{seed}", way]
     end = subprocess.run(command, capture_output=True, text=True, timeout=120 + 60 * budget, check=False)
     print(end.stdout)
     assert end.returncode == 0, end.stdout + end.stderr[-3000:]
