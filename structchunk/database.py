@@ -451,10 +451,16 @@ def _report(progress: Callable[[int, int], object] | None, before: int, total: i
 
 @atexit.register
 def _close_all() -> None:
-    for database in list(_databases):
+    for database in _open_ones():
         with contextlib.suppress(Exception):
             database.close()
     leftovers.clear()
+
+
+def _open_ones() -> list[Database]:
+    while True:
+        with contextlib.suppress(RuntimeError):  # a thread that goes on has just opened another one
+            return list(_databases)
 
 
 def _disown_all() -> None:

@@ -71,6 +71,8 @@ REBUILD = "restore the index with structchunk.rebuild_index(path): the chunk fil
 FORKED = "this database was opened before fork(); open it again in this process"
 
 _gates: weakref.WeakSet[Gate] = weakref.WeakSet()
+_opening: weakref.WeakValueDictionary[str, Gate] = weakref.WeakValueDictionary()
+"""By their paths, those that belong to no open database yet."""
 _used = False
 _inherited = False
 
@@ -90,7 +92,6 @@ class Gate:
         self._handle = handle
         self._refusal = ""
         self._discarded: deque[Any] = deque()
-        self.is_adopted = False
         self.directory: PrivateDirectory | None = None
         _gates.add(self)
 
@@ -116,10 +117,6 @@ class Gate:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, plyvel.Error):
             raise _translated(self._path, error) from error
-
-    def is_abandoned(self, path: str) -> bool:
-        """Tell whether this is what an interrupted call left open of a path, whose lock the caller has."""
-        return self._path == path and not self.is_adopted and self.is_held()
 
     def shut(self, refusal: str) -> Any:
         """Refuse further calls, and return the handle, to be closed; None once that was done."""
@@ -239,6 +236,8 @@ class LevelDB:
         self._logs: set[str] = set()
         if private:
             self._gate.directory = PrivateDirectory(path)
+        else:
+            _opening[path] = self._gate
 
     @property
     def directory(self) -> PrivateDirectory | None:
@@ -251,7 +250,8 @@ class LevelDB:
         if not private:
             _refuse_after_fork()
         files.make_directory(path)
-        _close_abandoned(path)
+        if not private:
+            _close_abandoned(path)
         try:
             return cls._open(path, create=True, private=private)
         except plyvel.Error as error:
@@ -287,7 +287,8 @@ class LevelDB:
     def _open_existing(cls, path: str, *, private: bool) -> LevelDB:
         _check_entries(path)
         _check_tables(path)
-        _close_abandoned(path)
+        if not private:
+            _close_abandoned(path)
         deadline = time.monotonic() + LINGER
         while True:
             try:
@@ -319,7 +320,7 @@ class LevelDB:
 
     def adopt(self) -> None:
         """Belong to an open database, which closes this; until then the next one to open the path may do it."""
-        self._gate.is_adopted = True
+        _opening.pop(self.path, None)
 
     def is_open(self) -> bool:
         """Tell whether it is."""
@@ -468,11 +469,11 @@ def _refuse_after_fork() -> None:
 
 def _close_abandoned(path: str) -> None:
     """Close what was opened and belongs to no database: the exception that cut that short is kept, and holds it."""
-    for gate in [gate for gate in _gates if gate.is_abandoned(path)]:
-        handle = gate.shut("opening it was interrupted")
-        if handle is not None:
-            handle.close()
-            gate.forget()
+    gate = _opening.get(path)
+    handle = None if gate is None else gate.shut("opening it was interrupted")
+    if gate is not None and handle is not None:
+        handle.close()
+        gate.forget()
 
 
 def _check_entries(path: str) -> None:
