@@ -248,6 +248,7 @@ class Transaction(Aligned):
             self.abort()
             raise
         self._ended, self._ticket.has_ended = "was committed", True
+        self._forget()
         self._ticket.end()
 
     def abort(self) -> None:
@@ -259,7 +260,12 @@ class Transaction(Aligned):
             self.storage.discard()
         finally:
             self._ticket.has_ended = True
+            self._forget()
         self._ticket.end()
+
+    def _forget(self) -> None:
+        """Let go of the stores, whose files keep their disk space for as long as anyone holds them."""
+        self._stagings, self._created, self._dropped = {}, {}, None
 
     def close(self) -> None:
         """Abort it because the database is closed: leaving its ``with`` block then tells so."""
