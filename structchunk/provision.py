@@ -19,7 +19,7 @@ BASE_SIZE = 64 << 10
 """What a reserve has at least: LevelDB's new log, manifest and table take a block each when it is opened."""
 MAX_TABLES_SIZE = 8 << 20
 """As many bytes as the tables, up to this: so many LevelDB may write when it merges some, now or once opened."""
-GRANT_SIZE = 4 << 10
+GRANT_SIZE = 16 << 10
 """Where there is plenty of room, commits of one row look only once they have logged as many bytes."""
 _FIXED_SIZE = 128
 """What a batch has besides its rows: the number of the commit, and its own."""
@@ -46,7 +46,8 @@ def take_space(reserve: Reserve, index: Index, parts: list[Part], prepared: Prep
         ENOSPC; then nothing was written.
     """
     leveldb = index.leveldb
-    if leveldb.logged < reserve.granted and _is_small(parts, prepared):
+    is_granted = leveldb.logged < reserve.granted
+    if is_granted and len(parts) == 1 and len(parts[0].rows.body) <= ROW_SIZE and prepared.catalog is None:
         return _take_segments(parts)
     size = _batch_size(prepared)
     if can_spend and not _stores(parts):
@@ -56,11 +57,6 @@ def take_space(reserve: Reserve, index: Index, parts: list[Part], prepared: Prep
     if _take(reserve, parts, 2 * size + leveldb.pending() + _merged_size(index)):
         reserve.granted = leveldb.logged + size + GRANT_SIZE
     return None
-
-
-def _is_small(parts: list[Part], prepared: Prepared) -> bool:
-    """Tell whether a commit has one row."""
-    return len(parts) == 1 and len(parts[0].rows.body) <= ROW_SIZE and prepared.catalog is None
 
 
 def _stores(parts: list[Part]) -> bool:
@@ -74,9 +70,9 @@ def _take(reserve: Reserve, parts: list[Part], size: int) -> bool:
 
 
 def _take_segments(parts: list[Part]) -> None:
-    for part in parts:
-        part.room.chunk.clear(part.room.free)
-        part.room.chunk.reserve_directory(len(part.rows.body))
+    for room, rows, _, _ in parts:
+        room.chunk.clear(room.free)
+        room.chunk.reserve_directory(len(rows.body))
 
 
 def take_space_for_checkpoint(reserve: Reserve, index: Index, chunk_count: int) -> None:

@@ -248,8 +248,9 @@ class Transaction(Aligned):
             self.abort()
             raise
         self._ended, self._ticket.has_ended = "was committed", True
-        self._forget()
         self._ticket.end()
+        # Who keeps this object keeps no store by it, which keeps the disk space of its files.
+        self._stagings, self._created, self._dropped = {}, {}, None
 
     def abort(self) -> None:
         """Take all changes back. Idempotent; after a commit it does nothing."""
@@ -260,12 +261,7 @@ class Transaction(Aligned):
             self.storage.discard()
         finally:
             self._ticket.has_ended = True
-            self._forget()
         self._ticket.end()
-
-    def _forget(self) -> None:
-        """Let go of the stores, whose files keep their disk space for as long as anyone holds them."""
-        self._stagings, self._created, self._dropped = {}, {}, None
 
     def close(self) -> None:
         """Abort it because the database is closed: leaving its ``with`` block then tells so."""

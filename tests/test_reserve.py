@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -211,6 +213,53 @@ def test_size(open_db: OpenDB) -> None:
     db.compact()
     db.close()
     assert provision.BASE_SIZE <= files.disk_size(path) < most // 2
+
+
+def test_a_dropped_store_is_freed_without_the_collector(open_db: OpenDB) -> None:
+    """Who keeps an ended transaction keeps none of it."""
+    db = open_db()
+    db.array_store("a", "<i8")
+    with db.transaction() as kept:
+        kept["a"][1] = [1]
+    assert db["a"][1].tolist() == [1]
+    heap = weakref.ref(db.storage.heaps["a"])
+    gc.disable()
+    try:
+        db.drop_store("a")
+        assert heap() is None
+    finally:
+        gc.enable()
+    assert "committed" in repr(kept)
+
+
+def test_a_reader_leaves_it_alone(open_db: OpenDB) -> None:
+    db = open_db()
+    db.array_store("a", "<i8")[1] = [1]
+    db.close()
+    os.unlink(db.storage.paths.reserve)
+    sc.open(db.path, "r").close()
+    assert not os.path.exists(db.storage.paths.reserve)
+
+
+def test_an_interrupted_renewal_is_made_up_for(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = open_db(sync=False)
+    store = db.array_store("a", "<i8")
+    store.put_many(range(9), np.ones((9, 1), "<i8"))
+    reserve = db.storage.reserve
+    reserve.give_up()
+
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(provision, "renew", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.delete(1)
+    assert reserve.is_short
+    store.delete(2)
+    assert not reserve.is_short
+    assert reserve.size >= provision.BASE_SIZE
+    assert sorted(store) == [0, *range(3, 9)]
 
 
 def test_a_copy_has_none(open_db: OpenDB, tmp_path: Path) -> None:
