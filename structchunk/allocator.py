@@ -18,6 +18,7 @@ from .chunk import Chunk
 from .extent import ROW, ROW_SIZE, TOMBSTONE, Run, make_run
 from .heap import Heap
 from .piece import Keys, Stretch
+from .reserve import Reserve
 from .segment import MOST_ROWS, SEGMENT_SIZE
 
 SPARSE_SIZE = 1 << 16
@@ -46,6 +47,10 @@ class Space(Protocol):
 
     def create_chunk(self, heap: Heap, size: int, last_size: int) -> Chunk:
         """Make a store's next chunk, with room for a record of `size` bytes, behind one of `last_size` bytes."""
+
+    @property
+    def reserve(self) -> Reserve:
+        """What may be given up for what frees space."""
 
 
 class Room:
@@ -207,12 +212,20 @@ class Allocator:
         room.limit -= ROW_SIZE * row_count
         return offset // self.heap.item_size
 
+    def _room_for_rows(self) -> Room:
+        """Return what is taken of a chunk that can take a row, for which the reserve may be given up."""
+        try:
+            return self._room(0)
+        except OSError:
+            with self._space.store_lock:
+                return self._space.reserve.spend_on(partial(self._room, 0))
+
     def bury(self, keys: npt.NDArray[np.uint64], flags: int = TOMBSTONE) -> Run:
         """Return tombstones for these keys, with room made for them in the directories."""
         runs = []
         first = 0
         while first < len(keys):
-            room = self._room(0)
+            room = self._room_for_rows()
             upto = min(len(keys), first + (room.limit - room.free) // ROW_SIZE)
             room.limit -= ROW_SIZE * (upto - first)
             runs.append(make_run(keys[first:upto], 0, 0, room.chunk.id, flags))
@@ -221,7 +234,7 @@ class Allocator:
 
     def bury_one(self, key: int, flags: int = TOMBSTONE) -> bytes:
         """Return one packed tombstone."""
-        room = self._room(0)
+        room = self._room_for_rows()
         room.limit -= ROW_SIZE
         return ROW.pack(key, 0, 0, room.chunk.id, flags)
 

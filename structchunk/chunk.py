@@ -77,6 +77,7 @@ import numpy.typing as npt
 
 from . import files
 from .errors import CLOSED, ClosedError, CorruptionError, FailedError
+from .extent import ROW_SIZE
 from .header import MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
 from .segment import SEGMENT_SIZE, Segment, walk
 
@@ -412,6 +413,11 @@ class Chunk:
     def flush(self) -> None:
         """Bring all of the file's data to disk."""
         files.flush(self.path)
+
+
+def least_size(draft: Header, size: int) -> int:
+    """Return the size of a file that has room for a record of `size` bytes, or for as many of records and rows."""
+    return round_up(draft.data_offset + size + ROW_SIZE + 2 * SEGMENT_SIZE, PAGE)
 
 
 def read_header(path: str) -> Header:

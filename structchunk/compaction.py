@@ -146,6 +146,7 @@ def compact_index(storage: Storage, names: Collection[str]) -> None:
         storage.check_place()
         heaps = (storage.heaps.get(name) for name in names)
         storage.index.compact([heap.store for heap in heaps if heap is not None] if names else None)
+        storage.renew_reserve()
 
 
 def _stage(storage: Storage, staging: Staging, chunks: list[Chunk], progress: Progress) -> bool:
@@ -231,6 +232,8 @@ def _copy(storage: Storage, allocator: Allocator, rows: Run, replaces: tuple[int
     sizes = rows["length"].astype(np.int64) * heap.item_size
     needed = np.cumsum(sizes + ROW_SIZE)
     total = int(needed[-1]) if len(rows) else 0
+    with storage.store_lock:
+        storage.reserve.spend_a_part(total + 4 * PAGE)
     first = done = 0
     while first < len(rows) or not allocator.rooms:
         before = int(needed[first - 1]) if first else 0

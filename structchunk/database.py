@@ -126,13 +126,23 @@ class Database(Catalogue):
         ------
         StoreNotFound
             There is no such store.
+        OSError
+            ENOSPC when the disk is full, and the reserve that is kept for this is too small; nothing changed.
+
+        Notes
+        -----
+        Who still holds one of its arrays, batches or snapshots, or the store itself, keeps the disk space of its
+        files.
         """
+        self._drop(name)
+        self.sync()
+
+    def _drop(self, name: str) -> None:
         with self.transaction() as transaction:
             heap = transaction.storage.heaps.get(check_store_name(name))
             if heap is None:
                 raise StoreNotFound(f"{self.path} has no store {name!r}")
             transaction.drop(heap)
-        self.sync()
 
     def scan(
         self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE

@@ -218,6 +218,12 @@ def reserve(path: str, offset: int, size: int) -> None:
             os.pwrite(fd, ZEROS[: offset + size - start], start)
 
 
+def truncate(path: str, size: int) -> None:
+    """Give a file another size, and what is beyond it back to the disk. Not for what may be mapped."""
+    with opened(path, write=True) as fd:
+        os.ftruncate(fd, size)
+
+
 def clear(path: str, start: int, stop: int) -> bool:
     """Zero every written byte in ``[start, stop)``, leaving holes as holes; tell whether any was there."""
     cleared = False

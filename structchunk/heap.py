@@ -6,8 +6,9 @@ A heap never decides whether a record is current; that is the index's.
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -24,7 +25,7 @@ class Arrays(dict[int, npt.NDArray[Any]]):
 
     def __init__(self, heap: Heap, *, writable: bool) -> None:
         super().__init__()
-        self._heap = heap
+        self._heap: Heap = weakref.proxy(heap)  # so that the files of a dropped store go with the last who holds it
         self._writable = writable
 
     def __missing__(self, chunk: int) -> npt.NDArray[Any]:
@@ -64,6 +65,14 @@ class Retired:
         if find_one(self._old, extent[0]) != extent:
             return None
         return find_one(self._new, extent[0])
+
+
+class Place(NamedTuple):
+    """A chunk, and how far it reaches as of some commit."""
+
+    chunk: Chunk
+    free: int
+    directory: int
 
 
 class Heap:

@@ -16,6 +16,7 @@ import json
 import struct
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import takewhile
 from typing import Any, NamedTuple
 from weakref import WeakMethod
 
@@ -51,12 +52,16 @@ Check = Callable[[Run], None]
 
 
 class Prepared(NamedTuple):
-    """What a commit does to the index: the changes and figures of each store, the new catalog, who is dropped."""
+    """What a commit does to the index: the changes and figures of each store, the new catalog, who is dropped.
+
+    ``removed`` has all keys of those.
+    """
 
     changes: dict[int, Change]
     counts: dict[int, Counts]
     catalog: Catalog | None = None
     dropped: Collection[int] = ()
+    removed: Collection[bytes] = ()
 
 
 class Pin:
@@ -358,7 +363,8 @@ class Index:
             table = self._tables[store]
             counts[store] = recount(self.live[store], self._item_sizes[store], table.replaced(pieces), pieces)
             changes[store] = table.put_all(pieces) if store in compacted else table.put(pieces)
-        return Prepared(changes, counts, catalog, dropped)
+        removed = [key for store in dropped for key in self._keys_of(store)]
+        return Prepared(changes, counts, catalog, dropped, removed)
 
     def apply(self, commit: int, prepared: Prepared) -> None:
         """Make what was prepared, since which nothing was applied, the state as of a commit."""
@@ -394,7 +400,7 @@ class Index:
             yield _LIVE_KEY.pack(b"C", store, chunk)
 
     def _write(self, commit: int, prepared: Prepared) -> None:
-        changes, counts, catalog, dropped = prepared
+        changes, counts, catalog, dropped, keys = prepared
         self._batch += 1
         puts = [(LAST, _U8.pack(commit)), (_BATCH_KEY.pack(b"B", self._batch), b"")]
         if catalog is not None:
@@ -404,7 +410,7 @@ class Index:
             for store, figures in counts.items()
             for chunk, live in figures.items()
         ]
-        removed = [key for store in dropped for key in self._keys_of(store)]
+        removed = list(keys)
         for change in changes.values():
             puts += change.puts
             removed += change.deletes
@@ -441,10 +447,15 @@ class Index:
     def _fold_if_due(self, store: int) -> None:
         table = self._tables[store]
         if table.needs_fold(partial(self.record_count, store)):
-            for change in table.fold():
+            for change in takewhile(lambda change: self.leveldb.has_room(change.size()), table.fold()):
                 self._write(self._clock.last, Prepared({store: change}, {}))
 
     # ------------------------------------------------------------------ checkpoint
+
+    @property
+    def commits(self) -> int:
+        """How many batches were written since the checkpoint."""
+        return int(self._batch - self._checkpoint_batch)
 
     def write_checkpoint(
         self, next_chunk: int, heads: Mapping[int, tuple[int, int]], gone: Iterable[tuple[int, int]] = ()

@@ -36,12 +36,17 @@ class Version(NamedTuple):
 # ---------------------------------------------------------------------- tables
 
 
+def list_tables(directory: str) -> list[str]:
+    """Return the names of the tables of a LevelDB."""
+    return [name for name in os.listdir(directory) if name.endswith(TABLE_SUFFIXES)]
+
+
 def damaged_tables(directory: str) -> list[str]:
     """Return the names of the tables of a LevelDB that do not end as tables do, ascending.
 
     One that the manifest does not name counts for nothing: a crash may have left it half-made.
     """
-    names = [name for name in os.listdir(directory) if name.endswith(TABLE_SUFFIXES)]
+    names = list_tables(directory)
     damaged = sorted(name for name in names if not _ends_well(os.path.join(directory, name)))
     tables = _read_version(directory).tables if damaged else ()
     return [name for name in damaged if _number(name) in tables]

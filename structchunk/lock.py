@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import math
@@ -10,6 +11,7 @@ import stat
 import threading
 import time
 import weakref
+from typing import Protocol
 
 from . import files
 from .errors import CorruptionError, FailedError, LockedError
@@ -20,6 +22,19 @@ _held_guard = threading.RLock()
 _ANNOUNCE_TRIES = 100
 _PAUSE = 0.001
 """Seconds between two tries: long to the processor, short to a transaction."""
+
+
+class Hold(Protocol):
+    """What keeps others away for as long as a database is open: the writer's lock, or a reader's directory."""
+
+    def release(self) -> None:
+        """Let go. Idempotent."""
+
+    def disown(self) -> None:
+        """Let go of a forked child's copy, which is the parent's."""
+
+    def displaced(self) -> str:
+        """Say what is wrong if the path leads to another database by now, or to none; "" if all is well."""
 
 
 class Lock:
@@ -101,7 +116,8 @@ class Lock:
                 ) from error
             self._check_place()  # what is locked may have lost its name just before
             os.ftruncate(self._file.fd, 0)
-            os.pwrite(self._file.fd, f"{os.getpid()}\n".encode(), 0)  # may find the disk full: not held then
+            with contextlib.suppress(OSError):  # on a full disk who holds it stays unknown
+                os.pwrite(self._file.fd, f"{os.getpid()}\n".encode(), 0)
             _held[self._identity] = self
 
     def _check_place(self) -> None:

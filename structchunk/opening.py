@@ -6,6 +6,7 @@ import operator
 import os
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from . import files, leftovers
 from .database import Database
@@ -16,6 +17,7 @@ from .presence import check_free, check_there
 from .readers import welcome
 from .reading import open_reader
 from .recovery import create_storage, open_storage
+from .reserve import Reserve
 from .shared import SharedDatabase
 from .storage import MAX_CHUNK_SIZE, Storage
 
@@ -132,7 +134,7 @@ def rebuild_index(path: AnyPath, progress: Callable[[int, int], object] | None =
     check_there(paths, for_rebuild=True)
     lock = Lock(paths.lock)
     try:
-        storage = open_storage(paths, lock, CHUNK_SIZE, rebuild=True, progress=progress)
+        storage = _open_existing(paths, lock, CHUNK_SIZE, rebuild=True, progress=progress)
     except BaseException:
         lock.release()
         raise
@@ -158,18 +160,33 @@ def _open_for_writing(paths: Paths, mode: str, chunk_size: int, timeout: float |
         if files.exists(paths.superblock) or not may_create:
             if mode == "x":
                 raise FileExistsError(f"{paths.root} is a database already; open it with mode='a'")
-            storage = open_storage(paths, lock, chunk_size)
+            storage = _open_existing(paths, lock, chunk_size)
         else:
             storage = create_storage(paths, lock, chunk_size)
     except BaseException:
         lock.release()
         raise
     try:
+        storage.renew_reserve()
         welcome(paths, lock)
         storage.index.leveldb.adopt()
     except BaseException:
         leftovers.finish(storage.close)
         raise
+    return storage
+
+
+def _open_existing(paths: Paths, lock: Lock, chunk_size: int, **options: Any) -> Storage:
+    """Open the files of a database, for which the reserve is given up if the disk is full."""
+    reserve = Reserve(paths.reserve)
+
+    def open_files() -> Storage:
+        if files.free_size(paths.root) < reserve.size:  # first: LevelDB may begin to merge tables at once
+            raise reserve.too_small(reserve.size)
+        return open_storage(paths, lock, chunk_size, **options)
+
+    storage = reserve.spend_on(open_files)
+    storage.reserve = reserve
     return storage
 
 

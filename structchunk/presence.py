@@ -8,7 +8,7 @@ from . import files
 from .errors import CorruptionError
 from .paths import Paths
 
-_OWN = {"superblock", "superblock.new", "lock", "chunks", "readers"}
+_OWN = {"superblock", "superblock.new", "lock", "chunks", "readers", "reserve"}
 """What a process that creates a database, or died while it did, may have put there, beside an index."""
 
 

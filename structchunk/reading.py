@@ -29,7 +29,7 @@ from .chunk import Chunk, read_header
 from .clone import clone_leveldb, link_file, state_of
 from .errors import CorruptionError, FailedError, ReadOnlyError
 from .extent import empty_run
-from .heap import Heap, Retired
+from .heap import Heap, Place, Retired
 from .index import Index
 from .kept import Ends, Kept, read_ends, write_ends
 from .leveldb import PrivateDirectory
@@ -38,7 +38,7 @@ from .log import ends_at
 from .paths import Paths
 from .readers import ReaderDirectory, make_parent, sweep
 from .recovery import open_copy, open_settled_copy
-from .storage import Place, Storage
+from .storage import Storage
 from .superblock import Superblock, read_superblock
 
 _NO_LINKS = {

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from . import files
 from .accounting import Live
-from .storage import Place
+from .heap import Place
 
 
 class ChunkStats(NamedTuple):

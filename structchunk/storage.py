@@ -10,24 +10,25 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-from . import files, leftovers
+from . import files, leftovers, provision
 from .background import Background
-from .chunk import Chunk
+from .chunk import Chunk, least_size
 from .commit import Part, append_parts, parts_of
 from .errors import FailedError
-from .extent import ROW_SIZE, Extent
-from .header import PAGE, Header, round_up
-from .heap import Heap
+from .extent import Extent
+from .header import Header
+from .heap import Heap, Place
 from .index import Catalog, Index, Prepared
 from .lending import Lending
+from .lock import Hold
 from .mutex import Mutex, interrupts_itself
 from .paths import Paths
+from .reserve import Reserve
 from .schema import Schema
-from .segment import SEGMENT_SIZE
 from .staging import Staging
 from .superblock import Superblock, crc_of_heads
 
@@ -43,27 +44,6 @@ class Gone(NamedTuple):
 
     store: int
     chunk: int
-
-
-class Place(NamedTuple):
-    """A chunk, and how far it reaches as of some commit."""
-
-    chunk: Chunk
-    free: int
-    directory: int
-
-
-class Hold(Protocol):
-    """What keeps others away for as long as a database is open: the writer's lock, or a reader's directory."""
-
-    def release(self) -> None:
-        """Let go. Idempotent."""
-
-    def disown(self) -> None:
-        """Let go of a forked child's copy, which is the parent's."""
-
-    def displaced(self) -> str:
-        """Say what is wrong if the path leads to another database by now, or to none; "" if all is well."""
 
 
 class Storage:
@@ -112,6 +92,7 @@ class Storage:
         self._lock = lock
         self._unlinked: set[int] = set()
         self._mutex = Mutex()
+        self.reserve = Reserve(paths.reserve)
         self._uncheckpointed_size = 0
 
     # ------------------------------------------------------------------ stores and chunks
@@ -155,7 +136,7 @@ class Storage:
             last_size = heap.chunks[max(heap.chunks)].header.file_size
         usual = min(2 * last_size, MAX_CHUNK_SIZE) if last_size else self.chunk_size
         draft = self._draft(heap, ())
-        return self._create(heap, replace(draft, file_size=max(usual, _least_size(draft, size))))
+        return self._create(heap, replace(draft, file_size=max(usual, least_size(draft, size))))
 
     def create_replacement(self, heap: Heap, size: int, rest: int, replaces: tuple[int, ...]) -> Chunk:
         """Create a chunk file in place of others.
@@ -164,10 +145,10 @@ class Storage:
         bytes of records and rows, or is of the largest size; a first record of `size` bytes fits in any case.
         """
         draft = self._draft(heap, replaces)
-        wanted, usual = _least_size(draft, rest), self.chunk_size
+        wanted, usual = least_size(draft, rest), self.chunk_size
         while usual < min(wanted, MAX_CHUNK_SIZE):
             usual = min(2 * usual, MAX_CHUNK_SIZE)
-        return self._create(heap, replace(draft, file_size=max(usual, _least_size(draft, size))))
+        return self._create(heap, replace(draft, file_size=max(usual, least_size(draft, size))))
 
     def _draft(self, heap: Heap, replaces: tuple[int, ...]) -> Header:
         about = {"name": heap.name, "kind": heap.schema.kind, "schema": heap.schema.descriptor}
@@ -304,17 +285,17 @@ class Storage:
             self.check_place()
             if self.epoch_pending:
                 self._checkpoint()
-            for part in parts:
-                part.room.chunk.clear(part.room.free)
-                part.room.chunk.reserve_directory(len(part.rows.body))
+            provision.take_space(self.reserve, self.index, parts, prepared, can_spend=not created)
             self._unfinished = "a commit"
             if created:
                 self._heaps = self._heaps | {heap.store: heap for heap in created}
             self._write_commit(parts, crcs, prepared, sync=sync)
             self._settle(stagings, dropped)
             self._unfinished = ""
+            if self.reserve.is_short:
+                provision.renew(self.reserve, self.index)
             if self._checkpoint_due():
-                self._checkpoint()
+                self._checkpoint(can_wait=True)
 
     def _catalog(self, created: list[Heap], dropped: Heap | None) -> Catalog | None:
         """Return the catalog after a commit, or None if it does not change it."""
@@ -343,6 +324,8 @@ class Storage:
             self.dirty[room.chunk.id] = room.chunk
             self._uncheckpointed_size += room.free - room.chunk.committed + len(rows.body)
         try:
+            if self.reserve.is_short:
+                self.index.leveldb.write(())  # raises if LevelDB has met the full disk before
             append_parts(parts, crcs, commit, self.superblock.epoch)
             if sync:
                 self._flush()
@@ -379,6 +362,7 @@ class Storage:
         """Say in later errors what has failed; that something has, ``_unfinished`` says."""
         what = f"{type(error).__name__}: {error}"
         self.failure = f"an earlier write failed ({what}), so what is on disk is not known"
+        provision.leave(self.reserve, self.index)
 
     def _flush(self) -> None:
         for chunk in self.dirty.values():
@@ -429,10 +413,16 @@ class Storage:
         with self._mutex.lock:
             self._checkpoint()
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, *, can_wait: bool = False) -> None:
         self._note_unfinished()
         self.check_usable()
         self.check_place()
+        try:
+            provision.take_space_for_checkpoint(self.reserve, self.index, len(self._heads()) + len(self.gone))
+        except OSError:
+            if can_wait:
+                return
+            raise
         self._unfinished = "a checkpoint"
         try:
             self._write_checkpoint()
@@ -441,6 +431,13 @@ class Storage:
             self._fail(error)
             raise
         self._unfinished = ""
+        provision.renew(self.reserve, self.index)
+
+    def renew_reserve(self) -> None:
+        """Make the reserve anew if it was given up."""
+        with self._mutex.lock:
+            if self.reserve.is_short:
+                provision.renew(self.reserve, self.index)
 
     def _write_checkpoint(self) -> None:
         self.dirty.update(
@@ -514,6 +511,8 @@ class Storage:
         """Close the index and the chunks, and let the lock go, whatever goes wrong with one of them."""
         try:
             self.index.close(tidy=tidy)
+            if not self.is_copy and not self.displaced():
+                provision.leave(self.reserve, self.index)
         finally:
             try:
                 for heap in self._heaps.values():
@@ -538,8 +537,3 @@ class Storage:
         self._mutex = Mutex()
         self.index.disown()
         self._lock.disown()
-
-
-def _least_size(draft: Header, size: int) -> int:
-    """Return the size of a file that has room for a record of `size` bytes, or for as many of records and rows."""
-    return round_up(draft.data_offset + size + ROW_SIZE + 2 * SEGMENT_SIZE, PAGE)

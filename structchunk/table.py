@@ -65,6 +65,8 @@ FEW_KEYS = 32
 DENSE_KEYS = 4
 """Where more looked-up keys than this meet one block, the next is read with many pages."""
 _KEY = struct.Struct(">cIQ")
+_KEY_SIZE = _KEY.size + 7
+"""Of a key and what LevelDB adds, at most."""
 
 
 class Change(NamedTuple):
@@ -76,6 +78,13 @@ class Change(NamedTuple):
     folded: list[int]
     low: int
     high: int
+
+    def size(self) -> int:
+        """Return how many bytes of LevelDB's log it takes, about."""
+        size = _KEY_SIZE * (len(self.puts) + len(self.deletes))
+        for _, value in self.puts:
+            size += len(value)
+        return size
 
 
 class Table:

@@ -249,6 +249,8 @@ class Transaction(Aligned):
             raise
         self._ended, self._ticket.has_ended = "was committed", True
         self._ticket.end()
+        # Who keeps this object keeps no store by it, which keeps the disk space of its files.
+        self._stagings, self._created, self._dropped = {}, {}, None
 
     def abort(self) -> None:
         """Take all changes back. Idempotent; after a commit it does nothing."""

@@ -12,12 +12,12 @@ import numpy as np
 from .chunk import read_header
 from .errors import ClosedError, Error
 from .extent import LIVE, TOMBSTONE, ZERO, Run, by_offset, last_wins, live, misplaced
-from .heap import Heap
+from .heap import Heap, Place
 from .index import View
 from .leveldb import REBUILD
 from .piece import joined
 from .segment import Segment, data_crc
-from .storage import Place, Storage
+from .storage import Storage
 
 Progress = Callable[[int, int], object]
 RESTORE = "restore this file from a copy of the database"

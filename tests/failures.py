@@ -21,7 +21,7 @@ GROWING = ("open", "write", "pwrite", "posix_fallocate", "mkdir", "link", "fsync
 """Calls that a full disk refuses; opening only what is made with that."""
 CHANGING = (*GROWING[:-1], "ftruncate", "rmdir", "unlink", "rename", "replace", "close")
 """Calls of the system that change something; ``close`` is done even if it fails."""
-READING = ("read", "pread", "preadv", "stat", "lstat", "fstat", "listdir", "scandir", "lseek")
+READING = ("read", "pread", "preadv", "stat", "lstat", "fstat", "statvfs", "listdir", "scandir", "lseek")
 LOSSLESS = ("open", "scandir", "mmap", "DB", "flock")
 """Calls whose result would be lost if they failed once they are done."""
 
@@ -137,6 +137,7 @@ class _Batch:
         self._inner = inner
         self.put = inner.put
         self.delete = inner.delete
+        self.approximate_size = inner.approximate_size
 
     def write(self) -> None:
         self._disk.call("batch.write", self._inner.write)

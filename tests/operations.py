@@ -28,6 +28,7 @@ PATIENCE = 0.5
 """Seconds after which another thread is looked at; seen at one place again and again, it hangs."""
 BIG = np.arange(700.0)
 """Of two such records only one goes into the first chunk of a store."""
+OWN_FILES = ("chunks", "superblock", "lock", "readers", "reserve")
 NEW = 1000
 """Keys from here on are for what operations store."""
 
@@ -194,6 +195,21 @@ def in_transaction(scene: Scene) -> None:
     fill(transaction)
 
 
+def crowded(scene: Scene) -> None:
+    """Open it on a disk that is full, but for the reserve, for as long as the operation goes on."""
+    working(scene)
+    reserve = scene.db.storage.reserve
+    check_room = reserve.check_room
+    scene.held["full"] = True
+
+    def check(size: int) -> bool:
+        if reserve.size and "full" in scene.held:
+            raise reserve.too_small(size)
+        return bool(check_room(size))
+
+    reserve.check_room = check
+
+
 def fill(transaction: Any) -> None:
     """Change much in a transaction: several stores, new chunks, a new store, deletions, an edit."""
     transaction["floats"].put_many(range(NEW, NEW + 30), np.ones(60), [2] * 30)
@@ -313,6 +329,11 @@ def drop_and_make_again(scene: Scene) -> None:
     scene.db.array_store("bytes", "u1")[1] = b"\5"
 
 
+@operation(drops("floats"), prepare=crowded)
+def drop_on_a_full_disk(scene: Scene) -> None:
+    scene.db.drop_store("floats")
+
+
 # ---------------------------------------------------------------------- single writes
 
 
@@ -392,6 +413,17 @@ def _delete_range(model: Contents) -> None:
 @operation(_delete_range)
 def delete_range(scene: Scene) -> None:
     scene.db["floats"].delete_range(5, 55)
+
+
+@operation(_delete_range, prepare=crowded)
+def delete_on_a_full_disk(scene: Scene) -> None:
+    scene.db["floats"].delete_range(5, 55)
+    scene.db.sync()
+
+
+@operation(prepare=crowded)
+def compact_on_a_full_disk(scene: Scene) -> None:
+    scene.db.compact("floats")
 
 
 # ---------------------------------------------------------------------- transactions
@@ -756,7 +788,7 @@ class Judge:
         found = set(os.listdir(os.path.join(self.root, "chunks")))
         if found != known:
             raise Violation(f"stray chunks {sorted(found - known)}, missing ones {sorted(known - found)}")
-        names = [name for name in os.listdir(self.root) if name not in ("chunks", "superblock", "lock", "readers")]
+        names = [name for name in os.listdir(self.root) if name not in OWN_FILES]
         if len(names) != 1 or not names[0].startswith("index-"):
             raise Violation(f"stray files {names}")
         if left := set(os.listdir(os.path.join(self.root, "readers"))) - {"writer"}:

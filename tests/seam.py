@@ -19,7 +19,7 @@ from structchunk.leveldb import LevelDB
 SECTOR = 512
 PAGE = 4096
 OPERATIONS = (
-    *("create", "make_directory", "write", "reserve", "clear"),
+    *("create", "make_directory", "write", "reserve", "truncate", "clear"),
     *("start_flush", "flush", "flush_directory", "rename", "unlink", "link", "copy", "rewrite", "remove_tree"),
 )
 Notice: TypeAlias = Callable[[str, tuple[Any, ...], bool], object]

@@ -98,9 +98,9 @@ Check = Callable[[str, Damage], str]
 
 
 def files_of(root: str) -> list[str]:
-    """Return the relative paths of all files."""
+    """Return the relative paths of all files whose contents matter."""
     names = [Path(base, name).relative_to(root) for base, _, names in os.walk(root) for name in names]
-    return sorted(str(name) for name in names if name.name not in ("lock", "LOCK", "LOG", "LOG.old"))
+    return sorted(str(name) for name in names if name.name not in ("lock", "reserve", "LOCK", "LOG", "LOG.old"))
 
 
 def chunks_of(root: str) -> list[str]:
