@@ -75,6 +75,13 @@ class Place(NamedTuple):
     directory: int
 
 
+class Gone(NamedTuple):
+    """A chunk that is to be unlinked once a checkpoint has made that safe."""
+
+    store: int
+    chunk: int
+
+
 class Heap:
     """The chunks of one store.
 

@@ -27,11 +27,11 @@ from typing import NamedTuple
 from . import files
 from .chunk import Chunk
 from .extent import LIVE
-from .heap import Heap
+from .heap import Gone, Heap
 from .index import View
 from .paths import AnyPath, Paths, absolute
 from .segment import survey
-from .storage import Gone, Storage
+from .storage import Storage
 from .superblock import Superblock, crc_of_heads, create_superblock
 
 

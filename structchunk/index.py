@@ -447,7 +447,7 @@ class Index:
     def _fold_if_due(self, store: int) -> None:
         table = self._tables[store]
         if table.needs_fold(partial(self.record_count, store)):
-            for change in takewhile(lambda change: self.leveldb.has_room(change.size()), table.fold()):
+            for change in takewhile(lambda change: self.leveldb.growth.has_room(change.size()), table.fold()):
                 self._write(self._clock.last, Prepared({store: change}, {}))
 
     # ------------------------------------------------------------------ checkpoint

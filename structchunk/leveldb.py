@@ -31,13 +31,12 @@ else:
 
 from . import files, leftovers
 from .errors import CLOSED, ClosedError, CorruptionError, LockedError
-from .leveldb_files import damaged_tables, list_tables
+from .growth import BUFFER_SIZE, Growth
+from .leveldb_files import damaged_tables
 from .mutex import Mutex
 
 Pair = tuple[bytes, bytes]
 _SMALL_LOG = 1 << 16
-_SPARE_SIZE = 1 << 20
-"""What need not be done is left undone on a disk that has less room than this besides."""
 _STEP_SIZE = 32 << 20
 """About how many bytes of tables are rewritten at a time, while other calls wait."""
 _NOTHING = b"\xff", b"\xff\xff"
@@ -48,14 +47,10 @@ LINGER = 5.0
 """Seconds that opening waits for another process that has let the database's lock go, and LevelDB's not yet."""
 _NEVER_FULL = 1 << 30
 """A write buffer that does not fill: where nothing empties it, a write to a full one waits for ever."""
-_BUFFER_SIZE = 2 << 20
-"""What is in the log, each reader reads anew."""
-_ROW_COST = 4
-"""A row takes as many times what it takes of the log from the buffer, at most."""
 _OPTIONS: dict[str, Any] = {
     "compression": None,
     "bloom_filter_bits": 10,
-    "write_buffer_size": _BUFFER_SIZE,
+    "write_buffer_size": BUFFER_SIZE,
     "lru_cache_size": 32 << 20,
     "max_file_size": 32 << 20,  # few files, as opening looks at each
     "paranoid_checks": True,
@@ -229,8 +224,8 @@ class LevelDB:
 
     Attributes
     ----------
-    logged : int
-        How many bytes were written to its logs through this object.
+    growth : Growth
+        How many bytes of disk it takes, and may be about to take.
 
     Notes
     -----
@@ -243,8 +238,7 @@ class LevelDB:
         self._gate = Gate(path, handle)
         self._private = private
         self._logs: set[str] = set()
-        self.logged = self._largest = self._tables_size = 0
-        self._emptied_at = self._measured_at = 0
+        self.growth = Growth(path)
         if private:
             self._gate.directory = PrivateDirectory(path)
         else:
@@ -386,38 +380,8 @@ class LevelDB:
                 batch.delete(key)
             for key, value in puts:
                 batch.put(key, value)
-            size = batch.approximate_size()
-            self.logged += size
-            self._largest = max(self._largest, size)
+            self.growth.count(batch.approximate_size())
             batch.write()
-
-    def backlog(self) -> int:
-        """Return how many bytes there are in logs and not in tables yet, at most.
-
-        LevelDB writes one table from a log while it fills the next; a batch goes to one log, whatever its size.
-        """
-        return min(self.logged - self._emptied_at, 2 * _BUFFER_SIZE + self._largest)
-
-    def pending(self) -> int:
-        """Return how many bytes of a table LevelDB may be about to make of a log, at most."""
-        backlog = min(self.logged - self._emptied_at, _BUFFER_SIZE + self._largest)
-        return backlog if _ROW_COST * backlog > _BUFFER_SIZE else 0
-
-    def tables_size(self) -> int:
-        """Return how many bytes of disk the tables take, at most, if those not yet measured are what was logged."""
-        if self.logged - self._measured_at > 2 * _BUFFER_SIZE:  # it may have been the same pages over and over
-            self.measure_tables()
-        return self._tables_size + self.logged - self._measured_at
-
-    def measure_tables(self) -> None:
-        """See how many bytes of disk the tables take."""
-        with contextlib.suppress(OSError):
-            paths = [os.path.join(self.path, name) for name in list_tables(self.path)]
-            self._tables_size, self._measured_at = sum(map(files.disk_size, paths)), self.logged
-
-    def has_room(self, size: int) -> bool:
-        """Tell whether the disk has room for `size` bytes more of logs, and for the tables to be made of all."""
-        return files.free_size(self.path) > 2 * size + self.backlog() + _SPARE_SIZE
 
     def compact(self, start: bytes, stop: bytes) -> None:
         """Give back the disk space of what was replaced or deleted in a range of keys.
@@ -428,7 +392,7 @@ class LevelDB:
         low, high = (int.from_bytes(key.ljust(_KEY_SIZE, b"\0"), "big") for key in (start, stop))
         for first, end, size in self._steps(low, high):
             self._compact(first, end, size)
-        if self.has_room(0):
+        if self.growth.has_room(0):
             self.empty_log()  # with which LevelDB removes the tables that are left over
 
     def _steps(self, low: int, high: int) -> Iterator[tuple[bytes, bytes, int]]:
@@ -444,7 +408,7 @@ class LevelDB:
             yield from self._steps(middle, high)
 
     def _compact(self, start: bytes, stop: bytes, size: int) -> None:
-        if self.has_room(size):
+        if self.growth.has_room(size):
             with self._gate.lock, self._gate as handle:
                 handle.compact_range(start=start, stop=stop)
 
@@ -452,7 +416,7 @@ class LevelDB:
         """Write what the log holds to a table."""
         with self._gate.lock, self._gate as handle:
             handle.compact_range(start=_NOTHING[0], stop=_NOTHING[1])
-            self._emptied_at, self._largest = self.logged, 0
+            self.growth.forget_backlog()
 
     def flush_logs(self) -> None:
         """Bring the write-ahead logs to disk: a synced write alone would leave a hole below itself.

@@ -45,8 +45,8 @@ def take_space(reserve: Reserve, index: Index, parts: list[Part], prepared: Prep
     OSError
         ENOSPC; then nothing was written.
     """
-    leveldb = index.leveldb
-    is_granted = leveldb.logged < reserve.granted
+    growth = index.leveldb.growth
+    is_granted = growth.logged < reserve.granted
     if is_granted and len(parts) == 1 and len(parts[0].rows.body) <= ROW_SIZE and prepared.catalog is None:
         return _take_segments(parts)
     size = _batch_size(prepared)
@@ -54,8 +54,8 @@ def take_space(reserve: Reserve, index: Index, parts: list[Part], prepared: Prep
         reserve.spend_on(partial(_take, reserve, parts, 2 * size))
         return None
     reserve.hold(_wanted_size(index, size))
-    if _take(reserve, parts, 2 * size + leveldb.pending() + _merged_size(index)):
-        reserve.granted = leveldb.logged + size + GRANT_SIZE
+    if _take(reserve, parts, 2 * size + growth.pending() + _merged_size(index)):
+        reserve.granted = growth.logged + size + GRANT_SIZE
     return None
 
 
@@ -75,16 +75,22 @@ def _take_segments(parts: list[Part]) -> None:
         room.chunk.reserve_directory(len(rows.body))
 
 
-def take_space_for_checkpoint(reserve: Reserve, index: Index, chunk_count: int) -> None:
-    """Take the space for a checkpoint that tells of so many chunks.
+def take_space_for_checkpoint(reserve: Reserve, index: Index, chunk_count: int, *, can_wait: bool) -> bool:
+    """Take the space for a checkpoint that tells of so many chunks; tell whether there is any, if it can wait.
 
     Raises
     ------
     OSError
-        ENOSPC; then nothing was written.
+        ENOSPC, if it cannot wait; then nothing was written.
     """
     size = _FIXED_SIZE + _KEY_SIZE * index.commits + _ROW_SIZE * chunk_count
-    reserve.spend_on(partial(reserve.check_room, 2 * size))
+    try:
+        reserve.spend_on(partial(reserve.check_room, 2 * size))
+    except OSError:
+        if not can_wait:
+            raise
+        return False
+    return True
 
 
 def renew(reserve: Reserve, index: Index) -> None:
@@ -93,32 +99,32 @@ def renew(reserve: Reserve, index: Index) -> None:
     For the rest only beside what LevelDB may be about to write. If the disk was full just now, and LevelDB will
     soon make a table of its log, it does so at once, before what was given up has gone.
     """
-    leveldb = index.leveldb
-    if reserve.is_short and leveldb.pending():
-        leveldb.empty_log()
-    leveldb.measure_tables()
-    reserve.renew(_wanted(leveldb.backlog(), index.commits, 0))
+    growth = index.leveldb.growth
+    if reserve.is_short and growth.pending():
+        index.leveldb.empty_log()
+    growth.measure_tables()
+    reserve.renew(_wanted(growth.backlog(), index.commits, 0))
     size = _wanted_size(index)
-    reserve.renew(size, leave=leveldb.pending() + _merged_size(index))
+    reserve.renew(size, leave=growth.pending() + _merged_size(index))
     reserve.trim(size)
 
 
 def leave(reserve: Reserve, index: Index) -> None:
     """Make the reserve as large as it should be for who opens the database next: LevelDB writes no more."""
-    index.leveldb.measure_tables()
-    size = _wanted(index.leveldb.logs_size(), index.commits, index.leveldb.tables_size())
+    index.leveldb.growth.measure_tables()
+    size = _wanted(index.leveldb.logs_size(), index.commits, index.leveldb.growth.tables_size())
     reserve.renew(size)
     reserve.trim(size)
 
 
 def _merged_size(index: Index) -> int:
     """Return how many bytes LevelDB may have to write when it merges tables."""
-    return min(index.leveldb.tables_size(), MAX_TABLES_SIZE)
+    return min(index.leveldb.growth.tables_size(), MAX_TABLES_SIZE)
 
 
 def _wanted_size(index: Index, size: int = 0) -> int:
     """Return how large the reserve should be, with `size` bytes more in LevelDB's logs."""
-    return _wanted(index.leveldb.backlog() + size, index.commits, index.leveldb.tables_size())
+    return _wanted(index.leveldb.growth.backlog() + size, index.commits, index.leveldb.growth.tables_size())
 
 
 def _wanted(backlog: int, commits: int, tables_size: int) -> int:

@@ -17,7 +17,7 @@ from . import files
 from .chunk import Chunk
 from .completeness import check_commits
 from .errors import CorruptionError
-from .heap import Heap
+from .heap import Gone, Heap
 from .index import Catalog, Index
 from .leveldb import REBUILD
 from .lock import Lock
@@ -41,7 +41,7 @@ from .paths import Paths
 from .piece import Piece, in_key_order, portions
 from .presence import check_free
 from .schema import schema_from_descriptor
-from .storage import Gone, Storage
+from .storage import Storage
 from .superblock import Superblock, create_superblock, read_superblock
 
 S = TypeVar("S", bound=Storage)

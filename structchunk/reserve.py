@@ -106,7 +106,7 @@ class Reserve:
 
     def trim(self, size: int) -> None:
         """Make it of `size` bytes if it has far more; it is as large as it should be then, or can be."""
-        if self.size > 2 * size:
+        if self.size > size + size // 2:
             self._shrink(size)
         self.is_short = False
 

@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy.typing as npt
 
@@ -21,7 +21,7 @@ from .commit import Part, append_parts, parts_of
 from .errors import FailedError
 from .extent import Extent
 from .header import Header
-from .heap import Heap, Place
+from .heap import Gone, Heap, Place
 from .index import Catalog, Index, Prepared
 from .lending import Lending
 from .lock import Hold
@@ -37,13 +37,6 @@ CHECKPOINT_COMMITS = 1 << 17
 """After this many commits a checkpoint is made, so that opening after a crash has little to walk."""
 CHECKPOINT_SIZE = 1 << 30
 """And after this many bytes."""
-
-
-class Gone(NamedTuple):
-    """A chunk that is to be unlinked once a checkpoint has made that safe."""
-
-    store: int
-    chunk: int
 
 
 class Storage:
@@ -417,12 +410,9 @@ class Storage:
         self._note_unfinished()
         self.check_usable()
         self.check_place()
-        try:
-            provision.take_space_for_checkpoint(self.reserve, self.index, len(self._heads()) + len(self.gone))
-        except OSError:
-            if can_wait:
-                return
-            raise
+        count = len(self._heads()) + len(self.gone)
+        if not provision.take_space_for_checkpoint(self.reserve, self.index, count, can_wait=can_wait):
+            return
         self._unfinished = "a checkpoint"
         try:
             self._write_checkpoint()

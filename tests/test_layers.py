@@ -75,6 +75,7 @@ LAYERS = [
     "clone",
     "kept",
     "leveldb",
+    "growth",
     "leveldb_files",
     "superblock",
     "readers",
