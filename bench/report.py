@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.runner import Contest, Results, Times
 from bench.workloads import suite_of
-from structchunk.leveldb import plyvel
+from structchunk.index.leveldb import plyvel
 
 Facts = Mapping[str, Mapping[str, str]]
 Played = Iterable[tuple[Contest, Results]]

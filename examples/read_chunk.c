@@ -1,4 +1,4 @@
-/* Print what a chunk file holds, with no library at all: the format is specified in structchunk/chunk.py.
+/* Print what a chunk file holds, with no library at all: the format is specified in structchunk/chunks/chunk.py.
 
        cc -std=c99 -o read_chunk examples/read_chunk.c
        ./read_chunk sensors.sc/chunks/00000001.chunk

@@ -1,11 +1,10 @@
 """structchunk: an embedded store for typed arrays and C structs."""
 
-from . import pickling as _pickling
-from .array_store import ArrayStore
-from .batch import Batch
-from .compaction import CompactionReport
-from .cursor import Cursor
-from .database import Database
+from .database import pickling as _pickling
+from .database.database import Database
+from .database.opening import open, rebuild_index
+from .database.snapshot import Snapshot
+from .database.transaction import Transaction
 from .errors import (
     ClosedError,
     CommitGone,
@@ -19,13 +18,14 @@ from .errors import (
     StoreExists,
     StoreNotFound,
 )
-from .object_store import Array, Object, ObjectStore
-from .opening import open, rebuild_index
-from .shards import Shards, open_shards
-from .snapshot import Snapshot
-from .stats import ChunkStats, StoreStats
-from .transaction import Transaction
-from .verify import Problem
+from .maintenance.compaction import CompactionReport
+from .maintenance.stats import ChunkStats, StoreStats
+from .maintenance.verify import Problem
+from .shards.shards import Shards, open_shards
+from .stores.array_store import ArrayStore
+from .stores.batch import Batch
+from .stores.cursor import Cursor
+from .stores.object_store import Array, Object, ObjectStore
 
 __version__ = "0.1.0"
 

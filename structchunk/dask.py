@@ -18,19 +18,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from .batch import Batch
-from .database import Database
+from .database.database import Database
+from .database.opening import open
+from .database.pickling import open_shared, reopen
+from .disk.paths import AnyPath, absolute
 from .errors import missing_extra
-from .extent import KEY_END
-from .kept import Kept
-from .manifest import NAME, Shard
-from .opening import open
-from .partition import KeyRange
-from .paths import AnyPath, absolute
-from .pickling import open_shared, reopen
-from .schema import Schema, array_schema, object_schema, schema_from_descriptor
-from .sharding import finish, make_shard, new_directory
-from .shards import Shards, open_shards
+from .readers.kept import Kept
+from .runs.extent import KEY_END
+from .runs.key_ranges import KeyRange
+from .shards.manifest import NAME, Shard
+from .shards.shards import Shards, open_shards
+from .shards.writing import finish, make_shard, new_directory
+from .stores.batch import Batch
+from .types.schema import Schema, array_schema, object_schema, schema_from_descriptor
 
 try:
     import dask.bag

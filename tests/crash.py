@@ -11,7 +11,10 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 import structchunk as sc
-from structchunk import allocator, background, chunk, leveldb, storage, table
+from structchunk.chunks import allocator, chunk
+from structchunk.engine import storage
+from structchunk.index import leveldb, table
+from structchunk.process import background
 
 CHUNK_SIZE = 16 << 10
 KEYS = 40

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from seam import Replacing
 
-from structchunk.leveldb import plyvel
+from structchunk.index.leveldb import plyvel
 
 GROWING = ("open", "write", "pwrite", "posix_fallocate", "mkdir", "link", "fsync", "fdatasync", "batch.write")
 """Calls that a full disk refuses; opening only what is made with that."""

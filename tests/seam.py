@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from structchunk import files
-from structchunk.chunk import Chunk
-from structchunk.leveldb import LevelDB
+from structchunk.chunks.chunk import Chunk
+from structchunk.disk import files
+from structchunk.index.leveldb import LevelDB
 
 SECTOR = 512
 PAGE = 4096

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from hypothesis import strategies as st
 
-from structchunk.extent import EXTENT_DTYPE, TOMBSTONE, Extent, Run, empty_run
+from structchunk.runs.extent import EXTENT_DTYPE, TOMBSTONE, Extent, Run, empty_run
 
 UUID = bytes(range(16))
 """The database uuid of files that tests make by hand."""

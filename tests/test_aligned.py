@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from support import keys, run_of
 
 import structchunk as sc
-from structchunk.aligned import _collect, _join
-from structchunk.extent import Run, clip, intersect
-from structchunk.piece import Piece, shorten
+from structchunk.runs.extent import Run, clip, intersect
+from structchunk.runs.run import Piece, shorten
+from structchunk.stores.join import _collect, _join
 
 Rows = list[tuple[int, tuple[list[Any], ...]]]
 

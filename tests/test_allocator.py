@@ -10,7 +10,8 @@ import pytest
 from conftest import OpenDB
 
 import structchunk as sc
-from structchunk import allocator, files, segment
+from structchunk.chunks import allocator, segment
+from structchunk.disk import files
 
 
 @pytest.fixture

@@ -491,7 +491,11 @@ def test_read_only_handles_do_not_load(db: sc.Database) -> None:
 def test_says_what_to_install_if_pyarrow_is_missing(db: sc.Database, monkeypatch: pytest.MonkeyPatch) -> None:
     store = db.array_store("values", "f8")
     store.put(1, [1.0])
-    for module in ("structchunk.arrow", "structchunk.arrow_values", "structchunk.arrow_types"):
+    for module in (
+        "structchunk.interop.arrow",
+        "structchunk.interop.arrow_values",
+        "structchunk.interop.arrow_types",
+    ):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (batch,) = store.scan()

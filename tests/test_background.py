@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import structchunk as sc
-from structchunk import background, commit, segment
-from structchunk.background import Background
+from structchunk.chunks import segment
+from structchunk.engine import commit
+from structchunk.process import background
+from structchunk.process.background import Background
 
 LONG = background.WORTH_SIZE
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from structchunk.block import CROWD, WORTH_KEYS, Block, make_buckets
-from structchunk.extent import KEY_END, Run, make_run
-from structchunk.piece import shorten
+from structchunk.index.page_cache import CROWD, WORTH_KEYS, Block, make_buckets
+from structchunk.runs.extent import KEY_END, Run, make_run
+from structchunk.runs.run import shorten
 
 SIZE = 8
 

@@ -24,13 +24,13 @@ from seam import Recorder, Seam, SyncedWrites, build, draw_cut
 from support import run_python
 
 import structchunk as sc
-from structchunk import files
-from structchunk.chunk import Chunk
-from structchunk.extent import LIVE
-from structchunk.hotcopy import copy_storage
-from structchunk.piece import Scattered, Stretch
-from structchunk.segment import survey
-from structchunk.superblock import read_superblock
+from structchunk.chunks.chunk import Chunk
+from structchunk.chunks.segment import survey
+from structchunk.disk import files
+from structchunk.disk.superblock import read_superblock
+from structchunk.maintenance.backup import copy_storage
+from structchunk.runs.extent import LIVE
+from structchunk.runs.run import Scattered, Stretch
 
 NewRoot = Callable[[], str]
 OpenDB = Callable[..., sc.Database]

@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 from support import UUID, count_descriptors, run_python
 
 import structchunk as sc
-from structchunk import files, storage
-from structchunk.chunk import Chunk
+from structchunk.chunks.chunk import Chunk
+from structchunk.chunks.header import Header
+from structchunk.chunks.segment import SEGMENT_SIZE, pack_record
+from structchunk.disk import files
+from structchunk.engine import storage
 from structchunk.errors import ClosedError, CorruptionError
-from structchunk.extent import ROW, ROW_SIZE, Extent
-from structchunk.header import Header
-from structchunk.packed import ALL, Packed
-from structchunk.segment import SEGMENT_SIZE, pack_record
+from structchunk.runs.extent import ROW, ROW_SIZE, Extent
+from structchunk.runs.packed import ALL, Packed
 
 ABOUT = {"name": "temps", "kind": "array", "schema": {"kind": "array", "type": "<f8"}}
 SIZE = 1 << 20

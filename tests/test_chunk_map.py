@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 import structchunk as sc
-from structchunk.chunk_map import KINDS, ChunkMap, map_chunks
 from structchunk.cli.program import program
+from structchunk.maintenance.chunk_map import KINDS, ChunkMap, map_chunks
 
 
 def fill(db: sc.Database, seed: int) -> None:

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 import structchunk as sc
-from structchunk import clone
-from structchunk.clone import clone_leveldb, state_of
-from structchunk.leveldb import LevelDB
-from structchunk.leveldb_files import parse_manifest
+from structchunk.index.leveldb import LevelDB
+from structchunk.index.leveldb_files import parse_manifest
+from structchunk.readers import leveldb_clone
+from structchunk.readers.leveldb_clone import clone_leveldb, state_of
 
 KEYS = 20
 WRITER = """
 import os, struct, sys
-from structchunk.leveldb import plyvel
+from structchunk.index.leveldb import plyvel
 size = 64 << 10
 db = plyvel.DB(sys.argv[1], create_if_missing=True, write_buffer_size=size, max_file_size=size, compression=None)
 print("ready", flush=True)
@@ -127,8 +127,10 @@ def test_no_table_is_taken_before_the_manifest_names_it(
     half = sorted(Path(source).glob("*.ldb"))[0].read_bytes()[:1000]
     Path(source, "000099.ldb").write_bytes(half)
     name = "link_file" if link else "copy_file"
-    take, taken = getattr(clone, name), []
-    monkeypatch.setattr(clone, name, lambda path, target: (taken.append(Path(path).stem), take(path, target)))
+    take, taken = getattr(leveldb_clone, name), []
+    monkeypatch.setattr(
+        leveldb_clone, name, lambda path, target: (taken.append(Path(path).stem), take(path, target))
+    )
     clone_leveldb(source, str(tmp_path / "b"), link=link)
     assert len(taken) == 3
     assert "000099" not in taken

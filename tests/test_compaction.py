@@ -26,7 +26,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import structchunk as sc
-from structchunk import compaction, files, leveldb, segment, storage, superblock
+from structchunk.chunks import segment
+from structchunk.disk import files, superblock
+from structchunk.engine import storage
+from structchunk.index import leveldb
+from structchunk.maintenance import compaction
 
 CHUNK_SIZE = 16 << 10
 Model = dict[int, list[float]]
@@ -640,7 +644,7 @@ def sweep(source: str, target: str, mode: str) -> None:
 
 
 def die_at(number: int) -> None:
-    """Make this process end just before its event of a number: a call of files.py, or a write of LevelDB."""
+    """Make this process end just before its event of a number: a call of disk/files.py, or a write of LevelDB."""
     count = 0
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import label
 
-from structchunk.convert import as_block, as_items, as_key, as_keys, as_record, as_records
 from structchunk.errors import SchemaError
-from structchunk.objects import Array, Object
-from structchunk.schema import array_schema, object_schema, schema_from_descriptor
+from structchunk.types.convert import as_block, as_items, as_key, as_keys, as_record, as_records
+from structchunk.types.objects import Array, Object
+from structchunk.types.schema import array_schema, object_schema, schema_from_descriptor
 
 FEW = settings(max_examples=200, deadline=None, derandomize=True)
 PADDED = np.dtype([("a", "u1"), ("b", "f8")], align=True)

@@ -20,8 +20,9 @@ from crash import CHUNK_SIZE, contents, shrink
 from killer import Killer, started
 
 import structchunk as sc
-from structchunk import files, verify
-from structchunk.chunk import Chunk
+from structchunk.chunks.chunk import Chunk
+from structchunk.disk import files
+from structchunk.maintenance import verify
 
 NewRoot = Callable[[], str]
 Damage = Callable[[str], object]

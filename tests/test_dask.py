@@ -26,8 +26,8 @@ from distributed.comm import tcp
 
 import structchunk as sc
 from structchunk import dask as scd
-from structchunk import pickling
-from structchunk.manifest import NAME
+from structchunk.database import pickling
+from structchunk.shards.manifest import NAME
 
 # Dask 2025.1 warns of this where a test asks for no cluster.
 pytestmark = pytest.mark.filterwarnings("ignore:Running on a single-machine scheduler")

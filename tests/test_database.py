@@ -123,7 +123,7 @@ def test_path_is_absolute_and_without_links(tmp_path: Path, monkeypatch: pytest.
 
 def test_defaults_of_sync(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[str] = []
-    monkeypatch.setattr("structchunk.files.flush", flushed.append)
+    monkeypatch.setattr("structchunk.disk.files.flush", flushed.append)
     for default in (True, False):
         with open_db(name=str(default), sync=default) as db:
             store = db.array_store("floats", "f8")

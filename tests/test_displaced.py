@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import structchunk as sc
-from structchunk import files
-from structchunk import reading as reading_module
-from structchunk.lock import Lock, is_held
+from structchunk.disk import files
+from structchunk.disk.lock import Lock, is_held
+from structchunk.readers import read_storage
 
 CHUNK_SIZE = 16 << 10
 SUCCESSOR = """
@@ -218,7 +218,7 @@ def read(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.MonkeyP
         def refuse(source: str, target: str) -> None:
             raise PermissionError(1, "no links here", source)
 
-        monkeypatch.setattr(reading_module, "link_file", refuse)
+        monkeypatch.setattr(read_storage, "link_file", refuse)
     with sc.open(root, "r") as db:
         yield db
 

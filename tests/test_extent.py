@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import Model, alive, between, keys, model_of, models, row_lists, rows_of, run_of
 
-from structchunk import extent
-from structchunk.extent import (
+from structchunk.runs import extent
+from structchunk.runs.extent import (
     ALL_FLAGS,
     DROPPED,
     EXTENT_DTYPE,

@@ -22,8 +22,9 @@ from conftest import OpenDB
 from faults import leave_free
 
 import structchunk as sc
-from structchunk import allocator, files
-from structchunk.index import Index
+from structchunk.chunks import allocator
+from structchunk.disk import files
+from structchunk.index.index import Index
 
 DISK_ERRORS = (errno.EIO, errno.ENOSPC)
 START_SIZE = 20_000

@@ -15,8 +15,8 @@ import pytest
 from conftest import OpenDB
 
 import structchunk as sc
-from structchunk.convert import as_block, as_items, as_keys
-from structchunk.foreign import has_nulls
+from structchunk.types.convert import as_block, as_items, as_keys
+from structchunk.types.foreign import has_nulls
 
 BIG = 2**53 + 1
 DAY = datetime.datetime(2020, 1, 1)

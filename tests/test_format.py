@@ -17,18 +17,18 @@ import pytest
 from support import UUID, rows_of
 
 import structchunk as sc
-from structchunk import chunk as chunk_module
-from structchunk import files
+from structchunk.chunks import chunk as chunk_module
+from structchunk.chunks.header import Header, HeaderFields, parse_header
+from structchunk.chunks.segment import REPLACES, Segment, data_crc, pack_record, parse_segment, walk
+from structchunk.disk import files
+from structchunk.disk.paths import Paths
+from structchunk.disk.superblock import SLOT_SIZE, Superblock, create_superblock, parse_slot, read_superblock
 from structchunk.errors import CorruptionError
-from structchunk.extent import EXTENT_DTYPE, LIVE, ROW, TOMBSTONE, ZERO, Extent
-from structchunk.header import Header, HeaderFields, parse_header
-from structchunk.index import Index
-from structchunk.leveldb import LevelDB
-from structchunk.packed import ALL, EVEN, KEYS, Packed, pack
-from structchunk.paths import Paths
-from structchunk.piece import Scattered, Stretch, shorten
-from structchunk.segment import REPLACES, Segment, data_crc, pack_record, parse_segment, walk
-from structchunk.superblock import SLOT_SIZE, Superblock, create_superblock, parse_slot, read_superblock
+from structchunk.index.index import Index
+from structchunk.index.leveldb import LevelDB
+from structchunk.runs.extent import EXTENT_DTYPE, LIVE, ROW, TOMBSTONE, ZERO, Extent
+from structchunk.runs.packed import ALL, EVEN, KEYS, Packed, pack
+from structchunk.runs.run import Scattered, Stretch, shorten
 
 ABOUT = {"name": "temps", "kind": "array", "schema": {"kind": "array", "type": "<f8"}}
 TEXT = b'{"name":"temps","kind":"array","schema":{"kind":"array","type":"<f8"}}'
@@ -539,7 +539,7 @@ FORMS = {"u4": "I", "u8": "Q"}
 
 
 def documented(after: str, before: str) -> dict[str, tuple[int, str]]:
-    """Return what chunk.py's docstring says of a structure: first words of a field -> offset, form."""
+    """Return what chunks/chunk.py's docstring says of a structure: first words of a field -> offset, form."""
     doc = chunk_module.__doc__ or ""
     lines = doc[doc.index(after) : doc.index(before)].splitlines()
     matches = filter(None, map(FIELD.fullmatch, lines))

@@ -18,7 +18,7 @@ from crash import CHUNK_SIZE, shrink
 from faults import Fault, endure
 
 import structchunk as sc
-from structchunk import files
+from structchunk.disk import files
 
 NewRoot = Callable[[], str]
 

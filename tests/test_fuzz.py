@@ -16,16 +16,8 @@ from hypothesis import strategies as st
 from support import UUID, run_python
 
 import structchunk as sc
-from structchunk.block import Budget
-from structchunk.clock import Clock
-from structchunk.extent import EXTENT_DTYPE, LIVE, ROW, TOMBSTONE, ZERO, is_sorted, make_run, misplaced
-from structchunk.header import TEXT_OFFSET, Header, checksum, parse_header
-from structchunk.index import CATALOG, CHECKPOINT, LAST, Index
-from structchunk.leveldb import LevelDB
-from structchunk.packed import EVEN, Packed, pack
-from structchunk.piece import Scattered
-from structchunk.schema import schema_from_descriptor
-from structchunk.segment import (
+from structchunk.chunks.header import TEXT_OFFSET, Header, checksum, parse_header
+from structchunk.chunks.segment import (
     MAGIC,
     MOST_ROWS,
     OWN_CRC,
@@ -36,8 +28,16 @@ from structchunk.segment import (
     parse_segment,
     walk,
 )
-from structchunk.superblock import CRC, SLOT, Superblock, parse_slot
-from structchunk.table import Table
+from structchunk.disk.superblock import CRC, SLOT, Superblock, parse_slot
+from structchunk.index.index import CATALOG, CHECKPOINT, LAST, Index
+from structchunk.index.leveldb import LevelDB
+from structchunk.index.page_cache import Budget
+from structchunk.index.table import Table
+from structchunk.index.version import Clock
+from structchunk.runs.extent import EXTENT_DTYPE, LIVE, ROW, TOMBSTONE, ZERO, is_sorted, make_run, misplaced
+from structchunk.runs.packed import EVEN, Packed, pack
+from structchunk.runs.run import Scattered
+from structchunk.types.schema import schema_from_descriptor
 
 SIZE = 8192
 DATA = 4096
@@ -147,9 +147,9 @@ def test_directory_of_a_size_that_wraps_around() -> None:
 CRAFTED = """
 import resource, sys, time
 import structchunk as sc
-from structchunk.chunk import Chunk
-from structchunk.packed import ALL, EVEN, Packed
-from structchunk.segment import pack_record
+from structchunk.chunks.chunk import Chunk
+from structchunk.runs.packed import ALL, EVEN, Packed
+from structchunk.chunks.segment import pack_record
 
 root, what = sys.argv[1:]
 with sc.open(root) as db:
@@ -334,7 +334,7 @@ def stored_descriptors() -> list[Any]:
     """Return descriptors of real types, to be changed a little."""
     import ctypes
 
-    from structchunk.schema import array_schema, object_schema
+    from structchunk.types.schema import array_schema, object_schema
 
     inner = type("Inner", (ctypes.Structure,), {"_fields_": [("a", ctypes.c_uint8), ("b", ctypes.c_double * 3)]})
     outer = type("Outer", (ctypes.Structure,), {"_fields_": [("x", inner), ("y", inner * 2)]})

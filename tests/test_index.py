@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support import UUID, Model, alive, between, keys, model_of, models, rows_of, run_of, single_rows
 
-from structchunk import block, table
 from structchunk.errors import ClosedError, CorruptionError, StoreNotFound
-from structchunk.extent import KEY_END, ROW, TOMBSTONE, Extent, Run
-from structchunk.index import CATALOG, CHECKPOINT, LAST, Index, View
-from structchunk.page import count_rows as rows_of_page
-from structchunk.page import is_short
-from structchunk.piece import Piece, Scattered, Stretch, joined, shorten
-from structchunk.table import Change, Table
+from structchunk.index import page_cache, table
+from structchunk.index.index import CATALOG, CHECKPOINT, LAST, Index, View
+from structchunk.index.page import count_rows as rows_of_page
+from structchunk.index.page import is_short
+from structchunk.index.table import Change, Table
+from structchunk.runs.extent import KEY_END, ROW, TOMBSTONE, Extent, Run
+from structchunk.runs.run import Piece, Scattered, Stretch, joined, shorten
 
 STORES = {1: 8, 2: 4}
 """Stores of the tests, and the sizes of their items."""
@@ -47,7 +47,7 @@ def small_limits(cache_size: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SMALL.items():
             patch.setattr(table, name, value)
-        patch.setattr(block, "CACHE_SIZE", cache_size)
+        patch.setattr(page_cache, "CACHE_SIZE", cache_size)
         yield
 
 
@@ -390,7 +390,7 @@ def test_the_cache_keeps_to_its_limit(tmp_path: Path) -> None:
 
 
 def test_where_a_chunk_ends_sweeps_still_meet_stretches(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("structchunk.piece.LONG_STRETCH", 2)
+    monkeypatch.setattr("structchunk.runs.run.LONG_STRETCH", 2)
     run = np.concatenate([dense(0, 6), dense(6, 30, chunk=2)])
     index.put(1, {1: [Scattered(run)]})
     view = index.view()
@@ -407,14 +407,14 @@ spans = st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda span: (span
 
 @given(st.lists(st.tuples(spans, st.booleans()), max_size=20), st.integers(0, 90))
 def test_cached_blocks_are_disjoint_and_drop_drops_all(steps: list[tuple[tuple[int, int], bool]], key: int) -> None:
-    budget = block.Budget()
-    cache = block.BlockCache(budget)
+    budget = page_cache.Budget()
+    cache = page_cache.BlockCache(budget)
     for (low, high), dropped in steps:
         if dropped:
             cache.drop(low, high)
         else:
             piece = shorten(dense(low, high - low + 1), 8)
-            cache.insert(block.Block(piece, low, high))
+            cache.insert(page_cache.Block(piece, low, high))
         found = [cache.find(at) for at in range(low, high + 1)]
         assert all((one is None) is dropped for one in found)
         lasts, blocks = cache.index

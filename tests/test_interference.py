@@ -13,9 +13,9 @@ import pytest
 from conftest import OpenDB
 
 import structchunk as sc
-from structchunk import files
-from structchunk.chunk_map import map_chunks
-from structchunk.storage import Storage
+from structchunk.disk import files
+from structchunk.engine.storage import Storage
+from structchunk.maintenance.chunk_map import map_chunks
 
 
 class P(sc.Object):

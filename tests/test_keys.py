@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import structchunk as sc
-from structchunk.keys import as_key, as_keys, distinct, key_or_none, keys_among
+from structchunk.types.keys import as_key, as_keys, distinct, key_or_none, keys_among
 
 
 @pytest.mark.parametrize(

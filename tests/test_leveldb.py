@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from support import count_descriptors, in_child, run_python
 
-from structchunk import files
+from structchunk.disk import files
 from structchunk.errors import ClosedError, CorruptionError
-from structchunk.leveldb import LevelDB, Pair, plyvel
+from structchunk.index.leveldb import LevelDB, Pair, plyvel
 
 PAIRS = [(b"k%03d" % n, b"value %d" % n) for n in range(100)]
 
@@ -151,7 +151,7 @@ def test_close_gives_its_descriptors_back(tmp_path: Path) -> None:
 STRESS = """
 import sys, threading
 from structchunk.errors import ClosedError
-from structchunk.leveldb import LevelDB
+from structchunk.index.leveldb import LevelDB
 
 def read(leveldb, kind, start):
     start.wait()
@@ -340,7 +340,7 @@ def test_errors_of_the_system_get_their_number_back(
     def fail(*_: object) -> None:
         raise plyvel.IOError(f"IO error: {leveldb.path}/000003.log: {os.strerror(number)}".encode().decode())
 
-    monkeypatch.setattr("structchunk.leveldb._source", fail)
+    monkeypatch.setattr("structchunk.index.leveldb._source", fail)
     with pytest.raises(OSError, match=r"000003\.log") as caught:
         leveldb.get(b"k000")
     assert (caught.value.errno, caught.value.filename) == (number, leveldb.path)
@@ -351,7 +351,7 @@ def test_an_unknown_error_of_the_system_is_eio(leveldb: LevelDB, monkeypatch: py
     def fail(*_: object) -> None:
         raise plyvel.IOError("IO error: something new")
 
-    monkeypatch.setattr("structchunk.leveldb._source", fail)
+    monkeypatch.setattr("structchunk.index.leveldb._source", fail)
     with pytest.raises(OSError, match="something new") as caught:
         leveldb.read(b"k", b"l", 9)
     assert caught.value.errno == errno.EIO
@@ -374,7 +374,7 @@ def test_a_table_that_cannot_be_mapped_is_damage(path: str, left: str) -> None:
 
 LIMITED = """
 import resource, signal, sys
-from structchunk.leveldb import LevelDB
+from structchunk.index.leveldb import LevelDB
 leveldb = LevelDB.create(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
@@ -392,7 +392,7 @@ def test_a_write_that_the_system_refuses_is_an_oserror(path: str) -> None:
 
 FEW_DESCRIPTORS = """
 import os, resource, sys
-from structchunk.leveldb import LevelDB
+from structchunk.index.leveldb import LevelDB
 LevelDB.create(sys.argv[1]).close()
 resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), 4096))
 try:

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from support import count_descriptors, in_child
 
+from structchunk.disk.lock import Lock
 from structchunk.errors import CorruptionError, LockedError
-from structchunk.lock import Lock
 
 HOLD = """
 import sys
-from structchunk.lock import Lock
+from structchunk.disk.lock import Lock
 lock = Lock(sys.argv[1])
 print("held", flush=True)
 sys.stdin.readline()
@@ -109,7 +109,7 @@ def test_a_failed_attempt_does_not_let_the_lock_go(lock: Lock, path: str) -> Non
         Lock(path)
     with open(path, "rb"):
         pass  # closing another descriptor of the file would end a lock made with lockf()
-    code = "import sys; from structchunk.lock import Lock; Lock(sys.argv[1])"
+    code = "import sys; from structchunk.disk.lock import Lock; Lock(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
     assert f"LockedError: {path}: process {os.getpid()} has" in done.stderr
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from structchunk.objects import Array, Object, check_fields, fields_of
+from structchunk.types.objects import Array, Object, check_fields, fields_of
 
 
 class Point(Object):

@@ -10,9 +10,9 @@ from hypothesis import given
 from support import rows_of
 from test_piece import SIZE, runs
 
-from structchunk.extent import TOMBSTONE, Run
-from structchunk.packed import ALL, EVEN, HEAD, KEYS, Packed, pack, packed_size, size_of, unpack
-from structchunk.piece import Piece, Scattered, Stretch, shorten
+from structchunk.runs.extent import TOMBSTONE, Run
+from structchunk.runs.packed import ALL, EVEN, HEAD, KEYS, Packed, pack, packed_size, size_of, unpack
+from structchunk.runs.run import Piece, Scattered, Stretch, shorten
 
 
 def head(offset: int = 4096, length: int = 2, chunk: int = 1, flags: int = 0) -> bytes:

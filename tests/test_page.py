@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from support import alive, models, rows_of, run_of
 from test_piece import SIZE, runs
 
-from structchunk.extent import LIVE, ROW, TOMBSTONE, Extent, Run
-from structchunk.packed import ALL, EVEN, KEYS
-from structchunk.page import TRAILER, count_rows, is_short, pack_pages, unpack_pages
-from structchunk.piece import Piece, Scattered, joined, portions, shorten
+from structchunk.index.page import TRAILER, count_rows, is_short, pack_pages, unpack_pages
+from structchunk.runs.extent import LIVE, ROW, TOMBSTONE, Extent, Run
+from structchunk.runs.packed import ALL, EVEN, KEYS
+from structchunk.runs.run import Piece, Scattered, joined, portions, shorten
 
 MOST = 512
 

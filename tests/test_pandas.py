@@ -188,7 +188,7 @@ def test_sees_what_its_handle_sees(db: sc.Database) -> None:
 
 
 def test_says_what_to_install_if_pandas_is_missing(db: sc.Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "structchunk.frames", raising=False)
+    monkeypatch.delitem(sys.modules, "structchunk.interop.pandas", raising=False)
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r"pip install '\.\[pandas\]'"):
         db.array_store("temps", "f8").to_pandas()

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from support import keys, run_of
 
 import structchunk as sc
-from structchunk.partition import KeyRange, split, weight
-from structchunk.piece import Scattered, shorten
+from structchunk.runs.key_ranges import KeyRange, split, weight
+from structchunk.runs.run import Scattered, shorten
 
 Ranges = list[KeyRange]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import structchunk as sc
-from structchunk import files
+from structchunk.disk import files
 
 NAMES = [b"plain.sc", "日本.sc".encode(), b"not utf-8 \xff\xfe.sc"]
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import Model, alive, between, model_of, models, rows_of, run_of
 
-from structchunk.block import Block
-from structchunk.extent import KEY_END, ROW_SIZE, Extent, Run, breaks, overlay
-from structchunk.piece import (
+from structchunk.index.page_cache import Block
+from structchunk.runs.extent import KEY_END, ROW_SIZE, Extent, Run, breaks, overlay
+from structchunk.runs.run import (
     SHARED_OFFSETS,
     Piece,
     Scattered,
@@ -102,7 +102,7 @@ def test_rows_are_split_where_that_leaves_long_stretches(run: Run, more: Run) ->
     more["chunk"] += 5
     run = overlay(more, run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("structchunk.piece.LONG_STRETCH", 2)
+        patch.setattr("structchunk.runs.run.LONG_STRETCH", 2)
         pieces = split(shorten(run, SIZE), SIZE)
     assert joined(pieces).tolist() == run.tolist()
     ends = [0, *np.cumsum([len(piece) for piece in pieces]).tolist()]

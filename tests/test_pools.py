@@ -28,11 +28,13 @@ from conftest import OpenDB
 from support import count_descriptors, in_child
 
 import structchunk as sc
-from structchunk import files, pickling, reading
-from structchunk.chunk import Chunk
-from structchunk.chunk_map import map_chunks
-from structchunk.header import HeaderFields
-from structchunk.reading import KEPT
+from structchunk.chunks.chunk import Chunk
+from structchunk.chunks.header import HeaderFields
+from structchunk.database import pickling
+from structchunk.disk import files
+from structchunk.maintenance.chunk_map import map_chunks
+from structchunk.readers import read_storage
+from structchunk.readers.read_storage import KEPT
 
 COUNT = 1000
 METHODS = ["spawn", "fork", "forkserver"]
@@ -602,7 +604,7 @@ def test_figures_are_those_of_its_commit(open_db: OpenDB, monkeypatch: pytest.Mo
     """What a writer does between the cloning of the index and the look at the chunks is none of the reader's."""
     writer = open_db(sync=False, chunk_size=16 << 10)
     store = writer.array_store("a", "f8")
-    clone, figures = reading.clone_leveldb, []
+    clone, figures = read_storage.clone_leveldb, []
 
     def work() -> None:
         store.put_many(range(0, 300, 3), np.ones((100, 5)))
@@ -615,7 +617,7 @@ def test_figures_are_those_of_its_commit(open_db: OpenDB, monkeypatch: pytest.Mo
         work()
 
     work()
-    monkeypatch.setattr(reading, "clone_leveldb", clone_and_work)
+    monkeypatch.setattr(read_storage, "clone_leveldb", clone_and_work)
     with open_db("r") as db:
         assert same(db.stats(), figures[-1])
         db.refresh()

@@ -15,7 +15,7 @@ from faults import attempt, open_failing
 from seam import KILL, Cut, Event, FailingRecorder, Recorder, SyncedWrites, build, draw_cut
 
 import structchunk as sc
-from structchunk import leveldb
+from structchunk.index import leveldb
 
 NewRoot = Callable[[], str]
 

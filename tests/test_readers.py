@@ -26,11 +26,11 @@ from conftest import OpenDB
 from support import count_descriptors, in_child
 
 import structchunk as sc
-from structchunk import reading
-from structchunk.chunk import Chunk
-from structchunk.leftovers import clear
-from structchunk.leveldb import LevelDB
-from structchunk.readers import sweep
+from structchunk.chunks.chunk import Chunk
+from structchunk.index.leveldb import LevelDB
+from structchunk.process.leftovers import clear
+from structchunk.readers import read_storage
+from structchunk.readers.directory import sweep
 
 
 class Point(sc.Object):
@@ -107,7 +107,11 @@ def test_refresh_gives_back_what_is_not_needed(open_db: OpenDB) -> None:
 
 @pytest.mark.parametrize(
     "where",
-    ["structchunk.reading.clone_leveldb", "structchunk.reading.open_copy", "structchunk.index.Index.follow"],
+    [
+        "structchunk.readers.read_storage.clone_leveldb",
+        "structchunk.readers.read_storage.open_copy",
+        "structchunk.index.index.Index.follow",
+    ],
 )
 def test_a_refresh_that_fails_is_done_again(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -502,7 +506,7 @@ def test_what_others_have_put_there_is_left(tmp_path: Path) -> None:
 
 def test_makers_and_sweepers_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom structchunk.readers import ReaderDirectory, sweep\nimport os\n"
+        "import sys\nfrom structchunk.readers.directory import ReaderDirectory, sweep\nimport os\n"
         "for _ in range(300):\n"
         "    mine = ReaderDirectory(sys.argv[1])\n    sweep(sys.argv[1])\n"
         "    assert os.path.exists(mine.path + '/lock')\n    mine.release()\n"
@@ -585,7 +589,7 @@ def test_the_number_of_a_chunk_that_was_never_committed(open_db: OpenDB, found: 
     other = Path(writer.path).parent / "other"
     if found is not None:
         other.write_bytes(Path(chunk.path).read_bytes() if found == b"whole" else found)
-    assert reading._was_renumbered(Chunk(str(other), chunk.header, 0, 0)) == (found in (b"", bytes(5000)))
+    assert read_storage._was_renumbered(Chunk(str(other), chunk.header, 0, 0)) == (found in (b"", bytes(5000)))
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
@@ -742,7 +746,7 @@ def test_a_reader_does_not_hold_up_a_writer(open_db: OpenDB) -> None:
     try:
         for number in range(20):
             with sc.open(path, "r+") as writer:
-                assert reading.is_held(os.path.join(path, "readers", "writer"))
+                assert read_storage.is_held(os.path.join(path, "readers", "writer"))
                 writer["floats"][number] = [1.0]
     finally:
         stop.set()

@@ -13,7 +13,7 @@ import pytest
 from crash import CHUNK_SIZE, Oracle, Planner, act, judge, shrink, work
 
 import structchunk as sc
-from structchunk import superblock
+from structchunk.disk import superblock
 
 NewRoot = Callable[[], str]
 

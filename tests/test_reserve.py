@@ -20,9 +20,11 @@ from conftest import OpenDB
 from crash import CHUNK_SIZE
 
 import structchunk as sc
-from structchunk import files, provision, table
-from structchunk.growth import Growth
-from structchunk.reserve import Reserve
+from structchunk.disk import files
+from structchunk.disk.reserve import Reserve
+from structchunk.engine import provision
+from structchunk.index import table
+from structchunk.index.growth import Growth
 
 DISK_SIZE = 40 << 20
 

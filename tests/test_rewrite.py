@@ -13,7 +13,7 @@ import pytest
 from seam import Seam
 
 import structchunk as sc
-from structchunk import files
+from structchunk.disk import files
 
 SPARSE_LENGTH = 4 << 20
 Killed: TypeAlias = tuple[Path, dict[str, list[tuple[int, int]]]]

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from structchunk.errors import CorruptionError, SchemaError
-from structchunk.objects import Array, Object
-from structchunk.schema import (
+from structchunk.types.objects import Array, Object
+from structchunk.types.schema import (
     Schema,
     array_schema,
     explain_difference,

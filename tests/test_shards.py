@@ -23,12 +23,12 @@ from mapping import KINDS, Kind, all_raise, check_reading, check_refuses_writes,
 from support import count_descriptors, in_child, keys, run_of, run_python
 
 import structchunk as sc
-from structchunk.extent import clip
-from structchunk.manifest import NAME, Manifest, _crc, read_manifest, write_manifest
-from structchunk.merged import merge
-from structchunk.piece import Piece, joined, shorten
-from structchunk.schema import Schema, array_schema, object_schema
-from structchunk.sharding import finish, make_shard, new_directory
+from structchunk.runs.extent import clip
+from structchunk.runs.run import Piece, joined, shorten
+from structchunk.shards.binding import merge
+from structchunk.shards.manifest import NAME, Manifest, _crc, read_manifest, write_manifest
+from structchunk.shards.writing import finish, make_shard, new_directory
+from structchunk.types.schema import Schema, array_schema, object_schema
 
 FLOATS = {"a": array_schema("f8"), "b": array_schema("f8")}
 BOTH = {"array": array_schema(np.int64), "object": object_schema(KINDS[1].type)}
@@ -110,7 +110,7 @@ def test_merging_streams_gives_all_rows_in_order(
         taken |= model.keys()
     streams = [pieces_of(model, cuts, reverse=reverse) for model in models]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("structchunk.merged.LONG_STRETCH", long_stretch)
+        patch.setattr("structchunk.shards.binding.LONG_STRETCH", long_stretch)
         pieces = list(merge(streams, reverse=reverse))
     assert all(len(piece) for piece in pieces)
     assert joined(reversed(pieces) if reverse else pieces)["key"].tolist() == sorted(taken)

@@ -208,7 +208,7 @@ def test_a_failed_transaction_does_not_spoil_the_next(path: str, monkeypatch: py
         store = db.array_store("a", "i8")
         store[1] = [1]
         with monkeypatch.context() as patch, pytest.raises(OSError, match="no more"):
-            patch.setattr("structchunk.chunk.Chunk.flush", fail)
+            patch.setattr("structchunk.chunks.chunk.Chunk.flush", fail)
             store[1] = [2]
         store[2] = [2]
         assert store[1].tolist() in ([1], [2])
@@ -309,7 +309,7 @@ def test_writes_do_not_catch_up(path: str, monkeypatch: pytest.MonkeyPatch) -> N
     with sc.open(path, shared=True) as db, sc.open(path, shared=True) as other:
         store, mine = db.array_store("a", "i8"), other.array_store("a", "i8")
         with monkeypatch.context() as patch:
-            patch.setattr("structchunk.reading.Copies.read", lambda _: pytest.fail("cloned"))
+            patch.setattr("structchunk.readers.read_storage.Copies.read", lambda _: pytest.fail("cloned"))
             for number in range(3):
                 store[number] = [number]
                 mine[number + 10] = [number]

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import structchunk as sc
-from structchunk import files, leveldb
-from structchunk.leveldb import LevelDB
+from structchunk.disk import files
+from structchunk.index import leveldb
+from structchunk.index.leveldb import LevelDB
 
 ROW_COUNT = 100_000
 

@@ -20,19 +20,19 @@ import structchunk as sc
 TYPES: dict[str, Any] = {"left": np.dtype("i8"), "right": np.dtype(">f4"), "pairs": Pair}
 ARRAYS = ("left", "right")
 SMALL = {
-    "table.MIN_FOLD_ROWS": 5,
-    "table.PAGE_ROWS": 4,
-    "table.GROUP_PAGES": 2,
-    "table.FEW_KEYS": 3,
-    "delta._MERGE_AT": 3,
-    "block.CACHE_SIZE": 200,
-    "staging._MANY_ROWS": 9,
-    "piece.LONG_STRETCH": 3,
-    "gather.WIDE_ITEMS": 4,
-    "gather.COPY_SIZE": 256,
-    "allocator.SPILL_SIZE": 1024,
-    "allocator.SPARSE_SIZE": 512,
-    "storage.CHECKPOINT_COMMITS": 20,
+    "index.table.MIN_FOLD_ROWS": 5,
+    "index.table.PAGE_ROWS": 4,
+    "index.table.GROUP_PAGES": 2,
+    "index.table.FEW_KEYS": 3,
+    "index.delta._MERGE_AT": 3,
+    "index.page_cache.CACHE_SIZE": 200,
+    "engine.staging._MANY_ROWS": 9,
+    "runs.run.LONG_STRETCH": 3,
+    "stores.batches.WIDE_ITEMS": 4,
+    "stores.batches.COPY_SIZE": 256,
+    "chunks.allocator.SPILL_SIZE": 1024,
+    "chunks.allocator.SPARSE_SIZE": 512,
+    "engine.storage.CHECKPOINT_COMMITS": 20,
 }
 """Thresholds of the package, made so small that everything behind them happens all the time."""
 

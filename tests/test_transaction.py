@@ -17,7 +17,8 @@ from conftest import OpenDB
 from mapping import ARRAYS, KINDS, OBJECTS, Kind, Pair, all_raise, check_reading, fill, kinds, uses, writes
 
 import structchunk as sc
-from structchunk import piece, staging
+from structchunk.engine import staging
+from structchunk.runs import run
 
 
 @pytest.fixture
@@ -511,7 +512,7 @@ def write_once(transaction: Any, model: dict[int, list[int]], rng: random.Random
 def test_bulk_writes_among_others(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch, seed: int, turn: int) -> None:
     """Whatever is written and read between bulk writes, and where chunks end, what counts is what came last."""
     for name in ("LONG_STRETCH", "WORTH_JOINING"):
-        monkeypatch.setattr(piece, name, 2)
+        monkeypatch.setattr(run, name, 2)
     monkeypatch.setattr(staging, "_MANY_PIECES", 3)
     rng = random.Random(f"{seed} {turn}")
     db = open_db(chunk_size=16384)

@@ -235,8 +235,8 @@ def test_an_export_is_there_whole_or_not_at_all(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("structchunk.batch.Batch.__len__", interrupt)
-    monkeypatch.setattr("structchunk.store.Store.scan", interrupt)
+    monkeypatch.setattr("structchunk.stores.batch.Batch.__len__", interrupt)
+    monkeypatch.setattr("structchunk.stores.store.Store.scan", interrupt)
     assert run("export", db.path, "store", file).exit_code == 130
     assert file.read_text() == "before"
     assert sorted(path.name for path in tmp_path.iterdir()) == [file.name, "test.sc"]

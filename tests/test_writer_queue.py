@@ -14,7 +14,8 @@ import pytest
 from conftest import OpenDB
 
 import structchunk as sc
-from structchunk import database, files
+from structchunk.database import database
+from structchunk.disk import files
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from numpy import frombuffer  # of float64 unless told otherwise, and quicker wh
 
 from bench.data import CODE, READING, Floats, Keys, Records
 from bench.peers.base import AnyPeer, Peer, StructPeer
-from structchunk.leveldb import plyvel
+from structchunk.index.leveldb import plyvel
 
 _PACKER = struct.Struct(">Q")  # LevelDB compares bytes: big-endian numbers are in order
 pack, unpack = _PACKER.pack, _PACKER.unpack

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..extent import KEY_END
+from ..runs.extent import KEY_END
 
 path_argument = click.argument("path", type=click.Path())
 store_argument = click.argument("store")

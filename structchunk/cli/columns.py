@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import missing_extra
-from ..schema import Schema, array_schema
+from ..types.schema import Schema, array_schema
 from .progress import Report
 from .source import STEP, Source, schema_from_text, schema_text
 
@@ -91,7 +91,7 @@ class ArrowSource:
         """Return the type of an array store of such lists."""
         others = [field for field in self._columns if field.name != "key"]
         with _arrow():
-            from ..arrow_values import dtype_of_items  # noqa: PLC0415
+            from ..interop.arrow_values import dtype_of_items  # noqa: PLC0415
 
             dtype = dtype_of_items(others[0].type) if len(others) == 1 else None
             if dtype is None:

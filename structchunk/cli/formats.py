@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from ..schema import Schema
+from ..types.schema import Schema
 from .columns import export_arrow, export_parquet, open_arrow, open_parquet
 from .npz import export_npz, open_npz
 from .progress import Report

@@ -10,11 +10,11 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from ..database import Database
+from ..database.database import Database
+from ..database.opening import open as open_database
 from ..errors import KeyNotFound
-from ..opening import open as open_database
-from ..schema import Schema, readable
-from ..stats import ChunkStats, StoreStats
+from ..maintenance.stats import ChunkStats, StoreStats
+from ..types.schema import Schema, readable
 from .arguments import as_key, json_option, path_argument, printable, store_argument
 from .output import cell, counted, fits, plain, show, show_json, size_text, table, text, whole
 

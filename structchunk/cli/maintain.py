@@ -6,8 +6,8 @@ import os
 
 import click
 
-from ..opening import open as open_database
-from ..opening import rebuild_index as rebuild
+from ..database.opening import open as open_database
+from ..database.opening import rebuild_index as rebuild
 from .arguments import json_option, one_line, path_argument
 from .output import cell, counted, show, show_json, size_text, table
 from .progress import progress_bar

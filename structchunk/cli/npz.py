@@ -13,8 +13,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..object_store import ObjectStore
-from ..schema import Schema, array_schema
+from ..stores.object_store import ObjectStore
+from ..types.schema import Schema, array_schema
 from .progress import Report
 from .source import STEP, Source, schema_from_text, schema_text
 

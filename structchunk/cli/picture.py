@@ -11,8 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from ..chunk_map import KINDS, ChunkMap, map_chunks
-from ..opening import open as open_database
+from ..database.opening import open as open_database
+from ..maintenance.chunk_map import KINDS, ChunkMap, map_chunks
 from .arguments import json_option, path_argument, printable
 from .output import is_terminal, show, show_json, size_text
 from .png import draw_png

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..chunk_map import KINDS, ChunkMap
 from ..errors import missing_extra
+from ..maintenance.chunk_map import KINDS, ChunkMap
 from .arguments import printable
 from .output import size_text
 

@@ -6,7 +6,7 @@ import json
 from typing import Any, Protocol
 
 from ..errors import CorruptionError
-from ..schema import Schema, schema_from_descriptor
+from ..types.schema import Schema, schema_from_descriptor
 from .progress import Report
 
 STEP = 1 << 16

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from ..database import Database
-from ..opening import open as open_database
-from ..stores import check_schema, check_store_name
-from ..transaction import Transaction
+from ..database.database import Database
+from ..database.opening import open as open_database
+from ..database.transaction import Transaction
+from ..stores.collection import check_schema, check_store_name
 from .arguments import json_option, one_line, path_argument, store_argument
 from .formats import export_file, format_of
 from .output import counted, show_json

@@ -1,0 +1,319 @@
+"""Allocator: where the records of one transaction go in the chunks of one store. It goes when the transaction ends.
+
+Nothing of a heap or of its committed chunks changes until the commit, so that an abort has nothing to take back but
+the chunk files that were made. Small records are collected in memory, and written with one call for many.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..disk import files
+from ..disk.reserve import Reserve
+from ..runs.extent import ROW, ROW_SIZE, TOMBSTONE, Run, make_run
+from ..runs.run import Keys, Stretch
+from .chunk import Chunk
+from .heap import Heap
+from .segment import MOST_ROWS, SEGMENT_SIZE
+
+SPARSE_SIZE = 1 << 16
+"""A zeroed record of more bytes than this is left sparse: its blocks are taken when it is written."""
+SPILL_SIZE = 1 << 20
+"""So many bytes of records are collected before they are written."""
+STEP_SIZE = 16 << 20
+"""How many bytes of a sparse record are copied at a time."""
+START_SIZE = 8 << 20
+"""Writing to disk is begun, ahead of the flush that waits for it, with this many bytes at least."""
+
+
+class Space(Protocol):
+    """What gives a transaction files to store in."""
+
+    @property
+    def store_lock(self) -> Any:
+        """Is held while bytes are stored, so that nobody closes the files meanwhile."""
+
+    def check_storable(self) -> None:
+        """Raise if the files are not to be written any more; the caller holds the lock."""
+
+    @property
+    def lent(self) -> dict[int, Chunk]:
+        """Takes the chunks in which a transaction must not be followed by another: views were handed out."""
+
+    def create_chunk(self, heap: Heap, size: int, last_size: int) -> Chunk:
+        """Make a store's next chunk, with room for a record of `size` bytes, behind one of `last_size` bytes."""
+
+    @property
+    def reserve(self) -> Reserve:
+        """What may be given up for what frees space."""
+
+
+class Room:
+    """What one transaction has taken of one chunk.
+
+    ``free`` is the next free byte. What lies between ``stored`` and it is still in ``pending``, by offset.
+    ``limit`` is how far data may reach: it goes down by ``ROW_SIZE`` for every row that the segment will have. It
+    begins where the directory does, or where no record of `size` bytes and ``MOST_ROWS`` rows would reach.
+    """
+
+    __slots__ = ("chunk", "free", "is_new", "limit", "pending", "started", "stored")
+
+    def __init__(self, chunk: Chunk, size: int, *, is_new: bool) -> None:
+        if not is_new:
+            chunk.prepare()
+        self.chunk = chunk
+        self.is_new = is_new
+        self.free = self.stored = self.started = chunk.free
+        self.limit = min(chunk.directory - 2 * SEGMENT_SIZE, chunk.free + size + MOST_ROWS * ROW_SIZE)
+        self.pending: dict[int, bytes] = {}
+
+    def has_changed(self) -> bool:
+        """Tell whether there is anything to commit: bytes, or the chunk itself."""
+        return self.is_new or self.free != self.chunk.committed
+
+    def start_flush(self) -> None:
+        """Have the system begin to write what was stored to disk, where that is much; see ``files.start_flush``."""
+        if self.stored - self.started >= START_SIZE:
+            self.chunk.map_source()  # so that an error of this writing is kept for the flush
+            files.start_flush(self.chunk.path, self.started, self.stored - self.started)
+            self.started = self.stored
+
+
+class Allocator:
+    """Gives the records of one transaction their places in one store.
+
+    Parameters
+    ----------
+    heap : Heap
+    space : Space
+    durable : bool
+        Whether the commit will wait for the disk.
+
+    Notes
+    -----
+    One thread uses it. Interrupted anywhere, a call has stored its record whole or not at all: each moves ``free``
+    on, or adds to ``pending``, by assignments between which Python takes no interrupt.
+    """
+
+    def __init__(self, heap: Heap, space: Space, *, durable: bool) -> None:
+        self.heap = heap
+        self.rooms: dict[int, Room] = {}
+        self._space = space
+        self._durable = durable
+        self._open: Room | None = None
+
+    # ------------------------------------------------------------------ chunks
+
+    def _room(self, size: int) -> Room:
+        """Return what is taken of a chunk that can take a record of `size` bytes and its row."""
+        room = self._open
+        if room is None and self.heap.chunks:
+            chunk = self.heap.chunks[max(self.heap.chunks)]
+            with self._space.store_lock:
+                self._space.check_storable()
+                room = Room(chunk, size, is_new=False)
+            self._open = self.rooms[chunk.id] = room
+        if room is None or room.free + size + ROW_SIZE > room.limit:
+            room = self.roll(size)
+        return room
+
+    def roll(self, size: int = 0) -> Room:
+        """Start a new chunk, with room for a record of `size` bytes."""
+        last_size = 0 if self._open is None else self._open.chunk.header.file_size
+        return self.begin(self._space.create_chunk(self.heap, size, last_size), size)
+
+    def begin(self, chunk: Chunk, size: int) -> Room:
+        """Go on in a chunk that this transaction made, with a record of `size` bytes."""
+        if self._open is not None:
+            self._spill(self._open)
+            self._start_flush(self._open)
+        self._open = self.rooms[chunk.id] = room = Room(chunk, size, is_new=True)
+        return room
+
+    # ------------------------------------------------------------------ records
+
+    def put(self, key: int, items: npt.NDArray[Any], flags: int = 0) -> bytes:
+        """Store one record and return its packed row.
+
+        Raises
+        ------
+        OSError
+            ENOSPC when the disk is full; then nothing changed.
+        """
+        size = items.nbytes
+        room = self._open
+        if room is None or room.free + size + ROW_SIZE > room.limit:
+            room = self._room(size)
+        offset = room.free
+        chunk = room.chunk
+        end = offset + size
+        if end > chunk.reserved:
+            chunk.reserve(end)
+        if size > SPILL_SIZE:
+            self._store(room, items, size)
+            room.limit -= ROW_SIZE
+        else:
+            if size:
+                room.pending[offset] = items.tobytes()
+            room.free = end
+            room.limit -= ROW_SIZE
+            if end - room.stored > SPILL_SIZE:
+                self._spill(room)
+        return ROW.pack(key, offset, len(items), chunk.id, flags)
+
+    def put_zeros(self, key: int, length: int, flags: int) -> bytes:
+        """Allocate one zeroed record and return its packed row; a large one stays sparse."""
+        size = length * self.heap.item_size
+        room = self._room(size)
+        self._spill(room)
+        offset, chunk = room.free, room.chunk
+        chunk.clear(offset)  # what an interrupted call may have left there
+        if size <= SPARSE_SIZE:
+            chunk.reserve(offset + size)
+        room.free = room.stored = offset + size
+        room.limit -= ROW_SIZE
+        self.lend()
+        return ROW.pack(key, offset, length, chunk.id, flags)
+
+    def put_many(
+        self, keys: Keys, items: npt.NDArray[Any], lengths: npt.NDArray[np.int64], flags: int = 0
+    ) -> list[Stretch]:
+        """Store many records back to back, over as many chunks as they need, and return their rows in order."""
+        item_size = self.heap.item_size
+        starts = _starts(lengths)
+        stretches = []
+        first, last = 0, len(keys)
+        while first < last:
+            room = self._room(int(lengths[first]) * item_size)
+            needed = partial(_needed, starts, first, item_size)
+            upto = bisect_right(range(last + 1), room.limit - room.free, lo=first, key=needed) - 1
+            start = self._put_some(room, items[starts[first] : starts[upto]], upto - first)
+            moved = _moved(starts[first : upto + 1], start - int(starts[first]))
+            stretches.append(Stretch(keys[first:upto], moved, room.chunk.id, flags, item_size))
+            first = upto
+        return stretches
+
+    def _put_some(self, room: Room, items: npt.NDArray[Any], row_count: int) -> int:
+        """Store the items of some records, for which a chunk has room, and return where, in items."""
+        offset, size = room.free, items.nbytes
+        room.chunk.reserve(offset + size)
+        if size > SPILL_SIZE:
+            self._store(room, items, size)
+        elif size:
+            room.pending[offset] = items.tobytes()
+            room.free = offset + size
+            if room.free - room.stored > SPILL_SIZE:
+                self._spill(room)
+        room.limit -= ROW_SIZE * row_count
+        return offset // self.heap.item_size
+
+    def _room_for_rows(self) -> Room:
+        """Return what is taken of a chunk that can take a row, for which the reserve may be given up."""
+        try:
+            return self._room(0)
+        except OSError:
+            with self._space.store_lock:
+                return self._space.reserve.spend_on(partial(self._room, 0))
+
+    def bury(self, keys: npt.NDArray[np.uint64], flags: int = TOMBSTONE) -> Run:
+        """Return tombstones for these keys, with room made for them in the directories."""
+        runs = []
+        first = 0
+        while first < len(keys):
+            room = self._room_for_rows()
+            upto = min(len(keys), first + (room.limit - room.free) // ROW_SIZE)
+            room.limit -= ROW_SIZE * (upto - first)
+            runs.append(make_run(keys[first:upto], 0, 0, room.chunk.id, flags))
+            first = upto
+        return np.concatenate(runs) if runs else make_run(keys, 0, 0, 0)
+
+    def bury_one(self, key: int, flags: int = TOMBSTONE) -> bytes:
+        """Return one packed tombstone."""
+        room = self._room_for_rows()
+        room.limit -= ROW_SIZE
+        return ROW.pack(key, 0, 0, room.chunk.id, flags)
+
+    # ------------------------------------------------------------------ files
+
+    def check_storable(self) -> None:
+        """Raise if nothing can be stored any more: the database was closed meanwhile, or failed."""
+        with self._space.store_lock:
+            self._space.check_storable()
+
+    def flush(self) -> None:
+        """Write what is pending, so that the files hold all that was stored."""
+        for room in self.rooms.values():
+            self._spill(room)
+
+    def lend(self) -> None:
+        """Write what is pending, and let no later transaction store there: views of it are handed out."""
+        self.flush()
+        for room in self.rooms.values():
+            self._space.lent[room.chunk.id] = room.chunk
+            room.chunk.free = max(room.chunk.free, room.free)
+
+    def start_flush(self) -> None:
+        """Have the system begin to bring what was stored to disk."""
+        for room in self.rooms.values():
+            room.start_flush()
+
+    def _start_flush(self, room: Room) -> None:
+        if self._durable:
+            room.start_flush()
+
+    def place(self, room: Room, offset: int, data: Any, size: int) -> None:
+        """Store the next part of records in a chunk that nothing else is stored in, at `offset`."""
+        with self._space.store_lock:
+            self._space.check_storable()
+            room.chunk.place(offset, data, size)
+        room.free = room.stored = offset + size
+
+    def place_sparse(self, room: Room, offset: int, source: Chunk, start: int, size: int) -> None:
+        """Store what another chunk has from `start` on, likewise; holes stay holes."""
+        raw = memoryview(source.source)
+        for low, high in files.written(source.path, start, start + size):
+            for first in range(low, high, STEP_SIZE):
+                upto = min(first + STEP_SIZE, high)
+                self.place(room, offset + first - start, raw[first:upto], upto - first)
+        room.free = room.stored = offset + size
+
+    def _spill(self, room: Room) -> None:
+        if room.pending:
+            size = room.free - room.stored
+            data = b"".join(room.pending.values())[:size]  # an interrupt may have left a record without its room
+            self._store(room, data, size)
+
+    def _store(self, room: Room, data: Any, size: int) -> None:
+        """Write bytes that go on where the file ends, so that nothing is pending."""
+        if isinstance(data, np.ndarray):
+            self._spill(room)
+        self._start_flush(room)
+        with self._space.store_lock:
+            self._space.check_storable()
+            room.chunk.store(room.stored, data, size)
+        room.free = room.stored = room.stored + size
+        room.pending = {}
+
+
+def _starts(lengths: npt.NDArray[np.int64]) -> range | npt.NDArray[np.int64]:
+    """Return where each record begins among the items of all, and where the last one ends."""
+    length = int(lengths[0]) if len(lengths) else 0
+    if length and (lengths == length).all():
+        return range(0, len(lengths) * length + 1, length)
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def _moved(starts: range | npt.NDArray[np.int64], by: int) -> range | npt.NDArray[np.int64]:
+    if isinstance(starts, range):
+        return range(starts.start + by, starts.stop + by, starts.step)
+    return starts + by
+
+
+def _needed(starts: range | npt.NDArray[np.int64], first: int, item_size: int, upto: int) -> int:
+    """Return how many bytes records and their rows take, at most."""
+    return int(starts[upto] - starts[first]) * item_size + (upto - first) * ROW_SIZE

@@ -1,0 +1,438 @@
+"""One chunk file: its header, its data, its directory. What it says is only bytes; what they mean is the heap's.
+
+Format, version 1. All numbers are little-endian; a chunk belongs to one store. ::
+
+    0                 header, whole pages of 4096 bytes
+        0    8s  magic "STRUCTCK"
+        8    u4  format version: 2 of a chunk that replaces others, if its segments say so too; else 1
+        12   u4  header size, bytes
+        16   16s database uuid
+        32   u4  chunk id
+        36   u4  store id = the id of the store's first chunk
+        40   u8  item size, bytes
+        48   u8  data offset: the smallest multiple of the item size that is not below the header size
+        56   u8  file size, bytes
+        64   u8  created, nanoseconds since 1970
+        72   u4  size of the JSON text, bytes
+        76   u4  how many chunks this one replaces
+        80   u4  CRC-32 of bytes 0 to 80 followed by the text and the ids behind it
+        84   u4  zero
+        88   u8  free offset: the next free byte      } written by every commit for those who read the
+        96   u8  directory offset: its lowest byte    } file from outside; recovery never trusts them
+        104      JSON text: {"name": ..., "kind": "array" or "object", "schema": ...}
+                 u4 ids of the chunks that this one replaces, once the commit that does so is whole
+    data offset       data: records back to back, each at a multiple of the item size, so that the
+                      whole file can be seen as one array of the store's type
+    ...               hole: never written, reads as zeros; at least 64 bytes
+    ...               directory: segments growing down from the end of the file
+    file size
+
+One commit adds one segment to every chunk that it touched. A segment is its rows and, above them, its record;
+the next segment lies right below the rows. A slot that holds no valid record ends the directory. ::
+
+    rows, in one of three forms, filled up with zeros to a multiple of 32 bytes; they ascend by key
+        form 0   32 bytes for each row: u8 key, u8 offset, u8 length, u4 chunk id, u4 flags
+        form 1   u8 offset, u8 length, u4 chunk id, u4 flags; then u8 key for each row
+        form 2   the same 24 bytes; then u8 first key, u8 step from key to key
+                 forms 1 and 2 are for records of one length and the same flags, back to back from offset on
+        whatever the form, between the data's end and the record there is room for 32 bytes for each row
+        offset is bytes from the start of the file, length is items
+        flags: 1 TOMBSTONE (deleted), 2 LIVE (may change in place), 4 ZERO (made by new(): no CRC
+        covers it), 8 DROPPED (with 1: the whole store was dropped)
+    record, 64 bytes
+        0    4s  magic "SEGM"
+        4    u4  parts: how many chunks this commit touched
+        8    u4  part: which of them this is, from 0
+        12   u4  row count
+        16   u8  commit number
+        24   u8  epoch
+        32   u8  start } of the commit's bytes in this chunk
+        40   u8  end   }
+        48   u4  CRC-32 of the bytes of all its records except ZERO ones, in the order of their offsets
+        52   u4  CRC-32 of the rows as they are here, with the zeros behind them
+        56   u4  form of the rows; and 256 if this commit replaces the chunks that the header names
+        60   u4  CRC-32 of bytes 0 to 60 of this record, started from the chunk id
+
+A commit that replaces chunks is the first one of the chunks whose headers name them, and has rows for all that is
+worth keeping of them. In version 1 no segment says so, and a header alone is no proof: a transaction that was never
+committed may have left it, and later commits have gone there. Rows of all chunks together, in order of commit, are
+right in either case, as long as all of the chunks to be replaced are still there; if some are gone, they were
+replaced.
+
+The CRC is the one of zlib and PNG.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..disk import files
+from ..errors import CLOSED, ClosedError, CorruptionError, FailedError
+from ..runs.extent import ROW_SIZE
+from .header import MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
+from .segment import SEGMENT_SIZE, Segment, walk
+
+MIN_STEP = 1 << 16
+"""The least that is reserved ahead, in bytes."""
+_OFFSETS = struct.Struct("<QQ")
+
+_MAPPING: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+"""Spares a file descriptor for each mapping; older Pythons keep one for as long as it lives."""
+
+
+class Chunk:
+    """One chunk file, mapped when first touched.
+
+    ``committed`` and ``directory`` are how far data and directory reach as of the last commit; ``settled`` is
+    ``committed`` as of the last checkpoint: the bytes below it are no longer needed to check a commit. ``free`` is
+    where the next transaction may store: above ``committed`` if views of what an earlier one stored were handed
+    out. What lies between it and ``stored`` was written by a transaction that did not commit.
+
+    Notes
+    -----
+    Any number of threads may read; one writes. What is stored is written by ``pwrite``, since only that reports a
+    full disk as an error; a store to a mapping ends in SIGBUS. Mappings live until the last view of them dies,
+    past the end of this object and past the unlinking of the file.
+    """
+
+    def __init__(self, path: str, header: Header, free: int, directory: int, *, is_written: bool = True) -> None:
+        self.path = path
+        self._is_written = is_written
+        self.header = header
+        self.id = header.chunk
+        self.free = self.settled = self.committed = self.stored = free
+        self.directory = directory
+        self.reserved = 0
+        self._prepared = False
+        self._directory_reserved = header.file_size
+        self._source: mmap.mmap | None = None
+        self._target: mmap.mmap | None = None
+        self._file: files.File | None = None
+        self._identity: files.Identity | None = None
+        self._closed = False
+
+    @classmethod
+    def create(cls, path: str, header: Header) -> Chunk:
+        """Create the file. Not durable before :meth:`flush` and a flush of the directory that it lies in."""
+        try:
+            files.create(path, header.file_size)
+            files.reserve(path, 0, header.header_size)
+            files.write(path, 0, header.pack())
+        except FileExistsError:
+            raise  # it is another one's
+        except BaseException:
+            files.unlink(path)
+            raise
+        chunk = cls(path, header, header.data_offset, header.file_size)
+        chunk._prepared = True
+        return chunk
+
+    @classmethod
+    def open(cls, path: str, *, is_written: bool = False) -> Chunk:
+        """Open an existing file, positioned as if it were empty.
+
+        Parameters
+        ----------
+        path : str
+        is_written : bool
+            Whether it may be written through this object, or only be read.
+
+        Raises
+        ------
+        CorruptionError
+            The header is damaged, or the file is not of the size that it says.
+        """
+        header = read_header(path)
+        return cls(path, header, header.data_offset, header.file_size, is_written=is_written)
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def source(self) -> mmap.mmap:
+        """A mapping that can only be read, by whatever means."""
+        return self._source or self.map_source()
+
+    def map_source(self) -> mmap.mmap:
+        """Map the file for reading, unless it is mapped already: from then on it may be unlinked."""
+        if self._source is None:
+            self._source = self._map(mmap.ACCESS_READ)
+        return self._source
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether a commit stands in it; else an open transaction has made it."""
+        return self.directory < self.header.file_size
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether it is mapped for reading."""
+        return self._source is not None
+
+    def is_unlinked(self) -> bool:
+        """Whether the file, once mapped, has lost its name."""
+        return self._source is not None and not os.path.lexists(self.path)
+
+    @property
+    def target(self) -> mmap.mmap:
+        """A mapping whose changes go to the file."""
+        if self._target is None:
+            self._target = self._map(mmap.ACCESS_WRITE)
+        return self._target
+
+    def unmap(self) -> None:
+        """Let mappings and file go; the mappings that a view holds live on with it."""
+        self._file = self._source = self._target = None
+
+    def close(self) -> None:
+        """Let the mappings go, and make no more: the path may lead to another file from now on."""
+        self._closed = True
+        self.unmap()
+
+    def _map(self, access: int) -> mmap.mmap:
+        # On an overlay file system a file of a lower layer is copied when it is first opened for writing, and who
+        # has mapped it before goes on seeing the lower one. So who writes opens it for writing, even to read.
+        write = access == mmap.ACCESS_WRITE or (self._is_written and os.access(self.path, os.W_OK))
+        with self._while_open(), files.advised(self.path):
+            file = self._file  # which may have lost its name; and a signal handler may close it meanwhile
+            if file is not None:
+                return self._mapped(file.fd, access)
+            with files.opened(self.path, write=write) as fd:
+                return self._mapped(fd, access)
+
+    def _mapped(self, fd: int, access: int) -> mmap.mmap:
+        status = os.fstat(fd)
+        size = status.st_size
+        if size != self.header.file_size:
+            expected = f"{self.header.file_size} bytes"
+            raise CorruptionError(self.path, found=f"a file of {size} bytes", expected=expected)
+        self._recognise(fd, files.identity(status))
+        return mmap.mmap(fd, size, access=access, **_MAPPING)
+
+    def _recognise(self, fd: int, file: files.Identity) -> None:
+        """Raise unless an open file is this chunk: it may lie where another one was when the header was read."""
+        known = self._identity
+        if known is None:
+            fields = HeaderFields.from_buffer_copy(os.pread(fd, TEXT_OFFSET, 0))
+            found = bytes(fields.database), fields.chunk, fields.created
+            known = file if found == (self.header.database, self.id, self.header.created) else None
+        self._identity = known
+        if known != file:
+            raise FailedError(
+                f"{self.path} is another file than the one that was opened; close the database and open it again"
+            )
+
+    @contextlib.contextmanager
+    def _while_open(self) -> Iterator[None]:
+        """Raise ClosedError if it is closed, also meanwhile, after which the path may lead nowhere."""
+        if self._closed:
+            raise ClosedError(CLOSED)
+        try:
+            yield
+        except FileNotFoundError as error:
+            if self._closed:
+                raise ClosedError(CLOSED) from error
+            raise
+
+    def _check_place(self) -> None:
+        """Raise if what is written by path would go to another file than the one that is open."""
+        if self._file is None:
+            self._open_file()
+        elif found := files.displaced(self.path, self._file.identity):
+            if self._closed:
+                raise ClosedError(CLOSED)
+            raise FailedError(f"{found}; close the database and open it again")
+
+    def items(self, dtype: np.dtype[Any], *, writable: bool = False) -> npt.NDArray[Any]:
+        """Return the whole file as one array of items; read-only for good unless `writable`."""
+        mapping = self.target if writable else self.source
+        return np.frombuffer(mapping, dtype, count=self.header.file_size // dtype.itemsize)
+
+    def working_offsets(self) -> tuple[int, int]:
+        """Return free and directory offset as the header has them, for those who read it from outside."""
+        fields = HeaderFields.from_buffer_copy(self._peek(0, TEXT_OFFSET))
+        return fields.free_offset, fields.directory_offset
+
+    def _peek(self, offset: int, size: int) -> bytes:
+        """Return bytes of the file; it need not be mapped for that, which would take a file descriptor."""
+        if self._source is None:
+            with contextlib.suppress(FileNotFoundError):  # it may be mapped meanwhile, and then lose its name
+                return files.read(self.path, offset, size)
+        return self.source[offset : offset + size]
+
+    def segments(self, position: int | None = None) -> Iterator[Segment]:
+        """Yield the directory's segments from a position downwards, by default from the end of the file."""
+        header = self.header
+        start = header.file_size if position is None else position
+        if not any(self._peek(start - SEGMENT_SIZE, SEGMENT_SIZE)):
+            return iter(())
+        raw = memoryview(self.source)
+        return walk(raw, start, self.id, header.data_offset, header.item_size)
+
+    # ------------------------------------------------------------------ writing
+
+    def reserve(self, end: int) -> None:
+        """Give blocks to all data below `end`, and some more, so that storing there cannot fail.
+
+        Raises
+        ------
+        OSError
+            ENOSPC when the disk is full; then nothing changed.
+        """
+        if end <= self.reserved:
+            return
+        self._check_place()
+        start = max(self.free, self.reserved)
+        ahead = round_up(end + max(MIN_STEP, end // 16), PAGE)
+        exact = round_up(end, PAGE)
+        self.reserved = self._reserve_one_of(start, min(ahead, self.directory // PAGE * PAGE), exact)
+
+    def reserve_directory(self, rows_size: int, *, ahead: int = MIN_STEP) -> None:
+        """Give blocks to the next segment, whose rows take `rows_size` bytes, as :meth:`reserve` does to data."""
+        low = self.directory - SEGMENT_SIZE - rows_size
+        if low >= self._directory_reserved:
+            return
+        self._check_place()
+        stop = min(self._directory_reserved, self.directory)
+        for start in (low - ahead, low):
+            first = max(start // PAGE * PAGE, self.free, self.stored)
+            try:
+                self._reserve(first, stop - first)
+            except OSError:
+                if start == low:
+                    raise
+            else:
+                self._directory_reserved = first
+                return
+
+    def _reserve_one_of(self, start: int, ahead: int, exact: int) -> int:
+        if ahead > exact:
+            try:
+                self._reserve(start, ahead - start)
+            except OSError:
+                pass
+            else:
+                return ahead
+        if exact > start:  # else the record is empty
+            self._reserve(start, exact - start)
+        return exact
+
+    def _reserve(self, offset: int, size: int) -> None:
+        with self._while_open():
+            files.reserve(self.path, offset, size)
+
+    def store(self, offset: int, data: Any, size: int) -> None:
+        """Write a contiguous buffer of `size` bytes at `offset`, behind all that was committed."""
+        self.stored = max(self.stored, offset + size)  # first: an interrupt may leave a part of it in the file
+        self._write(offset, data)
+
+    def _write(self, offset: int, data: Any) -> None:
+        file = self._file or self._open_file()
+        file.write(offset, data.view(np.uint8) if isinstance(data, np.ndarray) else data)
+
+    def _open_file(self) -> files.File:
+        with self._while_open(), files.advised(self.path):
+            file = files.File(self.path)
+        self._recognise(file.fd, file.identity)
+        self._file = file
+        return file
+
+    def place(self, offset: int, data: Any, size: int) -> None:
+        """Store a contiguous buffer, with blocks for no more than itself: nothing is to follow soon."""
+        if size:
+            self._reserve(offset, size)
+            self.store(offset, data, size)
+
+    def append_segment(self, rows: bytes | memoryview, record: bytes, free: int) -> None:
+        """Write a segment's rows and record below the directory; move both offsets on, here and in the header."""
+        low = self.directory - SEGMENT_SIZE - len(rows)
+        self._write(low, b"".join((rows, record)))
+        self.seek(free, low)  # first: who reads the header meanwhile sees that it is about to change
+        self._write(HeaderFields.free_offset.offset, _OFFSETS.pack(free, low))
+
+    def seek(self, free: int, directory: int) -> None:
+        """Set both offsets in this process: `free` and `directory` as of some commit."""
+        self.free = self.committed = self.stored = free
+        self.directory = directory
+
+    def mend(self) -> bool:
+        """End the directory here, and tell whether a crash had left more: zero the slot, correct the header."""
+        mended = False
+        slot = max(self.directory - SEGMENT_SIZE, self.free)
+        if any(self._peek(slot, self.directory - slot)):
+            files.write(self.path, slot, bytes(self.directory - slot))
+            # Zeros in memory alone, as a flush that fails may leave them, would hide from the next recovery that
+            # there is something to mend.
+            files.rewrite(self.path, slot, self.directory)
+            mended = True
+        if self.working_offsets() != (self.free, self.directory):
+            files.write(self.path, HeaderFields.free_offset.offset, _OFFSETS.pack(self.free, self.directory))
+            mended = True
+        return mended
+
+    def rewrite(self, free: int, directory: int) -> None:
+        """Write all between two offsets again, and the header too if no segment is above; see `files.rewrite`."""
+        self.flush()  # an error that nobody was told of yet is told here
+        files.rewrite(self.path, free if directory < self.header.file_size else 0, directory)
+
+    def prepare(self) -> None:
+        """Make the hole all zeros, on disk too, once: a crash may have left bytes in it.
+
+        So what a torn write leaves of a segment is zeros, and never a part of one that was lost before.
+        """
+        if self._prepared:
+            return self.clear(self.free)
+        self._check_place()
+        try:
+            with self._while_open():
+                if files.clear(self.path, self.free, self.directory):
+                    self.flush()
+        except OSError:
+            # Nothing of the sectors at its ends: records that share them may be changing in place.
+            start, stop = round_up(self.free, files.SECTOR), self.directory // files.SECTOR * files.SECTOR
+            files.rewrite(self.path, start, stop, unit=files.SECTOR)
+            raise
+        self._prepared = True
+
+    def clear(self, start: int) -> None:
+        """Zero what was stored from `start` on, and not committed."""
+        if self.stored > start:
+            self._check_place()
+            with self._while_open():
+                files.clear(self.path, start, min(self.stored, self.directory))
+            self.stored = start
+
+    def flush(self) -> None:
+        """Bring all of the file's data to disk."""
+        files.flush(self.path)
+
+
+def least_size(draft: Header, size: int) -> int:
+    """Return the size of a file that has room for a record of `size` bytes, or for as many of records and rows."""
+    return round_up(draft.data_offset + size + ROW_SIZE + 2 * SEGMENT_SIZE, PAGE)
+
+
+def read_header(path: str) -> Header:
+    """Read and validate the header of a chunk file.
+
+    Raises
+    ------
+    CorruptionError
+        It is damaged, or not a regular file, or not of the size that it says.
+    """
+    with files.advised(path), files.opened(path) as fd:
+        size = os.fstat(fd).st_size
+        raw = os.pread(fd, PAGE, 0)
+        if len(raw) >= 16:
+            wanted = int.from_bytes(raw[12:16], "little")
+            if PAGE < wanted <= MAX_HEADER_SIZE:
+                raw = os.pread(fd, wanted, 0)
+    return parse_header(raw, path, size)

@@ -1,0 +1,73 @@
+"""What a chunk file without a valid header is: one that was never made to its end, or a damaged one.
+
+A chunk file begins empty, is given its size, reads as zeros then, and last its header is written. A crash or an
+interrupt may come in between, and a power cut may keep any sector of a header that was not flushed from reaching
+the disk: such a sector reads as zeros. Other contents of a header that is not valid can only be damage.
+
+Until the header is on disk no commit counts that touched the file. But if power is cut, of one that did not wait
+for the disk the data may be there, and even its segment. Not so once a checkpoint has counted the file: by then the
+header of every chunk that held anything was flushed. A file that it counts and that has no header holds nothing.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..disk import files
+from .header import MAGIC, MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, HeaderFields
+
+SECTOR = 512
+"""A disk writes as many bytes whole, or not at all."""
+
+
+def is_unfinished(path: str, *, is_counted: bool) -> bool:
+    """Tell whether a file whose header is not valid was never made to its end, so that nothing is lost with it.
+
+    Parameters
+    ----------
+    path : str
+    is_counted : bool
+        Whether a checkpoint has counted the file: its id is below that of the next chunk then.
+
+    Raises
+    ------
+    CorruptionError
+        It is not a regular file.
+    """
+    with files.opened(path) as fd:
+        size = os.fstat(fd).st_size
+        header = _read_header(fd)
+    return _is_torn(header, size) and not (is_counted and _has_data(path, len(header), size))
+
+
+def _read_header(fd: int) -> bytes:
+    """Return the bytes of a file that are its header's, whole pages, as far as they tell."""
+    first = os.pread(fd, PAGE, 0)
+    if len(first) < PAGE:
+        return first
+    size = HeaderFields.from_buffer_copy(first).header_size
+    return os.pread(fd, size, 0) if PAGE < size <= MAX_HEADER_SIZE else first
+
+
+def _is_torn(header: bytes, size: int) -> bool:
+    """Tell whether a sector of a header is missing, in a file that has its size already."""
+    if not any(header[:SECTOR]):
+        return True
+    if len(header) < PAGE:
+        return False
+    fields = HeaderFields.from_buffer_copy(header)
+    end = TEXT_OFFSET + fields.text_size + 4 * fields.replaced_count
+    if fields.magic != MAGIC or fields.file_size != size or end > len(header):
+        return False
+    return any(not any(header[at : at + SECTOR]) for at in range(SECTOR, end, SECTOR))
+
+
+def _has_data(path: str, start: int, size: int) -> bool:
+    """Tell whether anything but zeros stands behind the header."""
+    step = len(files.ZEROS)
+    for low, high in files.written(path, start, size):
+        for at in range(low, high, step):
+            data = files.read(path, at, min(step, high - at))
+            if data != files.ZEROS[: len(data)]:
+                return True
+    return False

@@ -1,0 +1,250 @@
+"""The chunk files of one store, and the bytes of an extent. Keys mean nothing here, and nothing is written.
+
+A heap never decides whether a record is current; that is the index's.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CorruptionError, MovedError
+from ..runs.extent import Extent, Run, chunks_of, find_one, misplaced
+from ..types.schema import Schema
+from .chunk import Chunk
+
+
+class Arrays(dict[int, npt.NDArray[Any]]):
+    """Each chunk of a heap as one array of items, mapped when first asked for."""
+
+    def __init__(self, heap: Heap, *, writable: bool) -> None:
+        super().__init__()
+        self._heap: Heap = weakref.proxy(heap)  # so that the files of a dropped store go with the last who holds it
+        self._writable = writable
+
+    def __missing__(self, chunk: int) -> npt.NDArray[Any]:
+        heap = self._heap
+        found = heap.find_chunk(chunk)
+        if found is None:
+            return heap.retired_items(chunk, writable=self._writable)
+        try:
+            array = self.setdefault(chunk, found.items(heap.schema.dtype, writable=self._writable))
+        except FileNotFoundError:
+            if heap.find_chunk(chunk) is not None:
+                raise
+            return heap.retired_items(chunk, writable=self._writable)
+        if heap.find_chunk(chunk) is not found:  # it was retired meanwhile, and is not to be kept
+            self.pop(chunk, None)
+        return array
+
+
+class Retired:
+    """A chunk that compaction replaced, for those who go on reading it.
+
+    Parameters
+    ----------
+    chunk : Chunk
+    old, new : Run
+        Its records that may change in place, and the same ones where they are now.
+    """
+
+    def __init__(self, chunk: Chunk, old: Run, new: Run) -> None:
+        chunk.map_source()  # while it has a name
+        self.chunk = chunk
+        self._old = old
+        self._new = new
+
+    def moved(self, extent: Extent) -> Extent | None:
+        """Return where a record is now; None if it was not current any more when the others were moved."""
+        if find_one(self._old, extent[0]) != extent:
+            return None
+        return find_one(self._new, extent[0])
+
+
+class Place(NamedTuple):
+    """A chunk, and how far it reaches as of some commit."""
+
+    chunk: Chunk
+    free: int
+    directory: int
+
+
+class Gone(NamedTuple):
+    """A chunk that is to be unlinked once a checkpoint has made that safe."""
+
+    store: int
+    chunk: int
+
+
+class Heap:
+    """The chunks of one store.
+
+    Parameters
+    ----------
+    store : int
+        The store's id.
+    name : str
+        The store's name.
+    schema : Schema
+        The type of its items.
+
+    Attributes
+    ----------
+    chunks : dict of int to Chunk
+        The files that commits have named.
+    drafts : dict of int to Chunk
+        Those that a transaction has made and not committed; only it has extents in them.
+
+    Notes
+    -----
+    Any number of threads may read; who commits changes ``chunks``.
+    """
+
+    def __init__(self, store: int, name: str, schema: Schema) -> None:
+        self.store = store
+        self.name = name
+        self.schema = schema
+        self.item_size = schema.item_size
+        self.chunks: dict[int, Chunk] = {}
+        self.drafts: dict[int, Chunk] = {}
+        self.arrays = Arrays(self, writable=False)
+        self.live_arrays = Arrays(self, writable=True)
+        self.retired: WeakValueDictionary[int, Retired] = WeakValueDictionary()
+        self._retired_bounds: dict[int, tuple[int, int]] = {}
+
+    def find_chunk(self, chunk: int) -> Chunk | None:
+        """Return a chunk, one that is not committed yet too, or None."""
+        return self.chunks.get(chunk) or self.drafts.get(chunk)
+
+    @property
+    def identity(self) -> tuple[bytes, int]:
+        """What no other store has: the uuid of its database, and its id there."""
+        database = [chunk.header.database for chunk in list(self.chunks.values())][:1]
+        return b"".join(database), self.store
+
+    def add(self, chunk: Chunk) -> None:
+        """Add a chunk file; the one with the highest id is the one that grows."""
+        self.chunks[chunk.id] = chunk
+
+    def adopt(self, chunks: Mapping[int, Chunk]) -> None:
+        """Take these chunks, of a newer commit; those that are here already stay, as far as they reach now."""
+        for number, chunk in chunks.items():
+            mine = self.chunks.get(number)
+            if mine is not None and mine.header == chunk.header:
+                self._go_on(mine, chunk)
+                continue
+            if mine is not None:  # never committed: a later writer used its number again
+                self.remove(number)
+            self.add(chunk)
+
+    def _go_on(self, mine: Chunk, newer: Chunk) -> None:
+        """Let a chunk reach as far as another object of the same file does."""
+        if newer.is_mapped and newer.directory != mine.directory:
+            # On an overlay file system the mapping of before may never show what was written since.
+            self.chunks[mine.id] = newer
+            self.arrays.pop(mine.id, None)
+        else:
+            mine.seek(newer.committed, newer.directory)
+            newer.unmap()  # two of each file until the garbage collector comes would be many descriptors
+
+    def settle(self, chunk: Chunk) -> None:
+        """Take a chunk that a transaction has made for committed."""
+        self.add(chunk)
+        self.drafts.pop(chunk.id, None)
+
+    def remove(self, chunk: int) -> None:
+        """Forget a chunk; its views stay valid."""
+        self.chunks.pop(chunk, None)
+        self.arrays.pop(chunk, None)
+        self.live_arrays.pop(chunk, None)
+
+    def discard(self, chunk: int) -> None:
+        """Forget a chunk that was not committed."""
+        if chunk in self.drafts:
+            self.drafts[chunk].close()
+        self.remove(chunk)
+        self.drafts.pop(chunk, None)
+
+    def retire(self, retired: Retired) -> None:
+        """Forget a chunk that was replaced, but for those who still hold it."""
+        chunk = retired.chunk
+        self._retired_bounds[chunk.id] = (chunk.header.data_offset, chunk.committed)
+        self.retired[chunk.id] = retired
+        self.remove(chunk.id)
+
+    def retired_chunk(self, chunk: int) -> Retired:
+        """Return a chunk that was replaced.
+
+        Raises
+        ------
+        MovedError
+            No view as old as its extents is left, so that it was let go.
+        """
+        found = self.retired.get(chunk)
+        if found is None:
+            raise MovedError(f"chunk {chunk} of store {self.name!r} was replaced by compaction")
+        return found
+
+    def close(self) -> None:
+        """Let the mappings go that no view holds."""
+        self.arrays.clear()
+        self.live_arrays.clear()
+        for chunk in self.chunks.values():
+            chunk.close()
+
+    # ------------------------------------------------------------------ reading
+
+    def array(self, extent: Extent) -> npt.NDArray[Any]:
+        """Return an extent's items, read-only, without a copy."""
+        start = extent[1] // self.item_size
+        return self.arrays[extent[3]][start : start + extent[2]]
+
+    def live_array(self, extent: Extent) -> npt.NDArray[Any]:
+        """Return an extent's items, writable: a change goes to the file."""
+        start = extent[1] // self.item_size
+        return self.live_arrays[extent[3]][start : start + extent[2]]
+
+    def retired_items(self, chunk: int, *, writable: bool) -> npt.NDArray[Any]:
+        """Return a replaced chunk as one array of items, which is not kept; a change to it would be lost."""
+        retired = self.retired_chunk(chunk)
+        if writable:
+            raise MovedError(f"chunk {chunk} of store {self.name!r} was replaced by compaction")
+        return retired.chunk.items(self.schema.dtype)
+
+    def is_lent(self, chunk: int) -> bool:
+        """Tell whether anyone holds a writable view of a chunk."""
+        # Every view of it holds the array of the whole chunk; the dictionary and this call hold it, too.
+        return chunk in self.live_arrays and sys.getrefcount(self.live_arrays[chunk]) > 2
+
+    def check(self, run: Run) -> None:
+        """Raise CorruptionError unless all extents of a run lie inside this heap's chunks."""
+        chunks = run["chunk"]
+        ids = chunks_of(run)
+        for chunk_id in ids:
+            rows = run if len(ids) == 1 else run[chunks == chunk_id]
+            low, high = self._bounds(chunk_id, rows)
+            bad = misplaced(rows, low, high, self.item_size)
+            if bad.any():
+                row = rows[np.argmax(bad)]
+                found = f"key {row['key']} with {row['length']} items, flags {row['flags']}"
+                expected = f"whole items inside bytes {low} to {high}"
+                chunk = self.chunks.get(chunk_id)
+                path = chunk.path if chunk else self.name
+                raise CorruptionError(path, offset=int(row["offset"]), found=found, expected=expected)
+
+    def _bounds(self, chunk_id: int, rows: Run) -> tuple[int, int]:
+        """Return where the data of a chunk begins and ends, of a replaced one too: old snapshots name it."""
+        chunk = self.find_chunk(chunk_id)  # of a commit that was cut short it may be a draft yet
+        if chunk is not None:
+            return chunk.header.data_offset, chunk.committed
+        bounds = self._retired_bounds.get(chunk_id)
+        if bounds is None:
+            found = f"key {rows['key'][0]} in chunk {chunk_id}"
+            raise CorruptionError(self.name, found=found, expected=f"one of the chunks {sorted(self.chunks)}")
+        return bounds

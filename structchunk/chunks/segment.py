@@ -1,0 +1,181 @@
+"""One segment of a chunk's directory: bytes to :class:`Segment` and back, and the walk down the directory.
+
+The layout is specified in ``chunk.py``. Nothing here raises on damage: a directory ends at the first slot that
+does not hold a valid segment, because that is what a crash leaves behind.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from ..runs.extent import LIVE, ROW_SIZE, TOMBSTONE, ZERO, Run, by_offset, coalesce, misplaced, run_from_bytes
+from ..runs.packed import ALL, Packed, size_of, unpack
+from ..runs.run import Piece, Scattered, Stretch
+
+MAGIC = b"SEGM"
+SEGMENT = struct.Struct("<4sIIIQQQQIII")
+OWN_CRC = struct.Struct("<I")
+SEGMENT_SIZE = 64
+REPLACES = 1 << 8
+"""Beside the form of the rows: this commit replaces the chunks that the header names."""
+MOST_ROWS = 1 << 28
+"""No commit has as many rows in one chunk: 64 bytes in a sparse file could ask for any amount of memory else."""
+assert SEGMENT.size + OWN_CRC.size == SEGMENT_SIZE
+
+
+class Segment(NamedTuple):
+    """What one commit appended to one chunk.
+
+    ``start`` and ``end`` bound the commit's bytes in the file, ``low`` is the lowest byte of the segment's
+    rows, which lie just below its record; ``parts`` counts the chunks that the commit touched. ``rows`` is over
+    the bytes that it was read from. ``replaces`` tells whether the commit replaces the chunks that the header
+    names.
+    """
+
+    chunk: int
+    commit: int
+    epoch: int
+    parts: int
+    part: int
+    start: int
+    end: int
+    data_crc: int
+    rows: Piece
+    low: int
+    replaces: bool = False
+
+
+def pack_record(
+    chunk: int,
+    commit: int,
+    epoch: int,
+    parts: int,
+    part: int,
+    start: int,
+    end: int,
+    data_crc: int,
+    rows: Packed,
+    *,
+    replaces: bool = False,
+) -> bytes:
+    """Return the record that stands above a segment's rows."""
+    form, count, body = rows
+    form |= REPLACES * replaces
+    head = SEGMENT.pack(MAGIC, parts, part, count, commit, epoch, start, end, data_crc, zlib.crc32(body), form)
+    return head + OWN_CRC.pack(zlib.crc32(head, chunk))
+
+
+def data_crc(raw: memoryview, rows: Piece, item_size: int) -> int:
+    """Return the CRC of the bytes of all records but ``ZERO`` ones, in the order in which they lie."""
+    if isinstance(rows, Stretch):
+        return 0 if rows.flags & (TOMBSTONE | ZERO) else zlib.crc32(raw[rows.span])
+    return _crc_of_any(raw, rows.run, item_size)
+
+
+def _crc_of_any(raw: memoryview, rows: Run, item_size: int) -> int:
+    covered = rows[(rows["flags"] & (TOMBSTONE | ZERO) == 0) & (rows["length"] > 0)]
+    if not len(covered):
+        return 0
+    offset, size = covered["offset"], covered["length"] * np.uint64(item_size)
+    start, end = int(offset.min()), int((offset + size).max())
+    if int(size.sum()) == end - start:  # no gaps, so there is no need to sort
+        return zlib.crc32(raw[start:end])
+    crc = 0
+    for _, offset, length, _, _ in coalesce(by_offset(covered), item_size).tolist():
+        crc = zlib.crc32(raw[offset : offset + length * item_size], crc)
+    return crc
+
+
+def parse_segment(raw: memoryview, position: int, chunk: int, data_offset: int, item_size: int) -> Segment | None:
+    """Return the segment whose record ends at `position`, or None if no valid one stands there."""
+    top = position - SEGMENT_SIZE
+    if top < data_offset:
+        return None
+    head = bytes(raw[top : top + SEGMENT.size])
+    magic, parts, part, count, commit, epoch, start, end, crc, rows_crc, form = SEGMENT.unpack(head)
+    if magic != MAGIC or OWN_CRC.unpack_from(raw, top + SEGMENT.size)[0] != zlib.crc32(head, chunk):
+        return None
+    replaces, form = bool(form & REPLACES), form & ~REPLACES
+    try:
+        low = top - size_of(form, count)
+        highest = min(low, top - count * ROW_SIZE)  # so that rows in memory are never more than the file's size
+        if part >= parts or count > MOST_ROWS or not data_offset <= start <= end <= highest:
+            return None
+        if zlib.crc32(raw[low:top]) != rows_crc:
+            return None
+        rows = unpack(Packed(form, count, raw[low:top]), item_size)
+    except ValueError:
+        return None
+    if not _are_sound(rows, chunk, start, end, item_size):
+        return None
+    return Segment(chunk, commit, epoch, parts, part, start, end, crc, rows, low, replaces)
+
+
+def _are_sound(rows: Piece, chunk: int, start: int, end: int, item_size: int) -> bool:
+    """Tell whether the records of rows, whose keys ascend, lie in ``[start, end)`` of this chunk."""
+    run = rows.run if isinstance(rows, Scattered) else rows.ends
+    flags = run["flags"]
+    zero_alone = (flags & ZERO != 0) & (flags & LIVE == 0)
+    records = run[flags & TOMBSTONE == 0]
+    # More bytes than there are would be records over one another, and each of them would have to be read. Summed as
+    # floats, which no sum makes wrap around, and which are exact up to more than any file has.
+    is_sum_needed = isinstance(rows, Scattered) and len(records) > 1
+    size = float(records["length"].sum(dtype=np.float64)) * item_size if is_sum_needed else 0
+    return (
+        bool((run["chunk"] == chunk).all())
+        and not bool(zero_alone.any())
+        and not bool(misplaced(records, start, end, item_size).any())
+        and size <= end - start
+    )
+
+
+def survey(directory: memoryview) -> tuple[int, int] | None:
+    """Return the flags that any row of a directory has, and the size of its last segment, without walking it.
+
+    Parameters
+    ----------
+    directory : memoryview
+        All of one, and sound.
+
+    Returns
+    -------
+    tuple or None
+        None if rows and records cannot be told apart for sure.
+    """
+    units = run_from_bytes(directory)
+    # A record is two units. The first one's offset ends in its row count, the second one's chunk is its form.
+    is_row = units["key"].astype(np.uint32) != int.from_bytes(MAGIC, "little")
+    records = np.flatnonzero(~is_row)
+    if not len(records) or records[-1] + 1 == len(units):
+        return None
+    is_row[records + 1] = False
+    forms = units["chunk"][records + 1] & np.uint32(~REPLACES & 0xFFFFFFFF)
+    row_counts = units["offset"][records] >> np.uint64(32)
+    unit_counts = row_counts.astype(np.int64)
+    flags = 0
+    for at in np.flatnonzero(forms != ALL).tolist():
+        try:
+            unit_counts[at] = size_of(int(forms[at]), int(row_counts[at])) // ROW_SIZE
+        except ValueError:
+            return None
+        top = int(records[at])
+        first = max(top - int(unit_counts[at]), 0)
+        flags |= int(units["length"][first]) >> 32  # where the head of such rows has their flags
+        is_row[first:top] = False
+    # What looks like a record and is none makes this sum too large.
+    if 2 * len(records) + int(unit_counts.sum()) != len(units):
+        return None
+    flags |= int(np.bitwise_or.reduce(units["flags"][is_row], initial=0))
+    return flags, int(records[0]) * ROW_SIZE + SEGMENT_SIZE
+
+
+def walk(raw: memoryview, position: int, chunk: int, data_offset: int, item_size: int) -> Iterator[Segment]:
+    """Yield the directory's segments from `position` downwards, in the order of their commits."""
+    while (segment := parse_segment(raw, position, chunk, data_offset, item_size)) is not None:
+        yield segment
+        position = segment.low

@@ -1,0 +1,7 @@
+"""The handles: databases, transactions and snapshots, and how they are opened, shared and pickled.
+
+Where stores meet the engine: each handle binds stores to it, and ends what depends on it when it is closed.
+Formats, protocols and algorithms belong in the folders below.
+
+Modules, from the bottom up: snapshot, transaction, autocommit, writer_queue, database, pickling, shared, opening.
+"""

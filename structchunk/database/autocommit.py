@@ -1,0 +1,101 @@
+"""AtLatest: what a store of a database is bound to, the latest commit; and the transaction of a single write."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..chunks.heap import Heap
+from ..engine.staging import Staging
+from ..engine.storage import Storage
+from ..runs.extent import Extent, Run
+from ..runs.run import Piece
+from .transaction import Transaction
+
+
+class Writable(Protocol):
+    """What is needed of a database."""
+
+    storage: Storage
+
+    @property
+    def mode(self) -> str:
+        """The mode that it was opened with."""
+
+    def check_open(self) -> None:
+        """Raise ClosedError once it is closed."""
+
+    def transaction(self) -> Transaction:
+        """Begin a write transaction."""
+
+
+class OwnTransaction:
+    """The transaction of a single write; entering it gives the staging of the one store that is written."""
+
+    def __init__(self, database: Writable, heap: Heap) -> None:
+        self._database = database
+        self._heap = heap
+
+    def __enter__(self) -> Staging:
+        self._transaction = self._database.transaction()
+        try:
+            return self._transaction.staging(self._heap)
+        except BaseException:
+            self._transaction.abort()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._transaction.__exit__(kind, error, trace)
+
+
+class AtLatest:
+    """Binding of a store to the latest commit; every write is a transaction of its own."""
+
+    def __init__(self, database: Writable, heap: Heap) -> None:
+        self.heap = heap
+        self._database = database
+        self._index = database.storage.index
+        # Straight to the index: this is the path of every single read.
+        self.find: Callable[[int], Extent | None] = self._index.table(heap.store).find
+
+    def open_staging(self) -> None:
+        """Return None: there is no open transaction here."""
+
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return one row per ascending key; the key that has none gets a tombstone."""
+        with contextlib.closing(self._index.view()) as view:
+            return view.lookup(self.heap.store, keys)
+
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+        """Yield the live rows of a key range, all as of the present commit, as consecutive pieces."""
+        return self._index.view().pieces(self.heap.store, start, stop, reverse=reverse)
+
+    def record_count(self) -> int:
+        """Return how many records the store has."""
+        self._database.check_open()
+        return self._index.record_count(self.heap.store)
+
+    def version(self) -> int:
+        """Return the number of the last commit."""
+        self._database.check_open()
+        return self._index.last
+
+    def writing(self) -> OwnTransaction:
+        """Return a transaction that is committed at the end."""
+        return OwnTransaction(self._database, self.heap)
+
+    def home(self) -> Writable:
+        """Return the database."""
+        return self._database
+
+    def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
+        """Return an extent's items for changing in place, or None if the database is open for reading."""
+        database = self._database
+        return None if database.mode == "r" else database.storage.live_array(self.heap, extent)

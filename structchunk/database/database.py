@@ -1,0 +1,482 @@
+"""Database: open, the catalog of stores, lifetimes, close."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..chunks.heap import Heap
+from ..disk.paths import AnyPath
+from ..engine.storage import Storage
+from ..errors import ReadOnlyError, StoreNotFound
+from ..maintenance.backup import copy_storage, destination
+from ..maintenance.compaction import CompactionReport, compact_index, compact_store
+from ..maintenance.stats import StoreStats, store_stats
+from ..maintenance.verify import Problem, verify_storage
+from ..process import leftovers
+from ..readers.read_storage import ReadStorage
+from ..stores.batch import Batch
+from ..stores.collection import Catalogue, check_store_name
+from ..stores.store import BATCH_SIZE
+from ..types.schema import Schema
+from .autocommit import AtLatest
+from .snapshot import Snapshot
+from .transaction import Transaction
+from .writer_queue import WriterQueue
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CLOSE_WAIT = 1.0
+"""Seconds that closing waits for a transaction of another thread."""
+
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+class Database(Catalogue):
+    """A directory of stores. Made by :func:`open`.
+
+    Notes
+    -----
+    Any number of threads may use one. There is one write transaction at a time; others wait. A child of
+    ``fork()`` is refused. As a context manager it closes at the end.
+
+    What was committed with ``sync=True`` is on disk when the commit returns. With ``sync=False`` it survives
+    the end of the process, and after a power cut the database comes back as of some earlier commit, whole:
+    not older than the last ``sync()``, ``close()`` or durable commit.
+    """
+
+    def __init__(self, storage: Storage, *, mode: str, sync: bool) -> None:
+        self.storage = storage
+        self._mode = mode
+        self._sync = sync
+        self._close_wanted = False
+        self._queue = WriterQueue(self._begin_writing, self._end_writing)
+        _databases.add(self)
+
+    @property
+    def path(self) -> str:
+        """The database's directory, absolute, without symbolic links."""
+        return self.storage.paths.root
+
+    @property
+    def mode(self) -> str:
+        """The mode that it was opened with."""
+        return self._mode
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self.storage.is_closed
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{len(self.storage.heaps)} stores"
+        return f"<Database {self.path!r}, mode {self._mode!r}, {state}>"
+
+    def check_open(self) -> None:
+        """Raise ClosedError after :meth:`close`, and in a forked child."""
+        self.storage.index.leveldb.check_open()
+
+    # ------------------------------------------------------------------ stores
+
+    def _binding(self, name: str) -> AtLatest:
+        self.check_open()
+        heap = self.storage.heaps.get(name)
+        if heap is None:
+            raise StoreNotFound(f"{self.path} has no store {name!r}; it has {sorted(self.storage.heaps)}")
+        return self._latest(heap)
+
+    def _latest(self, heap: Heap) -> AtLatest:
+        return AtLatest(self, heap)
+
+    def __contains__(self, name: object) -> bool:
+        self.check_open()
+        return name in self.storage.heaps
+
+    def __iter__(self) -> Iterator[str]:
+        self.check_open()
+        return iter(sorted(self.storage.heaps))
+
+    def __len__(self) -> int:
+        self.check_open()
+        return len(self.storage.heaps)
+
+    def schema(self, name: str) -> Schema | None:
+        """Return the type of a store, or None if there is no such store."""
+        self.check_open()
+        heap = self.storage.heaps.get(name)
+        return None if heap is None else heap.schema
+
+    def create(self, name: str, schema: Schema) -> None:
+        """Create a store, as a commit of its own."""
+        with self.transaction() as transaction:
+            if transaction.schema(name) is None:
+                transaction.create(name, schema)
+
+    def drop_store(self, name: str) -> None:
+        """Delete a store and all its records, as a commit of its own; its files go once that is on disk.
+
+        Raises
+        ------
+        StoreNotFound
+            There is no such store.
+        OSError
+            ENOSPC when the disk is full, and the reserve that is kept for this is too small; nothing changed.
+
+        Notes
+        -----
+        Who still holds one of its arrays, batches or snapshots, or the store itself, keeps the disk space of its
+        files.
+        """
+        self._drop(name)
+        self.sync()
+
+    def _drop(self, name: str) -> None:
+        with self.transaction() as transaction:
+            heap = transaction.storage.heaps.get(check_store_name(name))
+            if heap is None:
+                raise StoreNotFound(f"{self.path} has no store {name!r}")
+            transaction.drop(heap)
+
+    def scan(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> Iterator[tuple[Batch, ...]]:
+        """Sweep stores that share keys side by side: an inner join on the keys, in ascending order.
+
+        Parameters
+        ----------
+        *names : str
+            Stores, of any kind.
+        start, stop : int, optional
+            Range of keys.
+        batch_size : int
+            Records of each store in a batch, at most. A batch is smaller where the records of a store stop
+            lying back to back for long.
+
+        Yields
+        ------
+        tuple of Batch
+            One for each name, in that order, with the same keys: ``for time, value in db.scan("time",
+            "value")``. A view of the file where the records lie back to back, else a copy.
+
+        Raises
+        ------
+        StoreNotFound
+            There is no such store.
+        ValueError
+            No store was named.
+
+        Notes
+        -----
+        All batches of all stores are as of one commit, the last one before the call. Batches stay valid for as
+        long as the caller holds them.
+        """
+        return self.snapshot().scan(*names, start=start, stop=stop, batch_size=batch_size)
+
+    def to_arrow(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> pa.RecordBatchReader:
+        """Sweep stores side by side as :meth:`scan` does, as a stream of Arrow record batches.
+
+        Parameters
+        ----------
+        *names, start, stop, batch_size
+            As in :meth:`scan`; no store twice.
+
+        Returns
+        -------
+        pyarrow.RecordBatchReader
+            With ``key: uint64`` and a column for each store, of its name: of (large) lists, or of structs for
+            object stores. Copied only where ``Store.to_arrow`` copies, or where the keys of the stores differ.
+
+        Raises
+        ------
+        StoreNotFound, ValueError
+            As :meth:`scan`.
+        SchemaError, ImportError
+            As ``Store.to_arrow``.
+        """
+        return self.snapshot().to_arrow(*names, start=start, stop=stop, batch_size=batch_size)
+
+    # ------------------------------------------------------------------ transactions
+
+    def transaction(self, *, sync: bool | None = None) -> Transaction:
+        """Begin a write transaction, once the one of any other thread has ended.
+
+        Parameters
+        ----------
+        sync : bool, optional
+            Whether ``commit`` waits for the disk; by default as the database was opened.
+
+        Raises
+        ------
+        LockedError
+            This thread has a transaction open already.
+        ReadOnlyError
+            The database is open for reading.
+        """
+        self._check_writable()
+        return self._queue.take(sync=self._sync if sync is None else bool(sync))
+
+    def _begin_writing(self) -> Storage:
+        """Return the files that a transaction changes."""
+        self.storage.begin()
+        return self.storage
+
+    def _end_writing(self) -> None:
+        """Let the files go that a transaction changed."""
+
+    def _check_writable(self) -> None:
+        if self._close_wanted:
+            self.close()
+        self.storage.index.leveldb.check_open()
+        if self._mode == "r":
+            raise ReadOnlyError(f"{self.path} is open with mode='r'; open it with mode='r+' to write")
+
+    def refresh(self) -> None:
+        """Show the newest commit, in a database that is open for reading; any other one always does.
+
+        Notes
+        -----
+        Stores and cursors that were got before go on from the new commit; a range read that was begun
+        goes on with the old one, and so do snapshots. Arrays and objects that were handed out stay as they are.
+        While a snapshot is held, files that the writer has dropped keep their disk space. Costs next to
+        nothing if there is no newer commit. In a forked child whose parent had used a database, each one that
+        finds a newer commit takes some file descriptors for good: where that is done often, spawn instead.
+        """
+        self.check_open()
+        if isinstance(self.storage, ReadStorage):
+            self.storage.refresh()
+
+    def snapshot(self) -> Snapshot:
+        """Return the database as of the latest commit, for reading."""
+        self.check_open()
+        with self.storage.committing():  # else a store could come or go between the two
+            return Snapshot(self.storage.index.view(), self.storage.heaps, self)
+
+    def verify(self, progress: Callable[[int, int], object] | None = None) -> list[Problem]:
+        """Check headers, directories, checksums, and every index row against its chunk.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called as ``progress(done, total)``, in chunks.
+
+        Returns
+        -------
+        list of Problem
+            What is wrong, where, and what to do; empty if all is well.
+
+        Notes
+        -----
+        Changes nothing, and does not raise on damage. It checks one commit while others go on. Records that
+        may change in place are under no checksum. With ``mode="r"`` it leaves out what a writer may be changing:
+        the offsets in the headers of chunks, files that no store knows, and the checksum of every commit that
+        holds a record that may change in place.
+        """
+        self.check_open()
+        return verify_storage(self.storage, progress)
+
+    def stats(self) -> dict[str, StoreStats]:
+        """Return what each store holds, in records and bytes, and what it costs, chunk by chunk.
+
+        Returns
+        -------
+        dict of str to StoreStats
+
+        Notes
+        -----
+        The figures are kept up with every commit, so that this is quick whatever the stores hold.
+        """
+        self.check_open()
+        with self.storage.committing():
+            last, live = self.storage.index.last, self.storage.index.live
+            found = sorted(self.storage.heaps.items())
+            return {
+                name: store_stats(name, self.storage.places(heap, last), live.get(heap.store, {}))
+                for name, heap in found
+            }
+
+    def compact(self, *names: str, progress: Callable[[int, int], object] | None = None) -> list[CompactionReport]:
+        """Rewrite stores in order of key, drop what was replaced or deleted, and give its disk space back.
+
+        Parameters
+        ----------
+        *names : str
+            Stores; none means all.
+        progress : callable, optional
+            Called as ``progress(done, total)``, in bytes of live records.
+
+        Returns
+        -------
+        list of CompactionReport
+            One for each store, in the given order.
+
+        Raises
+        ------
+        StoreNotFound
+            There is no such store; nothing was done.
+        LockedError
+            This thread has a transaction open.
+        OSError
+            ENOSPC when the disk has no room for the copy of a store; that store is as it was.
+
+        Notes
+        -----
+        Each store is one commit, atomic and durable, during which other transactions wait and reads go on.
+        Afterwards a scan of the store is one contiguous sweep of its new chunks. It takes disk space for a copy
+        of the store while it lasts, and memory for the rows (some hundred bytes a record), not for the records.
+
+        Arrays, batches, snapshots and scans stay valid; the disk space of an old chunk comes back when the last
+        of them goes. A chunk is skipped while anyone holds a view through which its records can be changed in
+        place (an object, or an array made by ``new()``); who asks for one meanwhile waits until the store is
+        done. Such records are copied as they are then: older snapshots and batches do not follow later changes.
+        Sparse arrays stay sparse.
+        """
+        self._check_writable()
+        wanted = list(dict.fromkeys(names or self))
+        stats = self.stats()
+        for name in wanted:
+            self[name]  # raises if there is none, before anything is done
+        total = sum(stats[name].live for name in wanted)
+        reports = []
+        done = 0
+        for name in wanted:
+            reports.append(self._compact(name, partial(_report, progress, done, total)))
+            done += stats[name].live
+            _report(progress, done, total)
+        compact_index(self.storage, names)
+        return reports
+
+    def _compact(self, name: str, progress: Callable[[int], object]) -> CompactionReport:
+        with self.transaction(sync=True) as transaction:
+            heap = transaction.storage.heaps.get(name)
+            if heap is None:
+                raise StoreNotFound(f"store {name!r} was dropped")
+            staging = transaction.staging(heap)
+            return compact_store(transaction.storage, staging, transaction.commit, self.sync, progress)
+
+    def sync(self) -> None:
+        """Bring everything to disk: all commits, the index, and changes made in place to live records."""
+        self._check_writable()
+        self.storage.checkpoint()
+
+    def checkpoint(self, dest: AnyPath) -> None:
+        """Make a copy of the database, as of its latest commit, while others read and write.
+
+        Parameters
+        ----------
+        dest : path-like
+            The directory to make; it must not exist, and must lie outside of the database.
+
+        Raises
+        ------
+        FileExistsError
+            `dest` exists.
+        ValueError
+            `dest` lies inside the database.
+        OSError
+            The disk is full, or failed: then nothing is left of the copy.
+
+        Notes
+        -----
+        The copy is complete, on disk when this returns, and independent: either may be written, compacted or
+        deleted, and the other does not change. On the same file system, chunks that are full and hold no records
+        that may change in place are hard links, which take no time and no space. The last chunk of each store, and
+        all that hold such records, are copied, and so is the index. Sparse arrays stay sparse.
+
+        Other threads' commits wait while the database is brought to disk, as for :meth:`sync`, and while files
+        are linked; not while they are copied. Records that change in place are copied as they are when their turn
+        comes. An open transaction is not in the copy.
+
+        The copy is made in ``dest.part-...`` beside `dest`, and renamed at the end. A process that is killed
+        leaves that directory behind, which can be removed. Both databases have the same uuid: files must not be
+        exchanged between them.
+        """
+        self.check_open()
+        path = destination(self.storage.paths, dest)
+        if self._mode != "r":
+            self.sync()  # so that more of it can be linked
+        copy_storage(self.storage, path)
+
+    # ------------------------------------------------------------------ end
+
+    def close(self) -> None:
+        """Bring everything to disk and close. Idempotent.
+
+        Notes
+        -----
+        Aborts the transaction that this thread has open. Waits for that of another thread, a second at most, and
+        then aborts it: its next call raises ClosedError. Waits for reads in flight. Arrays and objects that were
+        handed out stay valid.
+
+        A signal handler may call it. If it interrupted a call of this database, which cannot go on before the
+        handler has returned, the database is closed by the next write, the next :meth:`close`, or when the program
+        ends. An interrupt leaves it to be called again.
+        """
+        if self.closed:
+            return
+        if self._is_entered():
+            self._close_wanted = True
+            return
+        self._queue.close(self._close_storage, CLOSE_WAIT)
+        leftovers.clear()
+
+    def _is_entered(self) -> bool:
+        """Tell whether this thread is in the middle of a call, which something has interrupted to ask."""
+        return self.storage.is_entered()
+
+    def _close_storage(self) -> None:
+        self.storage.close()
+
+    def disown(self) -> None:
+        """Let go of everything in a forked child, where it is the parent's."""
+        self._queue.disown()
+        self.storage.disown()
+
+    def __enter__(self) -> Database:
+        self.check_open()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_queue") and not self.closed:
+            # The garbage collector may interrupt whoever holds the locks that closing needs.
+            leftovers.leave(self.storage.close)
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=1)
+
+
+def _report(progress: Callable[[int, int], object] | None, before: int, total: int, done: int = 0) -> None:
+    if progress is not None:
+        progress(before + done, total)
+
+
+@atexit.register
+def _close_all() -> None:
+    for database in _open_ones():
+        with contextlib.suppress(Exception):
+            database.close()
+    leftovers.clear()
+
+
+def _open_ones() -> list[Database]:
+    while True:
+        with contextlib.suppress(RuntimeError):  # a thread that goes on has just opened another one
+            return list(_databases)
+
+
+def _disown_all() -> None:
+    leftovers.disown()
+    for database in list(_databases):
+        database.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)

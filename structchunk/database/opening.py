@@ -1,0 +1,203 @@
+"""open() and rebuild_index(): from a path to a database, by mode."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ..chunks.header import PAGE, round_up
+from ..disk import files
+from ..disk.lock import Lock
+from ..disk.paths import AnyPath, Paths, absolute
+from ..disk.presence import check_free, check_there
+from ..disk.reserve import Reserve
+from ..engine.recovery import create_storage, open_storage
+from ..engine.storage import MAX_CHUNK_SIZE, Storage
+from ..process import leftovers
+from ..readers.directory import welcome
+from ..readers.read_storage import open_reader
+from .database import Database
+from .shared import SharedDatabase
+
+CHUNK_SIZE = 64 << 20
+MIN_CHUNK_SIZE = 4 * PAGE
+_MODES = ("r", "r+", "a", "x")
+
+
+def open(
+    path: AnyPath,
+    mode: str = "a",
+    *,
+    chunk_size: int = CHUNK_SIZE,
+    sync: bool = True,
+    shared: bool = False,
+    timeout: float | None = None,
+) -> Database:
+    """Open a database, or create it.
+
+    Parameters
+    ----------
+    path : path-like
+        The database's directory.
+    mode : {"r", "r+", "a", "x"}
+        ``"r"`` read, must exist; ``"r+"`` read and write, must exist; ``"a"`` create if missing; ``"x"``
+        create, must not exist.
+    chunk_size : int
+        Bytes of the first chunk file of a store, which is sparse; each further one is twice as large as the
+        one before, up to 4 GiB.
+    sync : bool
+        Whether commits wait for the disk, unless a transaction says otherwise.
+    shared : bool
+        Hold the database only while a transaction is open, so that several processes can write in turn; see
+        :class:`SharedDatabase`.
+    timeout : float, optional
+        Seconds that a transaction of a shared database waits for its turn; None means for ever.
+
+    Raises
+    ------
+    FileNotFoundError, FileExistsError
+        As the mode says.
+    LockedError
+        Another process, or another handle of this one, has the database open; the message names it.
+    CorruptionError
+        What is on disk is damaged; the message says what to do.
+
+    Notes
+    -----
+    One handle at a time writes; any number of others, in this process and others, read beside it with
+    ``mode="r"``. Such a one shows the last commit of when it was opened, whole, until :meth:`Database.refresh`.
+    Until it is closed, it keeps links to the files that it reads in ``readers/`` of the database; where files
+    cannot be linked, or the directory may not be written, it copies the index to a temporary directory, which
+    takes time and space by the size of the index. It can be pickled, and a forked child may open one.
+
+    Should the directory be removed, or another one take its path, while a handle is open, that handle shows what
+    it showed, and raises :class:`FailedError` where it would write, or move on to a newer commit.
+
+    In a container, the files of a database that came with the image are copied to the container's layer as they
+    are needed: a chunk file when a handle that may write first reads it, or a reader links it.
+    """
+    if shared and mode == "r":
+        raise ValueError("mode='r' shares the database with a writer as it is; shared=True is for those who write")
+    if timeout is not None and not shared:
+        raise ValueError("timeout is how long a transaction waits for other processes; it needs shared=True")
+    if mode not in _MODES:
+        raise ValueError(f"mode is {mode!r}; it must be one of {', '.join(map(repr, _MODES))}")
+    size = operator.index(chunk_size)
+    if not MIN_CHUNK_SIZE <= size <= MAX_CHUNK_SIZE:
+        raise ValueError(f"chunk_size is {size}; it must be from {MIN_CHUNK_SIZE} to {MAX_CHUNK_SIZE} bytes")
+    leftovers.clear()
+    root = absolute(path)
+    exists = files.exists(os.path.join(root, "superblock"))
+    if mode == "x" and exists:
+        raise FileExistsError(f"{root} is a database already; open it with mode='a'")
+    paths = Paths(root)
+    if mode in ("r", "r+"):
+        check_there(paths)
+    else:
+        _make_root(root)
+    if shared:
+        return _open_shared(paths, mode, round_up(size, PAGE), timeout, sync=bool(sync))
+    storage = open_reader(paths) if mode == "r" else _open_for_writing(paths, mode, round_up(size, PAGE))
+    try:
+        return Database(storage, mode=mode, sync=bool(sync))
+    except BaseException:
+        leftovers.finish(storage.close)
+        raise
+
+
+def rebuild_index(path: AnyPath, progress: Callable[[int, int], object] | None = None) -> None:
+    """Make the index of a closed database anew, from its chunk files alone.
+
+    Parameters
+    ----------
+    path : path-like
+        The database's directory.
+    progress : callable, optional
+        Called as ``progress(done, total)``, in chunks.
+
+    Raises
+    ------
+    CorruptionError
+        A chunk file is damaged where a durable commit stood; nothing was changed.
+    LockedError
+        The database is open.
+
+    Notes
+    -----
+    Whatever state the index is in, and if there is none, this gives the last whole commit: its stores and their
+    types, every record, no deleted one, and nothing of a transaction that was not committed.
+    """
+    leftovers.clear()
+    paths = Paths(absolute(path))
+    check_there(paths, for_rebuild=True)
+    lock = Lock(paths.lock)
+    try:
+        storage = _open_existing(paths, lock, CHUNK_SIZE, rebuild=True, progress=progress)
+    except BaseException:
+        lock.release()
+        raise
+    leftovers.finish(storage.close)
+
+
+def _make_root(root: str) -> None:
+    """Make the directory of a database, unless it is there, or others are just making it."""
+    try:
+        files.make_directory(root)
+    except FileExistsError:
+        if not os.path.isdir(root):
+            raise
+
+
+def _open_for_writing(paths: Paths, mode: str, chunk_size: int, timeout: float | None = 0) -> Storage:
+    """Open the files of a database, or create them, once the lock is free."""
+    may_create = mode in ("a", "x")
+    if may_create and not files.exists(paths.superblock):
+        check_free(paths)  # first: the lock of a database would overwrite a file of that name
+    lock = Lock(paths.lock, timeout)
+    try:
+        if files.exists(paths.superblock) or not may_create:
+            if mode == "x":
+                raise FileExistsError(f"{paths.root} is a database already; open it with mode='a'")
+            storage = _open_existing(paths, lock, chunk_size)
+        else:
+            storage = create_storage(paths, lock, chunk_size)
+    except BaseException:
+        lock.release()
+        raise
+    try:
+        storage.renew_reserve()
+        welcome(paths, lock)
+        storage.index.leveldb.adopt()
+    except BaseException:
+        leftovers.finish(storage.close)
+        raise
+    return storage
+
+
+def _open_existing(paths: Paths, lock: Lock, chunk_size: int, **options: Any) -> Storage:
+    """Open the files of a database, for which the reserve is given up if the disk is full."""
+    reserve = Reserve(paths.reserve)
+
+    def open_files() -> Storage:
+        if files.free_size(paths.root) < reserve.size:  # first: LevelDB may begin to merge tables at once
+            raise reserve.too_small(reserve.size)
+        return open_storage(paths, lock, chunk_size, **options)
+
+    storage = reserve.spend_on(open_files)
+    storage.reserve = reserve
+    return storage
+
+
+def _open_shared(paths: Paths, mode: str, chunk_size: int, timeout: float | None, *, sync: bool) -> Database:
+    if mode == "x" or not files.exists(paths.superblock):
+        leftovers.finish(_open_for_writing(paths, mode, chunk_size, timeout).close)
+    open_in_turn = partial(_open_for_writing, paths, "r+", chunk_size, timeout)
+    storage = open_reader(paths)
+    try:
+        return SharedDatabase(storage, open_in_turn, mode=mode, sync=sync)
+    except BaseException:
+        leftovers.finish(storage.close)
+        raise

@@ -1,0 +1,197 @@
+"""Pickling a database that is open for reading, and its snapshots: as of the same commit, in any process.
+
+What is pickled says where the reader keeps a clone of that commit, and no more. Who unpickles it clones the clone.
+In each process one handle for each commit is shared: whatever is unpickled of it, it is opened once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import copyreg
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeAlias, TypeVar
+
+from ..disk.paths import Paths
+from ..disk.presence import check_there
+from ..errors import CommitGone, CorruptionError, ReadOnlyError
+from ..readers.kept import Kept
+from ..readers.read_storage import KEPT, ReadStorage, open_kept, open_reader
+from .database import Database
+from .snapshot import Snapshot
+
+_IDLE = 2
+"""How many commits of a database stay open when nothing uses them: the newest, and the one before that."""
+_IDLE_DATABASES = 32
+_Key: TypeAlias = tuple[str, bytes, int, int]
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class SharedReader(Database):
+    """A database that was unpickled. It closes when nothing holds it any more, if nobody has closed it before."""
+
+    def __init__(self, storage: ReadStorage) -> None:
+        super().__init__(storage, mode="r", sync=True)
+
+    # Bound to nothing, so that it is closed as soon as it is let go, and not with the garbage.
+    @staticmethod
+    def _begin_writing() -> NoReturn:
+        raise ReadOnlyError("a database that was pickled is open for reading")
+
+    @staticmethod
+    def _end_writing() -> None:
+        pass
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
+
+
+class Handles:
+    """The handles of a process for what was unpickled in it: those in use, and the last ones that were."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._open: weakref.WeakValueDictionary[_Key, SharedReader] = weakref.WeakValueDictionary()
+        self._idle: dict[tuple[str, bytes], dict[_Key, SharedReader]] = {}
+
+    def get(self, kept: Kept, make: Callable[[], SharedReader]) -> SharedReader:
+        """Return the handle for a commit; make one if there is none, or if it was closed or has moved on."""
+        key = kept.path, kept.database, kept.commit, kept.epoch
+        database = self._open.get(key)
+        if database is None or database.closed or database.storage.index.last != kept.commit:
+            database = self._open[key] = make()
+        idle = self._idle.get(key[:2], {})
+        _put_last(idle, key, database, _IDLE)
+        _put_last(self._idle, key[:2], idle, _IDLE_DATABASES)
+        return database
+
+    def close(self) -> None:
+        """Close all."""
+        for database in list(self._open.values()):
+            database.close()
+
+
+def _put_last(entries: dict[K, V], key: K, value: V, count: int) -> None:
+    """Put an entry last, and keep the last few."""
+    entries.pop(key, None)
+    entries[key] = value
+    if len(entries) > count:
+        del entries[next(iter(entries))]
+
+
+_handles = Handles()
+
+
+def reopen(kept: Kept) -> Database:
+    """Return a database that was pickled, as of the commit that it showed.
+
+    Raises
+    ------
+    CommitGone
+        There is a later commit, and the reader that was pickled does not keep its own any more.
+    FileNotFoundError, CorruptionError
+        As :func:`open`.
+
+    Notes
+    -----
+    All who ask for the same commit in a process share one handle.
+    """
+    with _handles.lock:
+        return _handles.get(kept, lambda: SharedReader(_open_as_of(kept)))
+
+
+def open_shared(path: str) -> tuple[Kept, Database]:
+    """Open the latest commit of a database, for others to find: where they do, and the handle that keeps it.
+
+    In this process it is the one that :func:`reopen` returns.
+    """
+    paths = Paths(path)
+    check_there(paths)
+    database = SharedReader(open_reader(paths))
+    kept = keep(database)
+    with _handles.lock:
+        found = _handles.get(kept, lambda: database)
+    return keep(found), found
+
+
+def reopen_snapshot(kept: Kept) -> Snapshot:
+    """Return a snapshot that was pickled: another one, as of the same commit."""
+    while True:
+        snapshot = reopen(kept).snapshot()
+        if snapshot.commit_number == kept.commit:
+            return snapshot
+        snapshot.close()  # another thread has refreshed the handle
+
+
+def _open_as_of(kept: Kept) -> ReadStorage:
+    paths = Paths(kept.path)
+    check_there(paths)
+    try:
+        return open_kept(kept)
+    except (CorruptionError, FileNotFoundError) as error:
+        return _latest(paths, kept, error)
+
+
+def _latest(paths: Paths, kept: Kept, error: Exception) -> ReadStorage:
+    """Open the latest commit, and raise unless it is the one that was kept."""
+    storage = open_reader(paths)
+    try:
+        if storage.shows(kept):
+            return storage
+        raise CommitGone(
+            f"{kept.path} is at commit {storage.index.last} now, and what was pickled at commit {kept.commit} is "
+            f"gone: its reader is closed, or was pickled at {KEPT} others since; keep it open until all have "
+            "unpickled, or open the database by its path, as of the latest commit"
+        ) from error
+    except BaseException:
+        storage.close()
+        raise
+
+
+def keep(database: Database) -> Kept:
+    """Return where others find the commit that a database shows, which is open for reading."""
+    storage = _check_readable(database)
+    return storage.keep(storage.index.leveldb.directory)
+
+
+def _check_readable(database: Database) -> ReadStorage:
+    database.check_open()
+    if database.mode == "r" and isinstance(database.storage, ReadStorage):
+        return database.storage
+    raise TypeError(
+        f"{database.path} is open for writing: it cannot be pickled, nor its stores and snapshots; open it with "
+        "mode='r'"
+    )
+
+
+def _pickled(database: Database) -> tuple[Callable[..., Database], tuple[Any, ...]]:
+    return reopen, (keep(database),)
+
+
+def _pickled_snapshot(snapshot: Snapshot) -> tuple[Callable[..., Snapshot], tuple[Any, ...]]:
+    assert isinstance(snapshot.database, Database)
+    storage = _check_readable(snapshot.database)
+    return reopen_snapshot, (storage.keep(snapshot.view().snapshot.directory),)
+
+
+def _close_at_exit() -> None:
+    _handles.close()
+
+
+def _forget_in_child() -> None:
+    global _handles
+    _handles = Handles()
+
+
+def register() -> None:
+    """Have databases and snapshots pickled so; close at exit what was unpickled."""
+    for kind in (Database, SharedReader):
+        copyreg.pickle(kind, _pickled)
+    copyreg.pickle(Snapshot, _pickled_snapshot)
+    atexit.register(_close_at_exit)
+    os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,154 @@
+"""Snapshot: the stores as of one commit, and what a store is bound to within one. Nothing is written here."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from ..chunks.heap import Heap
+from ..errors import ClosedError, ReadOnlyError, StoreNotFound
+from ..index.index import View
+from ..runs.extent import KEY_END, Extent, Run
+from ..runs.key_ranges import KeyRange, split, weight
+from ..runs.run import Piece
+from ..stores.join import Aligned
+from ..types.keys import as_key
+
+
+class InSnapshot:
+    """Binding of a store to a snapshot."""
+
+    def __init__(self, snapshot: Snapshot, heap: Heap) -> None:
+        self.heap = heap
+        self._snapshot = snapshot
+
+    def open_staging(self) -> None:
+        """Return None: a snapshot has no transaction."""
+
+    def find(self, key: int) -> Extent | None:
+        """Return the extent of a key, or None."""
+        return self._snapshot.view().find(self.heap.store, as_key(key))
+
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return one row per ascending key; the key that has none gets a tombstone."""
+        return self._snapshot.view().lookup(self.heap.store, keys)
+
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+        """Yield the live rows of a key range as consecutive pieces."""
+        return self._snapshot.view().pieces(self.heap.store, start, stop, reverse=reverse)
+
+    def record_count(self) -> int:
+        """Return how many records the store has."""
+        return self._snapshot.view().record_count(self.heap.store)
+
+    def version(self) -> int:
+        """Return the same number always."""
+        self._snapshot.view()
+        return 0
+
+    def writing(self) -> NoReturn:
+        """Refuse."""
+        raise ReadOnlyError("a snapshot cannot be written; write through the database or a transaction")
+
+    def home(self) -> Snapshot:
+        """Return the snapshot."""
+        return self._snapshot
+
+    def live_array(self, extent: Extent) -> None:
+        """Return None: nothing may be changed through a snapshot."""
+
+
+class Snapshot(Aligned):
+    """The database as of one commit, for reading. Made by ``db.snapshot()``.
+
+    Notes
+    -----
+    Any number of threads may use one. Keep it short: until it is closed, LevelDB keeps old index tables. What
+    was read from it stays valid after it is closed. Records that may change in place (objects, arrays made
+    by ``new()``) show their present bytes.
+
+    One of a database that is open with ``mode="r"`` can be pickled, as that can; see :func:`open`.
+    """
+
+    def __init__(self, view: View, heaps: dict[str, Heap], database: object) -> None:
+        self.database = database
+        """What it was taken of, which lives as long as it does."""
+        self._view: View | None = view
+        self._heaps = dict(heaps)
+        self._finalizer = weakref.finalize(self, view.close)
+
+    def __repr__(self) -> str:
+        if self._view is None:
+            return "<Snapshot, closed>"
+        return f"<Snapshot of commit {self._view.commit}, {len(self._heaps)} stores>"
+
+    @property
+    def commit_number(self) -> int:
+        """Number of the commit that this snapshot shows."""
+        return self.view().commit
+
+    def view(self) -> View:
+        """Return the index as of the snapshot's commit."""
+        if self._view is None:
+            raise ClosedError("the snapshot is closed; take another with db.snapshot()")
+        return self._view
+
+    def _binding(self, name: str) -> InSnapshot:
+        self.view()
+        heap = self._heaps.get(name)
+        if heap is None:
+            raise StoreNotFound(f"the snapshot has no store {name!r}; it has {sorted(self._heaps)}")
+        return InSnapshot(self, heap)
+
+    def split(self, *names: str, count: int) -> list[KeyRange]:
+        """Cut the key space into ranges of about the same size, for several workers to scan.
+
+        Parameters
+        ----------
+        *names : str
+            The stores that are to be scanned; their bytes are balanced, together.
+        count : int
+            How many ranges to make; there are fewer if there are few records.
+
+        Returns
+        -------
+        list of (int, int)
+            Start and stop of each range, ascending, each beginning where the one before ends: every key is in
+            exactly one.
+
+        Raises
+        ------
+        StoreNotFound
+            There is no such store.
+
+        Notes
+        -----
+        It reads the index, not the records.
+        """
+        heaps = [self._binding(name).heap for name in names]
+        live = [count for heap in heaps for count in self.view().live(heap.store).values()]
+        size = sum(weight(count.record_count, count.size) for count in live)
+        rows = ((piece, heap.item_size) for heap in heaps for piece in self.view().pieces(heap.store, 0, KEY_END))
+        return split(rows, size, count)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._heaps
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._heaps))
+
+    def close(self) -> None:
+        """Let the snapshot go. Idempotent."""
+        self._view = None
+        self._finalizer()
+
+    def __enter__(self) -> Snapshot:
+        self.view()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

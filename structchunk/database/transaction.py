@@ -1,0 +1,291 @@
+"""Transaction: an atomic change of stores, and what a store is bound to within one."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import TracebackType
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from ..chunks.allocator import Allocator
+from ..chunks.heap import Heap
+from ..engine.staging import Staging
+from ..engine.storage import Storage
+from ..errors import ClosedError, StoreNotFound
+from ..runs.extent import DROPPED, TOMBSTONE, Extent, Run
+from ..runs.run import Piece
+from ..stores.collection import check_store_name
+from ..stores.join import Aligned
+from ..types.keys import as_key
+from ..types.schema import Schema
+
+CLOSED = "was aborted when the database was closed"
+
+
+class Ticket:
+    """The right of a transaction to be the only one, from when it is asked for until it ends.
+
+    Attributes
+    ----------
+    thread : int
+        Who asked.
+    transaction : weakref.ref or None
+        What got it; None before, and later it may have gone as garbage.
+    has_ended : bool
+        Given up. Setting it is one assignment, which nothing can interrupt, and takes no lock.
+    """
+
+    def __init__(self, end: Callable[[Ticket], None]) -> None:
+        self.thread = threading.get_ident()
+        self.transaction: weakref.ref[Transaction] | None = None
+        self.has_ended = False
+        self._turn: threading.Lock | None = None
+        self._end = end
+
+    def is_held(self) -> bool:
+        """Tell whether anyone holds it, or is about to."""
+        if self.has_ended:
+            return False
+        return self.transaction is None or self.transaction() is not None
+
+    def holder(self) -> Transaction | None:
+        """Return the transaction, if it has begun and is not gone."""
+        return None if self.transaction is None else self.transaction()
+
+    def sleep(self, timeout: float) -> None:
+        """Wait until it is called, some seconds at most."""
+        turn = self._turn
+        if turn is None:  # of C: an interrupt in one that is written in Python would raise another error
+            turn = threading.Lock()
+            turn.acquire()
+            self._turn = turn
+        turn.acquire(timeout=timeout)
+
+    def call(self) -> None:
+        """Wake who waits with it."""
+        if self._turn is not None:
+            with contextlib.suppress(RuntimeError):  # it was woken before
+                self._turn.release()
+
+    def end(self) -> None:
+        """Give it up."""
+        self._end(self)
+
+
+class InTransaction:
+    """Binding of a store to a transaction."""
+
+    def __init__(self, transaction: Transaction, staging: Staging) -> None:
+        self.heap = staging.heap
+        self._transaction = transaction
+        self._staging = staging
+
+    def open_staging(self) -> Staging:
+        """Return the transaction's staging, unless the transaction has ended."""
+        self._transaction.check_open()
+        return self._staging
+
+    def find(self, key: int) -> Extent | None:
+        """Return the extent of a key, or None."""
+        return self.open_staging().find(as_key(key))
+
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return one row per ascending key; the key that has none gets a tombstone."""
+        return self.open_staging().lookup(keys)
+
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+        """Yield the live rows of a key range as consecutive pieces."""
+        pieces = self.open_staging().pieces(start, stop, reverse=reverse)
+        return self._while_open(pieces)
+
+    def _while_open(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
+        for piece in pieces:
+            yield piece
+            self._transaction.check_open()
+
+    def record_count(self) -> int:
+        """Return how many records the store has."""
+        return self.open_staging().record_count()
+
+    def version(self) -> int:
+        """Return a number that changes with every write."""
+        return self.open_staging().changes
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Staging]:
+        """Enter the transaction; leaving does not commit it."""
+        yield self.open_staging()
+
+    def home(self) -> NoReturn:
+        """Refuse."""
+        raise TypeError("a store of a transaction cannot be pickled; pickle one of a database open with mode='r'")
+
+    def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
+        """Return an extent's items for changing in place."""
+        return self._transaction.storage.live_array(self.heap, extent)
+
+
+class Transaction(Aligned):
+    """An atomic change of any number of stores, all or nothing.
+
+    Made by ``db.transaction()``. As a context manager it commits at the end, and aborts on any exception.
+
+    Notes
+    -----
+    There is one write transaction at a time; beginning another one waits. Use a transaction from one thread at
+    a time. Stores got from it (``txn[name]``) read its own writes, and refuse to work once it has ended.
+    Commit returns when the change is on disk, or with ``sync=False`` when it is with the operating system.
+    """
+
+    def __init__(self, storage: Storage, ticket: Ticket, *, sync: bool) -> None:
+        self.storage = storage
+        self._ticket = ticket
+        self._sync = sync
+        self._stagings: dict[str, Staging] = {}
+        self._created: dict[str, Heap] = {}
+        self._dropped: Heap | None = None
+        self._ended = ""
+
+    def __repr__(self) -> str:
+        state = f"which {self._ended}" if self._ended else "open"
+        return f"<Transaction of {self.storage.paths.root!r}, {state}>"
+
+    # ------------------------------------------------------------------ stores
+
+    def _binding(self, name: str) -> InTransaction:
+        heap = self._heap(name)
+        if heap is None:
+            raise StoreNotFound(f"no store {name!r}; create it with array_store() or object_store()")
+        return InTransaction(self, self._staging(heap))
+
+    def __contains__(self, name: object) -> bool:
+        self.check_open()
+        return name in self._created or name in self.storage.heaps
+
+    def __iter__(self) -> Iterator[str]:
+        self.check_open()
+        return iter(sorted([*self.storage.heaps, *self._created]))
+
+    def create(self, name: str, schema: Schema) -> None:
+        """Create a store in this transaction."""
+        self.check_open()
+        heap = self.storage.new_heap(check_store_name(name), schema)
+        allocator = self._allocator(heap)
+        allocator.roll()
+        self.storage.index.add_table(heap.store, heap.item_size, heap.check)
+        staging = self._new_staging(allocator)
+        self._stagings[name], self._created[name] = staging, heap
+
+    def drop(self, heap: Heap) -> None:
+        """Drop a committed store; a transaction drops one store, and nothing else."""
+        staging = self.staging(heap)
+        row = staging.allocator.bury_one(0, TOMBSTONE | DROPPED)
+        staging.rows[0], self._dropped = row, heap
+
+    def schema(self, name: str) -> Schema | None:
+        """Return the type of a store, or None if there is no such store."""
+        self.check_open()
+        heap = self._heap(name)
+        return None if heap is None else heap.schema
+
+    def _heap(self, name: str) -> Heap | None:
+        self.check_open()
+        return self._created.get(name) or self.storage.heaps.get(name)
+
+    def _staging(self, heap: Heap) -> Staging:
+        staging = self._stagings.get(heap.name)
+        if staging is None:
+            staging = self._stagings[heap.name] = self._new_staging(self._allocator(heap))
+        return staging
+
+    def _allocator(self, heap: Heap) -> Allocator:
+        return Allocator(heap, self.storage, durable=self._sync)
+
+    def _new_staging(self, allocator: Allocator) -> Staging:
+        index, store = self.storage.index, allocator.heap.store
+        return Staging(allocator, index.table(store), partial(index.record_count, store))
+
+    def staging(self, heap: Heap) -> Staging:
+        """Return what this transaction has changed in a committed store, by whichever heap it is known."""
+        self.check_open()
+        mine = self.storage.heaps.get(heap.name)
+        if mine is None or mine.store != heap.store:
+            raise StoreNotFound(f"store {heap.name!r} was dropped")
+        return self._staging(mine)
+
+    # ------------------------------------------------------------------ end
+
+    def check_open(self) -> None:
+        """Raise ClosedError if the transaction has ended."""
+        if self._ended:
+            raise ClosedError(f"the transaction {self._ended}; begin another with db.transaction()")
+
+    def commit(self) -> None:
+        """Make the changes permanent and visible to all.
+
+        Raises
+        ------
+        OSError
+            ENOSPC and the like, before anything was committed: the transaction is aborted.
+        FailedError
+            An earlier write failed half-way: reopen the database.
+        """
+        self.check_open()
+        try:
+            self.storage.commit(
+                self._stagings.values(),
+                sync=self._sync,
+                created=self._created.values(),
+                dropped=self._dropped,
+            )
+        except BaseException:
+            self.abort()
+            raise
+        self._ended, self._ticket.has_ended = "was committed", True
+        self._ticket.end()
+        # Who keeps this object keeps no store by it, which keeps the disk space of its files.
+        self._stagings, self._created, self._dropped = {}, {}, None
+
+    def abort(self) -> None:
+        """Take all changes back. Idempotent; after a commit it does nothing."""
+        if self._ticket.has_ended:
+            return
+        try:
+            self._ended = self._ended or "was aborted"
+            self.storage.discard()
+        finally:
+            self._ticket.has_ended = True
+        self._ticket.end()
+
+    def close(self) -> None:
+        """Abort it because the database is closed: leaving its ``with`` block then tells so."""
+        self._ended = CLOSED
+        self.abort()
+
+    def disown(self) -> None:
+        """End it in a forked child, where it is the parent's, without touching anything."""
+        self._ended = "was begun before fork()"
+        self._ticket.has_ended = True
+
+    def __enter__(self) -> Transaction:
+        self.check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._ended in ("", CLOSED):
+            self.commit()
+        else:
+            self.abort()
+
+    def __del__(self) -> None:
+        # No lock, no file: the garbage collector may interrupt whoever holds them. The next one clears away.
+        if hasattr(self, "_ticket"):
+            self._ticket.has_ended = True

@@ -1,0 +1,160 @@
+"""The superblock: two checksummed slots that say which index is valid, up to which commit, in which epoch.
+
+The file is two pages of 4096 bytes; slot ``sequence % 2`` was written last. A slot, little-endian::
+
+    0    8s  magic "STRUCTSB"
+    8    u4  format version = 1
+    12   u4  index generation: the number of the index directory
+    16   16s database uuid
+    32   u8  sequence: counts writes of the superblock
+    40   u8  checkpoint: the commit up to which everything is on disk
+    48   u8  epoch: counts recoveries
+    56   u4  next chunk: no chunk had this id, or a higher one, at the checkpoint
+    60   u4  CRC-32 of bytes 0 to 60
+    64   u4  CRC-32 of the heads: u4 id, u8 directory offset of each chunk that holds a commit, by id
+    68   u4  CRC-32 of bytes 0 to 68; where it does not hold, nothing is said of the heads
+
+All is as of the checkpoint. With the heads it can be told, without an index, whether all chunk files are there, and
+none is an older copy of itself.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import weakref
+import zlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ..errors import CorruptionError
+from . import files
+
+MAGIC = b"STRUCTSB"
+VERSION = 1
+SLOT = struct.Struct("<8sII16sQQQI")
+CRC = struct.Struct("<I")
+SLOT_SIZE = 64
+HEADS = struct.Struct("<II")
+HEAD = struct.Struct("<IQ")
+PAGE = 4096
+assert SLOT.size + CRC.size == SLOT_SIZE
+
+
+class Superblock(NamedTuple):
+    """One slot. ``heads`` is the CRC of the heads, or None if they are not known."""
+
+    database: bytes
+    generation: int
+    sequence: int
+    checkpoint: int
+    epoch: int
+    next_chunk: int
+    heads: int | None = None
+
+    def at_least(self, checkpoint: int, next_chunk: int) -> Superblock:
+        """Return what it says as of a later checkpoint, if that is one; of that the heads are not known."""
+        next_chunk = max(self.next_chunk, next_chunk)
+        if checkpoint <= self.checkpoint:
+            return self._replace(next_chunk=next_chunk)
+        return self._replace(checkpoint=checkpoint, next_chunk=next_chunk, heads=None)
+
+    def pack(self) -> bytes:
+        """Return the slot's bytes."""
+        head = SLOT.pack(
+            MAGIC,
+            VERSION,
+            self.generation,
+            self.database,
+            self.sequence,
+            self.checkpoint,
+            self.epoch,
+            self.next_chunk,
+        )
+        slot = head + CRC.pack(zlib.crc32(head))
+        return slot if self.heads is None else _with_heads(slot, self.heads)
+
+    def write(self, path: str) -> None:
+        """Write the slot that this sequence number belongs to, and flush it."""
+        files.write(path, self.sequence % 2 * PAGE, self.pack())
+        self.flush(path)
+
+    def flush(self, path: str) -> None:
+        """Bring the slot to disk; if that fails, later reading finds no slot that is not there."""
+        try:
+            files.flush(path)
+        except OSError:
+            files.rewrite(path, 0, 2 * PAGE)
+            raise
+
+
+def crc_of_heads(directories: Mapping[int, int]) -> int:
+    """Return the CRC of the directory offsets of chunks, given by id."""
+    return zlib.crc32(b"".join([HEAD.pack(chunk, directories[chunk]) for chunk in sorted(directories)]))
+
+
+def _with_heads(slot: bytes, heads: int) -> bytes:
+    return slot + HEADS.pack(heads, zlib.crc32(slot + HEADS.pack(heads, 0)[:4]))
+
+
+def _parse_heads(slot: bytes, raw: bytes) -> int | None:
+    """Return the CRC of the heads that belongs to a slot, or None."""
+    heads = int.from_bytes(raw[:4], "little")
+    return heads if _with_heads(slot, heads) == slot + raw else None
+
+
+def parse_slot(raw: bytes) -> Superblock | None:
+    """Return the slot, or None if the bytes are not one."""
+    if len(raw) != SLOT_SIZE or CRC.unpack_from(raw, SLOT.size)[0] != zlib.crc32(raw[: SLOT.size]):
+        return None
+    magic, version, generation, database, sequence, checkpoint, epoch, next_chunk = SLOT.unpack_from(raw)
+    if magic != MAGIC or version != VERSION:
+        return None
+    return Superblock(database, generation, sequence, checkpoint, epoch, next_chunk)
+
+
+def read_superblock(path: str) -> Superblock:
+    """Return the newest valid slot.
+
+    Raises
+    ------
+    CorruptionError
+        Neither slot is valid.
+    """
+    raw = files.read(path, 0, 2 * PAGE)
+    slots = [(start, parse_slot(raw[start : start + SLOT_SIZE])) for start in (0, PAGE)]
+    valid = [(start, slot) for start, slot in slots if slot is not None]
+    if not valid:
+        advice = "restore this one file from a copy of the database; its chunks are whole without it"
+        raise CorruptionError(path, offset=0, found="no valid slot", expected="one of two", advice=advice)
+    start, newest = max(valid, key=lambda found: found[1].sequence)
+    other = raw[PAGE - start :][:SLOT_SIZE]
+    if len(valid) < len(slots) and (newest.sequence > 1 or any(other)):
+        return newest  # the other one may have been newer, and chunks have gone since
+    stop = start + SLOT_SIZE
+    return newest._replace(heads=_parse_heads(raw[start:stop], raw[stop : stop + HEADS.size]))
+
+
+class Watch:
+    """Tells cheaply whether a superblock was written; its file's time of change is too coarse for that."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        weakref.finalize(self, os.close, self._fd)
+        self._file = files.identity(os.fstat(self._fd))
+
+    def state(self) -> bytes:
+        """Return both slots: they change with every checkpoint. Nothing, once another file has the path."""
+        if files.displaced(self._path, self._file):
+            return b""
+        return os.pread(self._fd, PAGE + SLOT_SIZE, 0)
+
+
+def create_superblock(path: str, first: Superblock) -> None:
+    """Create the file under another name, flush it, and rename it: it is there whole or not at all."""
+    draft = f"{path}.new"
+    files.unlink(draft)
+    files.create(draft, 2 * PAGE)
+    first.write(draft)
+    files.rename(draft, path)

@@ -1,0 +1,7 @@
+"""The engine: how the files of a database change, and how they are found whole again.
+
+Staging, commit, checkpoint, the log in the chunks' directories, recovery. Whatever makes a change atomic or durable
+is here. Knows chunks and the index, but none of the objects that users hold.
+
+Modules, from the bottom up: commit_log, in_place, staging, commit, completeness, provision, storage, recovery.
+"""

@@ -1,0 +1,72 @@
+"""What a commit appends to each chunk: a transaction's rows, cut by chunk, and their checksums."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from ..chunks.allocator import Room
+from ..chunks.segment import data_crc, pack_record
+from ..process.background import Background
+from ..runs.extent import TOMBSTONE, ZERO, Extent, unpack_row
+from ..runs.packed import ALL, Packed, pack
+from ..runs.run import rows_of_chunk
+from .staging import Staging
+
+
+class Part(NamedTuple):
+    """What a commit will append to one chunk: its rows, and what gives the CRC of their records.
+
+    ``replaces`` tells whether the commit replaces the chunks that this one's header names.
+    """
+
+    room: Room
+    rows: Packed
+    crc: Callable[[], int]
+    replaces: bool = False
+
+
+def parts_of(staging: Staging, background: Background) -> list[Part]:
+    """Return what a commit appends to each chunk that a store's staged rows touched; checksums go on meanwhile."""
+    allocator, item_size = staging.allocator, staging.heap.item_size
+    row = staging.only_row()
+    if row is not None and len(allocator.rooms) == 1:
+        room = next(iter(allocator.rooms.values()))
+        crc = _row_crc(room, unpack_row(row), item_size)
+        allocator.flush()
+        return [Part(room, Packed(ALL, 1, row), crc)]
+    pieces = staging.all_pieces()
+    allocator.flush()
+    parts = []
+    for room in allocator.rooms.values():
+        rows, chunk = rows_of_chunk(pieces, room.chunk.id), room.chunk
+        if len(rows) or room.has_changed():
+            summed = partial(data_crc, memoryview(chunk.source), rows, item_size)
+            crc = background.begin(summed, room.free - chunk.committed)
+            parts.append(Part(room, pack(rows, item_size), crc, bool(staging.replaced)))
+    return parts
+
+
+def _row_crc(room: Room, extent: Extent, item_size: int) -> Callable[[], int]:
+    """Return what gives the CRC of one record; one that is not in the file yet is not read from there."""
+    _, offset, length, _, flags = extent
+    if not length or flags & (TOMBSTONE | ZERO):
+        return _zero
+    if offset in room.pending:
+        return partial(zlib.crc32, room.pending[offset])
+    return lambda: zlib.crc32(room.chunk.source[offset : offset + length * item_size])
+
+
+def _zero() -> int:
+    return 0
+
+
+def append_parts(parts: list[Part], crcs: list[int], commit: int, epoch: int) -> None:
+    """Write the segments of a commit, one to each chunk that it touched."""
+    for number, ((room, rows, _, replaces), crc) in enumerate(zip(parts, crcs, strict=True)):
+        chunk = room.chunk
+        fixed = (chunk.id, commit, epoch, len(parts), number, chunk.committed, room.free, crc, rows)
+        record = pack_record(*fixed, replaces=replaces)
+        chunk.append_segment(rows.body, record, room.free)

@@ -1,0 +1,292 @@
+"""What one transaction has changed in one store: rows that no one else sees yet, laid over the index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..chunks.allocator import Allocator
+from ..chunks.heap import Retired
+from ..index.table import Table
+from ..runs.extent import (
+    LIVE,
+    TOMBSTONE,
+    ZERO,
+    Extent,
+    Run,
+    clip,
+    empty_run,
+    find_equal,
+    find_one,
+    is_sorted,
+    last_wins,
+    live,
+    overlay,
+    run_from_bytes,
+    unpack_row,
+)
+from ..runs.run import (
+    Keys,
+    Piece,
+    Scattered,
+    in_key_order,
+    joined,
+    last_key,
+    overlay_pieces,
+    read_only,
+    spacing,
+)
+
+_MANY_ROWS = 1 << 16
+_MANY_PIECES = 1 << 10
+
+
+class Edit(NamedTuple):
+    """A private copy of an object that replaces its record, and its bytes when it was last stored."""
+
+    object: Any
+    stored: bytes
+
+
+class Staging:
+    """The uncommitted rows of one store.
+
+    Single writes collect in a dictionary of packed rows; bulk writes, and the dictionary when it has grown,
+    become runs. A run that is not much smaller than the one before it is merged into it, so that n rows cost
+    n log n in whatever pieces they come. Bulk writes in ascending order, as long as there is nothing else and
+    nobody asks what they were, stay the stretches that they are.
+
+    Whatever interrupts a call, what it changes is staged whole or not at all: each change is one assignment.
+
+    Attributes
+    ----------
+    changes : int
+        Counts writes.
+    """
+
+    def __init__(self, allocator: Allocator, table: Table, record_count: Callable[[], int]) -> None:
+        self.heap = allocator.heap
+        self.allocator = allocator
+        self.table = table
+        self.changes = 0
+        self.rows: dict[int, bytes] = {}
+        self.edits: dict[int, Edit] = {}
+        self.replaced: list[Retired] = []
+        self._appended: list[Piece] = []
+        self._runs: list[Run] = []
+        self._record_count = record_count
+
+    # ------------------------------------------------------------------ writing
+
+    def put(self, key: int, items: npt.NDArray[Any], flags: int = 0) -> None:
+        """Store one record."""
+        row = self.allocator.put(key, items, flags)
+        if self.edits:
+            self._stage(key, row)
+            return
+        rows = self.rows
+        rows[key] = row
+        self.changes += 1
+        if len(rows) > _MANY_ROWS:
+            self._pack_rows()
+
+    def put_zeros(self, key: int, length: int) -> Extent:
+        """Allocate one zeroed record that may change in place."""
+        row = self.allocator.put_zeros(key, length, LIVE | ZERO)
+        self._stage(key, row)
+        return unpack_row(row)
+
+    def _stage(self, key: int, row: bytes) -> None:
+        """Take a packed row in place of what the key had, an edited object too."""
+        edits = {other: edit for other, edit in self.edits.items() if other != key}
+        self.rows[key], self.edits = row, edits
+        self.changes += 1
+
+    def put_many(
+        self,
+        keys: npt.NDArray[np.uint64],
+        items: npt.NDArray[Any],
+        lengths: npt.NDArray[np.int64],
+        flags: int = 0,
+    ) -> None:
+        """Store many records; of equal keys the last one stays."""
+        if is_sorted(keys) and self._is_beyond(keys):
+            self._appended += self.allocator.put_many(_own(keys), items, lengths, flags)
+            self.changes += 1
+            if len(self._appended) > _MANY_PIECES:
+                self._join_appended()
+        else:
+            self._add(last_wins(joined(self.allocator.put_many(keys, items, lengths, flags))))
+
+    def _is_beyond(self, keys: npt.NDArray[np.uint64]) -> bool:
+        """Tell whether ascending keys go on where those of bulk writes ended, and nothing else was staged."""
+        if self.rows or self._runs or self.edits:
+            return False
+        return not self._appended or not len(keys) or last_key(self._appended[-1]) < int(keys[0])
+
+    def _join_appended(self) -> None:
+        """Make fewer pieces of many: longer ones, or a run like those of other writes."""
+        self._appended = in_key_order(self._appended, self.heap.item_size)
+        if len(self._appended) > _MANY_PIECES // 2 or isinstance(self._appended[0], Scattered):
+            self._pack_rows()
+
+    def replace(self, replaced: list[Retired], run: Run) -> None:
+        """Take these rows for all that is worth keeping of some chunks, which go with the commit."""
+        self.replaced = replaced
+        self._add(run)
+
+    def delete(self, key: int) -> bool:
+        """Delete one record, and tell whether there was one."""
+        row = self.staged(key) or self.table.find(key)
+        if row is None or row[4] & TOMBSTONE:
+            return False
+        self._stage(key, self.allocator.bury_one(key))
+        return True
+
+    def delete_range(self, start: int, stop: int) -> int:
+        """Delete the records of a key range, and return how many there were."""
+        found = [piece.keys for piece in self._pieces(start, stop, reverse=False)]
+        if not found:
+            return 0
+        keys = np.concatenate(found)
+        self._add(self.allocator.bury(keys))
+        return len(keys)
+
+    def delete_many(self, keys: npt.NDArray[np.uint64]) -> int:
+        """Delete the records of ascending keys, none of them twice, and return how many there were."""
+        there = keys[self._lookup(keys)[0]["flags"] & TOMBSTONE == 0]
+        if len(there):
+            self._add(self.allocator.bury(there))
+        return len(there)
+
+    def add_edit(self, key: int, private: Any) -> None:
+        """Note an object whose bytes, if they change, replace its record."""
+        self.edits[key] = Edit(private, bytes(private))
+
+    def store_edits(self) -> None:
+        """Store the objects whose bytes changed since they were last stored."""
+        for key, (private, stored) in list(self.edits.items()):
+            now = bytes(private)
+            if now != stored:
+                items = np.frombuffer(now, self.heap.schema.dtype)
+                self.rows[key] = self.allocator.put(key, items, LIVE)
+                self.edits[key] = Edit(private, now)
+                self.changes += 1
+
+    def _add(self, run: Run) -> None:
+        self._pack_rows()
+        edits = {key: edit for key, edit in self.edits.items() if find_one(run, key) is None}
+        runs = [*self._runs, run] if len(run) else self._runs
+        self._runs, self.edits = runs, edits
+        self.changes += 1
+        self._merge_tiers()
+
+    def _pack_rows(self) -> None:
+        if self._appended:  # older than all else
+            runs = [joined(self._appended), *self._runs]
+            self._runs, self._appended = runs, []
+        if self.rows:
+            runs = [*self._runs, last_wins(run_from_bytes(b"".join(self.rows.values())))]
+            self._runs, self.rows = runs, {}
+            self._merge_tiers()
+
+    def _merge_tiers(self) -> None:
+        while len(self._runs) > 1 and 2 * len(self._runs[-1]) >= len(self._runs[-2]):
+            self._merge_last()
+
+    def _merge_last(self) -> None:
+        *older, one, newer = self._runs
+        self._runs = [*older, overlay(newer, one)]
+
+    def run(self) -> Run:
+        """Return all staged rows, tombstones included."""
+        self.store_edits()
+        self._pack_rows()
+        while len(self._runs) > 1:
+            self._merge_last()
+        return self._runs[0] if self._runs else empty_run()
+
+    def is_changed(self) -> bool:
+        """Tell whether there is anything to commit: rows, or a chunk that the store does not have yet."""
+        if self.edits:
+            self.store_edits()
+        return bool(self.allocator.rooms)
+
+    def only_row(self) -> bytes | None:
+        """Return the staged row if there is just one, put alone."""
+        alone = len(self.rows) == 1 and not self._runs and not self._appended
+        return next(iter(self.rows.values())) if alone else None
+
+    def all_pieces(self) -> list[Piece]:
+        """Return all staged rows, tombstones included, as consecutive pieces."""
+        if self._appended and not self.rows and not self.edits:
+            self._appended = in_key_order(self._appended, self.heap.item_size)  # which need not be done again
+            return list(self._appended)
+        run = self.run()
+        return [Scattered(run)] if len(run) else []
+
+    # ------------------------------------------------------------------ reading
+
+    def staged(self, key: int) -> Extent | None:
+        """Return the staged row of a key, tombstone or not, or None if the key was not touched."""
+        row = self.rows.get(key)
+        if row is not None:
+            return unpack_row(row)
+        if self._appended:
+            self._pack_rows()
+        for run in reversed(self._runs):
+            extent = find_one(run, key)
+            if extent is not None:
+                return extent
+        return None
+
+    def find(self, key: int) -> Extent | None:
+        """Return the extent of a key as this transaction sees it, or None."""
+        row = self.staged(key)
+        if row is None:
+            return self.table.find(key)
+        if row[4] & TOMBSTONE:
+            return None
+        self.allocator.lend()
+        return row
+
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return one row per ascending key; the key that has none gets a tombstone."""
+        rows, found = self._lookup(keys)
+        if found.any():
+            self.allocator.lend()
+        return rows
+
+    def _lookup(self, keys: npt.NDArray[np.uint64]) -> tuple[Run, npt.NDArray[np.bool_]]:
+        """Return one row per ascending key, and which of them are staged."""
+        staged = self.run()
+        where = np.searchsorted(staged["key"], keys)
+        found = find_equal(staged, keys, where)
+        rows = self.table.lookup(keys)
+        rows[found] = staged[where[found]]
+        return rows, found
+
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+        """Yield the live rows of a key range, as this transaction sees it, as consecutive pieces."""
+        if len(clip(self.run(), start, stop)):
+            self.allocator.lend()
+        return self._pieces(start, stop, reverse=reverse)
+
+    def _pieces(self, start: int, stop: int, *, reverse: bool) -> Iterator[Piece]:
+        older = self.table.pieces(start, stop, reverse=reverse)
+        return overlay_pieces(clip(self.run(), start, stop), older, reverse=reverse)
+
+    def record_count(self) -> int:
+        """Return how many records the store has, as this transaction sees it."""
+        staged = self.run()
+        replaced = self.table.existing(staged["key"])
+        return self._record_count() - len(replaced) + len(live(staged))
+
+
+def _own(keys: npt.NDArray[np.uint64]) -> Keys:
+    """Return ascending keys as a range, or as a copy, which the caller cannot change."""
+    spaced = spacing(keys)
+    return spaced if isinstance(spaced, range) else read_only(spaced.copy())

@@ -1,0 +1,531 @@
+"""Storage: the open files of one database, and the protocol by which they change: commit, checkpoint, close.
+
+It decides in what order chunks, index and superblock are written and flushed. What a record means, and who may
+read or write, is for the layers above; what opening does after a crash is in ``recovery.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy.typing as npt
+
+from ..chunks.chunk import Chunk, least_size
+from ..chunks.header import Header
+from ..chunks.heap import Gone, Heap, Place
+from ..disk import files
+from ..disk.lock import Hold
+from ..disk.paths import Paths
+from ..disk.reserve import Reserve
+from ..disk.superblock import Superblock, crc_of_heads
+from ..errors import FailedError
+from ..index.index import Catalog, Index, Prepared
+from ..process import leftovers
+from ..process.background import Background
+from ..process.mutex import Mutex, interrupts_itself
+from ..runs.extent import Extent
+from ..types.schema import Schema
+from . import provision
+from .commit import Part, append_parts, parts_of
+from .in_place import Lending
+from .staging import Staging
+
+MAX_CHUNK_SIZE = 4 << 30
+CHECKPOINT_COMMITS = 1 << 17
+"""After this many commits a checkpoint is made, so that opening after a crash has little to walk."""
+CHECKPOINT_SIZE = 1 << 30
+"""And after this many bytes."""
+
+
+class Storage:
+    """The files of one database, open for writing.
+
+    Attributes
+    ----------
+    failure : str
+        What went wrong half-way; from then on nothing is written.
+    drafts : dict of int to Heap
+        Whose heap a chunk file is that was made by a transaction and is not committed.
+    lent : dict of int to Chunk
+        Those that a transaction has handed out views of.
+
+    Notes
+    -----
+    Any number of threads may read heaps and index; the caller lets one stage and commit. Checkpoints may be
+    made from any thread.
+
+    A change of state that takes several steps begins by setting ``_unfinished`` and ends by clearing it, each one
+    assignment. Whatever cuts it short, an error, an interrupt, a second one while the first is dealt with: who next
+    has the lock finds it set, and refuses to write.
+    """
+
+    is_copy = False
+    """Whether this is what a reader sees of a database that another process may be writing."""
+
+    def __init__(self, paths: Paths, lock: Hold, superblock: Superblock, index: Index, chunk_size: int) -> None:
+        self.paths = paths
+        self.superblock = superblock
+        self.index = index
+        self.chunk_size = chunk_size
+        self._heaps: dict[int, Heap] = {}
+        self._named: tuple[Catalog, dict[int, Heap], dict[str, Heap]] = {}, {}, {}
+        self.drafts: dict[int, Heap] = {}
+        self.lent: dict[int, Chunk] = {}
+        self.next_chunk = max(superblock.next_chunk, index.next_chunk)
+        self.dirty: dict[int, Chunk] = {}
+        self.directory_dirty = False
+        self.epoch_pending = True
+        self.gone: list[Gone] = []
+        self.failure = ""
+        self.is_closed = False
+        self.lending = Lending()
+        self._unfinished = ""
+        self._lock = lock
+        self._unlinked: set[int] = set()
+        self._mutex = Mutex()
+        self.reserve = Reserve(paths.reserve)
+        self._uncheckpointed_size = 0
+
+    # ------------------------------------------------------------------ stores and chunks
+
+    @property
+    def heaps(self) -> dict[str, Heap]:
+        """The stores as of the last commit, by name; replaced by one that differs, never changed."""
+        catalog, heaps = self.index.catalog, self._heaps
+        named = self._named
+        if named[0] is not catalog or named[1] is not heaps:
+            found = {name: heaps[entry["store"]] for name, entry in catalog.items() if entry["store"] in heaps}
+            named = self._named = catalog, heaps, found
+        return named[2]
+
+    def add_heap(self, heap: Heap) -> None:
+        """Make a committed store known."""
+        self._heaps = {**self._heaps, heap.store: heap}
+        self.index.add_table(heap.store, heap.item_size, heap.check)
+
+    def new_heap(self, name: str, schema: Schema) -> Heap:
+        """Return the heap of a new store, whose id is that of its first chunk, the next one to be made."""
+        return Heap(self.next_chunk, name, schema)
+
+    @property
+    def store_lock(self) -> Any:
+        """Is held while files are written: nobody closes them meanwhile."""
+        return self._mutex.lock
+
+    def check_storable(self) -> None:
+        """Raise if the files are not to be written any more; the caller holds the lock."""
+        if self._unfinished or self.failure or not self.index.leveldb.is_open():
+            self._note_unfinished()
+            self.check_sound()
+
+    def create_chunk(self, heap: Heap, size: int, last_size: int) -> Chunk:
+        """Create the next chunk file of a store, with room for one record of `size` bytes.
+
+        It is twice as large as the one before, of `last_size` bytes; 0 if that is the store's last one.
+        """
+        if heap.chunks and not last_size:
+            last_size = heap.chunks[max(heap.chunks)].header.file_size
+        usual = min(2 * last_size, MAX_CHUNK_SIZE) if last_size else self.chunk_size
+        draft = self._draft(heap, ())
+        return self._create(heap, replace(draft, file_size=max(usual, least_size(draft, size))))
+
+    def create_replacement(self, heap: Heap, size: int, rest: int, replaces: tuple[int, ...]) -> Chunk:
+        """Create a chunk file in place of others.
+
+        It is of the size that a store grows to in doubling, from the first size on, until it holds `rest`
+        bytes of records and rows, or is of the largest size; a first record of `size` bytes fits in any case.
+        """
+        draft = self._draft(heap, replaces)
+        wanted, usual = least_size(draft, rest), self.chunk_size
+        while usual < min(wanted, MAX_CHUNK_SIZE):
+            usual = min(2 * usual, MAX_CHUNK_SIZE)
+        return self._create(heap, replace(draft, file_size=max(usual, least_size(draft, size))))
+
+    def _draft(self, heap: Heap, replaces: tuple[int, ...]) -> Header:
+        about = {"name": heap.name, "kind": heap.schema.kind, "schema": heap.schema.descriptor}
+        fixed = (self.superblock.database, self.next_chunk, heap.store, heap.item_size)
+        return Header(*fixed, 0, time.time_ns(), about, replaces)
+
+    def _create(self, heap: Heap, header: Header) -> Chunk:
+        path = self.paths.chunk(header.chunk)
+        with self._mutex.lock:  # a checkpoint of another thread has either all of this, or nothing
+            self.check_storable()
+            self.check_place()
+            # First: should this be interrupted, the id is used up, and the file will be cleared away.
+            self.next_chunk, self.drafts[header.chunk] = header.chunk + 1, heap
+            self.directory_dirty = True
+            chunk = heap.drafts[header.chunk] = Chunk.create(path, header)
+            self.dirty[chunk.id] = chunk  # its header must be on disk before a checkpoint counts the id as taken
+        return chunk
+
+    # ------------------------------------------------------------------ changes in place
+
+    def live_array(self, heap: Heap, extent: Extent) -> npt.NDArray[Any] | None:
+        """Return an extent's items for changing in place; None if it is not current any more, or writing failed."""
+        return None if self.failure else self.lending.array(heap, extent, self.checkpoint)
+
+    # ------------------------------------------------------------------ what state it is in
+
+    def check_usable(self) -> None:
+        """Raise if nothing can be written."""
+        self.check_sound()
+
+    def check_sound(self) -> None:
+        """Raise if the database is closed, or an earlier commit failed half-way."""
+        self.index.leveldb.check_open()
+        if self.failure:
+            raise FailedError(f"{self.paths.root}: {self.failure}; close the database and open it again")
+
+    def displaced(self) -> str:
+        """Say what is wrong if another database has the path by now, or none; "" if all is well."""
+        return self._lock.displaced()
+
+    def is_in_place(self) -> bool:
+        """Tell whether files can be written by path; if others have taken their place, never again."""
+        if not self.failure:
+            self.failure = self._lock.displaced()
+        return not self.failure
+
+    def check_place(self) -> None:
+        """Raise if another database has the path by now, or none, and from then on refuse all writes."""
+        if not self.is_in_place():
+            self.check_sound()
+
+    def begin(self) -> None:
+        """Make ready for a transaction, or raise if nothing can be written."""
+        self._refuse_inside()
+        with self._mutex.lock:
+            self._note_unfinished()
+            self.check_usable()
+            if self.drafts or self.lent:
+                self._sweep()
+
+    def _note_unfinished(self) -> None:
+        """Refuse to write from now on if a change was cut short. The caller holds the lock, and is in none."""
+        if self._unfinished:
+            self.failure = self.failure or f"{self._unfinished} was interrupted, so what is on disk is not known"
+            self._unfinished = ""
+
+    def _refuse_inside(self) -> None:
+        """Raise LockedError if this call interrupts another one of its own thread, which holds locks."""
+        if self.is_entered():
+            raise interrupts_itself()
+
+    def is_entered(self) -> bool:
+        """Tell whether this thread is in the middle of a call here, which something has interrupted to ask."""
+        return self._mutex.is_mine() or self.index.is_entered()
+
+    def places(self, heap: Heap, commit: int) -> list[Place]:
+        """Return how far each chunk of a store reaches as of a commit, which is the latest one."""
+        return [Place(chunk, chunk.committed, chunk.directory) for chunk in list(heap.chunks.values())]
+
+    def newest_epoch(self) -> int:
+        """Return the epoch of the latest commit, or a later one."""
+        return self.superblock.epoch
+
+    def original(self, text: str) -> str:
+        """Return a message with the paths of the database's own files."""
+        return text
+
+    @contextlib.contextmanager
+    def committing(self) -> Iterator[None]:
+        """Hold off commits and checkpoints while the body runs."""
+        self._mutex.refuse_mine()
+        with self._mutex.lock:
+            self._note_unfinished()
+            yield
+
+    # ------------------------------------------------------------------ commit
+
+    def commit(
+        self,
+        stagings: Iterable[Staging],
+        *,
+        sync: bool,
+        created: Iterable[Heap] = (),
+        dropped: Heap | None = None,
+    ) -> None:
+        """Make what was staged the next commit; an exception before its first segment changes nothing.
+
+        Parameters
+        ----------
+        stagings : iterable of Staging
+            One for each store.
+        sync : bool
+            Return only when the commit is on disk.
+        created : iterable of Heap
+            Stores that this commit creates; each has a staging.
+        dropped : Heap, optional
+            The store that this commit drops; its staging has the row that says so.
+        """
+        created = list(created)
+        self._refuse_inside()
+        with self._mutex.lock:
+            self._note_unfinished()
+            self.check_usable()
+            stagings = list(filter(Staging.is_changed, stagings))
+            if sync:
+                for staging in stagings:
+                    staging.allocator.start_flush()  # goes on while checksums are made
+            with Background() as background:
+                parts = [part for staging in stagings for part in parts_of(staging, background)]
+                if not parts:
+                    return
+                prepared = self._prepare(stagings, self._catalog(created, dropped))
+            crcs = [part.crc() for part in parts]
+            self.check_place()
+            if self.epoch_pending:
+                self._checkpoint()
+            provision.take_space(self.reserve, self.index, parts, prepared, can_spend=not created)
+            self._unfinished = "a commit"
+            if created:
+                self._heaps = self._heaps | {heap.store: heap for heap in created}
+            self._write_commit(parts, crcs, prepared, sync=sync)
+            self._settle(stagings, dropped)
+            self._unfinished = ""
+            if self.reserve.is_short:
+                provision.renew(self.reserve, self.index)
+            if self._checkpoint_due():
+                self._checkpoint(can_wait=True)
+
+    def _catalog(self, created: list[Heap], dropped: Heap | None) -> Catalog | None:
+        """Return the catalog after a commit, or None if it does not change it."""
+        if not created and dropped is None:
+            return None
+        catalog = {
+            name: entry for name, entry in self.index.catalog.items() if dropped is None or name != dropped.name
+        }
+        for heap in created:
+            about = {"kind": heap.schema.kind, "schema": heap.schema.descriptor}
+            catalog[heap.name] = {"store": heap.store, **about}
+        return catalog
+
+    def _prepare(self, stagings: list[Staging], catalog: Catalog | None) -> Prepared:
+        """Return what a commit does to the index."""
+        row = stagings[0].only_row() if len(stagings) == 1 and catalog is None else None
+        if row is not None:
+            return self.index.prepare_one(stagings[0].heap.store, row)
+        rows = {staging.heap.store: staging.all_pieces() for staging in stagings}
+        compacted = {staging.heap.store for staging in stagings if staging.replaced}
+        return self.index.prepare(rows, catalog, compacted)
+
+    def _write_commit(self, parts: list[Part], crcs: list[int], prepared: Prepared, *, sync: bool) -> None:
+        commit = self.index.last + 1
+        for room, rows, *_ in parts:
+            self.dirty[room.chunk.id] = room.chunk
+            self._uncheckpointed_size += room.free - room.chunk.committed + len(rows.body)
+        try:
+            if self.reserve.is_short:
+                self.index.leveldb.write(())  # raises if LevelDB has met the full disk before
+            append_parts(parts, crcs, commit, self.superblock.epoch)
+            if sync:
+                self._flush()
+            self.index.apply(commit, prepared)
+        except Exception as error:
+            self._fail(error)
+            raise
+
+    def _settle(self, stagings: list[Staging], dropped: Heap | None) -> None:
+        for staging in stagings:
+            for room in staging.allocator.rooms.values():
+                if room.is_new:
+                    staging.heap.settle(room.chunk)
+                    del self.drafts[room.chunk.id]
+            self._retire(staging)
+        if dropped is not None:
+            self._heaps = {store: heap for store, heap in self._heaps.items() if heap is not dropped}
+            for chunk in dropped.chunks.values():
+                chunk.map_source()  # for the snapshots that go on reading it when the file is gone
+            # The chunk that says that the store was dropped, its last one, must go last.
+            self.gone += [Gone(dropped.store, chunk) for chunk in sorted(dropped.chunks)]
+
+    def _retire(self, staging: Staging) -> None:
+        """Forget the chunks that a commit replaced, but for the snapshots and scans that go on reading them."""
+        if not staging.replaced:
+            return
+        heap = staging.heap
+        self.index.keep(staging.replaced)
+        for old in staging.replaced:
+            heap.retire(old)
+            self.gone.append(Gone(heap.store, old.chunk.id))
+
+    def _fail(self, error: Exception) -> None:
+        """Say in later errors what has failed; that something has, ``_unfinished`` says."""
+        what = f"{type(error).__name__}: {error}"
+        self.failure = f"an earlier write failed ({what}), so what is on disk is not known"
+        provision.leave(self.reserve, self.index)
+
+    def _flush(self) -> None:
+        for chunk in self.dirty.values():
+            chunk.flush()
+        self.dirty = {}
+        if self.directory_dirty:
+            files.flush_directory(self.paths.chunks)
+            self.directory_dirty = False
+
+    def discard(self) -> None:
+        """Take back what a transaction did that did not commit. After a failed commit all is left for recovery."""
+        self._mutex.refuse_mine()
+        with self._mutex.lock:
+            self._note_unfinished()
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Clear away what a transaction left that did not commit: no transaction is open here.
+
+        Chunk files that no commit has named go. Where views were handed out, their bytes stay as a gap. What
+        interrupts this leaves the rest to the next call.
+        """
+        if not self.is_in_place():
+            return
+        for chunk, lent in list(self.lent.items()):
+            if lent.free != lent.committed:
+                lent.committed = lent.free
+                self.dirty[chunk] = lent  # so that the next checkpoint keeps the gap
+            self.lent.pop(chunk)
+        for chunk, heap in list(self.drafts.items()):
+            self.lending.chunks.pop(chunk, None)
+            self.dirty.pop(chunk, None)
+            heap.discard(chunk)
+            if chunk == heap.store:
+                self.index.remove_table(chunk)
+            files.unlink(self.paths.chunk(chunk))
+            self.drafts.pop(chunk)
+
+    # ------------------------------------------------------------------ checkpoint
+
+    def _checkpoint_due(self) -> bool:
+        behind = self.index.last - self.index.checkpoint
+        return behind >= CHECKPOINT_COMMITS or self._uncheckpointed_size >= CHECKPOINT_SIZE
+
+    def checkpoint(self) -> None:
+        """Bring everything to disk, the index and changes made in place too; then unlink what is gone."""
+        self._refuse_inside()
+        with self._mutex.lock:
+            self._checkpoint()
+
+    def _checkpoint(self, *, can_wait: bool = False) -> None:
+        self._note_unfinished()
+        self.check_usable()
+        self.check_place()
+        count = len(self._heads()) + len(self.gone)
+        if not provision.take_space_for_checkpoint(self.reserve, self.index, count, can_wait=can_wait):
+            return
+        self._unfinished = "a checkpoint"
+        try:
+            self._write_checkpoint()
+            self._unlink_gone()
+        except Exception as error:
+            self._fail(error)
+            raise
+        self._unfinished = ""
+        provision.renew(self.reserve, self.index)
+
+    def renew_reserve(self) -> None:
+        """Make the reserve anew if it was given up."""
+        with self._mutex.lock:
+            if self.reserve.is_short:
+                provision.renew(self.reserve, self.index)
+
+    def _write_checkpoint(self) -> None:
+        self.dirty.update(
+            {chunk.id: chunk for chunk in self.lending.chunks.values() if chunk.id not in self._unlinked}
+        )
+        self._flush()
+        grown = self._heads()
+        heads = {chunk.id: (chunk.committed, chunk.directory) for chunk in grown}
+        self.index.write_checkpoint(self.next_chunk, heads, self.gone)
+        self._write_superblock()
+        for chunk in grown:
+            chunk.settled = chunk.committed
+        self._uncheckpointed_size = 0
+
+    def _heads(self) -> list[Chunk]:
+        """Return the chunks that hold a commit and grew since the last checkpoint."""
+        chunks = [chunk for heap in self.heaps.values() for chunk in list(heap.chunks.values())]
+        known = self.index.heads
+        return [
+            chunk
+            for chunk in chunks
+            if chunk.is_committed and known.get(chunk.id) != (chunk.committed, chunk.directory)
+        ]
+
+    def _write_superblock(self) -> None:
+        old = self.superblock
+        new = old._replace(
+            sequence=old.sequence + 1,
+            checkpoint=self.index.last,
+            epoch=old.epoch + self.epoch_pending,
+            next_chunk=self.next_chunk,
+            heads=crc_of_heads({chunk: directory for chunk, (_, directory) in self.index.heads.items()}),
+        )
+        new.write(self.paths.superblock)
+        self.superblock = new
+        self.epoch_pending = False
+
+    def _unlink_gone(self) -> None:
+        lasts = set({gone.store: gone for gone in self.gone}.values())
+        for batch in ([gone for gone in self.gone if gone not in lasts], lasts):
+            for gone in batch:
+                files.unlink(self.paths.chunk(gone.chunk))
+                self._unlinked.add(gone.chunk)  # who still holds the store may lend a view of it yet
+                self.lending.chunks.pop(gone.chunk, None)
+                self.dirty.pop(gone.chunk, None)
+            if batch:
+                files.flush_directory(self.paths.chunks)
+        self.gone = []
+
+    def close(self) -> None:
+        """Checkpoint, unless nothing changed or a write failed; then close the index and let the lock go.
+
+        Interrupted, it can be called again.
+        """
+        self._mutex.refuse_mine()
+        with self._mutex.lock:
+            try:
+                self._note_unfinished()
+                if self.index.leveldb.is_open():
+                    if self.drafts or self.lent:
+                        self._sweep()
+                    if self._has_unsaved() and not self.failure:
+                        self._checkpoint()
+            finally:
+                tidy = self.is_in_place()
+                # First: should the rest be interrupted, nothing is written any more without the lock.
+                self.failure = self.failure or "closing it was interrupted"
+                self._let_go(tidy=tidy)
+
+    def _let_go(self, *, tidy: bool = True) -> None:
+        """Close the index and the chunks, and let the lock go, whatever goes wrong with one of them."""
+        try:
+            self.index.close(tidy=tidy)
+            if not self.is_copy and not self.displaced():
+                provision.leave(self.reserve, self.index)
+        finally:
+            try:
+                for heap in self._heaps.values():
+                    heap.close()
+            finally:
+                if not self.index.leveldb.is_held():  # else another process could open what is written here yet
+                    self._lock.release()
+        self.is_closed = True
+
+    def _has_unsaved(self) -> bool:
+        is_behind = self.index.last != self.superblock.checkpoint
+        return bool(self.dirty or self.lending.chunks or self.gone or is_behind)
+
+    def __del__(self) -> None:
+        if not getattr(self, "is_closed", True):
+            # The garbage collector may interrupt whoever holds the locks that closing needs.
+            leftovers.leave(self.close)
+
+    def disown(self) -> None:
+        """Let go of everything in a forked child, where it is the parent's, whatever locks threads held."""
+        self.is_closed = True
+        self._mutex = Mutex()
+        self.index.disown()
+        self._lock.disown()

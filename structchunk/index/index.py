@@ -1,0 +1,521 @@
+"""The index of a database: (store, key) -> extent, the catalog, the heads of chunks. Of records it knows no bytes.
+
+LevelDB keys, big-endian numbers (`table.py` has the two regions of a store)::
+
+    M last          u8 last commit
+    M checkpoint    16s database uuid, u4 format version, u4 next chunk id, u8 checkpoint, u8 its batch
+    M catalog       JSON: {name: {"store": id, "kind": ..., "schema": ...}}
+    B batch u8      nothing: one row for each write batch after the checkpoint
+    H chunk u4      u8 free offset, u8 directory offset, as of the checkpoint
+    C store u4 · chunk u4   u8 live records, u8 bytes of live records
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import takewhile
+from typing import Any, NamedTuple
+from weakref import WeakMethod
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ClosedError, CorruptionError, StoreNotFound
+from ..process.mutex import Mutex
+from ..runs.extent import Extent, Run, unpack_row
+from ..runs.run import Piece
+from .counts import Counts, Live, recount, recount_one
+from .leveldb import REBUILD, LevelDB
+from .page_cache import Budget
+from .table import Change, Table, keys_of_pages, keys_of_store
+from .version import Clock
+
+VERSION = 1
+LAST = b"Mlast"
+CHECKPOINT = b"Mcheckpoint"
+CATALOG = b"Mcatalog"
+_OF_STORES = ((b"C", b"E"), (CATALOG, CATALOG + b"\0"), (b"P", b"Q"))
+"""The ranges of keys that say what the stores hold; all others are about this very LevelDB."""
+COPY_PAIRS = 256
+_U8 = struct.Struct("<Q")
+_CHECKPOINT = struct.Struct("<16sIIQQ")
+_BATCH_KEY = struct.Struct(">cQ")
+_TWO_U8 = struct.Struct("<QQ")
+_HEAD_KEY = struct.Struct(">cI")
+_LIVE_KEY = struct.Struct(">cII")
+
+Catalog = dict[str, dict[str, Any]]
+Check = Callable[[Run], None]
+
+
+class Prepared(NamedTuple):
+    """What a commit does to the index: the changes and figures of each store, the new catalog, who is dropped.
+
+    ``removed`` has all keys of those.
+    """
+
+    changes: dict[int, Change]
+    counts: dict[int, Counts]
+    catalog: Catalog | None = None
+    dropped: Collection[int] = ()
+    removed: Collection[bytes] = ()
+
+
+class Pin:
+    """Keeps alive what was current and is not any more, for the views that go on reading it.
+
+    Every view holds the pin of its time, and every pin the next one, so that what is kept goes with the last
+    view that might read it.
+    """
+
+    def __init__(self) -> None:
+        self.kept: list[object] = []
+        self.next: Pin | None = None
+
+
+class View:
+    """The index as of one commit.
+
+    Notes
+    -----
+    Any number of threads may read. It holds a LevelDB snapshot until :meth:`close`, which keeps LevelDB from
+    dropping old tables: keep it short.
+    """
+
+    def __init__(self, index: Index, tables: Mapping[int, Table], commit: int, version: int, snapshot: Any) -> None:
+        self._tables = dict(tables)  # a store that is dropped later stays readable here
+        self.commit = commit
+        self.version = version
+        self._snapshot = snapshot
+        self._index = index
+        self._pin = index.pin
+
+    @property
+    def snapshot(self) -> Any:
+        """The plyvel snapshot.
+
+        Raises
+        ------
+        ClosedError
+            It was let go, so that a range that is still being read cannot go on as of another commit.
+        """
+        if self._snapshot is None:
+            raise ClosedError("the snapshot is closed; take another with db.snapshot()")
+        return self._snapshot
+
+    def find(self, store: int, key: int) -> Extent | None:
+        """Return the extent of a key, or None."""
+        return _table(self._tables, store).find_at(key, self)
+
+    def lookup(self, store: int, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return one row per ascending key; the key that has none gets a tombstone."""
+        return _table(self._tables, store).lookup(keys, self)
+
+    def pieces(self, store: int, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+        """Yield the live rows of a key range as consecutive pieces."""
+        return self._held(_table(self._tables, store).pieces(start, stop, self, reverse=reverse))
+
+    def _held(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
+        """Pass pieces on, so that this view, and what it pins, lives until the last of them has been read."""
+        yield from pieces
+
+    def record_count(self, store: int) -> int:
+        """Return how many records the store has."""
+        return sum(count.record_count for count in self.live(store).values())
+
+    def live(self, store: int) -> dict[int, Live]:
+        """Return what is live in each chunk of a store."""
+        return self._index.read_live(store, self.snapshot)
+
+    def copy_to(self, path: str, next_chunk: int) -> Index:
+        """Create an index that holds what this view shows; not durable before its first checkpoint."""
+        index = Index.create(path, self._index.database, self.commit, next_chunk)
+        try:
+            for start, stop in _OF_STORES:
+                self._copy_pairs(start, stop, index.leveldb)
+        except BaseException:
+            index.close()
+            raise
+        return index
+
+    def _copy_pairs(self, start: bytes, stop: bytes, target: LevelDB) -> None:
+        while pairs := self._index.leveldb.read(start, stop, COPY_PAIRS, self.snapshot):
+            target.write(pairs)
+            start = pairs[-1][0] + b"\0"
+
+    def close(self) -> None:
+        """Let the snapshot go."""
+        self._snapshot = None
+
+
+class Index:
+    """The index of one database, over LevelDB.
+
+    Notes
+    -----
+    Any number of threads may read; the caller lets one write at a time.
+
+    ``whole`` is False if a power cut took a batch and left a later one: LevelDB may hold two logs that are not
+    on disk, and the older one can lose more. Up to the checkpoint all is there even then.
+
+    Parameters
+    ----------
+    leveldb : LevelDB
+    is_sound : bool
+        Whether nothing can be lost, and nothing will be written: the batches need not be counted then.
+    """
+
+    def __init__(self, leveldb: LevelDB, *, is_sound: bool = False) -> None:
+        self.leveldb = leveldb
+        self._tables: dict[int, Table] = {}
+        self._item_sizes: dict[int, int] = {}
+        last = leveldb.get(LAST)
+        checkpoint = leveldb.get(CHECKPOINT)
+        if last is None or checkpoint is None or len(last) != 8 or len(checkpoint) != _CHECKPOINT.size:
+            raise self._damaged("no last commit or checkpoint", "both")
+        self.database, version, self.next_chunk, self.checkpoint, batch = _CHECKPOINT.unpack(checkpoint)
+        if version != VERSION:
+            raise self._damaged(f"format version {version}", f"version {VERSION}")
+        self._clock = Clock(_U8.unpack(last)[0], WeakMethod(self._mend))
+        self._budget = Budget()
+        self._checkpoint_batch = batch
+        batches = [] if is_sound else [key for key, _ in leveldb.read(b"B", b"C", 1 << 32)]
+        self._batch = batch + len(batches)
+        self.whole = is_sound or batches == [
+            _BATCH_KEY.pack(b"B", number) for number in range(batch + 1, self._batch + 1)
+        ]
+        self.pin = Pin()
+        self._catalog = self._read_catalog()
+        self.live: dict[int, dict[int, Live]] = {}
+        heads = self._read_rows(b"H", _HEAD_KEY)
+        self.heads = {chunk: pair for (_, chunk), pair in heads.items()}
+
+    @classmethod
+    def create(
+        cls, path: str, database: bytes, last: int = 0, next_chunk: int = 1, *, private: bool = False
+    ) -> Index:
+        """Create an empty index whose checkpoint is 0; not durable before its first checkpoint."""
+        leveldb = LevelDB.create(path, private=private)
+        checkpoint = _CHECKPOINT.pack(database, VERSION, next_chunk, 0, 0)
+        leveldb.write([(LAST, _U8.pack(last)), (CHECKPOINT, checkpoint), (CATALOG, b"{}")])
+        return cls(leveldb)
+
+    @classmethod
+    def open(cls, path: str) -> Index:
+        """Open an existing index.
+
+        Raises
+        ------
+        CorruptionError
+            It is missing, or damaged.
+        """
+        return cls._over(LevelDB.open(path))
+
+    @classmethod
+    def open_private(cls, path: str, *, is_sound: bool = False) -> Index:
+        """Open a clone of an index, as :meth:`LevelDB.open_private` does."""
+        return cls._over(LevelDB.open_private(path), is_sound=is_sound)
+
+    @classmethod
+    def _over(cls, leveldb: LevelDB, *, is_sound: bool = False) -> Index:
+        try:
+            return cls(leveldb, is_sound=is_sound)
+        except BaseException:
+            leveldb.close()
+            raise
+
+    def _damaged(self, found: str, expected: str) -> CorruptionError:
+        return CorruptionError(self.leveldb.path, found=found, expected=expected, advice=REBUILD)
+
+    def _read_catalog(self) -> Catalog:
+        text = self.leveldb.get(CATALOG) or b""
+        try:
+            catalog = json.loads(text)
+            sound = all(
+                isinstance(entry["store"], int) and isinstance(entry["kind"], str) and "schema" in entry
+                for entry in catalog.values()
+            )
+        except (ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
+            raise self._damaged(f"an unreadable catalog ({type(error).__name__})", "JSON") from error
+        if not sound:
+            raise self._damaged("a catalog entry without store, kind and schema", "all three")
+        return dict(catalog)
+
+    def _read_rows(
+        self, prefix: bytes, key_format: struct.Struct, snapshot: Any = None
+    ) -> dict[tuple[Any, ...], tuple[int, int]]:
+        pairs = self.leveldb.read(prefix, prefix + b"\xff" * 9, 1 << 32, snapshot)
+        if any(len(key) != key_format.size or len(value) != _TWO_U8.size for key, value in pairs):
+            raise self._damaged(f"a row of another size in region {prefix[:1]!r}", f"{_TWO_U8.size} bytes")
+        return {key_format.unpack(key): _TWO_U8.unpack(value) for key, value in pairs}
+
+    def read_live(self, store: int, snapshot: Any = None) -> dict[int, Live]:
+        """Return what is live in each chunk of a store, from LevelDB."""
+        rows = self._read_rows(_LIVE_KEY.pack(b"C", store, 0)[:5], _LIVE_KEY, snapshot)
+        return {chunk: Live(*pair) for (_, _, chunk), pair in rows.items()}
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def last(self) -> int:
+        """Number of the last commit."""
+        return self._clock.last
+
+    @property
+    def catalog(self) -> Catalog:
+        """The stores as of the last commit, by name; replaced by one that differs, never changed."""
+        self._clock.check()
+        return self._catalog
+
+    def table(self, store: int) -> Table:
+        """Return the table of a store that was added.
+
+        Raises
+        ------
+        StoreNotFound
+            The store was dropped.
+        """
+        return _table(self._tables, store)
+
+    def add_table(self, store: int, item_size: int, check: Check) -> Table:
+        """Make a store's rows readable; `check` raises if a run points outside the store's chunks."""
+        self._item_sizes[store] = item_size
+        self.live[store] = self.read_live(store)
+        table = self._tables[store] = Table(self.leveldb, self._clock, store, item_size, check, self._budget)
+        return table
+
+    def remove_table(self, store: int) -> None:
+        """Forget a store that was never committed, if it is known."""
+        self._tables.pop(store, None)
+        self.live.pop(store, None)
+
+    def record_count(self, store: int) -> int:
+        """Return how many records the store has, as of the latest commit."""
+        self.table(store)
+        self._clock.check()
+        # A copy of the values: another thread may add a chunk meanwhile.
+        return sum(count.record_count for count in list(self.live.get(store, {}).values()))
+
+    def view(self) -> View:
+        """Return the index as of the latest commit."""
+        clock = self._clock
+        clock.check()
+        with clock.lock:
+            return View(self, self._tables, clock.last, clock.version, self.leveldb.snapshot())
+
+    def keep(self, things: Iterable[object]) -> None:
+        """Keep things alive for as long as there is a view that was taken before now."""
+        with self._clock.lock:
+            old = self.pin
+            self.pin = old.next = Pin()
+            old.kept += things
+
+    def follow(self, newer: Index) -> None:
+        """Show what another index does, which holds a newer state of the same database, and take its LevelDB.
+
+        Views of before go on with the LevelDB of before. Stores that are not there any more answer with
+        StoreNotFound; new ones are the caller's to add.
+        """
+        self._clock.check()
+        with self._clock.lock:
+            self._adopt(newer)
+
+    def _adopt(self, newer: Index) -> None:
+        self._clock.version += 1  # before the caches: a reader that saw them must see this
+        self.leveldb = newer.leveldb
+        self._clock.last = newer.last
+        for name, entry in self._catalog.items():
+            if entry["store"] not in newer.live and entry["store"] in self._tables:
+                self._tables.pop(entry["store"]).drop(name)
+        for table in self._tables.values():
+            table.follow(newer.leveldb)
+        self.live = {store: counts for store, counts in newer.live.items() if store in self._tables}
+        self._catalog, self.heads = newer.catalog, newer.heads
+        self.checkpoint, self.next_chunk = newer.checkpoint, newer.next_chunk
+
+    # ------------------------------------------------------------------ writing
+
+    def prepare_one(self, store: int, row: bytes) -> Prepared:
+        """Return what a commit changes that is one packed row of one store."""
+        table, extent = self._tables[store], unpack_row(row)
+        counts = recount_one(self.live[store], self._item_sizes[store], table.find(extent[0]), extent)
+        return Prepared({store: table.put_one(extent[0], row)}, {store: counts})
+
+    def prepare(
+        self,
+        rows: Mapping[int, Sequence[Piece]],
+        catalog: Catalog | None = None,
+        compacted: Container[int] = (),
+    ) -> Prepared:
+        """Return what a commit changes: consecutive pieces, tombstones included, for each store; and the catalog.
+
+        Stores that the new catalog does not have any more lose all their rows; those that were compacted are
+        written anew.
+        """
+        dropped = self._dropped(catalog)
+        changes, counts = {}, {}
+        for store, pieces in rows.items():
+            if store in dropped or not (any(map(len, pieces)) or store in compacted):
+                continue
+            table = self._tables[store]
+            counts[store] = recount(self.live[store], self._item_sizes[store], table.replaced(pieces), pieces)
+            changes[store] = table.put_all(pieces) if store in compacted else table.put(pieces)
+        removed = [key for store in dropped for key in self._keys_of(store)]
+        return Prepared(changes, counts, catalog, dropped, removed)
+
+    def apply(self, commit: int, prepared: Prepared) -> None:
+        """Make what was prepared, since which nothing was applied, the state as of a commit."""
+        self._write(commit, prepared)
+        for store in prepared.changes:
+            self._fold_if_due(store)
+
+    def put(
+        self,
+        commit: int,
+        rows: Mapping[int, Sequence[Piece]],
+        catalog: Catalog | None = None,
+        compacted: Container[int] = (),
+    ) -> None:
+        """Prepare a commit and apply it."""
+        self.apply(commit, self.prepare(rows, catalog, compacted))
+
+    def _replace_catalog(self, catalog: Catalog, dropped: Collection[int]) -> None:
+        for name, entry in self._catalog.items():
+            if entry["store"] in dropped and entry["store"] in self._tables:
+                self._tables.pop(entry["store"]).drop(name)
+        self._catalog = catalog
+
+    def _dropped(self, catalog: Catalog | None) -> set[int]:
+        if catalog is None:
+            return set()
+        kept = {entry["store"] for entry in catalog.values()}
+        return {entry["store"] for entry in self.catalog.values()} - kept
+
+    def _keys_of(self, store: int) -> Iterator[bytes]:
+        yield from keys_of_store(self.leveldb, store)
+        for chunk in self.read_live(store):
+            yield _LIVE_KEY.pack(b"C", store, chunk)
+
+    def _write(self, commit: int, prepared: Prepared) -> None:
+        changes, counts, catalog, dropped, keys = prepared
+        self._batch += 1
+        puts = [(LAST, _U8.pack(commit)), (_BATCH_KEY.pack(b"B", self._batch), b"")]
+        if catalog is not None:
+            puts.append((CATALOG, json.dumps(catalog).encode()))
+        puts += [
+            (_LIVE_KEY.pack(b"C", store, chunk), _TWO_U8.pack(*live))
+            for store, figures in counts.items()
+            for chunk, live in figures.items()
+        ]
+        removed = list(keys)
+        for change in changes.values():
+            puts += change.puts
+            removed += change.deletes
+        clock = self._clock
+        clock.check()
+        with clock.lock:
+            try:
+                clock.is_changing = True
+                clock.version += 1  # before the caches: a reader that saw them must see this
+                self.leveldb.write(puts, removed)
+                clock.last = commit
+                for store, figures in counts.items():
+                    self.live[store].update(figures)
+                for store, change in changes.items():
+                    self._tables[store].apply(change)
+                if catalog is not None:
+                    self._replace_catalog(catalog, dropped)
+                clock.is_changing = False
+            except BaseException:
+                clock.is_changing, clock.is_torn = False, True
+                raise
+
+    def _mend(self) -> None:
+        """Read anew what a change that was cut short may have left of before it, or of after it, in memory."""
+        self._clock.version += 1
+        self._clock.last = _U8.unpack(self.leveldb.get(LAST) or b"")[0]
+        catalog = self._read_catalog()
+        known = {entry["store"] for entry in catalog.values()}
+        self._replace_catalog(catalog, {entry["store"] for entry in self._catalog.values()} - known)
+        for store, table in self._tables.items():
+            self.live[store] = self.read_live(store)
+            table.forget()
+
+    def _fold_if_due(self, store: int) -> None:
+        table = self._tables[store]
+        if table.needs_fold(partial(self.record_count, store)):
+            for change in takewhile(lambda change: self.leveldb.growth.has_room(change.size()), table.fold()):
+                self._write(self._clock.last, Prepared({store: change}, {}))
+
+    # ------------------------------------------------------------------ checkpoint
+
+    @property
+    def commits(self) -> int:
+        """How many batches were written since the checkpoint."""
+        return int(self._batch - self._checkpoint_batch)
+
+    def write_checkpoint(
+        self, next_chunk: int, heads: Mapping[int, tuple[int, int]], gone: Iterable[tuple[int, int]] = ()
+    ) -> None:
+        """Make everything up to the last commit durable, and say so.
+
+        Parameters
+        ----------
+        next_chunk : int
+            No chunk has this id or a higher one.
+        heads : mapping
+            Free and directory offset of every chunk that grew.
+        gone : iterable of (store, chunk)
+            Chunks that are about to be unlinked.
+        """
+        self.leveldb.flush_logs()
+        last = self._clock.last
+        puts = [(_HEAD_KEY.pack(b"H", chunk), _TWO_U8.pack(*head)) for chunk, head in heads.items()]
+        puts.append((CHECKPOINT, _CHECKPOINT.pack(self.database, VERSION, next_chunk, last, self._batch)))
+        gone = list(gone)
+        deletes = [_HEAD_KEY.pack(b"H", chunk) for _, chunk in gone]
+        deletes += [_LIVE_KEY.pack(b"C", store, chunk) for store, chunk in gone]
+        deletes += [_BATCH_KEY.pack(b"B", batch) for batch in range(self._checkpoint_batch + 1, self._batch + 1)]
+        self.leveldb.write(puts, deletes, sync=True)
+        self.checkpoint, self.next_chunk, self._checkpoint_batch = last, next_chunk, self._batch
+        self.heads.update(heads)
+        for store, chunk in gone:
+            self.heads.pop(chunk, None)
+            self.live.get(store, {}).pop(chunk, None)
+
+    def compact(self, stores: Iterable[int] | None = None) -> None:
+        """Give back the disk space of rows that were replaced or deleted: of some stores, or of all there were."""
+        self.leveldb.compact(b"B", b"P")  # deltas, and what there is for each batch and each chunk
+        ranges = [(b"P", b"Q")] if stores is None else [keys_of_pages(store) for store in stores]
+        for start, stop in ranges:
+            self.leveldb.compact(start, stop)
+
+    def is_entered(self) -> bool:
+        """Tell whether this thread is in the middle of a call here, which something has interrupted to ask."""
+        return self._clock.mutex.is_mine() or self.leveldb.is_entered()
+
+    def disown(self) -> None:
+        """Forget everything in a forked child, whatever locks other threads held when it was forked."""
+        self._clock.mutex = Mutex()
+        self._clock.is_changing = self._clock.is_torn = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all caches, so that the next read of any table asks LevelDB."""
+        for table in self._tables.values():
+            table.forget()
+
+    def close(self, *, tidy: bool = True) -> None:
+        """Close LevelDB, once the calls in flight are done; see `LevelDB.close`. Idempotent."""
+        self.leveldb.close(tidy=tidy)
+        self.forget()
+
+
+def _table(tables: Mapping[int, Table], store: int) -> Table:
+    table = tables.get(store)
+    if table is None:
+        raise StoreNotFound("the store was dropped")
+    return table

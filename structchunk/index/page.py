@@ -1,0 +1,85 @@
+"""Pages: the values under which LevelDB keeps rows of one store: packed rows, and how many they are. No I/O.
+
+Rows of form ALL (see ``runs/packed.py``) are a page as they are. Those of the other forms, which are *short*, are
+followed by ``u2 row count, u1 form``: so the size tells them apart. The last key is in LevelDB's own key.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from itertools import groupby, pairwise
+
+import numpy as np
+
+from ..runs.extent import ROW_SIZE, TOMBSTONE, is_sorted, run_from_bytes
+from ..runs.packed import ALL, Packed, pack, unpack
+from ..runs.run import Piece, Scattered, first_key, last_key, portions
+
+TRAILER = struct.Struct("<HB")
+assert TRAILER.size % ROW_SIZE
+
+
+def pack_pages(pieces: Iterable[Piece], item_size: int, row_count: int) -> list[tuple[int, bytes]]:
+    """Return consecutive pieces as pages of up to `row_count` rows, each with its last key."""
+    parts = (part for piece in pieces for part in portions(piece, row_count))
+    return [(last_key(part), _page(pack(part, item_size))) for part in parts]
+
+
+def _page(packed: Packed) -> bytes:
+    form, count, body = packed
+    return bytes(body) if form == ALL else bytes(body) + TRAILER.pack(count, form)
+
+
+def is_short(page: bytes) -> bool:
+    """Tell whether a page is one of packed rows of another form than ALL."""
+    return len(page) % ROW_SIZE != 0
+
+
+def count_rows(page: bytes) -> int:
+    """Return how many rows a page has, or says that it has."""
+    return int.from_bytes(page[-TRAILER.size :][:2], "little") if is_short(page) else len(page) // ROW_SIZE
+
+
+def unpack_pages(pages: Sequence[tuple[int, bytes]], item_size: int, row_count: int) -> list[Piece]:
+    """Return the rows of consecutive pages, each given with its last key, of up to `row_count` rows.
+
+    Raises
+    ------
+    ValueError
+        Some is none, or its last key is another one. Where records lie is not checked.
+    """
+    pieces: list[Piece] = []
+    for short, group in groupby(pages, key=lambda page: is_short(page[1])):
+        if short:
+            pieces += [_unpack_short(last, page, item_size, row_count) for last, page in group]
+        else:
+            pieces.append(_unpack_rows(list(group), row_count))
+    if any(last_key(before) >= first_key(after) for before, after in pairwise(pieces)):
+        raise ValueError("pages that overlap")
+    return pieces
+
+
+def _unpack_short(last: int, page: bytes, item_size: int, row_count: int) -> Piece:
+    if len(page) < TRAILER.size:
+        raise ValueError(f"a page of {len(page)} bytes")
+    count, form = TRAILER.unpack_from(page, len(page) - TRAILER.size)
+    if form == ALL or not 1 <= count <= row_count:
+        raise ValueError(f"a short page of {count} rows of form {form}")
+    piece = unpack(Packed(form, count, memoryview(page)[: -TRAILER.size]), item_size)
+    if last_key(piece) != last:
+        raise ValueError(f"a short page of keys up to {last_key(piece)}, which is not its own key, {last}")
+    return piece
+
+
+def _unpack_rows(pages: list[tuple[int, bytes]], row_count: int) -> Piece:
+    for _, page in pages:
+        if not 1 <= len(page) // ROW_SIZE <= row_count:
+            raise ValueError(f"a page of {len(page)} bytes")
+    run = run_from_bytes(b"".join([page for _, page in pages]) if len(pages) > 1 else pages[0][1])
+    ends = np.cumsum([len(page) // ROW_SIZE for _, page in pages]) - 1
+    if run["key"][ends].tolist() != [last for last, _ in pages] or not is_sorted(run["key"]):
+        raise ValueError("a page whose keys are out of order")
+    if (run["flags"] & TOMBSTONE).any():
+        raise ValueError("a tombstone in a page")
+    return Scattered(run)

@@ -1,0 +1,221 @@
+"""Decoded pages kept in memory: the cache that point reads and scans of the index go through. No I/O."""
+
+from __future__ import annotations
+
+import random
+import weakref
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..runs.extent import KEY_END, Extent
+from ..runs.run import Piece, Stretch
+
+CACHE_SIZE = 256 << 20
+"""How many bytes the caches of all stores of a database may hold."""
+EAGER_AFTER = 8
+CROWD = 16
+"""Keys of one bucket are looked at one by one, unless one has more than this."""
+WORTH_KEYS = 128
+"""Buckets for this many keys take about as long to make as they save in one look-up."""
+
+
+Buckets: TypeAlias = tuple[int, int, Sequence[int], bool]
+"""First key, bits that a bucket spans, where each bucket starts and the last one ends, and if any is crowded."""
+
+
+def make_buckets(keys: npt.NDArray[np.uint64]) -> Buckets:
+    """Divide the span of ascending keys into equal buckets, of 2 to 4 keys on average."""
+    if not len(keys):
+        return 0, 0, array("I"), False
+    first, span = int(keys[0]), int(keys[-1] - keys[0])
+    shift = (span // len(keys)).bit_length() + 1
+    counts = np.bincount(((keys - keys[0]) >> np.uint64(shift)).view(np.int64))
+    starts = np.zeros(len(counts) + 1, np.uint32)
+    np.cumsum(counts, out=starts[1:])
+    return first, shift, array("I", starts.tobytes()), bool(counts.max() > CROWD)
+
+
+class Block:
+    """Consecutive pages of one store, decoded: all its rows with ``floor <= key <= last``. Immutable.
+
+    ``piece`` has all rows, for finding some. ``pieces`` has them for sweeps: where a chunk ends within a block,
+    that spares every sweep a look at each row.
+
+    Two shapes of data are common and spare memory accesses: keys that rise by the same step need no search, and
+    records of one length that lie back to back no rows. Other keys are put into buckets once some were looked up.
+    """
+
+    __slots__ = (
+        "_buckets",
+        "_first",
+        "_keys",
+        "_length",
+        "_lookups",
+        "_origin",
+        "_step",
+        "count",
+        "floor",
+        "keys",
+        "last",
+        "piece",
+        "pieces",
+        "size",
+    )
+
+    def __init__(self, piece: Piece, floor: int, last: int, pieces: Sequence[Piece] = ()) -> None:
+        self.floor = floor
+        self.last = last
+        self.count = len(piece)
+        self._first = self._step = self._length = self._lookups = 0
+        self._keys = array("Q")  # of all sequences it gives single numbers fastest
+        self._buckets: Buckets | None = None
+        if isinstance(piece, Stretch) and isinstance(piece.spacing, range):
+            self._first, self._step = piece.spacing.start, piece.spacing.step
+        else:
+            self._keys.frombytes(piece.keys.data.cast("B") if len(piece) else b"")
+        self.keys = np.frombuffer(self._keys, np.uint64)
+        self.keys.flags.writeable = False
+        if isinstance(piece, Stretch):
+            self._length = piece.length
+            self._origin = (piece.span.start, self._length * piece.item_size, piece.chunk, piece.flags)
+            piece = piece if self._step else piece.over(self.keys)
+        self.piece = piece
+        self.pieces = pieces if len(pieces) > 1 else [piece]
+        self.size = piece.size + (0 if isinstance(piece, Stretch) else self.keys.nbytes)
+        self.size += self.keys.nbytes // 4  # what buckets take, but for two of them
+        self.size += sum(part.size for part in self.pieces if part is not piece)
+
+    def is_whole(self) -> bool:
+        """Tell whether this block answers for all keys."""
+        return self.floor == 0 and self.last == KEY_END - 1
+
+    def find(self, key: int) -> Extent | None:
+        """Return the extent of a key that this block answers for, or None."""
+        if self._step:
+            at, rest = divmod(key - self._first, self._step)
+            if rest or not 0 <= at < self.count:
+                return None
+        else:
+            keys = self._keys
+            first, shift, starts, is_crowded = self._buckets or self._make_buckets()
+            bucket = (key - first) >> shift
+            try:
+                at = starts[bucket]  # of any bucket, if this one is before the first: no key will be equal
+                if is_crowded:
+                    at = bisect_left(keys, key, at, starts[bucket + 1])
+                while (found := keys[at]) < key:
+                    at += 1
+            except IndexError:
+                return None  # beyond the last key
+            if found != key:
+                return None
+        if self._length:
+            offset, size, chunk, flags = self._origin
+            return key, offset + at * size, self._length, chunk, flags
+        return self.piece.extent(at)
+
+    def _make_buckets(self) -> Buckets:
+        """Return a bucket of all keys, until so many were looked up that smaller ones are worth their making."""
+        self._lookups += 1
+        if self._lookups * WORTH_KEYS <= self.count:
+            return 0, 64, (0, self.count), True
+        # One assignment of what is never changed needs no lock: at worst, two threads make the same.
+        self._buckets = buckets = make_buckets(self.keys)
+        return buckets
+
+    def search(self, keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+        """Return where in the piece each of many keys is, and whether it is there at all."""
+        if self._step:
+            where, rest = np.divmod(keys - np.uint64(self._first), np.uint64(self._step))
+            return where.astype(np.intp), (rest == 0) & (where < self.count)  # what is below first wraps around
+        if not self.count:
+            return np.zeros(len(keys), np.intp), np.zeros(len(keys), bool)
+        where = np.searchsorted(self.keys, keys)
+        return where, (where < self.count) & (self.keys[np.minimum(where, self.count - 1)] == keys)
+
+
+class Budget:
+    """What all caches of a database hold together, and which they are."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.caches: weakref.WeakSet[BlockCache] = weakref.WeakSet()
+
+    def is_full(self) -> bool:
+        """Tell whether a further block would drive another one out: then single keys are not worth one."""
+        return self.size > CACHE_SIZE - CACHE_SIZE // 8
+
+    def enforce(self) -> None:
+        """Drop blocks at random, of any cache, until they are not too many."""
+        if self.size > CACHE_SIZE:  # an interrupt may have come between a block and its figure
+            self.size = sum(block.size for cache in list(self.caches) for block in cache.index[1])
+        while self.size > CACHE_SIZE:
+            random.choice([cache for cache in self.caches if cache.index[1]]).drop_any()
+
+
+class BlockCache:
+    """Blocks of one store, disjoint and sorted, beside the last key of each. The caller locks, but for finding.
+
+    ``index`` is both lists. They are never changed, only replaced together, so that who looks needs no lock.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.index: tuple[list[int], list[Block]] = ([], [])
+        self.budget = budget
+        self._inserted = 0
+        budget.caches.add(self)
+
+    def eagerness(self) -> int:
+        """Return how often to double what is read for one key, 0 to 4: who has missed often will miss again."""
+        return min(self._inserted // EAGER_AFTER, 4)
+
+    def find(self, key: int) -> Block | None:
+        """Return the block that answers for a key, or None."""
+        lasts, blocks = self.index
+        at = bisect_left(lasts, key)
+        return blocks[at] if at < len(blocks) and blocks[at].floor <= key else None
+
+    def next_floor(self, key: int) -> int:
+        """Return the lowest key above `key` that a block answers for, or the end of all keys."""
+        lasts, blocks = self.index
+        at = bisect_left(lasts, key)
+        return blocks[at].floor if at < len(blocks) else KEY_END
+
+    def insert(self, block: Block) -> None:
+        """Add a block in place of those that it overlaps; drop others at random when there are too many."""
+        self.drop(block.floor, block.last)
+        if block.size > CACHE_SIZE:
+            return
+        lasts, blocks = self.index
+        at = bisect_left(lasts, block.last)
+        self.index = [*lasts[:at], block.last, *lasts[at:]], [*blocks[:at], block, *blocks[at:]]
+        self._inserted += 1
+        self.budget.size += block.size
+        self.budget.enforce()
+
+    def drop(self, low: int, high: int) -> None:
+        """Remove the blocks that answer for any key in ``[low, high]``."""
+        lasts, blocks = self.index
+        first = upto = bisect_left(lasts, low)
+        while upto < len(blocks) and blocks[upto].floor <= high:
+            upto += 1
+        self._remove(first, upto)
+
+    def drop_any(self) -> None:
+        """Remove one block."""
+        at = random.randrange(len(self.index[1]))
+        self._remove(at, at + 1)
+
+    def clear(self) -> None:
+        """Remove all blocks."""
+        self._remove(0, len(self.index[1]))
+
+    def _remove(self, first: int, upto: int) -> None:
+        lasts, blocks = self.index
+        self.index = lasts[:first] + lasts[upto:], blocks[:first] + blocks[upto:]
+        self.budget.size -= sum(block.size for block in blocks[first:upto])

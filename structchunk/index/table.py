@@ -1,0 +1,468 @@
+"""The index of one store: its pages and its delta in LevelDB, read and changed as runs. Nothing of other stores.
+
+LevelDB keys here are ``D · store u4 · key u8`` for a delta row and ``P · store u4 · last key u8`` for a page,
+big-endian, so that byte order is numeric order.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CorruptionError, StoreNotFound
+from ..runs.extent import (
+    EXTENT_DTYPE,
+    KEY_END,
+    ROW,
+    ROW_SIZE,
+    TOMBSTONE,
+    Extent,
+    Run,
+    clip,
+    concatenate,
+    empty_run,
+    find_equal,
+    find_one,
+    live,
+    make_run,
+    overlay,
+    rows_with,
+    run_from_bytes,
+)
+from ..runs.run import (
+    Piece,
+    Scattered,
+    Stretch,
+    clip_piece,
+    first_key,
+    in_key_order,
+    joined,
+    last_key,
+    overlay_pieces,
+    put_together,
+    split,
+)
+from ..types.keys import as_key
+from .delta import Delta
+from .leveldb import REBUILD, LevelDB, Pair
+from .page import count_rows, is_short, pack_pages, unpack_pages
+from .page_cache import Block, BlockCache, Budget
+from .version import At, Clock
+
+PAGE_ROWS = 512
+POINT_PAGES = 8
+"""How many pages are read to find one key: the fixed cost of decoding one would outweigh its rows."""
+GROUP_PAGES = 128
+"""How many pages are read, or rewritten by a fold, at a time."""
+MIN_FOLD_ROWS = 32768
+FOLD_FRACTION = 16
+FEW_KEYS = 32
+DENSE_KEYS = 4
+"""Where more looked-up keys than this meet one block, the next is read with many pages."""
+_KEY = struct.Struct(">cIQ")
+_KEY_SIZE = _KEY.size + 7
+"""Of a key and what LevelDB adds, at most."""
+
+
+class Change(NamedTuple):
+    """What a commit or a fold does to one table: LevelDB's puts and deletes, then the caches."""
+
+    puts: list[Pair]
+    deletes: list[bytes]
+    delta_rows: list[tuple[int, bytes]]
+    folded: list[int]
+    low: int
+    high: int
+
+    def size(self) -> int:
+        """Return how many bytes of LevelDB's log it takes, about."""
+        size = _KEY_SIZE * (len(self.puts) + len(self.deletes))
+        for _, value in self.puts:
+            size += len(value)
+        return size
+
+
+class Table:
+    """Key to extent, for one store.
+
+    ``at=None`` reads the latest state. Point reads of it go through a cache; so do reads at a commit for as
+    long as that is the latest one, and LevelDB's own snapshot after that.
+
+    Parameters
+    ----------
+    leveldb, clock : LevelDB, Clock
+        Shared by all tables of the index.
+    store, item_size : int
+        The store's id, and the bytes of one of its items.
+    check : callable
+        Raises CorruptionError if a run, read from disk, points outside the store's chunks.
+    budget : Budget
+        Of the caches of all tables.
+    """
+
+    def __init__(
+        self,
+        leveldb: LevelDB,
+        clock: Clock,
+        store: int,
+        item_size: int,
+        check: Callable[[Run], None],
+        budget: Budget,
+    ) -> None:
+        self._leveldb = leveldb
+        self._clock = clock
+        self._store = store
+        self._item_size = item_size
+        self._check = check
+        self._cache = BlockCache(budget)
+        self._delta = Delta()
+        self._delta_loaded = False
+        self._dropped = ""
+
+    def _key(self, region: bytes, key: int) -> bytes:
+        return _KEY.pack(region, self._store, key)
+
+    def _end(self, region: bytes) -> bytes:
+        return self._key(region, KEY_END - 1) + b"\0"
+
+    # ------------------------------------------------------------------ point reads
+
+    def find(self, key: int) -> Extent | None:
+        """Return the extent of a key as of the latest commit, or None. The hot path: no lock, no LevelDB."""
+        rows = self._delta.rows
+        if rows and (row := rows.get(key)) is not None:
+            extent: Extent = ROW.unpack(row)
+            return None if extent[4] & TOMBSTONE else extent
+        lasts, blocks = self._cache.index
+        try:
+            block = blocks[bisect_left(lasts, key)]
+        except IndexError:
+            return self._find_uncached(key)
+        return block.find(key) if block.floor <= key else self._find_uncached(key)
+
+    def _find_uncached(self, key: int) -> Extent | None:
+        as_key(key)  # the hot path leaves this to here: no cache answers for what is out of range
+        if not self._delta_loaded:
+            self._load_delta()
+            return self.find(key)
+        if self._cache.budget.is_full():
+            return self._find_in_page(key, None)
+        return self._block(key, None).find(key)
+
+    def _find_in_page(self, key: int, snapshot: Any) -> Extent | None:
+        """Return the extent of a key from the one page that answers for it, decoding just its row."""
+        pages = self._leveldb.read(self._key(b"P", key), self._end(b"P"), 1, snapshot)
+        if not pages:
+            return None
+        page = pages[0][1]
+        if is_short(page) or not 1 <= len(page) // ROW_SIZE <= PAGE_ROWS:
+            return Block(self._decode_pages(pages), 0, KEY_END - 1).find(key)
+        extent = find_one(run_from_bytes(page), key)
+        if extent is None:
+            return None
+        if extent[4] & TOMBSTONE:
+            raise self._damaged("a tombstone in a page", "live records only")
+        self._check(np.array([extent], EXTENT_DTYPE))
+        return extent
+
+    def find_at(self, key: int, at: At) -> Extent | None:
+        """Return the extent of a key as of a commit, or None."""
+        if at.version == self._clock.version:
+            extent = self.find(key)
+            if at.version == self._clock.version:  # else a commit came in between, and may be what was seen
+                return extent
+        row = self._leveldb.get(self._key(b"D", key), at.snapshot)
+        if row is not None:
+            run = self._decode_delta([(self._key(b"D", key), row)])
+            return None if run["flags"][0] & TOMBSTONE else run[0].item()
+        return self._find_in_page(key, at.snapshot)
+
+    def lookup(self, keys: npt.NDArray[np.uint64], at: At | None = None) -> Run:
+        """Return one row per key, in ascending order, repeated or not; a tombstone for the key that has none."""
+        if len(keys) <= FEW_KEYS:
+            return np.array([self._row(key, at) for key in keys.tolist()], EXTENT_DTYPE)
+        rows = make_run(keys, 0, 0, 0, TOMBSTONE)
+        for block, first, upto in self._blocks_of(keys, at):
+            where, found = block.search(keys[first:upto])
+            if found.all():
+                rows[first:upto] = block.piece.take(where)
+            else:
+                rows[first:upto][found] = block.piece.take(where[found])
+        delta = self.delta_run(at)
+        where = np.searchsorted(delta["key"], keys)
+        found = find_equal(delta, keys, where)
+        rows[found] = delta[where[found]]
+        return rows
+
+    def _row(self, key: int, at: At | None) -> Extent:
+        extent = self.find(key) if at is None else self.find_at(key, at)
+        return (key, 0, 0, 0, TOMBSTONE) if extent is None else extent
+
+    def existing(self, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return the live rows that these ascending keys have now, without those that have none."""
+        if len(keys) <= FEW_KEYS:
+            return live(self.lookup(keys))
+        parts = []
+        for block, first, upto in self._blocks_of(keys, None):
+            where, found = block.search(keys[first:upto])
+            parts.append(block.piece.take(where[found]))
+        return live(overlay(rows_with(self.delta_run(), keys), concatenate(parts)))
+
+    def replaced(self, pieces: Iterable[Piece]) -> Run:
+        """Return the live rows that pieces with the same keys take the place of."""
+        return concatenate([self.existing(piece.keys) for piece in pieces if len(piece) and self._is_met(piece)])
+
+    def _is_met(self, piece: Piece) -> bool:
+        """Tell whether there may be live rows among the keys of a piece: mostly, what is appended meets none."""
+        if len(piece) <= FEW_KEYS:
+            return True
+        start, stop = first_key(piece), last_key(piece) + 1
+        if len(clip(self.delta_run(), start, stop)):
+            return True
+        block = self._block(start, None)
+        return block.last < stop - 1 or len(clip_piece(block.piece, start, stop)) > 0
+
+    def _blocks_of(self, keys: npt.NDArray[np.uint64], at: At | None) -> Iterator[tuple[Block, int, int]]:
+        """Yield the blocks that answer for ascending keys, each with its first and last position among them."""
+        first, wide = 0, False
+        while first < len(keys):
+            block = self._block(int(keys[first]), at, wide=wide)
+            upto = first + int(np.searchsorted(keys[first:], np.uint64(block.last), side="right"))
+            yield block, first, upto
+            wide = upto - first > DENSE_KEYS
+            first = upto
+
+    # ------------------------------------------------------------------ range reads
+
+    def pieces(self, start: int, stop: int, at: At | None = None, *, reverse: bool = False) -> Iterator[Piece]:
+        """Yield the live rows with ``start <= key < stop`` as consecutive pieces, in either direction."""
+        delta = clip(self.delta_run(at), start, stop)
+        return overlay_pieces(delta, self._page_pieces(start, stop, at, reverse=reverse), reverse=reverse)
+
+    def _page_pieces(self, start: int, stop: int, at: At | None, *, reverse: bool) -> Iterator[Piece]:
+        while start < stop:
+            at_key = stop - 1 if reverse else start
+            block = self._block(at_key, at, wide=stop - start > 1, reverse=reverse)
+            for piece in reversed(block.pieces) if reverse else block.pieces:
+                yield clip_piece(piece, start, stop)
+            if reverse:
+                stop = block.floor
+            else:
+                start = block.last + 1
+
+    def _block(self, key: int, at: At | None, *, wide: bool = False, reverse: bool = False) -> Block:
+        """Return a block that answers for a key; a `wide` one holds many pages, if there are many."""
+        clock = self._clock
+        clock.check()
+        with clock.lock:
+            version = clock.version
+            latest = at is None or at.version == version
+            if latest:
+                block = self._cache.find(key)
+                if block is not None and (not wide or block.count > POINT_PAGES * PAGE_ROWS or block.is_whole()):
+                    return block
+            stop = KEY_END if wide or not latest else self._cache.next_floor(key)
+            count = GROUP_PAGES if wide else POINT_PAGES << self._cache.eagerness()
+        loaded = self._load(key, count, at.snapshot if at else None, stop=stop, reverse=reverse)
+        with clock.lock:
+            if latest and version == clock.version:
+                self._load_delta()  # find() trusts a cached block where the delta has no row
+                self._cache.insert(loaded)
+        return loaded
+
+    def _load(self, key: int, count: int, snapshot: Any, *, stop: int = KEY_END, reverse: bool = False) -> Block:
+        """Read the page that answers for a key, and its neighbours below `stop`, up to `count` pages."""
+        snapshot = snapshot or self._leveldb.snapshot()  # both reads must see the same pages
+        first, here = self._key(b"P", 0), self._key(b"P", key)
+        end = self._end(b"P") if stop == KEY_END else self._key(b"P", stop)
+        leveldb = self._leveldb  # one for both reads: a reader's refresh() may put another in its place
+        pages = leveldb.read(here, end, 1 if reverse else count, snapshot)
+        last = stop - 1 if len(pages) < (1 if reverse else count) else self._last_key(pages[-1])
+        before = leveldb.read_back(first, here, count if reverse else 1, snapshot)
+        floor = self._last_key(before[0]) + 1 if before else 0
+        if reverse:
+            pages = before[1:] + pages if len(before) == count else before + pages
+            floor = floor if len(before) == count else 0
+        piece = self._decode_pages(pages)
+        if len(piece) and first_key(piece) < floor:
+            raise self._damaged("pages that overlap", "each page's keys above those of the page before")
+        return Block(piece, floor, last, split(piece, self._item_size))
+
+    def _last_key(self, page: Pair) -> int:
+        if len(page[0]) != _KEY.size:
+            raise self._damaged(f"an index key of {len(page[0])} bytes", f"{_KEY.size} bytes")
+        return int.from_bytes(page[0][-8:], "big")
+
+    # ------------------------------------------------------------------ decoding
+
+    def _decode_pages(self, pages: list[Pair]) -> Piece:
+        try:
+            pieces = unpack_pages([(self._last_key(page), page[1]) for page in pages], self._item_size, PAGE_ROWS)
+        except ValueError as error:
+            raise self._damaged(str(error), "one as page.py describes it, and each above the one before") from error
+        for piece in pieces:
+            if isinstance(piece, Scattered):
+                self._check(piece.run)
+        # Between the ends of a Stretch offsets rise evenly.
+        ends = [piece.extent(at) for piece in pieces if isinstance(piece, Stretch) for at in (0, len(piece) - 1)]
+        self._check(np.array(ends, EXTENT_DTYPE))
+        return put_together(pieces, self._item_size)
+
+    def _decode_delta(self, pairs: list[Pair]) -> Run:
+        if any(len(value) != ROW_SIZE for _, value in pairs):
+            raise self._damaged("a delta row of another size", f"{ROW_SIZE} bytes")
+        if not pairs:
+            return empty_run()
+        run = run_from_bytes(b"".join([value for _, value in pairs]))
+        if run["key"].tolist() != [self._last_key(pair) for pair in pairs]:
+            raise self._damaged("a delta row of another key", "the key that it is stored under")
+        self._check(live(run))
+        return run
+
+    def _damaged(self, found: str, expected: str) -> CorruptionError:
+        path = self._leveldb.path
+        return CorruptionError(path, found=f"{found} (store {self._store})", expected=expected, advice=REBUILD)
+
+    def delta_run(self, at: At | None = None) -> Run:
+        """Return the delta, tombstones included, as of a commit or the latest one."""
+        self._clock.check()
+        with self._clock.lock:
+            if at is None or at.version == self._clock.version:
+                self._load_delta()
+                return self._delta.run()
+        return self._decode_delta(self._read_delta(at.snapshot))
+
+    def _read_delta(self, snapshot: Any = None) -> list[Pair]:
+        count = 1 << 62
+        return self._leveldb.read(self._key(b"D", 0), self._end(b"D"), count, snapshot)
+
+    def _load_delta(self) -> None:
+        if self._dropped:
+            raise StoreNotFound(f"store {self._dropped!r} was dropped")
+        self._clock.check()
+        with self._clock.lock:
+            if not self._delta_loaded:
+                pairs = self._read_delta()
+                self._decode_delta(pairs)
+                delta = Delta((self._last_key(pair), pair[1]) for pair in pairs)
+                self._delta, self._delta_loaded = delta, True
+
+    def drop(self, name: str) -> None:
+        """Answer every further call with StoreNotFound."""
+        self._dropped = name
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all that is cached, so that the next read asks LevelDB."""
+        with self._clock.lock:
+            self._cache.clear()  # first: find() takes no lock, and a block without the delta may be out of date
+            delta = Delta()
+            self._delta, self._delta_loaded = delta, False
+
+    def follow(self, leveldb: LevelDB) -> None:
+        """Read from another LevelDB, which holds a newer state of the same store."""
+        with self._clock.lock:
+            self._leveldb = leveldb
+            self.forget()
+
+    # ------------------------------------------------------------------ changes
+
+    def put(self, pieces: Sequence[Piece]) -> Change:
+        """Return what putting pieces, tombstones included, changes: pages if they are dense, else delta rows."""
+        self._load_delta()
+        pieces = [piece for piece in pieces if len(piece)]
+        pages = self._dense_pages(pieces) if sum(map(len, pieces)) >= PAGE_ROWS else None
+        if pages is not None:
+            return self._rewrite(pieces, pages, self._delta.shared(joined(pieces)) if self._delta.rows else [])
+        run = joined(pieces)
+        rows = run.view(np.uint8).data
+        keys = run["key"].tolist()
+        packed = [(key, bytes(rows[i * ROW_SIZE : (i + 1) * ROW_SIZE])) for i, key in enumerate(keys)]
+        return Change([(self._key(b"D", key), row) for key, row in packed], [], packed, [], 0, -1)
+
+    def put_all(self, pieces: Sequence[Piece]) -> Change:
+        """Return what putting pieces changes if all of the store is written anew, as pages.
+
+        No row stays that another one shadows: it may point into a chunk that is to be unlinked.
+        """
+        rows = live(overlay(joined(pieces), joined(self.pieces(0, KEY_END))))
+        deletes = list(keys_of_store(self._leveldb, self._store))
+        return Change(self._pages([Scattered(rows)]), deletes, [], list(self._delta.rows), 0, KEY_END - 1)
+
+    def put_one(self, key: int, row: bytes) -> Change:
+        """Return what putting one packed row changes."""
+        self._load_delta()
+        return Change([(self._key(b"D", key), row)], [], [(key, row)], [], 0, -1)
+
+    def _dense_pages(self, pieces: Sequence[Piece]) -> list[Pair] | None:
+        """Return the pages that pieces overlap, or None if they hold far more rows than those."""
+        low, high = first_key(pieces[0]), last_key(pieces[-1])
+        limit = 2 + sum(map(len, pieces)) * FOLD_FRACTION // PAGE_ROWS
+        pages = self._leveldb.read(self._key(b"P", low), self._end(b"P"), 1)
+        if not pages:
+            before = self._leveldb.read_back(self._key(b"P", 0), self._key(b"P", low), 1)
+            return [page for page in before if count_rows(page[1]) < PAGE_ROWS]
+        pages = self._leveldb.read(self._key(b"P", low), self._key(b"P", high), limit)
+        if len(pages) == limit:
+            return None
+        return pages + self._leveldb.read(self._key(b"P", high), self._end(b"P"), 1)
+
+    def _rewrite(self, pieces: Sequence[Piece], pages: list[Pair], folded: list[int]) -> Change:
+        """Put pieces into these pages, which are all that they overlap, in place of their present rows."""
+        present = self._decode_pages(pages)
+        if len(present) and last_key(present) >= first_key(pieces[0]):
+            merged: list[Piece] = [Scattered(live(overlay(joined(pieces), present.run)))]
+        else:
+            alive = [Scattered(live(piece.run)) if isinstance(piece, Scattered) else piece for piece in pieces]
+            merged = in_key_order([present, *alive], self._item_size)
+        deletes = [key for key, _ in pages] + [self._key(b"D", key) for key in folded]
+        bounds = [first_key(pieces[0]), last_key(pieces[-1])] + [self._last_key(page) for page in pages]
+        return Change(self._pages(merged), deletes, [], folded, min(bounds), max(bounds))
+
+    def _pages(self, pieces: Iterable[Piece]) -> list[Pair]:
+        """Return consecutive pieces as pages."""
+        return [(self._key(b"P", last), page) for last, page in pack_pages(pieces, self._item_size, PAGE_ROWS)]
+
+    def apply(self, change: Change) -> None:
+        """Bring the caches up to date with a change that LevelDB has taken. The caller holds the lock."""
+        for key, row in change.delta_rows:
+            self._delta.put(key, row)
+        if change.low <= change.high:
+            self._cache.drop(change.low, change.high)
+            if change.folded:
+                self._delta.remove(change.folded)
+
+    def needs_fold(self, record_count: Callable[[], int]) -> bool:
+        """Tell whether the delta has outgrown its fraction of the store; its size is asked for only then."""
+        count = len(self._delta.rows)
+        return count > MIN_FOLD_ROWS and count > record_count() // FOLD_FRACTION
+
+    def fold(self) -> Iterator[Change]:
+        """Yield changes that move the delta into pages, a group at a time; apply each before the next."""
+        rest = self.delta_run()
+        while len(rest):
+            low = int(rest["key"][0])
+            pages = self._leveldb.read(self._key(b"P", low), self._end(b"P"), GROUP_PAGES)
+            stop = KEY_END if len(pages) < GROUP_PAGES else self._last_key(pages[-1]) + 1
+            part = clip(rest, low, stop)
+            rest = rest[len(part) :]
+            yield self._rewrite([Scattered(part)], pages, part["key"].tolist())
+
+
+def keys_of_pages(store: int) -> tuple[bytes, bytes]:
+    """Return the first and the last LevelDB key that a page of a store may have."""
+    return _KEY.pack(b"P", store, 0), _KEY.pack(b"P", store, KEY_END - 1)
+
+
+def keys_of_store(leveldb: LevelDB, store: int) -> Iterator[bytes]:
+    """Yield every LevelDB key of a store's two regions, for dropping it."""
+    for region in (b"D", b"P"):
+        start, end = _KEY.pack(region, store, 0), _KEY.pack(region, store, KEY_END - 1) + b"\0"
+        while pairs := leveldb.read(start, end, 4096):
+            yield from (key for key, _ in pairs)
+            start = pairs[-1][0] + b"\0"

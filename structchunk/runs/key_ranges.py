@@ -1,0 +1,70 @@
+"""Cutting the key space into ranges of about the same size in bytes, by the rows alone: no record is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .extent import KEY_END, ROW_SIZE
+from .run import Piece, Stretch, last_key
+
+GRAIN = 64
+"""Marks for each range: what stores with other keys may be out of balance is a fraction of this."""
+
+KeyRange = tuple[int, int]
+
+
+def split(rows: Iterable[tuple[Piece, int]], size: int, count: int) -> list[KeyRange]:
+    """Return key ranges that cover the key space.
+
+    Parameters
+    ----------
+    rows : iterable of (Piece, int)
+        Consecutive pieces of one store after the other, each beside the store's item size.
+    size : int
+        Bytes of all records, and of their rows (an empty record is work, too). If it is wrong, so is the balance;
+        the key space is covered even so.
+    count : int
+        How many ranges to make; there are fewer if there are few records.
+    """
+    if count < 1:
+        raise ValueError(f"{count} key ranges; there must be at least 1")
+    marks = sorted(_marks(rows, size / (GRAIN * count))) if size else []
+    cuts = set(marks[GRAIN - 1 :: GRAIN][: count - 1]) - {0, KEY_END}
+    return list(pairwise([0, *sorted(cuts), KEY_END]))
+
+
+def weight(record_count: int, size: int) -> int:
+    """Return the bytes of some records, given their size, and of their rows."""
+    return size + record_count * ROW_SIZE
+
+
+def _marks(rows: Iterable[tuple[Piece, int]], share: float) -> Iterator[int]:
+    """Yield a key for every `share` bytes: that of the record that begins nearest to there."""
+    done = 0
+    for piece, item_size in rows:
+        size = weight(len(piece), _item_count(piece) * item_size)
+        targets = np.arange(done // share + 1, (done + size) // share + 1) * share - done
+        if len(targets):
+            yield from _keys_at(piece, item_size, targets)
+        done += size
+
+
+def _item_count(piece: Piece) -> int:
+    if isinstance(piece, Stretch):
+        return int(piece.items.stop - piece.items.start)
+    return int(piece.run["length"].sum())
+
+
+def _keys_at(piece: Piece, item_size: int, targets: npt.NDArray[np.floating[Any]]) -> Iterator[int]:
+    """Yield the keys of the records that begin nearest to these bytes; one beyond the last key for its end."""
+    run = piece.run
+    sizes = run["length"] * float(item_size) + ROW_SIZE
+    middles = np.cumsum(sizes) - sizes / 2
+    after = last_key(piece) + 1
+    for at in np.searchsorted(middles, targets).tolist():
+        yield int(run["key"][at]) if at < len(run) else after

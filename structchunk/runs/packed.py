@@ -1,0 +1,127 @@
+"""Packed rows: the bytes in which sorted rows of one store are kept, in the shortest of three forms. No I/O.
+
+Rows whose records have one length and lie back to back differ in nothing but their keys, and are kept as those.
+All numbers are little-endian; every form is filled up with zeros to a multiple of 32 bytes::
+
+    form 0, ALL     32 bytes for each row (see ``extent.py``)
+    form 1, KEYS    u8 offset, u8 length (at least 1), u4 chunk, u4 flags: of the first row; then u8 key for each
+    form 2, EVEN    the same 24 bytes; then u8 first key, u8 step from key to key
+
+A chunk's directory and the pages of the index have rows in these forms.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .extent import ROW_SIZE, TOMBSTONE, is_sorted, run_from_bytes
+from .run import Keys, Piece, Scattered, Stretch, regular, spacing
+
+ALL, KEYS, EVEN = range(3)
+HEAD = struct.Struct("<QQII")
+KEY_SIZE = 8
+_ENDS = struct.Struct("<QQ")
+_FEWEST = 3
+"""Of fewer rows no other form than ALL is shorter."""
+
+
+class Packed(NamedTuple):
+    """Rows as bytes: their form, how many they are, and a whole number of ``ROW_SIZE`` bytes."""
+
+    form: int
+    row_count: int
+    body: bytes | memoryview
+
+
+def pack(piece: Piece, item_size: int) -> Packed:
+    """Return rows in their shortest form."""
+    piece = _shortest(piece, item_size)
+    if isinstance(piece, Scattered):
+        return Packed(ALL, len(piece), np.ascontiguousarray(piece.run).view(np.uint8).data)
+    head = HEAD.pack(piece.span.start, piece.length, piece.chunk, piece.flags)
+    keys = piece.spacing
+    if isinstance(keys, range):
+        return Packed(EVEN, len(piece), _filled(head, _ENDS.pack(keys.start, keys.step)))
+    return Packed(KEYS, len(piece), _filled(head, keys.data))
+
+
+def packed_size(piece: Piece, item_size: int) -> int:
+    """Return how many bytes rows take in their shortest form."""
+    piece = _shortest(piece, item_size)
+    if isinstance(piece, Scattered):
+        return size_of(ALL, len(piece))
+    return size_of(EVEN if isinstance(piece.spacing, range) else KEYS, len(piece))
+
+
+def size_of(form: int, count: int) -> int:
+    """Return how many bytes rows take.
+
+    Raises
+    ------
+    ValueError
+        There is no such form.
+    """
+    if form == ALL:
+        return count * ROW_SIZE
+    if form not in (KEYS, EVEN) or not count:
+        raise ValueError(f"{count} rows of form {form}")
+    return -(-(HEAD.size + (count * KEY_SIZE if form == KEYS else _ENDS.size)) // ROW_SIZE) * ROW_SIZE
+
+
+def _shortest(piece: Piece, item_size: int) -> Piece:
+    """Return rows as a Stretch of one length with its keys in the shortest form; if they are none, as a run."""
+    if len(piece) < _FEWEST:
+        return Scattered(piece.run)
+    if isinstance(piece, Scattered):
+        piece = regular(piece.run, item_size)
+    if isinstance(piece, Scattered) or not piece.length:
+        return Scattered(piece.run)
+    return piece if isinstance(piece.spacing, range) else piece.over(spacing(piece.spacing))
+
+
+def _filled(head: bytes, rest: bytes | memoryview) -> bytes:
+    size = len(head) + (rest.nbytes if isinstance(rest, memoryview) else len(rest))
+    return b"".join([head, rest, bytes(-size % ROW_SIZE)])
+
+
+def unpack(packed: Packed, item_size: int) -> Piece:
+    """Return the rows that some bytes are, over the same memory.
+
+    Raises
+    ------
+    ValueError
+        They are none: the size is another one, keys do not ascend, or regular records would be none. Of rows of
+        form ALL nothing but the size and the keys is checked.
+    """
+    form, count, body = packed
+    if len(body) != size_of(form, count):
+        raise ValueError(f"{len(body)} bytes for {count} rows of form {form}")
+    if form == ALL:
+        run = run_from_bytes(body)
+        if not is_sorted(run["key"]):
+            raise ValueError("keys out of order")
+        return Scattered(run)
+    offset, length, chunk, flags = HEAD.unpack_from(body)
+    if not length or offset % item_size or offset + count * length * item_size >= 1 << 63 or flags & TOMBSTONE:
+        raise ValueError(f"records of {length} items at {offset}, flags {flags}")
+    keys = _even_keys(body, count) if form == EVEN else _single_keys(body, count)
+    start = offset // item_size
+    return Stretch(keys, range(start, start + count * length + 1, length), chunk, flags, item_size)
+
+
+def _even_keys(body: bytes | memoryview, count: int) -> Keys:
+    first, step = _ENDS.unpack_from(body, HEAD.size)
+    if not step or first + step * (count - 1) >= 1 << 64 or any(body[HEAD.size + _ENDS.size :]):
+        raise ValueError(f"{count} keys from {first} in steps of {step}")
+    return range(first, first + step * (count - 1) + 1, step)
+
+
+def _single_keys(body: bytes | memoryview, count: int) -> npt.NDArray[np.uint64]:
+    keys = np.frombuffer(body, np.uint64, count, HEAD.size)
+    if not is_sorted(keys) or any(body[HEAD.size + count * KEY_SIZE :]):
+        raise ValueError("keys out of order")
+    return keys

@@ -1,0 +1,275 @@
+"""Stores that share no key, seen as one: what a store is bound to when its records lie in several databases.
+
+Each part is known by its range of keys, and is opened when a key in that range is asked for. Rows come from the
+parts as they are, but for the numbers of their chunks: those of one part mean nothing in another. Where the
+ranges of parts overlap, their rows are merged; elsewhere they follow one another.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CorruptionError, ReadOnlyError
+from ..runs.extent import KEY_END, TOMBSTONE, Extent, Run, last_wins, make_run
+from ..runs.run import LONG_STRETCH, Piece, Scattered, Stretch, clip_piece, first_key, joined, last_key
+from ..stores.batches import Mapped
+from ..stores.binding import Binding
+from ..types.keys import as_key
+from ..types.schema import Schema
+
+
+class RepeatedKey(Exception):
+    """Two parts have the same key; users never see this one."""
+
+    def __init__(self, key: int) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+class Part(NamedTuple):
+    """One of the stores: where it is, its lowest and highest key, how many records it has, and how to open it."""
+
+    where: str
+    first: int
+    last: int
+    record_count: int
+    open: Callable[[], Binding]
+
+
+class MergedArrays(dict[int, npt.NDArray[Any]]):
+    """Each chunk of all parts as one array of items, by a number of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers: dict[tuple[int, int], int] = {}
+        self._chunks: list[tuple[Mapped, int]] = []
+        self._lock = threading.Lock()
+
+    def number(self, heap: Mapped, chunk: int) -> int:
+        """Return the number that stands for a chunk of a part."""
+        known = self._numbers.get((id(heap), chunk))
+        if known is not None:
+            return known
+        with self._lock:
+            number = self._numbers.setdefault((id(heap), chunk), len(self._chunks))
+            if number == len(self._chunks):
+                self._chunks.append((heap, chunk))  # which keeps the heap, and so its id
+            return number
+
+    def __missing__(self, number: int) -> npt.NDArray[Any]:
+        heap, chunk = self._chunks[number]
+        return self.setdefault(number, heap.arrays[chunk])
+
+
+class MergedHeap:
+    """The chunks of all parts."""
+
+    def __init__(self, path: str, name: str, schema: Schema) -> None:
+        self.identity = path, name
+        self.name = name
+        self.schema = schema
+        self.item_size = schema.item_size
+        self.arrays = MergedArrays()
+
+    def array(self, extent: Extent) -> npt.NDArray[Any]:
+        """Return an extent's items, read-only, without a copy."""
+        start = extent[1] // self.item_size
+        return self.arrays[extent[3]][start : start + extent[2]]
+
+    def take_over(self, piece: Piece, heap: Mapped) -> Piece:
+        """Return rows of a part with the numbers that its chunks have here."""
+        if isinstance(piece, Stretch):
+            number = self.arrays.number(heap, piece.chunk)
+            return Stretch(piece.spacing, piece.starts, number, piece.flags, piece.item_size)
+        chunks, which = np.unique(piece.run["chunk"], return_inverse=True)
+        run = piece.run.copy()
+        run["chunk"] = np.array([self.arrays.number(heap, chunk) for chunk in chunks.tolist()], np.uint32)[which]
+        return Scattered(run)
+
+
+class Merged:
+    """Binding of a store to parts that share no key. Nothing can be written through it.
+
+    Parameters
+    ----------
+    name, schema : str, Schema
+        Of every part.
+    parts : iterable of Part
+    home : object
+        What to pickle in place of the parts: it has a path and ``check_open()``, and gives this store by its name.
+    """
+
+    def __init__(self, name: str, schema: Schema, parts: Iterable[Part], home: Any) -> None:
+        self.heap = MergedHeap(home.path, name, schema)
+        self._parts = sorted(parts, key=lambda part: part.first)
+        self._firsts = [part.first for part in self._parts]
+        self._reach = list(accumulate((part.last for part in self._parts), max))
+        self._home = home
+
+    def _between(self, start: int, stop: int) -> list[Part]:
+        """Return the parts that may have keys in ``[start, stop)``, by their lowest keys."""
+        low, high = bisect_left(self._reach, start), bisect_left(self._firsts, stop)
+        return [part for part in self._parts[low:high] if part.last >= start]
+
+    def repeated_key(self) -> tuple[int, list[str]] | None:
+        """Return a key that several parts have, and which they are; None if there is no such key.
+
+        Only where the ranges of parts overlap, rows are read.
+        """
+        groups = [group for group in _groups(self._parts) if len(group) > 1]
+        try:
+            for group in groups:
+                deque(self._rows(group, 0, KEY_END), maxlen=0)
+        except RepeatedKey as repeated:
+            key = repeated.key
+            owners = [part.where for part in self._between(key, key + 1) if part.open().find(key)]
+            return key, owners
+        return None
+
+    # ------------------------------------------------------------------ reading
+
+    def find(self, key: int) -> Extent | None:
+        """Return the extent of a key, or None."""
+        number = as_key(key)
+        self._home.check_open()
+        for part in self._between(number, number + 1):
+            binding = part.open()
+            extent = binding.find(number)
+            if extent is not None:
+                return *extent[:3], self.heap.arrays.number(binding.heap, extent[3]), extent[4]
+        return None
+
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return one row per ascending key; the key that has none gets a tombstone."""
+        self._home.check_open()
+        rows = make_run(keys, 0, 0, 0, TOMBSTONE)
+        for part in self._between(int(keys[0]), int(keys[-1]) + 1) if len(keys) else []:
+            low = int(np.searchsorted(keys, np.uint64(part.first)))
+            high = int(np.searchsorted(keys, np.uint64(part.last), side="right"))
+            if low == high:
+                continue
+            binding = part.open()
+            theirs = binding.lookup(keys[low:high])
+            found = theirs["flags"] & TOMBSTONE == 0
+            rows[low:high][found] = self.heap.take_over(Scattered(theirs[found]), binding.heap).run
+        return rows
+
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+        """Yield the live rows of a key range as consecutive pieces."""
+        self._home.check_open()
+        groups = _groups(self._between(start, stop))
+        try:
+            for group in reversed(groups) if reverse else groups:
+                yield from self._rows(group, start, stop, reverse=reverse)
+        except RepeatedKey as repeated:
+            found = f"key {repeated.key} of store {self.heap.name!r} in more than one shard"
+            raise CorruptionError(self._home.path, found=found, expected="it in one of them") from None
+
+    def _rows(self, group: Sequence[Part], start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+        streams = [self._pieces_of(part, start, stop, reverse=reverse) for part in group]
+        return streams[0] if len(streams) == 1 else merge(streams, reverse=reverse)
+
+    def _pieces_of(self, part: Part, start: int, stop: int, *, reverse: bool) -> Iterator[Piece]:
+        binding = part.open()
+        for piece in binding.pieces(start, stop, reverse=reverse):
+            yield self.heap.take_over(piece, binding.heap)
+
+    def record_count(self) -> int:
+        """Return how many records the store has."""
+        self._home.check_open()
+        return sum(part.record_count for part in self._parts)
+
+    def version(self) -> int:
+        """Return the same number always."""
+        self._home.check_open()
+        return 0
+
+    # ------------------------------------------------------------------ writing
+
+    def writing(self) -> NoReturn:
+        """Refuse."""
+        raise ReadOnlyError("shards are for reading; write another set of them")
+
+    def open_staging(self) -> None:
+        """Return None: there is no transaction here."""
+
+    def live_array(self, extent: Extent) -> None:
+        """Return None: nothing may be changed here."""
+
+    def home(self) -> Any:
+        """Return what gives this store by its name."""
+        return self._home
+
+
+def _groups(parts: Sequence[Part]) -> list[list[Part]]:
+    """Return parts, given by their lowest keys, in groups such that only parts of one group overlap."""
+    groups: list[list[Part]] = []
+    reach = -1
+    for part in parts:
+        if part.first > reach:
+            groups.append([])
+        groups[-1].append(part)
+        reach = max(reach, part.last)
+    return groups
+
+
+def merge(streams: Iterable[Iterator[Piece]], *, reverse: bool) -> Iterator[Piece]:
+    """Yield the rows of several streams of consecutive pieces as one such stream.
+
+    Raises
+    ------
+    RepeatedKey
+        Two of them have the same key.
+    """
+    heads = [(stream, piece) for stream in streams if (piece := next(stream, None)) is not None]
+    while heads:
+        cuts = _cut([piece for _, piece in heads], reverse=reverse)
+        yield _together([part for part, _ in cuts if len(part)])
+        rests = zip(heads, cuts, strict=True)
+        after = [(stream, rest if len(rest) else next(stream, None)) for (stream, _), (_, rest) in rests]
+        heads = [(stream, piece) for stream, piece in after if piece is not None]
+
+
+def _cut(heads: Sequence[Piece], *, reverse: bool) -> list[tuple[Piece, Piece]]:
+    """Return of each piece the rows before which none can come any more, and the rest.
+
+    Where one piece has many rows before any of another, they are taken alone, so that they stay what they are.
+    """
+    firsts, lasts = sorted(map(first_key, heads)), sorted(map(last_key, heads))
+    alone = ([-1, *lasts][-2] + 1, KEY_END) if reverse else (0, [*firsts, KEY_END][1])
+    together = (firsts[-1], KEY_END) if reverse else (0, lasts[0] + 1)
+    counts = _counts(heads, *alone)
+    if max(counts) < LONG_STRETCH:
+        counts = _counts(heads, *together)
+    return [_parted(head, count, reverse=reverse) for head, count in zip(heads, counts, strict=True)]
+
+
+def _parted(piece: Piece, count: int, *, reverse: bool) -> tuple[Piece, Piece]:
+    """Return the rows at one end of a piece, and the rest."""
+    at = len(piece) - count if reverse else count
+    low, high = piece.part(0, at), piece.part(at, len(piece))
+    return (high, low) if reverse else (low, high)
+
+
+def _counts(pieces: Sequence[Piece], start: int, stop: int) -> list[int]:
+    """Return how many rows of each piece have ``start <= key < stop``."""
+    return [len(clip_piece(piece, start, stop)) for piece in pieces]
+
+
+def _together(parts: Sequence[Piece]) -> Piece:
+    if len(parts) == 1:
+        return parts[0]
+    rows = joined(parts)
+    run = last_wins(rows)
+    if len(run) < len(rows):
+        keys = np.sort(rows["key"])
+        raise RepeatedKey(int(keys[np.argmax(keys[1:] == keys[:-1])]))
+    return Scattered(run)

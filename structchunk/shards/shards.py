@@ -1,0 +1,256 @@
+"""open_shards(): many databases that hold the records of the same stores, read as one."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..database.autocommit import AtLatest
+from ..database.database import Database
+from ..database.opening import open
+from ..disk import files
+from ..disk.paths import AnyPath, absolute
+from ..errors import ClosedError, CorruptionError, Error, StoreNotFound
+from ..maintenance.verify import Problem
+from ..runs.extent import KEY_END
+from ..runs.key_ranges import KeyRange, split, weight
+from ..stores.join import Aligned
+from .binding import Merged, Part
+from .manifest import ADVICE, NAME, Holding, Manifest, Shard, read_manifest
+
+if TYPE_CHECKING:
+    pass
+
+CHANGED = "shards are not to be changed: write them again"
+
+
+class Shards(Aligned):
+    """Databases that hold the records of the same stores, read as one. Made by :func:`open_shards`.
+
+    ``shards[name]`` is a store with the records of all shards, in order of key: ``[]``, ``get``, ``get_many``,
+    ``scan``, ranges, cursors, Arrow and pandas are those of any store. Nothing can be written.
+
+    Notes
+    -----
+    A shard is opened when a key in its range is first asked for, and stays open until :meth:`close`: it takes
+    some file descriptors. Each one shows the commit of when it was opened; shards are not to be changed.
+
+    Any number of threads may use it. What was read stays valid past :meth:`close`. It can be pickled, as its
+    path; a child of ``fork()`` must open it again. As a context manager it closes at the end; dropping it does so,
+    too.
+    """
+
+    def __init__(self, directory: str, manifest: Manifest) -> None:
+        self._path = directory
+        self._manifest = manifest
+        self._databases: dict[str, Database] = {}
+        self._bindings: dict[tuple[str, str], AtLatest] = {}
+        self._lock = threading.Lock()
+        self._owner = os.getpid()
+        self._closed = False
+        self._finalizer = weakref.finalize(self, _close_all, self._databases)
+
+    @property
+    def path(self) -> str:
+        """The directory of the shards, absolute, without symbolic links."""
+        return self._path
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the stores, in order."""
+        return sorted(self._manifest.stores)
+
+    def __repr__(self) -> str:
+        return f"<Shards {self._path!r}, {len(self._manifest.shards)} databases of {len(self.names)} stores>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open_shards, (self._path,)
+
+    def check_open(self) -> None:
+        """Raise ClosedError after :meth:`close`, and in a forked child."""
+        if self._closed:
+            raise ClosedError("the shards are closed; open them again")
+        if os.getpid() != self._owner:
+            raise ClosedError("these shards were opened before fork(); open them again in this process")
+
+    # ------------------------------------------------------------------ stores
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._manifest.stores
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self._manifest.stores)
+
+    def _binding(self, name: str) -> Merged:
+        self.check_open()
+        schema = self._manifest.stores.get(name)
+        if schema is None:
+            raise StoreNotFound(f"the shards of {self._path} have no store {name!r}; they have {self.names}")
+        holders = [(shard, shard.stores[name]) for shard in self._manifest.shards if name in shard.stores]
+        parts = [
+            Part(shard.path, held.first, held.last, held.records, partial(self._latest, shard, name))
+            for shard, held in holders
+        ]
+        return Merged(name, schema, parts, self)
+
+    def split(self, *names: str, count: int) -> list[KeyRange]:
+        """Cut the key space into ranges of about the same size; see ``Snapshot.split``. It opens all shards."""
+        bindings = [self._binding(name) for name in names]
+        held = [shard.stores[name] for name in names for shard in self._manifest.shards if name in shard.stores]
+        size = sum(weight(holding.records, holding.size) for holding in held)
+        rows = ((piece, binding.heap.item_size) for binding in bindings for piece in binding.pieces(0, KEY_END))
+        return split(rows, size, count)
+
+    def repeated_key(self) -> tuple[str, int, list[str]] | None:
+        """Return a store, a key that several shards have in it, and which they are; None if there is none."""
+        for name in self.names:
+            found = self._binding(name).repeated_key()
+            if found is not None:
+                return name, *found
+        return None
+
+    # ------------------------------------------------------------------ databases
+
+    def _latest(self, shard: Shard, name: str) -> AtLatest:
+        found = self._bindings.get((shard.path, name))
+        if found is not None:
+            return found
+        with self._lock:
+            self.check_open()
+            database = self._databases.get(shard.path)
+            if database is None:
+                database = self._databases[shard.path] = self._open(shard)
+            return self._bindings.setdefault((shard.path, name), AtLatest(database, database.storage.heaps[name]))
+
+    def _open(self, shard: Shard) -> Database:
+        path = os.path.join(self._path, shard.path)
+        try:
+            with files.advised(path, "each shard that was read takes about six"):
+                database = open(path, "r")
+        except FileNotFoundError as error:
+            expected = f"one of the shards that {NAME} names"
+            raise CorruptionError(path, found="no database", expected=expected, advice=ADVICE) from error
+        try:
+            self._check(database, shard)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _check(self, database: Database, shard: Shard) -> None:
+        """Raise unless a database holds what the manifest says, as far as its own figures tell."""
+        for name, schema in self._manifest.stores.items():
+            if database.schema(name) != schema:
+                found, expected = f"no store {name!r} of this type", str(schema.descriptor)
+                raise CorruptionError(database.path, found=found, expected=expected, advice=ADVICE)
+        held = {name: (holding.records, holding.size) for name, holding in shard.stores.items()}
+        stats = {name: (stats.records, stats.live) for name, stats in database.stats().items() if stats.records}
+        if stats != held:
+            found, expected = f"records and bytes {stats}", f"{held}, as {NAME} has it"
+            raise CorruptionError(database.path, found=found, expected=expected, advice=CHANGED)
+
+    def verify(self, progress: Callable[[int, int], object] | None = None) -> list[Problem]:
+        """Check every shard, as ``Database.verify`` does, and that it has the keys that the manifest says.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called as ``progress(done, total)``, in shards.
+
+        Returns
+        -------
+        list of Problem
+            What is wrong, where, and what to do; empty if all is well.
+        """
+        self.check_open()
+        shards = self._manifest.shards
+        problems = []
+        for done, shard in enumerate(shards, 1):
+            problems += list(self._problems_of(shard))
+            if progress is not None:
+                progress(done, len(shards))
+        repeated = None if problems else self.repeated_key()
+        if repeated is not None:
+            what = f"key {repeated[1]} of store {repeated[0]!r} is in {' and '.join(repeated[2])}"
+            problems.append(Problem(what, self._path, ADVICE))
+        return problems
+
+    def _problems_of(self, shard: Shard) -> Iterator[Problem]:
+        path = os.path.join(self._path, shard.path)
+        try:
+            with self._open(shard) as database:
+                found = database.verify()
+                held = {} if found else holdings(database)
+        except (Error, OSError) as error:
+            yield Problem(str(error), path, ADVICE)
+            return
+        yield from found
+        if not found and held != shard.stores:
+            yield Problem(f"found {held}, expected {shard.stores}, as {NAME} has it", path, CHANGED)
+
+    # ------------------------------------------------------------------ end
+
+    def close(self) -> None:
+        """Close all shards. Idempotent."""
+        with self._lock:
+            self._closed = True
+            self._bindings.clear()
+            self._finalizer()
+
+    def __enter__(self) -> Shards:
+        self.check_open()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def open_shards(path: AnyPath) -> Shards:
+    """Open databases that hold the records of the same stores, to read them as one.
+
+    Parameters
+    ----------
+    path : path-like
+        The directory that ``structchunk.dask.write`` made, or the manifest in it.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no manifest.
+    CorruptionError
+        The manifest is damaged. What is wrong with a shard is raised when it is first read.
+
+    Notes
+    -----
+    It reads the manifest, whatever the shards hold.
+    """
+    found = absolute(path)
+    manifest = os.path.join(found, NAME) if os.path.isdir(found) else found
+    if not os.path.lexists(manifest):
+        raise FileNotFoundError(f"no manifest of shards at {manifest}; writing them did not end, or never began")
+    return Shards(os.path.dirname(manifest), read_manifest(manifest))
+
+
+def holdings(database: Database) -> dict[str, Holding]:
+    """Return what a database has of each store."""
+    found = {}
+    for name, stats in database.stats().items():
+        cursor = database[name].cursor()
+        if cursor.last():
+            last = cursor.key
+            cursor.first()
+            found[name] = Holding(cursor.key, last, stats.records, stats.live)
+    return found
+
+
+def _close_all(databases: dict[str, Database]) -> None:
+    for database in databases.values():
+        database.close()
+    databases.clear()

@@ -1,0 +1,152 @@
+"""ArrayStore: a store whose records are 1-D arrays of one dtype."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy.typing as npt
+
+from ..errors import MovedError
+from ..runs.extent import LIVE, Extent
+from ..types.convert import as_block, as_items
+from ..types.keys import as_key, as_keys
+from .binding import Binding, lent
+from .store import Store
+
+Array = npt.NDArray[Any]
+
+
+class ArrayStore(Store[Array]):
+    """A store whose records are 1-D arrays of one dtype.
+
+    Notes
+    -----
+    What ``put`` stored comes back read-only, without a copy; what ``new`` made comes back writable where the
+    store can be written. An array stays valid for as long as the caller holds it: past the transaction, past
+    ``close()``, past the record's deletion.
+    """
+
+    def __init__(self, binding: Binding) -> None:
+        super().__init__(binding)
+        self._item_size = self._heap.item_size
+        self._arrays = self._heap.arrays
+
+    def _record(self, extent: Extent) -> Array:
+        if extent[4] & LIVE:
+            live = self._binding.live_array(extent)
+            if live is not None:
+                return live
+        start = extent[1] // self._item_size
+        return self._arrays[extent[3]][start : start + extent[2]]
+
+    def __getitem__(self, key: int) -> Array:
+        """Return the array of a key: the same as in any store, written out because it is the hottest path."""
+        extent = self._find(key if type(key) is int else as_key(key))
+        if extent is None:
+            return super().__getitem__(key)
+        _, offset, length, chunk, flags = extent
+        if flags & LIVE:
+            return super().__getitem__(key)
+        start = offset // self._item_size
+        try:
+            return self._arrays[chunk][start : start + length]
+        except MovedError:
+            return self[key]
+
+    def _items(self, value: Any) -> Array:
+        return as_items(value, self._heap.schema.dtype)
+
+    def put(self, key: int, values: npt.ArrayLike) -> None:
+        """Store one array, replacing what the key had.
+
+        Parameters
+        ----------
+        key : int
+        values : array_like, shape (length,)
+            Must convert to the store's dtype without changing a value; floats may be rounded.
+
+        Raises
+        ------
+        ValueError, TypeError
+            The values do not fit; nothing was changed.
+        ReadOnlyError
+            The store cannot be written through this handle.
+        OSError
+            ENOSPC when the disk is full; nothing was changed.
+
+        Notes
+        -----
+        Outside a transaction this is a commit, durable on return unless the database was opened with
+        ``sync=False``.
+        """
+        items = as_items(values, self._heap.schema.dtype)
+        number = as_key(key)
+        staging = self._binding.open_staging()
+        if staging is not None:
+            staging.put(number, items)
+            return
+        with self._binding.writing() as own:
+            own.put(number, items)
+
+    __setitem__ = put
+
+    def put_many(
+        self,
+        keys: npt.ArrayLike,
+        values: npt.ArrayLike,
+        lengths: npt.ArrayLike | None = None,
+    ) -> None:
+        """Store many arrays at once, in one transaction; of equal keys the last one stays.
+
+        Parameters
+        ----------
+        keys : array_like of int, shape (n,)
+            In any order; ascending order makes later scans contiguous.
+        values : array_like
+            Shape (n, length), or shape (sum(lengths),) with `lengths`.
+        lengths : array_like of int, shape (n,), optional
+            Items of each record.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Shapes or values do not fit; nothing was changed.
+        """
+        numbers = as_keys(keys)
+        items, counts = as_block(values, lengths, self.dtype)
+        if len(counts) != len(numbers):
+            raise ValueError(f"{len(numbers)} keys for {len(counts)} records; give one key per record")
+        with self._binding.writing() as staging:
+            staging.put_many(numbers, items, counts)
+
+    def new(self, key: int, length: int) -> Array:
+        """Make a zeroed array that can be changed in place, and return it.
+
+        Parameters
+        ----------
+        key : int
+            Replaces what the key had.
+        length : int
+            Items. A large array is sparse: it takes disk only where it is written.
+
+        Returns
+        -------
+        ndarray, shape (length,)
+            Writable, over the mapped file.
+
+        Notes
+        -----
+        A store into the array is a plain store to memory: visible to all readers at once, not part of any
+        transaction, durable after ``db.sync()``. Writing to a sparse array on a full disk kills the process
+        with SIGBUS, as for any sparse mapping.
+        """
+        number, count = as_key(key), operator.index(length)
+        if count < 0:
+            raise ValueError(f"length is {count}; it must be at least 0")
+        if count > (1 << 62) // self._item_size:
+            raise ValueError(f"length is {count}: no file holds so many items of {self._item_size} bytes")
+        with self._binding.writing() as staging:
+            extent = staging.put_zeros(number, count)
+            # Before the commit: from then on compact() may move it.
+            return lent(self._binding, staging, extent)

@@ -1,0 +1,123 @@
+"""Aligned scans: several stores swept side by side, an inner join on their keys, run by run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..runs.extent import KEY_END, empty_run, intersect
+from ..runs.run import Piece, Scattered, clip_piece, joined, last_key
+from ..types.keys import as_bound
+from .batch import Batch
+from .batches import aligned_batches
+from .binding import Binding
+from .collection import Catalogue
+from .store import BATCH_SIZE, check_batch_size
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Aligned", "scan_aligned", "scan_arrow"]
+
+
+class Aligned(Catalogue):
+    """Stores by name that are all seen as of one commit, so that they can be swept side by side."""
+
+    def scan(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> Iterator[tuple[Batch, ...]]:
+        """Sweep the keys that all named stores have, as they are seen here; see ``Database.scan``."""
+        return scan_aligned([self._binding(name) for name in names], start, stop, batch_size)
+
+    def to_arrow(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> pa.RecordBatchReader:
+        """Sweep the same as a stream of Arrow record batches; see ``Database.to_arrow``."""
+        return scan_arrow([self._binding(name) for name in names], start, stop, batch_size)
+
+
+def scan_aligned(
+    bindings: Sequence[Binding], start: int | None, stop: int | None, batch_size: int
+) -> Iterator[tuple[Batch, ...]]:
+    """Sweep the keys that all of some stores have.
+
+    Parameters
+    ----------
+    bindings : sequence of Binding
+        Of stores of one transaction or snapshot.
+    start, stop : int or None
+        Range of keys.
+    batch_size : int
+        Records of each store in a batch, at most.
+
+    Yields
+    ------
+    tuple of Batch
+        One for each store, which share one array of keys.
+    """
+    if not bindings:
+        raise ValueError("no store to scan; name at least one")
+    low, high = as_bound(start, 0), as_bound(stop, KEY_END)
+    return _batches(bindings, low, high, check_batch_size(batch_size))
+
+
+def scan_arrow(
+    bindings: Sequence[Binding], start: int | None, stop: int | None, batch_size: int
+) -> pa.RecordBatchReader:
+    """Sweep the same as a stream of Arrow record batches: ``key``, and a column for each store."""
+    from ..interop.arrow import record_batch_reader  # noqa: PLC0415
+
+    scan = scan_aligned(bindings, start, stop, batch_size)
+    stores = {binding.heap.name: binding.heap.schema for binding in bindings}
+    if len(stores) < len(bindings):
+        raise ValueError("a store is named twice; its column has one name only")
+    return record_batch_reader(stores, scan)
+
+
+def _batches(bindings: Sequence[Binding], start: int, stop: int, batch_size: int) -> Iterator[tuple[Batch, ...]]:
+    heaps = [binding.heap for binding in bindings]
+    shared = _join([binding.pieces(start, stop) for binding in bindings])
+    for pieces in _collect(shared, batch_size // 2):
+        yield from aligned_batches(heaps, pieces, batch_size)
+
+
+def _join(streams: Sequence[Iterator[Piece]]) -> Iterator[list[Piece]]:
+    """Yield the rows whose keys all streams of consecutive pieces have, one piece for each stream."""
+    heads: list[Piece] = [Scattered(empty_run())] * len(streams)
+    while True:
+        for i, stream in enumerate(streams):
+            if not len(heads[i]):
+                piece = next(stream, None)
+                if piece is None:
+                    return
+                heads[i] = piece
+        stop = min(last_key(head) for head in heads) + 1
+        parts = [clip_piece(head, 0, stop) for head in heads]
+        heads = [head.part(len(part), len(head)) for head, part in zip(heads, parts, strict=True)]
+        yield _intersect(parts)
+
+
+def _intersect(pieces: list[Piece]) -> list[Piece]:
+    """Return of each piece the rows whose keys all pieces have."""
+    keys = pieces[0].keys
+    if all(np.array_equal(piece.keys, keys) for piece in pieces[1:]):
+        return pieces
+    return [Scattered(run) for run in intersect([piece.run for piece in pieces])]
+
+
+def _collect(parts: Iterable[list[Piece]], row_count: int) -> Iterator[list[Piece]]:
+    """Put parts together until they have more than `row_count` rows: few matches must not mean tiny batches."""
+    pending: list[list[Piece]] = []
+    for part in parts:
+        pending.append(part)
+        if sum(len(pieces[0]) for pieces in pending) > row_count:
+            yield _put_together(pending)
+            pending = []
+    if any(len(pieces[0]) for pieces in pending):
+        yield _put_together(pending)
+
+
+def _put_together(parts: list[list[Piece]]) -> list[Piece]:
+    return parts[0] if len(parts) == 1 else [Scattered(joined(pieces)) for pieces in zip(*parts, strict=True)]

@@ -1,0 +1,199 @@
+"""ObjectStore: a store whose records are instances of one ctypes type, live over the mapped file."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ..engine.staging import Staging
+from ..errors import Error, KeyNotFound, MovedError
+from ..runs.extent import KEY_END, LIVE, ZERO, Extent
+from ..types.convert import as_new, as_record, as_records
+from ..types.keys import as_bound, as_key, as_keys
+from ..types.objects import Array, Object
+from ..types.schema import check_same, object_schema
+from .batches import values_of
+from .binding import Binding, lent
+from .store import Store
+
+__all__ = ["Array", "Object", "ObjectStore"]
+
+T = TypeVar("T")
+C = TypeVar("C")
+
+
+class ObjectStore(Store[T], Generic[T]):
+    """A store whose records are instances of one ctypes type.
+
+    Notes
+    -----
+    ``store[key]`` is a *live* object: its fields are the bytes of the file. Setting one is a plain store to
+    memory: visible to all readers at once, not part of any transaction, durable after ``db.sync()``. For a
+    transactional change use ``put`` or ``edit``. From a snapshot, or a database open for reading, objects are
+    private copies. A live object stays valid for as long as the caller holds it.
+    """
+
+    _put_flags = LIVE
+
+    def __init__(self, binding: Binding, cls: type[T]) -> None:
+        super().__init__(binding)
+        self._cls = cls
+
+    @property
+    def cls(self) -> type[T]:
+        """The type of the objects."""
+        return self._cls
+
+    def of_class(self, cls: type[C]) -> ObjectStore[C]:
+        """Return the same store with its objects as instances of another class.
+
+        Raises
+        ------
+        SchemaError
+            The class is laid out in another way than what is stored.
+        """
+        check_same(self.name, self._heap.schema, object_schema(cls))
+        return ObjectStore(self._binding, cls)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._cls is self._heap.schema.ctype:
+            return super().__reduce__()
+        return _of_class, (self._binding.home(), self.name, self._cls)
+
+    # ------------------------------------------------------------------ one object
+
+    def _record(self, extent: Extent) -> T:
+        staging = self._binding.open_staging()
+        if staging is not None:
+            edited = staging.edits.get(extent[0])
+            if edited is not None:
+                return cast(T, edited.object)
+            if staging.staged(extent[0]) is not None and not extent[4] & ZERO:
+                return self._edit(staging, extent)
+        live = self._binding.live_array(extent)
+        return self._copy(extent) if live is None else self._over(live)
+
+    def _over(self, items: npt.NDArray[Any]) -> T:
+        return cast(T, self._cls.from_buffer(items.view(np.uint8)))  # type: ignore[attr-defined]
+
+    def _copy(self, extent: Extent) -> T:
+        record = self._heap.array(extent)
+        return cast(T, self._cls.from_buffer_copy(record.tobytes()))  # type: ignore[attr-defined]
+
+    def _edit(self, staging: Staging, extent: Extent) -> T:
+        private = self._copy(extent)
+        staging.add_edit(extent[0], private)
+        return private
+
+    def _items(self, value: Any) -> npt.NDArray[Any]:
+        return as_record(value, self._heap.schema)
+
+    def new(self, key: int, **fields: Any) -> T:
+        """Make an object, all zeros but for the given fields, and return it.
+
+        Parameters
+        ----------
+        key : int
+            Replaces what the key had.
+        **fields
+            Values of fields, each as in a dict that ``put`` takes; the rest is zero.
+
+        Returns
+        -------
+        object
+            Live: its bytes are in the file.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A field is unknown, or a value does not fit; nothing was changed.
+        """
+        number = as_key(key)
+        record = as_new(fields, self._cls, self.dtype)
+        with self._binding.writing() as staging:
+            extent = staging.put_zeros(number, 1)
+            live = lent(self._binding, staging, extent)
+            if fields:
+                live[0] = record[0]
+        return self._over(live)
+
+    def put(self, key: int, value: Any) -> None:
+        """Store a copy of one object, replacing what the key had.
+
+        Parameters
+        ----------
+        key : int
+        value : object
+            An instance of the store's type, or of one with the same layout; a structured scalar; a dict of
+            fields; a tuple.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The value does not fit; nothing was changed.
+        """
+        record = as_record(value, self._heap.schema)
+        number = as_key(key)
+        with self._binding.writing() as staging:
+            staging.put(number, record, LIVE)
+
+    def put_many(self, keys: npt.ArrayLike, records: Any) -> None:
+        """Store many objects at once, in one transaction; of equal keys the last one stays.
+
+        Parameters
+        ----------
+        keys : array_like of int, shape (n,)
+        records : structured array, shape (n,), or sequence
+            As ``records()`` returns them, or a sequence of what ``put`` takes.
+        """
+        numbers = as_keys(keys)
+        rows = as_records(records, self._heap.schema)
+        if len(rows) != len(numbers):
+            raise ValueError(f"{len(numbers)} keys for {len(rows)} records; give one key per record")
+        with self._binding.writing() as staging:
+            staging.put_many(numbers, rows, np.ones(len(rows), np.int64), LIVE)
+
+    def edit(self, key: int) -> T:
+        """Return a private copy of an object, which replaces the record when the transaction commits.
+
+        Raises
+        ------
+        Error
+            Outside a transaction.
+        KeyNotFound
+            There is no such record.
+        """
+        number = as_key(key)
+        staging = self._binding.open_staging()
+        if staging is None:
+            raise Error("edit() needs a transaction: with db.transaction() as txn: txn[name].edit(key)")
+        edited = staging.edits.get(number)
+        if edited is not None:
+            return cast(T, edited.object)
+        extent = staging.find(number)
+        if extent is None:
+            raise KeyNotFound(f"store {self.name!r} has no record {key}")
+        return self._edit(staging, extent)
+
+    # ------------------------------------------------------------------ many objects
+
+    def records(self, start: int | None = None, stop: int | None = None) -> npt.NDArray[Any]:
+        """Return the objects with keys in ``[start, stop)`` as one structured array, in order of key.
+
+        Returns
+        -------
+        ndarray, shape (n,)
+            Read-only; a view of the file where the records lie back to back, else a copy. An array type has
+            the one field ``items``.
+        """
+        pieces = self._binding.pieces(as_bound(start, 0), as_bound(stop, KEY_END))
+        try:
+            return values_of(self._heap, list(pieces))
+        except MovedError:
+            return self.records(start, stop)
+
+
+def _of_class(home: Any, name: str, cls: type[Any]) -> Any:
+    return home[name].of_class(cls)

@@ -1,0 +1,297 @@
+"""Store: what array and object stores share: many records at once, and the ways to NumPy, Arrow and pandas."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import KeyNotFound, MovedError
+from ..runs.extent import KEY_END, TOMBSTONE, Run, empty_run
+from ..types.keys import as_bound, as_keys, distinct, keys_among
+from .batch import Batch
+from .batches import batches, gather, gather_pieces
+from .mapping import RecordMapping
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+R = TypeVar("R")
+BATCH_SIZE = 1 << 16
+
+
+class Store(RecordMapping[R], Generic[R]):
+    """A named, typed, ordered map from ``uint64`` keys to records.
+
+    Notes
+    -----
+    A store reads and writes through what it was got from. From a database: every read sees the latest commit,
+    every write is a transaction of its own. From a transaction: it reads the transaction's own writes. From a
+    snapshot: it reads one commit, and cannot write.
+
+    Any number of threads may use one. A range read (iteration, ``scan``, ``get_many``) sees one commit from
+    beginning to end.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle a store of a database that is open for reading as that and its name."""
+        return operator.getitem, (self._binding.home(), self.name)
+
+    # ------------------------------------------------------------------ bulk
+
+    def get_many(self, keys: Iterable[int] | npt.NDArray[Any]) -> Batch:
+        """Return the records of many keys, in the order of the keys, which may repeat.
+
+        Parameters
+        ----------
+        keys : array_like of int, shape (n,)
+
+        Returns
+        -------
+        Batch
+            A copy, unless the records happen to lie back to back.
+
+        Raises
+        ------
+        KeyNotFound
+            A key has no record; the message names the first such.
+        """
+        wanted = as_keys(keys)
+        rows = self._lookup(wanted)
+        missing = rows["flags"] & TOMBSTONE != 0
+        if missing.any():
+            first, count = wanted[np.argmax(missing)], int(missing.sum())
+            raise KeyNotFound(f"store {self.name!r} has no record {first} ({count} are missing)")
+        try:
+            return gather(self._heap, rows)
+        except MovedError:
+            return self.get_many(wanted)
+
+    def contains_many(self, keys: Iterable[int] | npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Tell which keys have a record.
+
+        Parameters
+        ----------
+        keys : array_like of int, shape (n,)
+            In any order; they may repeat. Integers that can be no keys, negative ones and those from ``2**64``
+            on, have no record, as ``-1 in store`` is False.
+
+        Returns
+        -------
+        ndarray of bool, shape (n,)
+
+        Raises
+        ------
+        TypeError, ValueError
+            They are not all integers (``"a" in store`` is False, but an array of text is taken for a mistake), are
+            masked or nulls, or not 1-D.
+        """
+        wanted, is_key = keys_among(keys)
+        found: npt.NDArray[np.bool_] = is_key & (self._lookup(wanted)["flags"] & TOMBSTONE == 0)
+        return found
+
+    def _lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return one row per key, in their order; a tombstone for the key that has none."""
+        order = np.argsort(keys)
+        rows = empty_run(len(keys))
+        rows[order] = self._binding.lookup(keys[order])
+        return rows
+
+    def delete_many(self, keys: Iterable[int] | npt.NDArray[Any]) -> int:
+        """Delete the records of many keys, in one transaction, and return how many there were.
+
+        Parameters
+        ----------
+        keys : array_like of int, shape (n,)
+            In any order; they may repeat. Those that have no record are passed over.
+
+        Raises
+        ------
+        TypeError, ValueError
+            They are not all integers in ``[0, 2**64)``; nothing was changed.
+        ReadOnlyError
+            As for :meth:`delete`.
+        """
+        unwanted = distinct(as_keys(keys))
+        with self._binding.writing() as staging:
+            return staging.delete_many(unwanted)
+
+    def read(self, start: int | None = None, stop: int | None = None) -> Batch:
+        """Return the records with keys in ``[start, stop)`` as one batch, in ascending order of key.
+
+        Parameters
+        ----------
+        start, stop : int, optional
+            Range of keys.
+
+        Returns
+        -------
+        Batch
+            A view of the file where all the records lie back to back, else a copy of them all: :meth:`scan`
+            sweeps what is more than memory holds.
+        """
+        pieces = self._binding.pieces(as_bound(start, 0), as_bound(stop, KEY_END))
+        try:
+            return gather_pieces(self._heap, list(pieces))
+        except MovedError:
+            return self.read(start, stop)
+
+    def scan(
+        self, start: int | None = None, stop: int | None = None, *, batch_size: int = BATCH_SIZE
+    ) -> Iterator[Batch]:
+        """Sweep the records with keys in ``[start, stop)`` in ascending order.
+
+        Parameters
+        ----------
+        start, stop : int, optional
+            Range of keys.
+        batch_size : int
+            Records in a batch, at most. A batch is smaller where records stop lying back to back for long.
+
+        Yields
+        ------
+        Batch
+            A view of the file where records lie back to back, else a copy.
+        """
+        return self._scan(as_bound(start, 0), as_bound(stop, KEY_END), check_batch_size(batch_size))
+
+    def _scan(self, start: int, stop: int, batch_size: int) -> Iterator[Batch]:
+        for piece in self._binding.pieces(start, stop):
+            yield from batches(self._heap, piece, batch_size)
+
+    # ------------------------------------------------------------------ NumPy, Arrow and pandas
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
+        """Refuse: NumPy would take a store for the sequence of its keys."""
+        raise TypeError(
+            "a store is a mapping, not an array: np.asarray(store.keys()) is the array of its keys, "
+            "store.read().values that of all items of its records; store.scan() sweeps them batch by batch, "
+            "and store.to_pandas() makes a frame or series"
+        )
+
+    def to_arrow(
+        self, start: int | None = None, stop: int | None = None, *, batch_size: int = BATCH_SIZE
+    ) -> pa.RecordBatchReader:
+        """Sweep the records with keys in ``[start, stop)`` as a stream of Arrow record batches.
+
+        Parameters
+        ----------
+        start, stop, batch_size : int, optional
+            As in :meth:`scan`.
+
+        Returns
+        -------
+        pyarrow.RecordBatchReader
+            With the columns ``key`` and one of the store's name: of (large) lists, or in an object store of
+            structs. Batches of records that lie back to back are views of the file; copied are the fields of
+            structs, which Arrow has side by side, booleans, text, and records that may change in place (objects,
+            arrays made by ``new()``). ``S`` is binary without the NULs at the end, in an SQL query equal to
+            ``'abc'``.
+
+        Raises
+        ------
+        SchemaError
+            Arrow has no type for the records, or the store is called ``key``.
+        ImportError
+            pyarrow is missing, which the extra ``arrow`` brings.
+
+        Notes
+        -----
+        It reads as it is read: one commit, that of the first batch. What was read stays as it is, whatever is
+        changed in place later, and valid past ``close()``. A store has the Arrow PyCapsule interface, so that
+        DuckDB, Polars, pandas and pyarrow take the store itself: ``duckdb.sql("select ... from store")``,
+        ``pyarrow.table(store)``, ``pandas.DataFrame.from_arrow(store)``; ``polars.from_arrow(store)`` is a series
+        of structs, ``polars.DataFrame(store.to_arrow())`` a frame.
+        """
+        from ..interop.arrow import record_batch_reader  # noqa: PLC0415
+
+        scan = self.scan(start, stop, batch_size=batch_size)
+        return record_batch_reader({self.name: self._heap.schema}, ((batch,) for batch in scan))
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Return all records as an Arrow stream; see the Arrow PyCapsule interface."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    def __arrow_c_schema__(self) -> object:
+        """Return the type of that stream."""
+        from ..interop.arrow import stream_schema  # noqa: PLC0415
+
+        return stream_schema({self.name: self._heap.schema}).__arrow_c_schema__()
+
+    def from_arrow(self, source: Any) -> None:
+        """Store the records of an Arrow stream, in one transaction; of equal keys the last one stays.
+
+        Parameters
+        ----------
+        source : object
+            Whatever has the Arrow PyCapsule interface: a pyarrow table, batch or reader, a Polars or pandas
+            data frame, a DuckDB relation, another store. It has a column ``key`` of integers (of 128 bits
+            too, or decimals that are whole) and one of the store's name, or just one other: of lists of any kind,
+            or in an object store of structs with its fields. Dictionaries, as of categories, stand for their
+            values.
+
+        Raises
+        ------
+        ValueError
+            There are nulls, other columns, or values that the store's type cannot hold exactly; nothing was
+            changed.
+        TypeError
+            It is no Arrow stream, or one of other types; nothing was changed.
+        ImportError
+            pyarrow is missing, which the extra ``arrow`` brings.
+
+        Notes
+        -----
+        What is taken depends on the types, and then on each value: never on what else the stream holds. Times
+        with a time zone are stored as they are in UTC.
+
+        Batches are stored one by one as they are read, so that a stream may be larger than memory, which takes
+        some hundred bytes a record. Within a transaction a failure leaves the batches before it in that
+        transaction: abort it.
+        """
+        from ..interop.arrow import read_blocks  # noqa: PLC0415
+
+        with self._binding.writing() as staging:
+            for keys, items, lengths in read_blocks(source, self.name, self._heap.schema):
+                staging.put_many(keys, items, lengths, self._put_flags)
+
+    def to_pandas(self, start: int | None = None, stop: int | None = None) -> pd.Series[Any] | pd.DataFrame:
+        """Return the records with keys in ``[start, stop)`` as pandas data.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Of an object store: a row for each record, indexed by ``key``, and a column for each field. Fields
+            of inner structures are named by their path, ``position.x``, items of inner arrays ``v[0]``.
+        pandas.Series
+            Of an array store: a row for each *item*, indexed by ``key`` and ``position`` in the record (a
+            DataFrame if the items have fields). Records of no items have no rows. ``unstack()`` makes a row for
+            each record of it, ``groupby("key")`` works on each record.
+
+        Raises
+        ------
+        SchemaError
+            There are times of a unit that pandas does not have.
+        ImportError
+            pandas is missing, which the extra ``pandas`` brings.
+
+        Notes
+        -----
+        All of it is the caller's own, to be changed at will: nothing of it is a view of the file. It takes memory
+        for the index of all items and twice for the values where they do not lie back to back. ``S`` and ``V``
+        become objects, ``bytes``; times in units that pandas does not have become seconds or a unit that is finer.
+        """
+        from ..interop.pandas import to_pandas  # noqa: PLC0415
+
+        return to_pandas(self.read(start, stop), self.name)
+
+
+def check_batch_size(batch_size: int) -> int:
+    """Return how many records a batch may have, if it may have any."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    return batch_size

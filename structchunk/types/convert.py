@@ -1,0 +1,295 @@
+"""What callers hand in, as arrays of exactly a store's dtype; refused if that would change a value.
+
+Padding bytes of whatever is made here are zero. An array that already has the store's dtype is passed
+through, with the padding that its owner gave it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import SchemaError
+from .casts import exact, is_exact, refuse
+from .coerce import as_source, as_tuple, check_names, schema_of
+from .foreign import array_of, has_nulls, is_masked
+from .keys import as_key, as_keys
+from .objects import path_of
+from .schema import ITEMS, Schema, explain_difference
+
+__all__ = ["as_block", "as_items", "as_key", "as_keys", "as_new", "as_record", "as_records"]
+
+_Array = npt.NDArray[Any]
+
+_CHAR = np.dtype("S1")
+_MAX_CHAR = 255
+
+
+def as_items(values: object, dtype: np.dtype[Any]) -> _Array:
+    """Return the items of one record.
+
+    Parameters
+    ----------
+    values : array-like, 1-D
+        An array, a list or another sequence, a range, a buffer, a ctypes array, or a column of pyarrow,
+        Polars or pandas. For a structured dtype, an array with the same fields, or a list of tuples, dicts,
+        structured scalars or ctypes structures. Each item of a list is taken by its own type.
+    dtype : numpy.dtype
+        Of the store.
+
+    Returns
+    -------
+    ndarray of `dtype`, shape (n,)
+        C-contiguous. May be `values`, or share its memory.
+
+    Raises
+    ------
+    ValueError
+        If `values` is not 1-D, or one value would change: a fraction or NaN for an integer, an integer out
+        of range or that a float cannot hold, an overflow to infinity, text that is too long or not ASCII; or
+        is missing: masked, or a null (of times, nulls are NaT). Floats are rounded to a shorter float.
+    TypeError
+        If values of that type are never taken, as text for numbers, None, or arrays of Python objects.
+    """
+    if (
+        type(values) is np.ndarray
+        and (values.dtype is dtype or values.dtype == dtype)
+        and values.strides == (dtype.itemsize,)
+    ):
+        return values
+    return _convert(values, dtype, ndim=1)
+
+
+def as_block(values: object, lengths: object, dtype: np.dtype[Any]) -> tuple[_Array, npt.NDArray[np.int64]]:
+    """Return the items of many records, end to end.
+
+    Parameters
+    ----------
+    values : array-like
+        2-D, one record a row; or 1-D, if `lengths` says where each record ends.
+    lengths : array-like of int, shape (n,), or None
+        Items of each record. Their sum is the length of `values`.
+    dtype : numpy.dtype
+        Of the store.
+
+    Returns
+    -------
+    items : ndarray of `dtype`, shape (sum(lengths),)
+        C-contiguous. May be `values`, or share its memory.
+    lengths : ndarray of int64, shape (n,)
+        Of the rows of a block all are one number in memory.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `as_items`; and if `lengths` are not integers, are negative or do not add up.
+    """
+    if lengths is None:
+        rows = _convert(values, dtype, ndim=2)
+        # As np.broadcast_to() would do it, which takes longer than all else that storing few records does.
+        return rows.reshape(-1), np.ndarray(rows.shape[:1], np.int64, np.int64(rows.shape[1]), strides=(0,))
+    items = as_items(values, dtype)
+    return items, _as_lengths(lengths, len(items))
+
+
+def as_record(obj: Any, schema: Schema) -> _Array:
+    """Return the bytes of one object, as a structured array of one.
+
+    Parameters
+    ----------
+    obj : object
+        An instance of the store's class or of another one with an equal schema; a structured scalar or
+        array of one; a dict with all fields; a tuple of them. For an array type also a list or array.
+    schema : Schema
+        Of an object store.
+
+    Returns
+    -------
+    ndarray of ``schema.dtype``, shape (1,)
+        C-contiguous. May share the memory of `obj`.
+
+    Raises
+    ------
+    SchemaError
+        If `obj` is a ctypes instance of another layout; says how it differs. It is a TypeError.
+    TypeError, ValueError
+        As `as_items`.
+    """
+    if isinstance(obj, (ctypes.Structure, ctypes.Array)):
+        if type(obj) is not schema.ctype:
+            _check_same(obj, schema)
+        return np.frombuffer(memoryview(obj), schema.dtype)
+    if _is_wrapped(obj, schema):
+        return _wrapped([obj], schema)
+    if isinstance(obj, np.ndarray) and obj.size == 1:
+        return _convert(obj.reshape(1), schema.dtype, ndim=1)
+    return _convert([obj], schema.dtype, ndim=1)
+
+
+def as_records(records: object, schema: Schema) -> _Array:
+    """Return the bytes of many objects, as a structured array.
+
+    Parameters
+    ----------
+    records : array-like, 1-D
+        A structured array with the same fields, a ctypes array of instances, or an iterable of whatever
+        `as_record` takes. For an array type also an array of one dimension more.
+    schema : Schema
+        Of an object store.
+
+    Returns
+    -------
+    ndarray of ``schema.dtype``, shape (n,)
+        C-contiguous. May be `records`, or share its memory.
+
+    Raises
+    ------
+    SchemaError, TypeError, ValueError
+        As `as_record`.
+    """
+    if isinstance(records, np.ndarray):
+        return _wrapped(records, schema) if _is_wrapped(records, schema) else as_items(records, schema.dtype)
+    if isinstance(records, (Mapping, str, bytes, ctypes.Structure)):
+        raise TypeError(f"found {type(records).__name__}, expected a sequence of records")
+    rows: list[Any] = list(records)  # type: ignore[call-overload]
+    if any(isinstance(row, (ctypes.Structure, ctypes.Array)) or _is_wrapped(row, schema) for row in rows):
+        same = all(type(row) is schema.ctype for row in rows)
+        parts = rows if same else [as_record(row, schema).tobytes() for row in rows]
+        return np.frombuffer(b"".join(parts), schema.dtype)
+    return _convert(rows, schema.dtype, ndim=1)
+
+
+def as_new(fields: Mapping[str, Any], cls: type[Any], dtype: np.dtype[Any]) -> _Array:
+    """Return the bytes of an object of which some fields are given, and the others zero.
+
+    Parameters
+    ----------
+    fields : mapping
+        Values by name, each as in a dict that `as_record` takes.
+    cls : type
+        The object's, whose anonymous fields are looked into.
+    dtype : numpy.dtype
+        Of the store.
+
+    Returns
+    -------
+    ndarray of `dtype`, shape (1,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `as_items`; and if `cls` has no such field.
+    """
+    out = np.zeros(1, dtype)
+    for name, value in fields.items():
+        field, path = out, path_of(cls, name)  # type: ignore[arg-type]
+        for part in path:
+            field = field[part]
+        _fill_column(field, (value,), out.shape, f".{'.'.join(path)}")
+    return out
+
+
+def _check_same(obj: Any, schema: Schema) -> None:
+    given = schema_of(obj)
+    if given != schema:
+        name, difference = type(obj).__name__, explain_difference(schema, given)
+        raise SchemaError(f"instances of {name} are not laid out as those of this store: {difference}")
+
+
+def _is_wrapped(values: object, schema: Schema) -> bool:
+    """Whether these are plain values for a store of an array type, and not structured already."""
+    names = values.dtype.names if isinstance(values, (np.ndarray, np.void)) else None
+    return schema.ctype is not None and issubclass(schema.ctype, ctypes.Array) and names is None
+
+
+def _wrapped(values: Any, schema: Schema) -> _Array:
+    out = np.zeros(len(values), schema.dtype)
+    items = out[ITEMS]
+    _fill(items, as_source(values, items.dtype, items.ndim), "")
+    return out
+
+
+def _convert(values: object, dtype: np.dtype[Any], ndim: int) -> _Array:
+    source = as_source(values, dtype, ndim)
+    if source.ndim != ndim and source.shape == (0,):
+        source = source.reshape((0,) * ndim)
+    if source.ndim != ndim:
+        single = f"a single {type(values).__name__}"
+        found = f"{source.ndim}-D values of shape {source.shape}" if source.ndim else single
+        raise ValueError(f"found {found}, expected {ndim}-D values of {dtype}")
+    if dtype.names is None:
+        return np.ascontiguousarray(exact(source, dtype))
+    if source.dtype == dtype and source.flags.c_contiguous:
+        return np.ascontiguousarray(source)
+    out = np.zeros(source.shape, dtype)
+    _fill(out, source, "")
+    return out
+
+
+def _fill(out: _Array, source: _Array, path: str) -> None:
+    """Store values into zeroed memory, field by field, so that padding stays zero."""
+    if source.shape != out.shape:
+        raise ValueError(f"{_prefix(path)}found values of shape {source.shape}, expected {out.shape}")
+    if source.size == 0:
+        return
+    if out.dtype.names is None:
+        out[...] = exact(source, out.dtype, _prefix(path))
+    elif source.dtype.names is not None:
+        check_names(source.dtype.names, out.dtype.names, _prefix(path))
+        for name in out.dtype.names:
+            _fill(out[name], source[name], f"{path}.{name}")
+    else:
+        _fill_records(out, source, path)
+
+
+def _fill_records(out: _Array, records: _Array, path: str) -> None:
+    """Store an array of Python objects, each of them a record."""
+    names = out.dtype.names or ()
+    columns = zip(*(as_tuple(record, names, _prefix(path)) for record in records.flat), strict=True)
+    for name, column in zip(names, columns, strict=True):
+        _fill_column(out[name], column, out.shape, f"{path}.{name}")
+
+
+def _fill_column(field: _Array, column: Sequence[Any], shape: tuple[int, ...], path: str) -> None:
+    """Store the values of one field of records, given in a flat list, into an array of records of some shape."""
+    if len(column) == 1 and is_exact(column[0], field.dtype) and field.shape == shape:
+        field[...] = column[0]
+        return
+    where = _prefix(path)
+    values = [_as_char(item, where) for item in column] if field.dtype == _CHAR else list(column)
+    source = as_source(values, field.dtype, field.ndim - len(shape) + 1, where)
+    _fill(field, source.reshape(shape + source.shape[1:]), path)
+
+
+def _as_char(item: Any, where: str) -> Any:
+    """Return one byte as the text that has it: ctypes takes it as an integer too, and gives a NUL back as text."""
+    if isinstance(item, (int, np.integer)) and not isinstance(item, (bool, np.timedelta64)):
+        if not 0 <= item <= _MAX_CHAR:
+            refuse(item, _CHAR, where)
+        item = bytes([item])
+    return b"" if isinstance(item, (str, bytes)) and len(item) == 1 and ord(item) == 0 else item
+
+
+def _as_lengths(lengths: Any, total: int) -> npt.NDArray[np.int64]:
+    if not isinstance(lengths, Iterable):
+        raise TypeError(f"lengths are integers, one for each record, found {type(lengths).__name__}")
+    if is_masked(lengths) or has_nulls(lengths):
+        raise ValueError("found masked lengths or nulls among the lengths; every record has a length")
+    counts = np.asarray(array_of(lengths) if hasattr(lengths, "__array__") else list(lengths))
+    if counts.ndim != 1:
+        raise ValueError(f"lengths are a 1-D array, found {counts.ndim}-D of shape {counts.shape}")
+    if counts.size and counts.dtype.kind not in "iu":
+        raise TypeError(f"lengths are integers, found {counts.dtype}")
+    if counts.size and not 0 <= int(counts.min()) <= int(counts.max()) <= total:
+        raise ValueError(f"lengths are in the range 0 to {total}, found {counts.min()} to {counts.max()}")
+    if counts.sum() != total:
+        raise ValueError(f"lengths add up to {counts.sum()}, but there are {total} values")
+    return np.ascontiguousarray(counts, dtype=np.int64)
+
+
+def _prefix(path: str) -> str:
+    return f"field {path[1:]!r}: " if path else ""
