@@ -421,10 +421,14 @@ class Writer(Worker):
     def _open(self) -> None:
         if self.db is not None:
             self.db.close()
-        while True:
-            if self.call(self._open_once):
-                break
-        self._look()
+        while not self.call(self._open_once):
+            pass
+        try:
+            self._look()
+        except sc.ClosedError:
+            if not self._is_leaving:  # else what the handler raised was lost in a finaliser
+                raise
+            sys.exit(0)
 
     def _open_once(self) -> None:
         options = {"shared": True} if self._shared else {"sync": False}
