@@ -299,6 +299,9 @@ def differences(found: Found, options: list[State]) -> str:
 class Worker:
     """What all processes have in common: signals come in the middle of calls of the database only."""
 
+    is_leaving = False
+    """Of the one worker of this process: what a handler raises to leave is lost if it comes in a finaliser."""
+
     def __init__(self, base: str, number: int, rng: random.Random) -> None:
         self.base = base
         self.root = os.path.join(base, "db")
@@ -306,7 +309,6 @@ class Worker:
         self.rng = rng
         self.db: Any = None
         self._inside = False
-        self._is_leaving = False
         faulthandler.enable()
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         signal.signal(signal.SIGINT, self._interrupted)
@@ -319,7 +321,7 @@ class Worker:
             raise KeyboardInterrupt
 
     def _terminated(self, signum: int, frame: object) -> None:
-        self._is_leaving = True
+        Worker.is_leaving = True
         if self.db is not None:
             with contextlib.suppress(sc.LockedError):  # it came in the middle of a step that must not be cut short
                 self.db.close()
@@ -331,7 +333,7 @@ class Worker:
         What a handler raises is lost if it comes in a finaliser: then this leaves.
         """
         try:
-            if self._is_leaving:
+            if self.is_leaving:
                 sys.exit(0)
             self._inside = True
             function()
@@ -340,7 +342,7 @@ class Worker:
             self.count("interrupted")
             return False
         except sc.ClosedError:
-            if self._is_leaving:
+            if self.is_leaving:
                 sys.exit(0)
             raise
         finally:
@@ -423,12 +425,7 @@ class Writer(Worker):
             self.db.close()
         while not self.call(self._open_once):
             pass
-        try:
-            self._look()
-        except sc.ClosedError:
-            if not self._is_leaving:  # else what the handler raised was lost in a finaliser
-                raise
-            sys.exit(0)
+        self._look()
 
     def _open_once(self) -> None:
         options = {"shared": True} if self._shared else {"sync": False}
@@ -592,8 +589,9 @@ def start(base: str, work: Callable[[], object]) -> int:
         work()
     except SystemExit:
         pass
-    except BaseException:
-        violation(base, traceback.format_exc())
+    except BaseException as error:
+        if not (Worker.is_leaving and isinstance(error, sc.ClosedError)):
+            violation(base, traceback.format_exc())
     os._exit(0)
 
 
