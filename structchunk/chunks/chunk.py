@@ -1,4 +1,4 @@
-"""One chunk file: its header, its data, its directory. What it says is only bytes; what they mean is the heap's.
+"""One chunk file: its header, its data, its directory. It knows bytes and offsets; types are the heap's.
 
 Format, version 1. All numbers are little-endian; a chunk belongs to one store. ::
 
@@ -128,7 +128,7 @@ class Chunk:
             files.reserve(path, 0, header.header_size)
             files.write(path, 0, header.pack())
         except FileExistsError:
-            raise  # it is another one's
+            raise  # somebody else made it, so it must not be removed
         except BaseException:
             files.unlink(path)
             raise
@@ -158,7 +158,7 @@ class Chunk:
 
     @property
     def source(self) -> mmap.mmap:
-        """A mapping that can only be read, by whatever means."""
+        """A mapping of the file for reading; nothing can make it writable."""
         return self._source or self.map_source()
 
     def map_source(self) -> mmap.mmap:
@@ -380,7 +380,7 @@ class Chunk:
 
     def rewrite(self, free: int, directory: int) -> None:
         """Write all between two offsets again, and the header too if no segment is above; see `files.rewrite`."""
-        self.flush()  # an error that nobody was told of yet is told here
+        self.flush()  # raises an error of earlier writing that was not raised yet
         files.rewrite(self.path, free if directory < self.header.file_size else 0, directory)
 
     def prepare(self) -> None:

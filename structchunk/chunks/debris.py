@@ -1,12 +1,13 @@
-"""What a chunk file without a valid header is: one that was never made to its end, or a damaged one.
+"""Whether a chunk file without a valid header was left half-made by a crash, or is damaged.
 
 A chunk file begins empty, is given its size, reads as zeros then, and last its header is written. A crash or an
 interrupt may come in between, and a power cut may keep any sector of a header that was not flushed from reaching
 the disk: such a sector reads as zeros. Other contents of a header that is not valid can only be damage.
 
-Until the header is on disk no commit counts that touched the file. But if power is cut, of one that did not wait
-for the disk the data may be there, and even its segment. Not so once a checkpoint has counted the file: by then the
-header of every chunk that held anything was flushed. A file that it counts and that has no header holds nothing.
+Until the header is on disk no commit counts that touched the file. After a power cut the data of a commit that did
+not wait for the disk may be there without it, and even its segment. Once a checkpoint has counted the file that
+cannot be: by then the header of every chunk that held anything was flushed. A file that a checkpoint counts and
+that has no header holds nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def is_unfinished(path: str, *, is_counted: bool) -> bool:
 
 
 def _read_header(fd: int) -> bytes:
-    """Return the bytes of a file that are its header's, whole pages, as far as they tell."""
+    """Return the header of a file, as whole pages; only the first one if that does not say how many there are."""
     first = os.pread(fd, PAGE, 0)
     if len(first) < PAGE:
         return first

@@ -87,7 +87,7 @@ class Header:
 
     @property
     def version(self) -> int:
-        """The lowest version of the format that says what is to be said."""
+        """The lowest version of the format that can express this header."""
         return 2 if self.replaces and self.is_marked else 1
 
     @property

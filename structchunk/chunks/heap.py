@@ -1,4 +1,4 @@
-"""The chunk files of one store, and the bytes of an extent. Keys mean nothing here, and nothing is written.
+"""The chunk files of one store, and the bytes of an extent. It knows nothing of keys, and writes nothing.
 
 A heap never decides whether a record is current; that is the index's.
 """

@@ -23,7 +23,7 @@ def as_key(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
 
 
 def printable(text: str) -> str:
-    """Return text with nothing in it that a terminal would obey."""
+    """Return text without control characters, which a terminal would obey."""
     return text if text.isprintable() else repr(text)[1:-1]
 
 

@@ -1,4 +1,4 @@
-"""The commands that look: info, ls, head, get."""
+"""The commands that show what is in a database: info, ls, head, get."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that keep a database well: verify, rebuild-index, compact, checkpoint."""
+"""The commands that check, repair, compact and copy a database: verify, rebuild-index, compact, checkpoint."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Program(click.Group):
     """A group of commands that end without a traceback."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands in the order in which people meet them."""
+        """Return the commands in the order in which they were added, not by name."""
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:

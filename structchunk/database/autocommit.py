@@ -1,4 +1,4 @@
-"""AtLatest: what a store of a database is bound to, the latest commit; and the transaction of a single write."""
+"""What a store of a database reads and writes through: the latest commit, and a transaction for each write."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def reopen(kept: Kept) -> Database:
 
 
 def open_shared(path: str) -> tuple[Kept, Database]:
-    """Open the latest commit of a database, for others to find: where they do, and the handle that keeps it.
+    """Open the latest commit of a database; return where other processes find it, and the handle that keeps it.
 
     In this process it is the one that :func:`reopen` returns.
     """

@@ -19,7 +19,7 @@ from ..errors import ClosedError, LockedError
 from .transaction import CLOSED, Ticket, Transaction
 
 POLL = 0.02
-"""Seconds after which who waits looks again: a transaction may have gone without a word, as garbage."""
+"""Seconds after which who waits looks again: a transaction that is garbage-collected wakes nobody."""
 
 
 class WriterQueue:

@@ -25,7 +25,7 @@ COPY_SIZE = 16 << 20
 _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 _DIRECT = getattr(os, "O_DIRECT", 0)  # Linux has it
 _DIRECT_SIZE = 4096
-"""What is written past the system's memory begins and ends at multiples of this."""
+"""What is written with O_DIRECT begins and ends at multiples of this."""
 SECTOR = 512
 """Or, on most disks, of this. No file system has smaller blocks."""
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
@@ -165,7 +165,7 @@ def check_directory(path: str) -> None:
 
 
 def exists(path: str) -> bool:
-    """Tell whether there is anything at a path; a disk that does not say raises, unlike ``os.path.lexists``."""
+    """Tell whether there is anything at a path; unlike ``os.path.lexists``, an I/O error raises."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -289,9 +289,9 @@ def start_flush(path: str, offset: int, size: int) -> None:
 
     Notes
     -----
-    It promises nothing: only :func:`flush` brings data to disk, and has less to wait for then. An error of what
-    was begun here is not told here. The next :func:`flush` tells it, if the file is mapped or open until then:
-    the system may forget it together with a file that no one holds.
+    It promises nothing: only :func:`flush` brings data to disk, and has less to wait for then. An error of the
+    writing that was begun here is raised by the next :func:`flush`, if the file is mapped or open until then: the
+    system may forget it together with a file that no one holds.
     """
     if _sync_file_range is not None:
         with contextlib.suppress(RuntimeError):  # there are threads enough, or the interpreter is ending
@@ -299,7 +299,7 @@ def start_flush(path: str, offset: int, size: int) -> None:
 
 
 def _start_write(path: str, offset: int, size: int) -> None:
-    """Begin to write. It is for a thread: while the disk has its hands full, the system lets who asks wait."""
+    """Begin to write. Runs in a thread: ``sync_file_range`` blocks while the device queue is full."""
     with contextlib.suppress(OSError), opened(path) as fd:
         _sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(size), _START_WRITE)
 
@@ -334,10 +334,10 @@ def rewrite(path: str, start: int, stop: int, *, unit: int = _DIRECT_SIZE) -> No
 
     Notes
     -----
-    After a flush that failed, the system goes on to show what was to be written, and takes it for written: the
-    next flush has nothing to do. Nor is it enough to write it once more: ext4 takes the blocks for initialised,
-    too, so that what reaches them reads as zeros one day. Hence this writes past the system's memory, which
-    forgets the pages. No one may change them meanwhile.
+    After a flush that failed, the page cache still has what was to be written, but as clean pages: the next flush
+    writes nothing. Writing it once more is not enough either: ext4 counts the blocks as initialised, so that they
+    may read as zeros later. Hence this writes with O_DIRECT, which drops the pages. No one may change them
+    meanwhile.
     """
     buffer = _aligned_buffer(min(COPY_SIZE, _round_up(stop - start, _DIRECT_SIZE) + _DIRECT_SIZE))
     errors = []
@@ -360,14 +360,14 @@ def _round_up(offset: int, unit: int) -> int:
 
 
 def _aligned_buffer(size: int) -> memoryview:
-    """Return zeros whose address is as writing past the system's memory wants it."""
+    """Return a zeroed buffer that is aligned as O_DIRECT requires."""
     raw = bytearray(size + _DIRECT_SIZE)
     start = -ctypes.addressof(ctypes.c_char.from_buffer(raw)) % _DIRECT_SIZE
     return memoryview(raw)[start : start + size]
 
 
 def _write_direct(path: str, offset: int, view: memoryview) -> None:
-    """Write past the system's memory, where the file system lets that be; else as ever."""
+    """Write with O_DIRECT, past the page cache; where the file system has no such thing, through it."""
     done = 0
     try:
         with opened(path, write=True, flags=_DIRECT) as fd:
@@ -385,7 +385,7 @@ def rename(source: str, target: str) -> None:
 
 
 def link(source: str, target: str) -> bool:
-    """Give a file a second name, and tell whether it may have one there: not on another file system, say."""
+    """Give a file a second name; return False where it cannot have one, as on another file system."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:

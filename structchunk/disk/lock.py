@@ -21,7 +21,7 @@ _held: weakref.WeakValueDictionary[files.Identity, Lock] = weakref.WeakValueDict
 _held_guard = threading.RLock()
 _ANNOUNCE_TRIES = 100
 _PAUSE = 0.001
-"""Seconds between two tries: long to the processor, short to a transaction."""
+"""Seconds between two tries: waiting takes little of the processor, and little longer than the transaction."""
 
 
 class Hold(Protocol):
@@ -81,8 +81,7 @@ class Lock:
     def _wait(self, path: str, timeout: float | None) -> None:
         """Take the lock, after those who have waited for longer.
 
-        Who is next in turn has a lock on the directory: else whoever had the lock last would have it again before
-        the others look.
+        Waiters queue by locking the directory, so that the last holder cannot jump the queue.
         """
         if timeout == 0:
             return self._acquire(path)
@@ -144,7 +143,7 @@ class Lock:
             self._announced = file
 
     def release(self) -> None:
-        """Let the next one in. Idempotent, also if it was interrupted."""
+        """Let the lock go. Idempotent, also if it was interrupted."""
         self._announced.close()
         with _held_guard:
             if _held.get(self._identity) is self:
@@ -181,7 +180,7 @@ def _check_regular(path: str, status: os.stat_result) -> None:
 
 
 def _try_hard(fd: int) -> bool:
-    """Lock a file that readers try now and then, for a moment; tell whether it worked."""
+    """Lock a file that readers lock for a moment now and then; return whether it worked."""
     for _ in range(_ANNOUNCE_TRIES):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,12 +3,12 @@
 What frees space takes some first: a drop and a deletion write a segment and rows of the index, a checkpoint writes
 to LevelDB's log, and opening writes what LevelDB's logs hold to tables. The file ``reserve`` has blocks for that,
 and no contents. It is given up, by unlinking it, when one of these finds the disk full, and is made again when
-there is room. What stores records never has the use of it: that fails while there still is a reserve.
+there is room. What stores records may not use it: that fails while there still is a reserve.
 
-It promises nothing. Where space cannot be reserved, all goes on without; whether it is there, and what is in it,
-says nothing about the database. LevelDB merges tables when it likes: if that finds the disk full, and needs more
-than the reserve has, nothing can be written until the database is opened anew, with room made from outside if need
-be.
+It promises nothing. Where space cannot be reserved, everything else works without it; whether it is there, and what
+is in it, says nothing about the database. LevelDB merges tables when it likes: if that finds the disk full, and
+needs more than the reserve has, nothing can be written until the database is opened anew, with room made from
+outside if need be.
 """
 
 from __future__ import annotations

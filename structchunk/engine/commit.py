@@ -29,7 +29,7 @@ class Part(NamedTuple):
 
 
 def parts_of(staging: Staging, background: Background) -> list[Part]:
-    """Return what a commit appends to each chunk that a store's staged rows touched; checksums go on meanwhile."""
+    """Return what a commit appends to each chunk that one store's rows touched, with checksums begun in threads."""
     allocator, item_size = staging.allocator, staging.heap.item_size
     row = staging.only_row()
     if row is not None and len(allocator.rooms) == 1:

@@ -46,8 +46,8 @@ def read_log(
 ) -> Log:
     """Read the directories from their heads as of the checkpoint; from the ends of the files if there is none.
 
-    With `rewrite`, which is for those who write alone, what is behind the checkpoint is written again first: it
-    may be in memory alone, where a flush that failed has left it, taken for written.
+    With `rewrite`, which only the writer may ask for, what is behind the checkpoint is rewritten first: a flush
+    that failed may have left it in the page cache only, marked as written.
     """
     if index is None:
         return read_whole_log(paths, superblock, None, progress)
@@ -214,7 +214,10 @@ def _walk_to(chunk: Chunk, head: tuple[int, int]) -> None:
 
 
 def _segments(chunk: Chunk, superblock: Superblock, log: Log, *, rewrite: bool) -> list[Segment]:
-    """Return a chunk's segments from its present position on, as they are once they were written again."""
+    """Return a chunk's segments from its present position on.
+
+    With `rewrite`, rewrites the tail to disk first and re-reads it.
+    """
     segments = list(_tail(chunk, superblock, log))
     durable = [segment for segment in segments if segment.commit <= log.base]
     if not rewrite or len(durable) == len(segments):

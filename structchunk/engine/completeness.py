@@ -1,12 +1,12 @@
 """Whether all commits up to the checkpoint are there: asked of chunk files when there is no index.
 
-The superblock has a CRC of how far each chunk reached. If it is another one, a file is not there, or is an older
-copy of itself. Which one, and which commits are lost with it, the commits that are there tell. They are all that
-there is to go by where the superblock says nothing of it: earlier versions did not.
+The superblock has a CRC of how far each chunk reached. If the files give another one, a file is missing, or is an
+older copy of itself. Which one it is, and which commits are lost with it, follows from the commits that are there.
+Earlier versions wrote no such CRC; then those commits are all that there is to decide by.
 
-Each commit up to the checkpoint was on disk, in as many parts as it says. Parts go for good only with chunks that
-compaction replaced, or whose store was dropped: whole files. A file that is there and does not have what it had
-shows in parts and commits that are missing and that no file that is gone can have had.
+Each commit up to the checkpoint was on disk, in as many parts as it says. Parts disappear only with whole files:
+with chunks that compaction replaced, or whose store was dropped. If parts or commits are missing that no file that
+is gone can have had, then a file that is there has lost them.
 
 Ids of chunks are given in order, so the first commit of a chunk is never before that of one with a lower id. A file
 that is gone had parts of no commit before that, nor of one after the commit that replaced it, where that is known.

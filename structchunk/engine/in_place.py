@@ -1,4 +1,4 @@
-"""Lending: arrays through which records are changed in place, and keeping them still while records are moved."""
+"""Arrays through which records are changed in place: none is handed out while compaction moves the records."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Provision: that nothing finds the disk full between a commit's first segment and its end, or in a checkpoint.
 
-LevelDB takes no word of ENOSPC well: its log may have a hole then, and it refuses all further writes. So the space
-is seen to before the first step that cannot be taken back, and as much is held in the reserve as LevelDB will need
-to make tables of its logs, now or when the database is opened next.
+LevelDB does not recover from ENOSPC: its log may have a hole then, and it refuses all further writes. So the space
+is taken before the first step that cannot be undone, and the reserve holds as much as LevelDB will need to make
+tables of its logs, now or when the database is opened next.
 """
 
 from __future__ import annotations

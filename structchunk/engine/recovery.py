@@ -1,8 +1,8 @@
 """What opening a database does after a crash, and how a lost index is made again from the chunks.
 
 The directories of the chunks are the log; the index is derived from them. Opening finds the last commit that is
-whole, rewinds every chunk behind it, and brings the index to it. The rules are those of the design's section 5;
-each is there because dropping it loses data.
+whole, rewinds every chunk behind it, and brings the index to it. The README of the package has the steps in order;
+each is there because without it data would be lost.
 """
 
 from __future__ import annotations

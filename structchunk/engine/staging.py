@@ -56,8 +56,8 @@ class Staging:
 
     Single writes collect in a dictionary of packed rows; bulk writes, and the dictionary when it has grown,
     become runs. A run that is not much smaller than the one before it is merged into it, so that n rows cost
-    n log n in whatever pieces they come. Bulk writes in ascending order, as long as there is nothing else and
-    nobody asks what they were, stay the stretches that they are.
+    n log n in whatever pieces they come. Ascending bulk writes stay contiguous until a read or another write needs
+    them merged.
 
     Whatever interrupts a call, what it changes is staged whole or not at all: each change is one assignment.
 

@@ -13,11 +13,11 @@ from ..disk import files
 from .leveldb_files import list_tables
 
 BUFFER_SIZE = 2 << 20
-"""LevelDB begins another log once the rows of one take as many bytes: what is in it, each reader reads anew."""
+"""LevelDB begins another log once the rows of one take as many bytes; each reader that opens reads the log."""
 _ROW_COST = 4
-"""A row takes as many times what it takes of the log from the buffer, at most."""
+"""A row takes at most so many times as many bytes of the buffer as of the log."""
 _SPARE_SIZE = 1 << 20
-"""What need not be done is left undone on a disk that has less room than this besides."""
+"""What can wait is not done on a disk that would have less room than this left."""
 
 
 class Growth:

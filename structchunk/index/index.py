@@ -1,4 +1,4 @@
-"""The index of a database: (store, key) -> extent, the catalog, the heads of chunks. Of records it knows no bytes.
+"""The index of a database: (store, key) -> extent, the catalog, the heads of chunks. It reads no records.
 
 LevelDB keys, big-endian numbers (`table.py` has the two regions of a store)::
 
@@ -434,7 +434,7 @@ class Index:
                 raise
 
     def _mend(self) -> None:
-        """Read anew what a change that was cut short may have left of before it, or of after it, in memory."""
+        """Read from LevelDB again what an interrupted change may have left half-changed in memory."""
         self._clock.version += 1
         self._clock.last = _U8.unpack(self.leveldb.get(LAST) or b"")[0]
         catalog = self._read_catalog()

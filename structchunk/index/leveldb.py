@@ -43,7 +43,7 @@ _STEP_SIZE = 32 << 20
 _NOTHING = b"\xff", b"\xff\xff"
 """A range without keys. Compacting it writes what the log holds to a table."""
 _KEY_SIZE = 16
-"""Keys are told apart by this many bytes where a range is parted."""
+"""Where a range of keys is divided, so many bytes of each key are looked at."""
 LINGER = 5.0
 """Seconds that opening waits for another process that has let the database's lock go, and LevelDB's not yet."""
 _NEVER_FULL = 1 << 30
@@ -333,7 +333,7 @@ class LevelDB:
         return self._gate.is_open()
 
     def is_held(self) -> bool:
-        """Tell whether LevelDB is open here, be it that closing was begun."""
+        """Tell whether LevelDB is open here, even if closing has begun."""
         return self._gate.is_held()
 
     def is_entered(self) -> bool:

@@ -43,11 +43,12 @@ def make_buckets(keys: npt.NDArray[np.uint64]) -> Buckets:
 class Block:
     """Consecutive pages of one store, decoded: all its rows with ``floor <= key <= last``. Immutable.
 
-    ``piece`` has all rows, for finding some. ``pieces`` has them for sweeps: where a chunk ends within a block,
-    that spares every sweep a look at each row.
+    ``piece`` has all rows, for finding some. ``pieces`` has them for scans, cut where records stop lying back to
+    back, so that a scan need not look at each row.
 
-    Two shapes of data are common and spare memory accesses: keys that rise by the same step need no search, and
-    records of one length that lie back to back no rows. Other keys are put into buckets once some were looked up.
+    Two kinds of data are common and need few memory accesses: keys that rise by the same step need no search, and
+    records of one length that lie back to back need no rows. Other keys are put into buckets once some were looked
+    up.
     """
 
     __slots__ = (

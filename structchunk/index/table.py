@@ -66,7 +66,7 @@ DENSE_KEYS = 4
 """Where more looked-up keys than this meet one block, the next is read with many pages."""
 _KEY = struct.Struct(">cIQ")
 _KEY_SIZE = _KEY.size + 7
-"""Of a key and what LevelDB adds, at most."""
+"""Bytes of a key and of what LevelDB adds to it, at most."""
 
 
 class Change(NamedTuple):
@@ -218,7 +218,7 @@ class Table:
         return concatenate([self.existing(piece.keys) for piece in pieces if len(piece) and self._is_met(piece)])
 
     def _is_met(self, piece: Piece) -> bool:
-        """Tell whether there may be live rows among the keys of a piece: mostly, what is appended meets none."""
+        """Tell whether there may be live rows among the keys of a piece: appended keys mostly have none."""
         if len(piece) <= FEW_KEYS:
             return True
         start, stop = first_key(piece), last_key(piece) + 1

@@ -1,4 +1,4 @@
-"""Clock: what all tables of an index share, and what a state of the index is. No rows."""
+"""The lock of the index, and the counter that tells which state of it a read belongs to. No rows."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Clock:
         return self.mutex.lock
 
     def check(self) -> None:
-        """See to it that what is cached is all of one state.
+        """Make the caches good again if a change was cut short.
 
         Raises
         ------

@@ -4,8 +4,8 @@ Chunks that neither database will ever write to again are hard-linked; all other
 *frozen*:
 
 - As of the checkpoint it is not the last chunk of its store: only the last one grows, and no crash leads back to
-  before the checkpoint. What a transaction has begun since does not count: aborting it makes the chunk before
-  the last one again.
+  before the checkpoint. What a transaction has begun since does not count: if it aborts, the chunk before is the
+  last one again.
 - No record of its directory may change in place, dead ones neither: a view of one may still be held. Nor is a
   view of it held otherwise, as of the gap that an aborted transaction left.
 - Its head is where the directory ends, and where the header says so: recovery finds nothing to put right.

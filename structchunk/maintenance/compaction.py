@@ -5,8 +5,8 @@ recovery which of them count; the old files are unlinked once a checkpoint has i
 few megabytes at a time; their rows, 32 bytes each, are all in memory.
 
 Tombstones stay only where a chunk stays behind in which the key's record might still stand. Copies of records
-that were born as zeros are under a CRC, for until the checkpoint they must be told from what a crash tore; where
-such a record is sparse, so is its copy.
+that were born as zeros are under a CRC, for until the checkpoint recovery must be able to tell them from what a
+crash left of them; where such a record is sparse, so is its copy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is left for the next call to do: by finalisers, which must not wait for locks, and by what was cut short."""
+"""Work that is left to the next call: by finalisers, which must not wait for locks, and by interrupted calls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def finish(call: Callable[[], object]) -> None:
 
 
 def clear() -> None:
-    """Do what finalisers have left. What fails is let be: there is nobody to tell."""
+    """Do what was left. Errors are ignored, for it was another call that they belong to."""
     with contextlib.suppress(IndexError):
         while True:
             call = _left.popleft()

@@ -8,9 +8,10 @@ writer's lock go if the writer is in this process.
 
 The manifest's bytes are read first, then the logs, then the tables are linked that it names, and only then it is
 seen whether that makes a whole: the log from which the manifest replays, no listed one after it missing, and all
-its tables. If not, LevelDB was faster; links that were made are kept for the next try. No other table is taken:
-until a manifest names it, it may be half-written, or left by a crash, and its number be used again. To wait until
-the manifest does not change while all is taken would be to wait for the writer to rest.
+its tables. If not, LevelDB has changed its files meanwhile, and it is tried again; links that were made are kept
+for that. No other table is taken: until a manifest names it, it may be half-written, or left by a crash, and its
+number be used again. Waiting for a time in which the manifest does not change could take for ever beside a busy
+writer.
 """
 
 from __future__ import annotations

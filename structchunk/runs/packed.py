@@ -1,7 +1,7 @@
 """Packed rows: the bytes in which sorted rows of one store are kept, in the shortest of three forms. No I/O.
 
-Rows whose records have one length and lie back to back differ in nothing but their keys, and are kept as those.
-All numbers are little-endian; every form is filled up with zeros to a multiple of 32 bytes::
+Rows whose records have one length and lie back to back differ in their keys only; so only the keys are kept of
+them. All numbers are little-endian; every form is filled up with zeros to a multiple of 32 bytes::
 
     form 0, ALL     32 bytes for each row (see ``extent.py``)
     form 1, KEYS    u8 offset, u8 length (at least 1), u4 chunk, u4 flags: of the first row; then u8 key for each

@@ -1,7 +1,8 @@
-"""Pieces: consecutive rows of one store, as a run or, where records lie back to back, in a short form. Pure NumPy.
+"""Consecutive rows of one store, as a run, or in a shorter form where records lie back to back. Pure NumPy.
 
-Most rows say little: records that were written one after another lie one after another, and keys that count time
-or things rise by the same step. A piece keeps what cannot be calculated, and gives the rows to who asks for them.
+Most rows can be calculated from the one before: records that were written one after another lie one after another,
+and keys that count time or things rise by the same step. A piece keeps only what cannot be calculated, and makes
+the rows when they are asked for.
 """
 
 from __future__ import annotations

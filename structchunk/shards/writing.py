@@ -1,8 +1,8 @@
 """Making shards: a database for each part of the records, and at the end the manifest, which makes them a whole.
 
 Parts may be made by any number of processes, on any machine that has the directory, and by several at once that do
-not know of one another: who makes a part again after a failure leaves no trace of either attempt but one shard. A
-part is made under a name that nobody else has, and renamed; there is one name that it can get.
+not know of one another: a part that is made again after a failure leaves one shard, and no trace of the other
+attempt. A part is made under a name that nobody else has, and then gets the one name that it can have.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Binding: what a store reads and writes through, whatever it was got from."""
+"""Binding: what a store reads and writes through. Databases, transactions, snapshots and shards have one each."""
 
 from __future__ import annotations
 

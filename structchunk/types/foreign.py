@@ -1,7 +1,7 @@
-"""Arrays of other libraries, and values that are not there: masks, and nulls of pyarrow, Polars and pandas.
+"""Arrays of other libraries, and missing values: masks, and nulls of pyarrow, Polars and pandas.
 
-What is not there cannot be stored, and the array that NumPy makes does not show it: a mask is gone, a null among
-integers is a NaN, and the integers beside it are floats.
+A missing value cannot be stored, and the array that NumPy makes does not show that it is missing: a mask is gone, a
+null among integers is a NaN, and the integers beside it are floats.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The lock: one holder, by whatever path, in this process and in others."""
+"""The lock: one holder at a time, whatever path leads to the database, in this process and in others."""
 
 from __future__ import annotations
 

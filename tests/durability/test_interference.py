@@ -1,4 +1,4 @@
-"""Two things that meet: a handle and a drop, a crash and a live view, a failure and a reader."""
+"""Two things that happen at once: a handle and a drop, a crash and a live view, a failure and a reader."""
 
 from __future__ import annotations
 

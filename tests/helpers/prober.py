@@ -1,4 +1,4 @@
-"""A process that tries operations in children, and answers for those that hang or die. Run as a script.
+"""A process that tries operations in children, and reports those that hang or die. Run as a script.
 
 It has opened no database itself, and so may fork. It reads one job a line, as JSON; the child that does it writes
 its findings as lines, and the process a last one, with ``end``. A child that does nothing for long shows where its

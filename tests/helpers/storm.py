@@ -1,4 +1,4 @@
-"""Interrupts and errors in their thousands, one after the other, on one database that goes on being used.
+"""Thousands of interrupts and errors, one after another, on one database that is used all the time.
 
 ``python tests/helpers/storm.py COUNT SEED [WAY ...]``. After each, what the operation touches must be as before it
 or as after it, and the next write succeed or say FailedError; then, and now and then, all is judged through a new

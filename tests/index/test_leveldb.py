@@ -1,4 +1,4 @@
-"""Every hazard that the gate around LevelDB defends against."""
+"""What plyvel and LevelDB do wrong, and what ours makes of it: calls while it closes, forks, damage, errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks: a key is found where a plain search finds it, in few steps, whatever the keys."""
+"""Decoded pages: a key is found where a plain search finds it, in few steps, whatever the keys."""
 
 from __future__ import annotations
 

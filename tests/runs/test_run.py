@@ -1,4 +1,4 @@
-"""Pieces: whatever form rows are kept in, they are the same rows."""
+"""The two forms of consecutive rows: whichever they are kept in, they are the same rows."""
 
 from __future__ import annotations
 

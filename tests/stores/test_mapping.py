@@ -1,4 +1,4 @@
-"""The mapping contract, against both kinds of store, got in every way."""
+"""The mapping contract: both kinds of store, of databases, transactions and snapshots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random values through every door that takes values: each comes back exactly, or all of a call are refused.
+"""Random values through every call that takes values: each comes back exactly, or all of a call are refused.
 
 What must come back is found with Python's exact arithmetic alone (``helpers/values.py``). ``--budget 400`` tries
 5,000,000.
