@@ -186,7 +186,8 @@ class Snapshot:
         self.inner = inner
 
     def __del__(self) -> None:
-        self._gate.discard(self.inner)
+        if hasattr(self, "inner"):  # else its making was cut short
+            self._gate.discard(self.inner)
 
     @property
     def directory(self) -> PrivateDirectory | None:
