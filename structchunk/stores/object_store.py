@@ -7,7 +7,6 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from ..engine.staging import Staging
 from ..errors import Error, KeyNotFound, MovedError
 from ..runs.extent import KEY_END, LIVE, ZERO, Extent
 from ..types.convert import as_new, as_record, as_records
@@ -15,7 +14,7 @@ from ..types.keys import as_bound, as_key, as_keys
 from ..types.objects import Array, Object
 from ..types.schema import check_same, object_schema
 from .batches import values_of
-from .binding import Binding, lent
+from .binding import Binding, Writer, lent
 from .store import Store
 
 __all__ = ["Array", "Object", "ObjectStore"]
@@ -82,9 +81,9 @@ class ObjectStore(Store[T], Generic[T]):
         record = self._heap.array(extent)
         return cast(T, self._cls.from_buffer_copy(record.tobytes()))  # type: ignore[attr-defined]
 
-    def _edit(self, staging: Staging, extent: Extent) -> T:
+    def _edit(self, writer: Writer, extent: Extent) -> T:
         private = self._copy(extent)
-        staging.add_edit(extent[0], private)
+        writer.add_edit(extent[0], private)
         return private
 
     def _items(self, value: Any) -> npt.NDArray[Any]:

@@ -51,8 +51,6 @@ KNOWN: dict[str, set[str]] = {
     "cli.columns": {"interop.arrow_values"},
     "dask": {"disk.paths", "readers.kept"},
     "maintenance.compaction": {"stores.batches"},
-    "stores.binding": {"engine.staging"},
-    "stores.object_store": {"engine.staging"},
 }
 """What modules import although the table forbids it: only ever shorter."""
 PACKAGES = ("structchunk", *(f"structchunk.{folder.name}" for folder in PACKAGE.iterdir() if folder.is_dir()))
