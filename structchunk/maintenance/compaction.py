@@ -41,9 +41,9 @@ from ..runs.extent import (
     overlay,
     rows_in_chunk,
 )
+from ..runs.gather import gather_values
 from ..runs.packed import packed_size
 from ..runs.run import Scattered, joined
-from ..stores.batches import gather
 from .stats import StoreStats, store_stats
 
 STEP_SIZE = 16 << 20
@@ -263,7 +263,7 @@ def _fill(allocator: Allocator, room: Room, rows: Run, moved: Run) -> Iterator[i
             source = heap.chunks[int(rows["chunk"][low])]
             allocator.place_sparse(room, offset, source, int(rows["offset"][low]), size)
         else:
-            allocator.place(room, offset, gather(heap, rows[low:high]).values, size)
+            allocator.place(room, offset, gather_values(heap, [Scattered(rows[low:high])]), size)
         offset += size
         yield size
 

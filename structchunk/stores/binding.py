@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..errors import Error
 from ..runs.extent import Extent, Run
 from ..runs.run import Piece
-from .batches import Mapped
+from .batches import MappedStore
 
 
 class Edited(Protocol):
@@ -71,7 +71,7 @@ class Binding(Protocol):
     """What a store reads and writes through: the latest commit, a transaction or a snapshot."""
 
     @property
-    def heap(self) -> Mapped:
+    def heap(self) -> MappedStore:
         """Where its records lie."""
 
     def find(self, key: int) -> Extent | None:

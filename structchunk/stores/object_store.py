@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from ..errors import Error, KeyNotFound, MovedError
 from ..runs.extent import KEY_END, LIVE, ZERO, Extent
+from ..runs.gather import gather_values
 from ..types.convert import as_new, as_record, as_records
 from ..types.keys import as_bound, as_key, as_keys
 from ..types.objects import Array, Object
 from ..types.schema import check_same, object_schema
-from .batches import values_of
 from .binding import Binding, Writer, lent
 from .store import Store
 
@@ -189,7 +189,7 @@ class ObjectStore(Store[T], Generic[T]):
         """
         pieces = self._binding.pieces(as_bound(start, 0), as_bound(stop, KEY_END))
         try:
-            return values_of(self._heap, list(pieces))
+            return gather_values(self._heap, list(pieces))
         except MovedError:
             return self.records(start, stop)
 

@@ -13,7 +13,7 @@ from ..errors import KeyNotFound, MovedError
 from ..runs.extent import KEY_END, TOMBSTONE, Run, empty_run
 from ..types.keys import as_bound, as_keys, distinct, keys_among
 from .batch import Batch
-from .batches import batches, gather, gather_pieces
+from .batches import batch_of, batch_of_pieces, batches
 from .mapping import RecordMapping
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Store(RecordMapping[R], Generic[R]):
             first, count = wanted[np.argmax(missing)], int(missing.sum())
             raise KeyNotFound(f"store {self.name!r} has no record {first} ({count} are missing)")
         try:
-            return gather(self._heap, rows)
+            return batch_of(self._heap, rows)
         except MovedError:
             return self.get_many(wanted)
 
@@ -136,7 +136,7 @@ class Store(RecordMapping[R], Generic[R]):
         """
         pieces = self._binding.pieces(as_bound(start, 0), as_bound(stop, KEY_END))
         try:
-            return gather_pieces(self._heap, list(pieces))
+            return batch_of_pieces(self._heap, list(pieces))
         except MovedError:
             return self.read(start, stop)
 

@@ -50,7 +50,6 @@ A module goes where a folder's docstring has it; if its imports do not allow tha
 KNOWN: dict[str, set[str]] = {
     "cli.columns": {"interop.arrow_values"},
     "dask": {"disk.paths", "readers.kept"},
-    "maintenance.compaction": {"stores.batches"},
 }
 """What modules import although the table forbids it: only ever shorter."""
 PACKAGES = ("structchunk", *(f"structchunk.{folder.name}" for folder in PACKAGE.iterdir() if folder.is_dir()))
