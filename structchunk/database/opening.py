@@ -22,6 +22,8 @@ from ..readers.read_storage import open_reader
 from .database import Database
 from .shared import SharedDatabase
 
+__all__ = ["AnyPath", "absolute", "open", "rebuild_index"]
+
 CHUNK_SIZE = 64 << 20
 MIN_CHUNK_SIZE = 4 * PAGE
 _MODES = ("r", "r+", "a", "x")
