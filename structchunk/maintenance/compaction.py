@@ -24,9 +24,10 @@ from ..chunks.header import PAGE
 from ..chunks.heap import Heap, Retired
 from ..chunks.segment import SEGMENT_SIZE
 from ..disk import files
+from ..engine.drafts import MAX_CHUNK_SIZE
 from ..engine.in_place import NOTHING
 from ..engine.staging import Staging
-from ..engine.storage import MAX_CHUNK_SIZE, Storage
+from ..engine.storage import Storage
 from ..runs.extent import (
     KEY_END,
     LIVE,
