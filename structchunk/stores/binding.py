@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import Error
+from ..errors import Error, MovedError
 from ..runs.extent import Extent, Run
 from ..runs.run import Piece
 from .batches import MappedStore
+
+T = TypeVar("T")
 
 
 class Edited(Protocol):
@@ -112,3 +114,12 @@ def lent(binding: Binding, writer: Writer, extent: Extent) -> npt.NDArray[Any]:
             "with db.transaction() as txn: txn[name].new(...); or use put()"
         )
     return array
+
+
+def until_found(read: Callable[[], T]) -> T:
+    """Return what is read, rows and then their records, again if compaction has moved records in between."""
+    while True:
+        try:
+            return read()
+        except MovedError:
+            continue

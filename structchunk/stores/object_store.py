@@ -7,14 +7,14 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import Error, KeyNotFound, MovedError
+from ..errors import Error, KeyNotFound
 from ..runs.extent import KEY_END, LIVE, ZERO, Extent
 from ..runs.gather import gather_values
 from ..types.convert import as_new, as_record, as_records
 from ..types.keys import as_bound, as_key, as_keys
 from ..types.objects import Array, Object
 from ..types.schema import check_same, object_schema
-from .binding import Binding, Writer, lent
+from .binding import Binding, Writer, lent, until_found
 from .store import Store
 
 __all__ = ["Array", "Object", "ObjectStore"]
@@ -187,11 +187,8 @@ class ObjectStore(Store[T], Generic[T]):
             Read-only; a view of the file where the records lie back to back, else a copy. An array type has
             the one field ``items``.
         """
-        pieces = self._binding.pieces(as_bound(start, 0), as_bound(stop, KEY_END))
-        try:
-            return gather_values(self._heap, list(pieces))
-        except MovedError:
-            return self.records(start, stop)
+        low, high = as_bound(start, 0), as_bound(stop, KEY_END)
+        return until_found(lambda: gather_values(self._heap, list(self._binding.pieces(low, high))))
 
 
 def _of_class(home: Any, name: str, cls: type[Any]) -> Any:
