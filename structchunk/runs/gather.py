@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -34,23 +34,9 @@ class Mapped(Protocol):
         """The items of each chunk."""
 
 
-class Gathered(NamedTuple):
-    """Records one after the other: record ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
-
-    Attributes
-    ----------
-    keys : ndarray of uint64, shape (n,)
-    offsets : ndarray of int64, shape (n + 1,)
-        In items. The first one is 0.
-    values : ndarray, shape (offsets[-1],)
-    in_place : bool
-        Whether `values` is a view of records that may change in place.
-    """
-
-    keys: npt.NDArray[np.uint64]
-    offsets: npt.NDArray[np.int64]
-    values: npt.NDArray[Any]
-    in_place: bool
+Gathered: TypeAlias = "tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[Any], bool]"
+"""Records one after the other: their keys; the offsets of each one and of the end, in items; the values of all; and
+whether those are a view of records that may change in place."""
 
 
 def gather(mapped: Mapped, run: Run, keys: npt.NDArray[np.uint64]) -> Gathered:
@@ -58,9 +44,9 @@ def gather(mapped: Mapped, run: Run, keys: npt.NDArray[np.uint64]) -> Gathered:
     offsets = np.zeros(len(run) + 1, np.int64)
     np.cumsum(run["length"], out=offsets[1:])
     if len(breaks(run, mapped.item_size)):
-        return Gathered(keys, offsets, _copy(mapped, run, offsets), in_place=False)
+        return keys, offsets, _copy(mapped, run, offsets), False
     in_place = bool(np.bitwise_or.reduce(run["flags"]) & LIVE)
-    return Gathered(keys, offsets, _stretch(mapped, run, int(offsets[-1])), in_place)
+    return keys, offsets, _stretch(mapped, run, int(offsets[-1])), in_place
 
 
 def gather_pieces(mapped: Mapped, pieces: Sequence[Piece]) -> Gathered:
@@ -68,14 +54,14 @@ def gather_pieces(mapped: Mapped, pieces: Sequence[Piece]) -> Gathered:
     stretches = _unbroken(pieces)
     if not stretches:
         run = joined(pieces)
-        return gather(mapped, run, keys_of(run))
+        return gather(mapped, run, np.ascontiguousarray(run["key"]))
     first = stretches[0].items.start
     offsets = [piece.offsets[1:] + (piece.items.start - first) for piece in stretches]
-    return Gathered(
+    return (
         np.concatenate([piece.keys for piece in stretches]),
         np.concatenate([np.zeros(1, np.int64), *offsets]),
         _values(mapped, stretches),
-        in_place=any(piece.flags & LIVE for piece in stretches),
+        any(piece.flags & LIVE for piece in stretches),
     )
 
 
@@ -85,12 +71,8 @@ def gather_values(mapped: Mapped, pieces: Sequence[Piece]) -> npt.NDArray[Any]:
     if stretches:
         return _values(mapped, stretches)
     run = joined(pieces)
-    return read_only(gather(mapped, run, run["key"]).values)
-
-
-def keys_of(run: Run) -> npt.NDArray[np.uint64]:
-    """Return the keys of a run, back to back."""
-    return np.ascontiguousarray(run["key"])
+    _, _, values, _ = gather(mapped, run, run["key"])
+    return read_only(values)
 
 
 def _unbroken(pieces: Sequence[Piece]) -> list[Stretch]:

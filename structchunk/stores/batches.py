@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runs.extent import LIVE, Extent, Run, breaks
-from ..runs.gather import Mapped, gather, gather_pieces, keys_of
+from ..runs.gather import Mapped, gather, gather_pieces
 from ..runs.run import Piece, Scattered, are_seldom
 from ..types.schema import Schema
 from .batch import Batch
@@ -41,7 +41,7 @@ class MappedStore(Mapped, Protocol):
 
 def batch_of(heap: MappedStore, run: Run) -> Batch:
     """Return the records of a run, in its order, which need not be that of the keys."""
-    return _read_only(heap, *gather(heap, run, keys_of(run)))
+    return _read_only(heap, *gather(heap, run, np.ascontiguousarray(run["key"])))
 
 
 def batch_of_pieces(heap: MappedStore, pieces: Sequence[Piece]) -> Batch:
