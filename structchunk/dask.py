@@ -19,11 +19,9 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from .database.database import Database
-from .database.opening import open
-from .database.pickling import open_shared, reopen
-from .disk.paths import AnyPath, absolute
+from .database.opening import AnyPath, absolute, open
+from .database.pickling import Kept, open_shared, reopen
 from .errors import missing_extra
-from .readers.kept import Kept
 from .runs.extent import KEY_END
 from .runs.key_ranges import KeyRange
 from .shards.manifest import NAME, Shard

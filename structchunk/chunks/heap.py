@@ -110,6 +110,7 @@ class Heap:
         self.store = store
         self.name = name
         self.schema = schema
+        self.dtype = schema.dtype
         self.item_size = schema.item_size
         self.chunks: dict[int, Chunk] = {}
         self.drafts: dict[int, Chunk] = {}

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from ..errors import missing_extra
 from ..types.schema import Schema, array_schema
 from .progress import Report
@@ -91,9 +93,7 @@ class ArrowSource:
         """Return the type of an array store of such lists."""
         others = [field for field in self._columns if field.name != "key"]
         with _arrow():
-            from ..interop.arrow_values import dtype_of_items  # noqa: PLC0415
-
-            dtype = dtype_of_items(others[0].type) if len(others) == 1 else None
+            dtype = _dtype_of_items(others[0].type) if len(others) == 1 else None
             if dtype is None:
                 found = ", ".join(f"{field.name} ({field.type})" for field in self._columns)
                 expected = "key, and one of lists of numbers or times; for other types create the store first"
@@ -113,3 +113,20 @@ class ArrowSource:
             yield batch
             done += batch.num_rows
             report(done, self._total)
+
+
+def _dtype_of_items(kind: Any) -> np.dtype[Any] | None:
+    """Return the dtype that holds all items of lists of an Arrow type, or None if the type alone does not tell."""
+    import pyarrow  # noqa: PLC0415
+
+    types = pyarrow.types
+    if not hasattr(kind, "value_field"):  # which lists of all kinds have, and nothing else
+        return None
+    item = kind.value_type
+    if types.is_fixed_size_binary(item):
+        return np.dtype((np.void, item.byte_width))
+    is_time = types.is_timestamp(item) or types.is_duration(item) or types.is_date(item)
+    if is_time or types.is_integer(item) or types.is_floating(item) or types.is_boolean(item):
+        dtype: np.dtype[Any] = pyarrow.nulls(0, item).to_numpy(zero_copy_only=False).dtype
+        return dtype
+    return None

@@ -14,13 +14,16 @@ from ..disk.lock import Lock
 from ..disk.paths import AnyPath, Paths, absolute
 from ..disk.presence import check_free, check_there
 from ..disk.reserve import Reserve
+from ..engine.drafts import MAX_CHUNK_SIZE
 from ..engine.recovery import create_storage, open_storage
-from ..engine.storage import MAX_CHUNK_SIZE, Storage
+from ..engine.storage import Storage
 from ..process import leftovers
 from ..readers.directory import welcome
 from ..readers.read_storage import open_reader
 from .database import Database
 from .shared import SharedDatabase
+
+__all__ = ["AnyPath", "absolute", "open", "rebuild_index"]
 
 CHUNK_SIZE = 64 << 20
 MIN_CHUNK_SIZE = 4 * PAGE

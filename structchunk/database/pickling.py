@@ -23,6 +23,8 @@ from ..readers.read_storage import KEPT, ReadStorage, open_kept, open_reader
 from .database import Database
 from .snapshot import Snapshot
 
+__all__ = ["Kept", "keep", "open_shared", "register", "reopen"]
+
 _IDLE = 2
 """How many commits of a database stay open when nothing uses them: the newest, and the one before that."""
 _IDLE_DATABASES = 32

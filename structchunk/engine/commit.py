@@ -1,14 +1,16 @@
-"""What a commit appends to each chunk: a transaction's rows, cut by chunk, and their checksums."""
+"""What a commit writes: a transaction's rows, cut by chunk, and their checksums; its change of the index."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from ..chunks.allocator import Room
+from ..chunks.heap import Heap
 from ..chunks.segment import data_crc, pack_record
+from ..index.index import Catalog, Index, Prepared
 from ..process.background import Background
 from ..runs.extent import TOMBSTONE, ZERO, Extent, unpack_row
 from ..runs.packed import ALL, Packed, pack
@@ -28,7 +30,46 @@ class Part(NamedTuple):
     replaces: bool = False
 
 
-def parts_of(staging: Staging, background: Background) -> list[Part]:
+class Ready(NamedTuple):
+    """All that a commit will write: a part and its CRC for each chunk, and the change of the index."""
+
+    parts: list[Part]
+    crcs: list[int]
+    prepared: Prepared
+
+
+def make_ready(index: Index, stagings: Sequence[Staging], catalog: Catalog | None) -> Ready | None:
+    """Return what a commit will write, or None if that is nothing."""
+    with Background() as background:
+        parts = [part for staging in stagings for part in _parts(staging, background)]
+        if not parts:
+            return None
+        prepared = _prepare(index, stagings, catalog)
+    return Ready(parts, [part.crc() for part in parts], prepared)
+
+
+def catalog_after(catalog: Catalog, created: Sequence[Heap], dropped: Heap | None) -> Catalog | None:
+    """Return the catalog after a commit, or None if it does not change it."""
+    if not created and dropped is None:
+        return None
+    changed = {name: entry for name, entry in catalog.items() if dropped is None or name != dropped.name}
+    for heap in created:
+        about = {"kind": heap.schema.kind, "schema": heap.schema.descriptor}
+        changed[heap.name] = {"store": heap.store, **about}
+    return changed
+
+
+def _prepare(index: Index, stagings: Sequence[Staging], catalog: Catalog | None) -> Prepared:
+    """Return what a commit does to the index."""
+    row = stagings[0].only_row() if len(stagings) == 1 and catalog is None else None
+    if row is not None:
+        return index.prepare_one(stagings[0].heap.store, row)
+    rows = {staging.heap.store: staging.all_pieces() for staging in stagings}
+    compacted = {staging.heap.store for staging in stagings if staging.replaced}
+    return index.prepare(rows, catalog, compacted)
+
+
+def _parts(staging: Staging, background: Background) -> list[Part]:
     """Return what a commit appends to each chunk that one store's rows touched, with checksums begun in threads."""
     allocator, item_size = staging.allocator, staging.heap.item_size
     row = staging.only_row()

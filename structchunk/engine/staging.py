@@ -81,6 +81,10 @@ class Staging:
 
     # ------------------------------------------------------------------ writing
 
+    def check_storable(self) -> None:
+        """Raise if nothing can be stored any more."""
+        self.allocator.check_storable()
+
     def put(self, key: int, items: npt.NDArray[Any], flags: int = 0) -> None:
         """Store one record."""
         row = self.allocator.put(key, items, flags)

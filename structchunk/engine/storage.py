@@ -7,34 +7,30 @@ read or write, is for the layers above; what opening does after a crash is in ``
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
 
-from ..chunks.chunk import Chunk, least_size
+from ..chunks.chunk import Chunk
 from ..chunks.header import Header
 from ..chunks.heap import Gone, Heap, Place
 from ..disk import files
 from ..disk.lock import Hold
 from ..disk.paths import Paths
 from ..disk.reserve import Reserve
-from ..disk.superblock import Superblock, crc_of_heads
+from ..disk.superblock import Superblock
 from ..errors import FailedError
-from ..index.index import Catalog, Index, Prepared
+from ..index.index import Catalog, Index
 from ..process import leftovers
-from ..process.background import Background
 from ..process.mutex import Mutex, interrupts_itself
 from ..runs.extent import Extent
 from ..types.schema import Schema
-from . import provision
-from .commit import Part, append_parts, parts_of
+from . import checkpoint, drafts, provision
+from .commit import Ready, append_parts, catalog_after, make_ready
 from .in_place import Lending
 from .staging import Staging
 
-MAX_CHUNK_SIZE = 4 << 30
 CHECKPOINT_COMMITS = 1 << 17
 """After this many commits a checkpoint is made, so that opening after a crash has little to walk."""
 CHECKPOINT_SIZE = 1 << 30
@@ -129,26 +125,16 @@ class Storage:
         """
         if heap.chunks and not last_size:
             last_size = heap.chunks[max(heap.chunks)].header.file_size
-        usual = min(2 * last_size, MAX_CHUNK_SIZE) if last_size else self.chunk_size
-        draft = self._draft(heap, ())
-        return self._create(heap, replace(draft, file_size=max(usual, least_size(draft, size))))
+        header = drafts.new_header(self.superblock.database, self.next_chunk, heap)
+        return self._create(heap, drafts.sized_next(header, size, last_size, self.chunk_size))
 
     def create_replacement(self, heap: Heap, size: int, rest: int, replaces: tuple[int, ...]) -> Chunk:
-        """Create a chunk file in place of others.
+        """Create a chunk file in place of others, which `rest` bytes of records and rows are to go into.
 
-        It is of the size that a store grows to in doubling, from the first size on, until it holds `rest`
-        bytes of records and rows, or is of the largest size; a first record of `size` bytes fits in any case.
+        It has room for a first record of `size` bytes in any case.
         """
-        draft = self._draft(heap, replaces)
-        wanted, usual = least_size(draft, rest), self.chunk_size
-        while usual < min(wanted, MAX_CHUNK_SIZE):
-            usual = min(2 * usual, MAX_CHUNK_SIZE)
-        return self._create(heap, replace(draft, file_size=max(usual, least_size(draft, size))))
-
-    def _draft(self, heap: Heap, replaces: tuple[int, ...]) -> Header:
-        about = {"name": heap.name, "kind": heap.schema.kind, "schema": heap.schema.descriptor}
-        fixed = (self.superblock.database, self.next_chunk, heap.store, heap.item_size)
-        return Header(*fixed, 0, time.time_ns(), about, replaces)
+        header = drafts.new_header(self.superblock.database, self.next_chunk, heap, replaces)
+        return self._create(heap, drafts.sized_replacement(header, size, rest, self.chunk_size))
 
     def _create(self, heap: Heap, header: Header) -> Chunk:
         path = self.paths.chunk(header.chunk)
@@ -267,64 +253,49 @@ class Storage:
         with self._mutex.lock:
             self._note_unfinished()
             self.check_usable()
-            stagings = list(filter(Staging.is_changed, stagings))
+            changed = [staging for staging in stagings if staging.is_changed()]
             if sync:
-                for staging in stagings:
+                for staging in changed:
                     staging.allocator.start_flush()  # goes on while checksums are made
-            with Background() as background:
-                parts = [part for staging in stagings for part in parts_of(staging, background)]
-                if not parts:
-                    return
-                prepared = self._prepare(stagings, self._catalog(created, dropped))
-            crcs = [part.crc() for part in parts]
-            self.check_place()
-            if self.epoch_pending:
-                self._checkpoint()
-            provision.take_space(self.reserve, self.index, parts, prepared, can_spend=not created)
+            ready = make_ready(self.index, changed, catalog_after(self.index.catalog, created, dropped))
+            if ready is None:
+                return
+            self._take_space(ready, can_spend=not created)
             self._unfinished = "a commit"
             if created:
                 self._heaps = self._heaps | {heap.store: heap for heap in created}
-            self._write_commit(parts, crcs, prepared, sync=sync)
-            self._settle(stagings, dropped)
+            self._write_commit(ready, sync=sync)
+            self._settle(changed, dropped)
             self._unfinished = ""
-            if self.reserve.is_short:
-                provision.renew(self.reserve, self.index)
-            if self._checkpoint_due():
-                self._checkpoint(can_wait=True)
+            self._go_on()
 
-    def _catalog(self, created: list[Heap], dropped: Heap | None) -> Catalog | None:
-        """Return the catalog after a commit, or None if it does not change it."""
-        if not created and dropped is None:
-            return None
-        catalog = {
-            name: entry for name, entry in self.index.catalog.items() if dropped is None or name != dropped.name
-        }
-        for heap in created:
-            about = {"kind": heap.schema.kind, "schema": heap.schema.descriptor}
-            catalog[heap.name] = {"store": heap.store, **about}
-        return catalog
+    def _take_space(self, ready: Ready, *, can_spend: bool) -> None:
+        """Take all the space that a commit needs, which is also the last chance to refuse it."""
+        self.check_place()
+        if self.epoch_pending:
+            self._checkpoint()
+        provision.take_space(self.reserve, self.index, ready.parts, ready.prepared, can_spend=can_spend)
 
-    def _prepare(self, stagings: list[Staging], catalog: Catalog | None) -> Prepared:
-        """Return what a commit does to the index."""
-        row = stagings[0].only_row() if len(stagings) == 1 and catalog is None else None
-        if row is not None:
-            return self.index.prepare_one(stagings[0].heap.store, row)
-        rows = {staging.heap.store: staging.all_pieces() for staging in stagings}
-        compacted = {staging.heap.store for staging in stagings if staging.replaced}
-        return self.index.prepare(rows, catalog, compacted)
+    def _go_on(self) -> None:
+        """Do what is due after a commit."""
+        if self.reserve.is_short:
+            provision.renew(self.reserve, self.index)
+        behind = self.index.last - self.index.checkpoint
+        if behind >= CHECKPOINT_COMMITS or self._uncheckpointed_size >= CHECKPOINT_SIZE:
+            self._checkpoint(can_wait=True)
 
-    def _write_commit(self, parts: list[Part], crcs: list[int], prepared: Prepared, *, sync: bool) -> None:
+    def _write_commit(self, ready: Ready, *, sync: bool) -> None:
         commit = self.index.last + 1
-        for room, rows, *_ in parts:
+        for room, rows, *_ in ready.parts:
             self.dirty[room.chunk.id] = room.chunk
             self._uncheckpointed_size += room.free - room.chunk.committed + len(rows.body)
         try:
             if self.reserve.is_short:
                 self.index.leveldb.write(())  # raises if LevelDB has met the full disk before
-            append_parts(parts, crcs, commit, self.superblock.epoch)
+            append_parts(ready.parts, ready.crcs, commit, self.superblock.epoch)
             if sync:
                 self._flush()
-            self.index.apply(commit, prepared)
+            self.index.apply(commit, ready.prepared)
         except Exception as error:
             self._fail(error)
             raise
@@ -335,18 +306,20 @@ class Storage:
                 if room.is_new:
                     staging.heap.settle(room.chunk)
                     del self.drafts[room.chunk.id]
-            self._retire(staging)
+            if staging.replaced:
+                self._retire(staging)
         if dropped is not None:
-            self._heaps = {store: heap for store, heap in self._heaps.items() if heap is not dropped}
-            for chunk in dropped.chunks.values():
-                chunk.map_source()  # for the snapshots that go on reading it when the file is gone
-            # The chunk that says that the store was dropped, its last one, must go last.
-            self.gone += [Gone(dropped.store, chunk) for chunk in sorted(dropped.chunks)]
+            self._drop(dropped)
+
+    def _drop(self, dropped: Heap) -> None:
+        self._heaps = {store: heap for store, heap in self._heaps.items() if heap is not dropped}
+        for chunk in dropped.chunks.values():
+            chunk.map_source()  # for the snapshots that go on reading it when the file is gone
+        # The chunk that says that the store was dropped, its last one, must go last.
+        self.gone += [Gone(dropped.store, chunk) for chunk in sorted(dropped.chunks)]
 
     def _retire(self, staging: Staging) -> None:
         """Forget the chunks that a commit replaced, but for the snapshots and scans that go on reading them."""
-        if not staging.replaced:
-            return
         heap = staging.heap
         self.index.keep(staging.replaced)
         for old in staging.replaced:
@@ -398,10 +371,6 @@ class Storage:
 
     # ------------------------------------------------------------------ checkpoint
 
-    def _checkpoint_due(self) -> bool:
-        behind = self.index.last - self.index.checkpoint
-        return behind >= CHECKPOINT_COMMITS or self._uncheckpointed_size >= CHECKPOINT_SIZE
-
     def checkpoint(self) -> None:
         """Bring everything to disk, the index and changes made in place too; then unlink what is gone."""
         self._refuse_inside()
@@ -412,7 +381,7 @@ class Storage:
         self._note_unfinished()
         self.check_usable()
         self.check_place()
-        count = len(self._heads()) + len(self.gone)
+        count = len(self._grown()) + len(self.gone)
         if not provision.take_space_for_checkpoint(self.reserve, self.index, count, can_wait=can_wait):
             return
         self._unfinished = "a checkpoint"
@@ -436,48 +405,30 @@ class Storage:
             {chunk.id: chunk for chunk in self.lending.chunks.values() if chunk.id not in self._unlinked}
         )
         self._flush()
-        grown = self._heads()
-        heads = {chunk.id: (chunk.committed, chunk.directory) for chunk in grown}
-        self.index.write_checkpoint(self.next_chunk, heads, self.gone)
-        self._write_superblock()
+        grown = self._grown()
+        checkpoint.write_index(self.index, grown, self.gone, self.next_chunk)
+        path, new_epoch = self.paths.superblock, self.epoch_pending
+        self.superblock = checkpoint.write_superblock(
+            path, self.superblock, self.index, self.next_chunk, new_epoch=new_epoch
+        )
+        self.epoch_pending = False
         for chunk in grown:
             chunk.settled = chunk.committed
         self._uncheckpointed_size = 0
 
-    def _heads(self) -> list[Chunk]:
+    def _grown(self) -> list[Chunk]:
         """Return the chunks that hold a commit and grew since the last checkpoint."""
-        chunks = [chunk for heap in self.heaps.values() for chunk in list(heap.chunks.values())]
-        known = self.index.heads
-        return [
-            chunk
-            for chunk in chunks
-            if chunk.is_committed and known.get(chunk.id) != (chunk.committed, chunk.directory)
-        ]
-
-    def _write_superblock(self) -> None:
-        old = self.superblock
-        new = old._replace(
-            sequence=old.sequence + 1,
-            checkpoint=self.index.last,
-            epoch=old.epoch + self.epoch_pending,
-            next_chunk=self.next_chunk,
-            heads=crc_of_heads({chunk: directory for chunk, (_, directory) in self.index.heads.items()}),
-        )
-        new.write(self.paths.superblock)
-        self.superblock = new
-        self.epoch_pending = False
+        return checkpoint.grown_chunks(self.heaps.values(), self.index.heads)
 
     def _unlink_gone(self) -> None:
-        lasts = set({gone.store: gone for gone in self.gone}.values())
-        for batch in ([gone for gone in self.gone if gone not in lasts], lasts):
-            for gone in batch:
-                files.unlink(self.paths.chunk(gone.chunk))
-                self._unlinked.add(gone.chunk)  # who still holds the store may lend a view of it yet
-                self.lending.chunks.pop(gone.chunk, None)
-                self.dirty.pop(gone.chunk, None)
-            if batch:
-                files.flush_directory(self.paths.chunks)
+        checkpoint.unlink(self.paths, self.gone)
+        for _, chunk in self.gone:
+            self._unlinked.add(chunk)  # who still holds the store may lend a view of it yet
+            self.lending.chunks.pop(chunk, None)
+            self.dirty.pop(chunk, None)
         self.gone = []
+
+    # ------------------------------------------------------------------ close
 
     def close(self) -> None:
         """Checkpoint, unless nothing changed or a write failed; then close the index and let the lock go.

@@ -85,13 +85,21 @@ class View:
     dropping old tables: keep it short.
     """
 
-    def __init__(self, index: Index, tables: Mapping[int, Table], commit: int, version: int, snapshot: Any) -> None:
+    def __init__(
+        self,
+        tables: Mapping[int, Table],
+        commit: int,
+        version: int,
+        snapshot: Any,
+        read_live: Callable[[int, Any], dict[int, Live]],
+        pin: Pin,
+    ) -> None:
         self._tables = dict(tables)  # a store that is dropped later stays readable here
         self.commit = commit
         self.version = version
         self._snapshot = snapshot
-        self._index = index
-        self._pin = index.pin
+        self._read_live = read_live
+        self._pin = pin
 
     @property
     def snapshot(self) -> Any:
@@ -128,23 +136,7 @@ class View:
 
     def live(self, store: int) -> dict[int, Live]:
         """Return what is live in each chunk of a store."""
-        return self._index.read_live(store, self.snapshot)
-
-    def copy_to(self, path: str, next_chunk: int) -> Index:
-        """Create an index that holds what this view shows; not durable before its first checkpoint."""
-        index = Index.create(path, self._index.database, self.commit, next_chunk)
-        try:
-            for start, stop in _OF_STORES:
-                self._copy_pairs(start, stop, index.leveldb)
-        except BaseException:
-            index.close()
-            raise
-        return index
-
-    def _copy_pairs(self, start: bytes, stop: bytes, target: LevelDB) -> None:
-        while pairs := self._index.leveldb.read(start, stop, COPY_PAIRS, self.snapshot):
-            target.write(pairs)
-            start = pairs[-1][0] + b"\0"
+        return self._read_live(store, self.snapshot)
 
     def close(self) -> None:
         """Let the snapshot go."""
@@ -304,7 +296,24 @@ class Index:
         clock = self._clock
         clock.check()
         with clock.lock:
-            return View(self, self._tables, clock.last, clock.version, self.leveldb.snapshot())
+            snapshot = self.leveldb.snapshot()
+            return View(self._tables, clock.last, clock.version, snapshot, self.read_live, self.pin)
+
+    def copy(self, view: View, path: str, next_chunk: int) -> Index:
+        """Create an index that holds what a view of this one shows; not durable before its first checkpoint."""
+        copy = Index.create(path, self.database, view.commit, next_chunk)
+        try:
+            for start, stop in _OF_STORES:
+                self._copy_pairs(view, start, stop, copy.leveldb)
+        except BaseException:
+            copy.close()
+            raise
+        return copy
+
+    def _copy_pairs(self, view: View, start: bytes, stop: bytes, target: LevelDB) -> None:
+        while pairs := self.leveldb.read(start, stop, COPY_PAIRS, view.snapshot):
+            target.write(pairs)
+            start = pairs[-1][0] + b"\0"
 
     def keep(self, things: Iterable[object]) -> None:
         """Keep things alive for as long as there is a view that was taken before now."""

@@ -35,7 +35,6 @@ from .arrow_types import arrow_type, pa
 __all__ = [
     "check_nulls",
     "decoded",
-    "dtype_of_items",
     "from_arrow",
     "from_decimals",
     "is_list",
@@ -193,20 +192,6 @@ def _from_struct(array: pa.Array, dtype: np.dtype[Any], path: str) -> _Array:
 
 
 # ---------------------------------------------------------------- lists
-
-
-def dtype_of_items(kind: pa.DataType) -> np.dtype[Any] | None:
-    """Return the dtype that holds all items of lists of an Arrow type, or None if the type alone does not tell."""
-    if not is_list(kind):
-        return None
-    item = kind.value_type
-    if _types.is_fixed_size_binary(item):
-        return np.dtype((np.void, item.byte_width))
-    is_time = _types.is_timestamp(item) or _types.is_duration(item) or _types.is_date(item)
-    if is_time or _types.is_integer(item) or _types.is_floating(item) or _types.is_boolean(item):
-        nothing: _Array = pa.nulls(0, item).to_numpy(zero_copy_only=False)
-        return nothing.dtype
-    return None
 
 
 def is_list(kind: pa.DataType) -> bool:

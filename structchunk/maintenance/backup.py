@@ -31,7 +31,7 @@ from ..disk import files
 from ..disk.paths import AnyPath, Paths, absolute
 from ..disk.superblock import Superblock, crc_of_heads, create_superblock
 from ..engine.storage import Storage
-from ..index.index import View
+from ..index.index import Index, View
 from ..runs.extent import LIVE
 
 
@@ -105,7 +105,7 @@ def _build(storage: Storage, draft: Paths) -> None:
         for source in taken.sources:
             _copy_chunk(source, draft.chunk(source.chunk.id))
         files.flush_directory(draft.chunks)
-        _copy_index(taken, draft)
+        _copy_index(storage.index, taken, draft)
     files.flush_directory(draft.root)
     heads = crc_of_heads({chunk: directory for chunk, (_, directory) in taken.heads.items()})
     create_superblock(draft.superblock, taken.superblock._replace(heads=heads))
@@ -181,9 +181,9 @@ def _copy_chunk(source: Source, path: str) -> None:
     copy.flush()
 
 
-def _copy_index(taken: Taken, draft: Paths) -> None:
+def _copy_index(source: Index, taken: Taken, draft: Paths) -> None:
     superblock = taken.superblock
-    index = taken.view.copy_to(draft.index(superblock.generation), superblock.next_chunk)
+    index = source.copy(taken.view, draft.index(superblock.generation), superblock.next_chunk)
     try:
         index.write_checkpoint(superblock.next_chunk, taken.heads, taken.gone)
     finally:

@@ -24,9 +24,10 @@ from ..chunks.header import PAGE
 from ..chunks.heap import Heap, Retired
 from ..chunks.segment import SEGMENT_SIZE
 from ..disk import files
+from ..engine.drafts import MAX_CHUNK_SIZE
 from ..engine.in_place import NOTHING
 from ..engine.staging import Staging
-from ..engine.storage import MAX_CHUNK_SIZE, Storage
+from ..engine.storage import Storage
 from ..runs.extent import (
     KEY_END,
     LIVE,
@@ -41,9 +42,9 @@ from ..runs.extent import (
     overlay,
     rows_in_chunk,
 )
+from ..runs.gather import gather_values
 from ..runs.packed import packed_size
 from ..runs.run import Scattered, joined
-from ..stores.batches import gather
 from .stats import StoreStats, store_stats
 
 STEP_SIZE = 16 << 20
@@ -263,7 +264,7 @@ def _fill(allocator: Allocator, room: Room, rows: Run, moved: Run) -> Iterator[i
             source = heap.chunks[int(rows["chunk"][low])]
             allocator.place_sparse(room, offset, source, int(rows["offset"][low]), size)
         else:
-            allocator.place(room, offset, gather(heap, rows[low:high]).values, size)
+            allocator.place(room, offset, gather_values(heap, [Scattered(rows[low:high])]), size)
         offset += size
         yield size
 

@@ -1,7 +1,7 @@
-"""Rows and runs: where records lie, and the algebra of sorted rows.
+"""Rows and runs: where records lie, the algebra of sorted rows, and the records of rows one after the other.
 
 Functions and small classes on NumPy arrays, and the bytes that rows are packed into. Nothing here does I/O, takes a
-lock, or knows a dtype, a file or a store; of the package only its errors are imported.
+lock, or knows a schema, a file or a store; of the package only its errors are imported.
 
-Modules, from the bottom up: extent, run, key_ranges, packed.
+Modules, from the bottom up: extent, run, gather, key_ranges, packed.
 """

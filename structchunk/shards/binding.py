@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from ..errors import CorruptionError, ReadOnlyError
 from ..runs.extent import KEY_END, TOMBSTONE, Extent, Run, last_wins, make_run
+from ..runs.gather import Mapped
 from ..runs.run import LONG_STRETCH, Piece, Scattered, Stretch, clip_piece, first_key, joined, last_key
-from ..stores.batches import Mapped
 from ..stores.binding import Binding
 from ..types.keys import as_key
 from ..types.schema import Schema
@@ -76,6 +76,7 @@ class MergedHeap:
         self.identity = path, name
         self.name = name
         self.schema = schema
+        self.dtype = schema.dtype
         self.item_size = schema.item_size
         self.arrays = MergedArrays()
 

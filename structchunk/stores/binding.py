@@ -1,26 +1,79 @@
-"""Binding: what a store reads and writes through. Databases, transactions, snapshots and shards have one each."""
+"""Binding and Writer: what a store reads and writes through. Databases, transactions, snapshots and shards have one each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..engine.staging import Staging
-from ..errors import Error
+from ..errors import Error, MovedError
 from ..runs.extent import Extent, Run
 from ..runs.run import Piece
-from .batches import Mapped
+from .batches import MappedStore
+
+T = TypeVar("T")
+
+
+class Edited(Protocol):
+    """A private copy of an object."""
+
+    @property
+    def object(self) -> Any:
+        """The object, whose bytes replace its record."""
+
+
+class Writer(Protocol):
+    """What a transaction changes in one store: rows that nobody else sees before it commits."""
+
+    @property
+    def edits(self) -> Mapping[int, Edited]:
+        """The objects that are edited, by key."""
+
+    def staged(self, key: int) -> Extent | None:
+        """Return the changed row of a key, a tombstone too, or None if the transaction has not touched it."""
+
+    def find(self, key: int) -> Extent | None:
+        """Return the extent of a key as the transaction sees it, or None."""
+
+    def put(self, key: int, items: npt.NDArray[Any], flags: int = 0) -> None:
+        """Store one record."""
+
+    def put_zeros(self, key: int, length: int) -> Extent:
+        """Allocate one zeroed record that may change in place."""
+
+    def put_many(
+        self,
+        keys: npt.NDArray[np.uint64],
+        items: npt.NDArray[Any],
+        lengths: npt.NDArray[np.int64],
+        flags: int = 0,
+    ) -> None:
+        """Store many records; of equal keys the last one stays."""
+
+    def add_edit(self, key: int, private: Any) -> None:
+        """Take an object whose bytes, if they change, replace its record."""
+
+    def delete(self, key: int) -> bool:
+        """Delete one record, and tell whether there was one."""
+
+    def delete_range(self, start: int, stop: int) -> int:
+        """Delete the records of a key range, and return how many there were."""
+
+    def delete_many(self, keys: npt.NDArray[np.uint64]) -> int:
+        """Delete the records of ascending keys, none of them twice, and return how many there were."""
+
+    def check_storable(self) -> None:
+        """Raise if nothing can be stored any more."""
 
 
 class Binding(Protocol):
     """What a store reads and writes through: the latest commit, a transaction or a snapshot."""
 
     @property
-    def heap(self) -> Mapped:
+    def heap(self) -> MappedStore:
         """Where its records lie."""
 
     def find(self, key: int) -> Extent | None:
@@ -38,11 +91,11 @@ class Binding(Protocol):
     def version(self) -> int:
         """Return a number that changes whenever the answers above may have."""
 
-    def writing(self) -> AbstractContextManager[Staging]:
+    def writing(self) -> AbstractContextManager[Writer]:
         """Enter the transaction that a write belongs to; one of its own outside of any."""
 
-    def open_staging(self) -> Staging | None:
-        """Return the open transaction's staging, or None outside of one."""
+    def open_staging(self) -> Writer | None:
+        """Return what the open transaction writes through, or None outside of one."""
 
     def home(self) -> Any:
         """Return the database; raise TypeError where what is seen of it could not be found again."""
@@ -51,13 +104,22 @@ class Binding(Protocol):
         """Return an extent's items for changing in place, or None where that is not allowed."""
 
 
-def lent(binding: Binding, staging: Staging, extent: Extent) -> npt.NDArray[Any]:
+def lent(binding: Binding, writer: Writer, extent: Extent) -> npt.NDArray[Any]:
     """Return what a binding lends of a record that it has just made; raise if it lends nothing."""
     array = binding.live_array(extent)
     if array is None:
-        staging.allocator.check_storable()  # a signal handler may have closed the database meanwhile
+        writer.check_storable()  # a signal handler may have closed the database meanwhile
         raise Error(
             "other processes write this database too, so what changes in place lives in a transaction only: "
             "with db.transaction() as txn: txn[name].new(...); or use put()"
         )
     return array
+
+
+def until_found(read: Callable[[], T]) -> T:
+    """Return what is read, rows and then their records, again if compaction has moved records in between."""
+    while True:
+        try:
+            return read()
+        except MovedError:
+            continue

@@ -7,15 +7,14 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from ..engine.staging import Staging
-from ..errors import Error, KeyNotFound, MovedError
+from ..errors import Error, KeyNotFound
 from ..runs.extent import KEY_END, LIVE, ZERO, Extent
+from ..runs.gather import gather_values
 from ..types.convert import as_new, as_record, as_records
 from ..types.keys import as_bound, as_key, as_keys
 from ..types.objects import Array, Object
 from ..types.schema import check_same, object_schema
-from .batches import values_of
-from .binding import Binding, lent
+from .binding import Binding, Writer, lent, until_found
 from .store import Store
 
 __all__ = ["Array", "Object", "ObjectStore"]
@@ -82,9 +81,9 @@ class ObjectStore(Store[T], Generic[T]):
         record = self._heap.array(extent)
         return cast(T, self._cls.from_buffer_copy(record.tobytes()))  # type: ignore[attr-defined]
 
-    def _edit(self, staging: Staging, extent: Extent) -> T:
+    def _edit(self, writer: Writer, extent: Extent) -> T:
         private = self._copy(extent)
-        staging.add_edit(extent[0], private)
+        writer.add_edit(extent[0], private)
         return private
 
     def _items(self, value: Any) -> npt.NDArray[Any]:
@@ -188,11 +187,8 @@ class ObjectStore(Store[T], Generic[T]):
             Read-only; a view of the file where the records lie back to back, else a copy. An array type has
             the one field ``items``.
         """
-        pieces = self._binding.pieces(as_bound(start, 0), as_bound(stop, KEY_END))
-        try:
-            return values_of(self._heap, list(pieces))
-        except MovedError:
-            return self.records(start, stop)
+        low, high = as_bound(start, 0), as_bound(stop, KEY_END)
+        return until_found(lambda: gather_values(self._heap, list(self._binding.pieces(low, high))))
 
 
 def _of_class(home: Any, name: str, cls: type[Any]) -> Any:

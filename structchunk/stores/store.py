@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import KeyNotFound, MovedError
+from ..errors import KeyNotFound
 from ..runs.extent import KEY_END, TOMBSTONE, Run, empty_run
 from ..types.keys import as_bound, as_keys, distinct, keys_among
 from .batch import Batch
-from .batches import batches, gather, gather_pieces
+from .batches import batch_of, batch_of_pieces, batches
+from .binding import until_found
 from .mapping import RecordMapping
 
 if TYPE_CHECKING:
@@ -61,15 +62,16 @@ class Store(RecordMapping[R], Generic[R]):
             A key has no record; the message names the first such.
         """
         wanted = as_keys(keys)
-        rows = self._lookup(wanted)
+        return until_found(lambda: batch_of(self._heap, self._existing(wanted)))
+
+    def _existing(self, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return the rows of keys, in their order; raise KeyNotFound if one has none."""
+        rows = self._lookup(keys)
         missing = rows["flags"] & TOMBSTONE != 0
         if missing.any():
-            first, count = wanted[np.argmax(missing)], int(missing.sum())
+            first, count = keys[np.argmax(missing)], int(missing.sum())
             raise KeyNotFound(f"store {self.name!r} has no record {first} ({count} are missing)")
-        try:
-            return gather(self._heap, rows)
-        except MovedError:
-            return self.get_many(wanted)
+        return rows
 
     def contains_many(self, keys: Iterable[int] | npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Tell which keys have a record.
@@ -134,11 +136,8 @@ class Store(RecordMapping[R], Generic[R]):
             A view of the file where all the records lie back to back, else a copy of them all: :meth:`scan`
             sweeps what is more than memory holds.
         """
-        pieces = self._binding.pieces(as_bound(start, 0), as_bound(stop, KEY_END))
-        try:
-            return gather_pieces(self._heap, list(pieces))
-        except MovedError:
-            return self.read(start, stop)
+        low, high = as_bound(start, 0), as_bound(stop, KEY_END)
+        return until_found(lambda: batch_of_pieces(self._heap, list(self._binding.pieces(low, high))))
 
     def scan(
         self, start: int | None = None, stop: int | None = None, *, batch_size: int = BATCH_SIZE

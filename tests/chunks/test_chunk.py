@@ -23,7 +23,7 @@ from structchunk.chunks.chunk import Chunk
 from structchunk.chunks.header import Header
 from structchunk.chunks.segment import SEGMENT_SIZE, pack_record
 from structchunk.disk import files
-from structchunk.engine import storage
+from structchunk.engine import drafts
 from structchunk.errors import ClosedError, CorruptionError
 from structchunk.runs.extent import ROW, ROW_SIZE, Extent
 from structchunk.runs.packed import ALL, Packed
@@ -470,7 +470,7 @@ def chunk_sizes(db: sc.Database) -> list[int]:
 
 
 def test_chunks_double_up_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "MAX_CHUNK_SIZE", 1 << 18)
+    monkeypatch.setattr(drafts, "MAX_CHUNK_SIZE", 1 << 18)
     with sc.open(tmp_path / "db", chunk_size=1 << 16, sync=False) as db:
         store = db.array_store("a", "<f8")
         for key in range(250):

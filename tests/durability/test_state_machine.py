@@ -28,7 +28,7 @@ SMALL = {
     "index.page_cache.CACHE_SIZE": 200,
     "engine.staging._MANY_ROWS": 9,
     "runs.run.LONG_STRETCH": 3,
-    "stores.batches.WIDE_ITEMS": 4,
+    "runs.gather.WIDE_ITEMS": 4,
     "stores.batches.COPY_SIZE": 256,
     "chunks.allocator.SPILL_SIZE": 1024,
     "chunks.allocator.SPARSE_SIZE": 512,

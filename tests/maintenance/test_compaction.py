@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 import structchunk as sc
 from structchunk.chunks import segment
 from structchunk.disk import files, superblock
-from structchunk.engine import storage
+from structchunk.engine import drafts, storage
 from structchunk.index import leveldb
 from structchunk.maintenance import compaction
 
@@ -152,7 +152,7 @@ def test_writing_goes_on_in_the_new_chunk(db: sc.Database) -> None:
 
 
 def test_several_new_chunks(db: sc.Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (storage, compaction):
+    for module in (drafts, compaction):
         monkeypatch.setattr(module, "MAX_CHUNK_SIZE", CHUNK_SIZE)
     monkeypatch.setattr(compaction, "STEP_SIZE", 1000)
     store = db.array_store("a", "f8")
@@ -739,7 +739,7 @@ def test_a_header_alone_replaces_nothing(
 
 def write_version_1(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write chunks as before their segments said that they replace others, and superblocks as of then."""
-    monkeypatch.setattr(storage, "Header", partial(storage.Header, is_marked=False))
+    monkeypatch.setattr(drafts, "Header", partial(drafts.Header, is_marked=False))
     monkeypatch.setattr(segment, "REPLACES", 0)
     monkeypatch.setattr(superblock, "_with_heads", lambda slot, heads: slot)
 
