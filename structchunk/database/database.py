@@ -7,9 +7,8 @@ import contextlib
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ..chunks.heap import Heap
 from ..disk.paths import AnyPath
@@ -21,17 +20,12 @@ from ..maintenance.stats import StoreStats, store_stats
 from ..maintenance.verify import Problem, verify_storage
 from ..process import leftovers
 from ..readers.read_storage import ReadStorage
-from ..stores.batch import Batch
-from ..stores.collection import Catalogue, check_store_name
-from ..stores.store import BATCH_SIZE
+from ..stores.collection import StoreCollection, check_store_name
 from ..types.schema import Schema
 from .autocommit import AtLatest
 from .snapshot import Snapshot
 from .transaction import Transaction
 from .writer_queue import WriterQueue
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 CLOSE_WAIT = 1.0
 """Seconds that closing waits for a transaction of another thread."""
@@ -39,7 +33,7 @@ CLOSE_WAIT = 1.0
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
-class Database(Catalogue):
+class Database(StoreCollection):
     """A directory of stores. Made by :func:`open`.
 
     Notes
@@ -95,23 +89,12 @@ class Database(Catalogue):
     def _latest(self, heap: Heap) -> AtLatest:
         return AtLatest(self, heap)
 
-    def __contains__(self, name: object) -> bool:
+    def _names(self) -> Collection[str]:
         self.check_open()
-        return name in self.storage.heaps
-
-    def __iter__(self) -> Iterator[str]:
-        self.check_open()
-        return iter(sorted(self.storage.heaps))
+        return self.storage.heaps
 
     def __len__(self) -> int:
-        self.check_open()
-        return len(self.storage.heaps)
-
-    def schema(self, name: str) -> Schema | None:
-        """Return the type of a store, or None if there is no such store."""
-        self.check_open()
-        heap = self.storage.heaps.get(name)
-        return None if heap is None else heap.schema
+        return len(self._names())
 
     def create(self, name: str, schema: Schema) -> None:
         """Create a store, as a commit of its own."""
@@ -144,65 +127,8 @@ class Database(Catalogue):
                 raise StoreNotFound(f"{self.path} has no store {name!r}")
             transaction.drop(heap)
 
-    def scan(
-        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
-    ) -> Iterator[tuple[Batch, ...]]:
-        """Sweep stores that share keys side by side: an inner join on the keys, in ascending order.
-
-        Parameters
-        ----------
-        *names : str
-            Stores, of any kind.
-        start, stop : int, optional
-            Range of keys.
-        batch_size : int
-            Records of each store in a batch, at most. A batch is smaller where the records of a store stop
-            lying back to back for long.
-
-        Yields
-        ------
-        tuple of Batch
-            One for each name, in that order, with the same keys: ``for time, value in db.scan("time",
-            "value")``. A view of the file where the records lie back to back, else a copy.
-
-        Raises
-        ------
-        StoreNotFound
-            There is no such store.
-        ValueError
-            No store was named.
-
-        Notes
-        -----
-        All batches of all stores are as of one commit, the last one before the call. Batches stay valid for as
-        long as the caller holds them.
-        """
-        return self.snapshot().scan(*names, start=start, stop=stop, batch_size=batch_size)
-
-    def to_arrow(
-        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
-    ) -> pa.RecordBatchReader:
-        """Sweep stores side by side as :meth:`scan` does, as a stream of Arrow record batches.
-
-        Parameters
-        ----------
-        *names, start, stop, batch_size
-            As in :meth:`scan`; no store twice.
-
-        Returns
-        -------
-        pyarrow.RecordBatchReader
-            With ``key: uint64`` and a column for each store, of its name: of (large) lists, or of structs for
-            object stores. Copied only where ``Store.to_arrow`` copies, or where the keys of the stores differ.
-
-        Raises
-        ------
-        StoreNotFound, ValueError
-            As :meth:`scan`.
-        SchemaError, ImportError
-            As ``Store.to_arrow``.
-        """
-        return self.snapshot().to_arrow(*names, start=start, stop=stop, batch_size=batch_size)
+    def _at_one_commit(self) -> Snapshot:
+        return self.snapshot()
 
     # ------------------------------------------------------------------ transactions
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NoReturn
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..index.index import View
 from ..runs.extent import KEY_END, Extent, Run
 from ..runs.key_ranges import KeyRange, split, weight
 from ..runs.run import Piece
-from ..stores.join import Aligned
+from ..stores.collection import StoreCollection
 from ..types.keys import as_key
 
 
@@ -62,7 +62,7 @@ class InSnapshot:
         """Return None: nothing may be changed through a snapshot."""
 
 
-class Snapshot(Aligned):
+class Snapshot(StoreCollection):
     """The database as of one commit, for reading. Made by ``db.snapshot()``.
 
     Notes
@@ -96,6 +96,9 @@ class Snapshot(Aligned):
         if self._view is None:
             raise ClosedError("the snapshot is closed; take another with db.snapshot()")
         return self._view
+
+    def _names(self) -> Collection[str]:
+        return self._heaps
 
     def _binding(self, name: str) -> InSnapshot:
         self.view()
@@ -134,12 +137,6 @@ class Snapshot(Aligned):
         size = sum(weight(count.record_count, count.size) for count in live)
         rows = ((piece, heap.item_size) for heap in heaps for piece in self.view().pieces(heap.store, 0, KEY_END))
         return split(rows, size, count)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._heaps
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._heaps))
 
     def close(self) -> None:
         """Let the snapshot go. Idempotent."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections import ChainMap
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn
@@ -20,8 +21,7 @@ from ..engine.storage import Storage
 from ..errors import ClosedError, StoreNotFound
 from ..runs.extent import DROPPED, TOMBSTONE, Extent, Run
 from ..runs.run import Piece
-from ..stores.collection import check_store_name
-from ..stores.join import Aligned
+from ..stores.collection import StoreCollection, check_store_name
 from ..types.keys import as_key
 from ..types.schema import Schema
 
@@ -131,7 +131,7 @@ class InTransaction:
         return self._transaction.storage.live_array(self.heap, extent)
 
 
-class Transaction(Aligned):
+class Transaction(StoreCollection):
     """An atomic change of any number of stores, all or nothing.
 
     Made by ``db.transaction()``. As a context manager it commits at the end, and aborts on any exception.
@@ -164,13 +164,9 @@ class Transaction(Aligned):
             raise StoreNotFound(f"no store {name!r}; create it with array_store() or object_store()")
         return InTransaction(self, self._staging(heap))
 
-    def __contains__(self, name: object) -> bool:
+    def _names(self) -> Collection[str]:
         self.check_open()
-        return name in self._created or name in self.storage.heaps
-
-    def __iter__(self) -> Iterator[str]:
-        self.check_open()
-        return iter(sorted([*self.storage.heaps, *self._created]))
+        return ChainMap(self._created, self.storage.heaps)
 
     def create(self, name: str, schema: Schema) -> None:
         """Create a store in this transaction."""
@@ -187,12 +183,6 @@ class Transaction(Aligned):
         staging = self.staging(heap)
         row = staging.allocator.bury_one(0, TOMBSTONE | DROPPED)
         staging.rows[0], self._dropped = row, heap
-
-    def schema(self, name: str) -> Schema | None:
-        """Return the type of a store, or None if there is no such store."""
-        self.check_open()
-        heap = self._heap(name)
-        return None if heap is None else heap.schema
 
     def _heap(self, name: str) -> Heap | None:
         self.check_open()

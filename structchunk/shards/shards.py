@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ..database.autocommit import AtLatest
 from ..database.database import Database
@@ -18,17 +17,14 @@ from ..errors import ClosedError, CorruptionError, Error, StoreNotFound
 from ..maintenance.verify import Problem
 from ..runs.extent import KEY_END
 from ..runs.key_ranges import KeyRange, split, weight
-from ..stores.join import Aligned
+from ..stores.collection import StoreCollection
 from .binding import Merged, Part
 from .manifest import ADVICE, NAME, Holding, Manifest, Shard, read_manifest
-
-if TYPE_CHECKING:
-    pass
 
 CHANGED = "shards are not to be changed: write them again"
 
 
-class Shards(Aligned):
+class Shards(StoreCollection):
     """Databases that hold the records of the same stores, read as one. Made by :func:`open_shards`.
 
     ``shards[name]`` is a store with the records of all shards, in order of key: ``[]``, ``get``, ``get_many``,
@@ -79,14 +75,11 @@ class Shards(Aligned):
 
     # ------------------------------------------------------------------ stores
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._manifest.stores
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
+    def _names(self) -> Collection[str]:
+        return self._manifest.stores
 
     def __len__(self) -> int:
-        return len(self._manifest.stores)
+        return len(self._names())
 
     def _binding(self, name: str) -> Merged:
         self.check_open()

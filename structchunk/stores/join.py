@@ -13,29 +13,10 @@ from ..types.keys import as_bound
 from .batch import Batch
 from .batches import aligned_batches
 from .binding import Binding
-from .collection import Catalogue
-from .store import BATCH_SIZE, check_batch_size
+from .store import check_batch_size
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-__all__ = ["Aligned", "scan_aligned", "scan_arrow"]
-
-
-class Aligned(Catalogue):
-    """Stores by name that are all seen as of one commit, so that they can be swept side by side."""
-
-    def scan(
-        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
-    ) -> Iterator[tuple[Batch, ...]]:
-        """Sweep the keys that all named stores have, as they are seen here; see ``Database.scan``."""
-        return scan_aligned([self._binding(name) for name in names], start, stop, batch_size)
-
-    def to_arrow(
-        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
-    ) -> pa.RecordBatchReader:
-        """Sweep the same as a stream of Arrow record batches; see ``Database.to_arrow``."""
-        return scan_arrow([self._binding(name) for name in names], start, stop, batch_size)
 
 
 def scan_aligned(
