@@ -14,6 +14,7 @@ from ..database.database import Database
 from ..database.opening import open as open_database
 from ..errors import KeyNotFound
 from ..maintenance.stats import ChunkStats, StoreStats
+from ..stores.mapping import schema_of
 from ..types.schema import Schema, readable
 from .arguments import as_key, json_option, path_argument, printable, store_argument
 from .output import cell, counted, fits, plain, show, show_json, size_text, table, text, whole
@@ -41,7 +42,7 @@ def info(path: str, store: str | None, as_json: bool) -> None:
             db[store]  # raises if there is none
         names = list(db) if store is None else [store]
         stats = db.stats()
-        stores = [(stats[name], db.storage.heaps[name].schema) for name in names]
+        stores = [(stats[name], schema_of(db[name])) for name in names]
         if as_json:
             show_json({"path": db.path, "stores": [_document(*pair) for pair in stores]})
         elif store is None:
@@ -124,7 +125,7 @@ def head(path: str, store: str, count: int, as_json: bool) -> None:
     """
     with open_database(path, "r") as db:
         records = list(islice(_records(db[store], count), count))
-        schema = db.storage.heaps[store].schema
+        schema = schema_of(db[store])
         if as_json:
             show_json([{"key": key, "value": _value(items, schema)} for key, items in records])
         elif schema.kind == "object":
@@ -178,7 +179,7 @@ def get(path: str, store: str, key: int, as_json: bool) -> None:
         if key not in db[store]:
             raise KeyNotFound(f"store {store!r} has no record {key}")
         items = db[store].get_many(np.array([key], np.uint64)).values
-        schema = db.storage.heaps[store].schema
+        schema = schema_of(db[store])
         if as_json:
             show_json(_value(items, schema))
         elif schema.kind == "object":

@@ -11,8 +11,9 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
+from ..database.database import chunk_maps
 from ..database.opening import open as open_database
-from ..maintenance.chunk_map import KINDS, ChunkMap, map_chunks
+from ..maintenance.chunk_map import KINDS, ChunkMap
 from .arguments import json_option, path_argument, printable
 from .output import is_terminal, show, show_json, size_text
 from .png import draw_png
@@ -46,7 +47,7 @@ def map_(path: str, stores: tuple[str, ...], png: str | None, as_json: bool) -> 
             db[name]  # raises if there is none, before anything is drawn
         maps: list[ChunkMap] = []
         for done, name in enumerate(names):
-            maps += map_chunks(db.storage, [name])
+            maps += chunk_maps(db, name)
             report(done + 1, len(names))
     if png is not None:
         draw_png(maps, db.path, png)

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,17 @@ class Part(NamedTuple):
     last: int
     record_count: int
     open: Callable[[], Binding]
+
+
+class Home(Protocol):
+    """What is needed of the handle that a store was got from."""
+
+    @property
+    def path(self) -> str:
+        """The directory of the parts."""
+
+    def _check_open(self) -> None:
+        """Raise ClosedError once it is closed."""
 
 
 class MergedArrays(dict[int, npt.NDArray[Any]]):
@@ -103,11 +114,11 @@ class Merged:
     name, schema : str, Schema
         Of every part.
     parts : iterable of Part
-    home : object
-        What to pickle in place of the parts: it has a path and ``check_open()``, and gives this store by its name.
+    home : Home
+        What to pickle in place of the parts: it gives this store by its name.
     """
 
-    def __init__(self, name: str, schema: Schema, parts: Iterable[Part], home: Any) -> None:
+    def __init__(self, name: str, schema: Schema, parts: Iterable[Part], home: Home) -> None:
         self.heap = MergedHeap(home.path, name, schema)
         self._parts = sorted(parts, key=lambda part: part.first)
         self._firsts = [part.first for part in self._parts]
@@ -139,7 +150,7 @@ class Merged:
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key, or None."""
         number = as_key(key)
-        self._home.check_open()
+        self._home._check_open()
         for part in self._between(number, number + 1):
             binding = part.open()
             extent = binding.find(number)
@@ -149,7 +160,7 @@ class Merged:
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
         """Return one row per ascending key; the key that has none gets a tombstone."""
-        self._home.check_open()
+        self._home._check_open()
         rows = make_run(keys, 0, 0, 0, TOMBSTONE)
         for part in self._between(int(keys[0]), int(keys[-1]) + 1) if len(keys) else []:
             low = int(np.searchsorted(keys, np.uint64(part.first)))
@@ -164,7 +175,7 @@ class Merged:
 
     def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
         """Yield the live rows of a key range as consecutive pieces."""
-        self._home.check_open()
+        self._home._check_open()
         groups = _groups(self._between(start, stop))
         try:
             for group in reversed(groups) if reverse else groups:
@@ -184,12 +195,12 @@ class Merged:
 
     def record_count(self) -> int:
         """Return how many records the store has."""
-        self._home.check_open()
+        self._home._check_open()
         return sum(part.record_count for part in self._parts)
 
     def version(self) -> int:
         """Return the same number always."""
-        self._home.check_open()
+        self._home._check_open()
         return 0
 
     # ------------------------------------------------------------------ writing

@@ -14,6 +14,7 @@ from .array_store import ArrayStore
 from .batch import Batch
 from .binding import Binding
 from .join import scan_aligned, scan_arrow
+from .mapping import heap_of
 from .object_store import ObjectStore
 from .store import BATCH_SIZE, Store
 
@@ -65,14 +66,14 @@ class StoreCollection(abc.ABC):
         """
         return _bind_again(self._binding(name.name), name) if isinstance(name, Store) else bind(self._binding(name))
 
-    def schema(self, name: str) -> Schema | None:
+    def _schema(self, name: str) -> Schema | None:
         """Return the type of a store, or None if there is no such store."""
         try:
             return self._binding(name).heap.schema
         except StoreNotFound:
             return None
 
-    def create(self, name: str, schema: Schema) -> None:
+    def _create(self, name: str, schema: Schema) -> None:
         """Create a store."""
         raise ReadOnlyError(f"there is no store {name!r} here, and none can be created; do so through the database")
 
@@ -128,10 +129,10 @@ class StoreCollection(abc.ABC):
 
     def _prepare(self, name: str, kind: str, asked: Schema | None) -> None:
         """Create the store if there is none, and a type is given; raise unless it then is of that type."""
-        stored = self.schema(check_store_name(name))
+        stored = self._schema(check_store_name(name))
         if stored is None and asked is not None:
-            self.create(name, asked)
-            stored = self.schema(name)  # another thread may have been faster, with another type
+            self._create(name, asked)
+            stored = self._schema(name)  # another thread may have been faster, with another type
         if stored is None:
             raise StoreNotFound(f"no store {name!r}; give its type to create it")
         check_schema(name, stored, kind, asked)
@@ -207,6 +208,12 @@ class StoreCollection(abc.ABC):
         return scan_arrow(self._aligned(names), start, stop, batch_size)
 
 
+def open_store(stores: StoreCollection, name: str, schema: Schema) -> AnyStore:
+    """Open a store of a type, or create it where that is possible; see ``array_store`` and ``object_store``."""
+    stores._prepare(name, schema.kind, schema)
+    return stores[name]
+
+
 def bind(binding: Binding) -> AnyStore:
     """Return the store of a binding, of the class that its records need."""
     schema = binding.heap.schema
@@ -218,7 +225,7 @@ def bind(binding: Binding) -> AnyStore:
 
 def _bind_again(binding: Binding, store: AnyStore) -> AnyStore:
     """Return a store as seen through another binding, with its objects of the same class."""
-    if binding.heap.identity != store._heap.identity:
+    if binding.heap.identity != heap_of(store).identity:
         raise StoreNotFound(
             f"the store {store.name!r} that was given was dropped since, or is one of another database; "
             "to have the one of this name, give the name"
