@@ -11,8 +11,9 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
+import structchunk as sc
+
 from ..database.database import chunk_maps
-from ..database.opening import open as open_database
 from ..maintenance.chunk_map import KINDS, ChunkMap
 from .arguments import json_option, path_argument, printable
 from .output import is_terminal, show, show_json, size_text
@@ -41,7 +42,7 @@ def map_(path: str, stores: tuple[str, ...], png: str | None, as_json: bool) -> 
     garbage are more in it; the directory and free bytes only where there is neither. With --json: the exact ranges,
     each as its first byte and the one after its last.
     """
-    with open_database(path, "r") as db, progress_bar("reading the index") as report:
+    with sc.open(path, "r") as db, progress_bar("reading the index") as report:
         names = stores or tuple(db)
         for name in names:
             db[name]  # raises if there is none, before anything is drawn

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from ..database.database import Database
-from ..database.opening import open as open_database
-from ..database.transaction import Transaction
+import structchunk as sc
+
 from ..stores.collection import AnyStore, check_store_name, open_store
 from ..stores.mapping import schema_of
 from .arguments import json_option, one_line, path_argument, store_argument
@@ -35,7 +34,7 @@ def export(path: str, store: str, file: str, as_json: bool) -> None:
               values[offsets[i]:offsets[i + 1]]; takes memory for 40
               bytes a record
     """  # noqa: D301 - a sign to click: leave these lines as they are
-    with open_database(path, "r") as db, progress_bar("exporting") as report:
+    with sc.open(path, "r") as db, progress_bar("exporting") as report:
         export_file(db[store], schema_of(db[store]), file, report)
         count = len(db[store])
     _tell(count, "exported to", file, store, as_json=as_json)
@@ -56,12 +55,12 @@ def import_(path: str, file: str, store: str, as_json: bool) -> None:
     An .npz file is read into memory as a whole.
     """
     kind = format_of(file)
-    with kind.open(file) as source, open_database(path, "a") as db, progress_bar("importing") as report:
+    with kind.open(file) as source, sc.open(path, "a") as db, progress_bar("importing") as report:
         count = _import(db, source, store, report)
     _tell(count, "imported from", file, store, as_json=as_json)
 
 
-def _import(db: Database, source: Source, name: str, report: Report) -> int:
+def _import(db: sc.Database, source: Source, name: str, report: Report) -> int:
     with db.transaction() as transaction:
         store = _open(transaction, name, source)
         try:
@@ -70,7 +69,7 @@ def _import(db: Database, source: Source, name: str, report: Report) -> int:
             raise ValueError(str(error)) from error
 
 
-def _open(transaction: Transaction, name: str, source: Source) -> AnyStore:
+def _open(transaction: sc.Transaction, name: str, source: Source) -> AnyStore:
     """Return the store for what a file holds; create it if there is none, or check that it can hold it."""
     if source.stated is None and check_store_name(name) in transaction:
         return transaction[name]

@@ -109,3 +109,8 @@ def test_underscored_names_stay_in_their_module(path: Path) -> None:
     """What several modules need of an object is a function of the module that owns it."""
     tree = tree_of(path)
     assert not foreign(tree, defined(tree))
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("cli/*.py")), ids=lambda path: path.name)
+def test_the_command_line_uses_no_underscored_name(path: Path) -> None:
+    assert not foreign(tree_of(path), set())
