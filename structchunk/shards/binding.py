@@ -11,6 +11,7 @@ import threading
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple, NoReturn, Protocol
 
@@ -19,7 +20,17 @@ import numpy.typing as npt
 
 from ..errors import CorruptionError, ReadOnlyError
 from ..runs.extent import KEY_END, TOMBSTONE, Extent, Run, last_wins, make_run
-from ..runs.run import LONG_STRETCH, Piece, Scattered, Stretch, clip_piece, first_key, joined, last_key
+from ..runs.run import (
+    LONG_STRETCH,
+    Piece,
+    Scattered,
+    Stretch,
+    counts_between,
+    first_key,
+    joined,
+    last_key,
+    lockstep,
+)
 from ..stores.batches import Mapped
 from ..stores.binding import Binding
 from ..types.keys import as_key
@@ -240,39 +251,20 @@ def merge(streams: Iterable[Iterator[Piece]], *, reverse: bool) -> Iterator[Piec
     RepeatedKey
         Two of them have the same key.
     """
-    heads = [(stream, piece) for stream in streams if (piece := next(stream, None)) is not None]
-    while heads:
-        cuts = _cut([piece for _, piece in heads], reverse=reverse)
-        yield _together([part for part, _ in cuts if len(part)])
-        rests = zip(heads, cuts, strict=True)
-        after = [(stream, rest if len(rest) else next(stream, None)) for (stream, _), (_, rest) in rests]
-        heads = [(stream, piece) for stream, piece in after if piece is not None]
+    for parts in lockstep(streams, partial(_counts, reverse=reverse), reverse=reverse):
+        yield _together([part for part in parts if len(part)])
 
 
-def _cut(heads: Sequence[Piece], *, reverse: bool) -> list[tuple[Piece, Piece]]:
-    """Return of each piece the rows before which none can come any more, and the rest.
+def _counts(heads: Sequence[Piece], *, reverse: bool) -> list[int]:
+    """Return how many rows of each piece come before any that is still to come.
 
     Where one piece has many rows before any of another, they are taken alone, so that they stay what they are.
     """
     firsts, lasts = sorted(map(first_key, heads)), sorted(map(last_key, heads))
     alone = ([-1, *lasts][-2] + 1, KEY_END) if reverse else (0, [*firsts, KEY_END][1])
     together = (firsts[-1], KEY_END) if reverse else (0, lasts[0] + 1)
-    counts = _counts(heads, *alone)
-    if max(counts) < LONG_STRETCH:
-        counts = _counts(heads, *together)
-    return [_parted(head, count, reverse=reverse) for head, count in zip(heads, counts, strict=True)]
-
-
-def _parted(piece: Piece, count: int, *, reverse: bool) -> tuple[Piece, Piece]:
-    """Return the rows at one end of a piece, and the rest."""
-    at = len(piece) - count if reverse else count
-    low, high = piece.part(0, at), piece.part(at, len(piece))
-    return (high, low) if reverse else (low, high)
-
-
-def _counts(pieces: Sequence[Piece], start: int, stop: int) -> list[int]:
-    """Return how many rows of each piece have ``start <= key < stop``."""
-    return [len(clip_piece(piece, start, stop)) for piece in pieces]
+    counts = counts_between(heads, *alone)
+    return counts if max(counts) >= LONG_STRETCH else counts_between(heads, *together)
 
 
 def _together(parts: Sequence[Piece]) -> Piece:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..runs.extent import KEY_END, empty_run, intersect
-from ..runs.run import Piece, Scattered, clip_piece, joined, last_key
+from ..runs.extent import KEY_END, intersect
+from ..runs.run import Piece, Scattered, counts_between, joined, last_key, lockstep
 from ..types.keys import as_bound
 from .batch import Batch
 from .batches import aligned_batches
@@ -66,18 +66,15 @@ def _batches(bindings: Sequence[Binding], start: int, stop: int, batch_size: int
 
 def _join(streams: Sequence[Iterator[Piece]]) -> Iterator[list[Piece]]:
     """Yield the rows whose keys all streams of consecutive pieces have, one piece for each stream."""
-    heads: list[Piece] = [Scattered(empty_run())] * len(streams)
-    while True:
-        for i, stream in enumerate(streams):
-            if not len(heads[i]):
-                piece = next(stream, None)
-                if piece is None:
-                    return
-                heads[i] = piece
-        stop = min(last_key(head) for head in heads) + 1
-        parts = [clip_piece(head, 0, stop) for head in heads]
-        heads = [head.part(len(part), len(head)) for head, part in zip(heads, parts, strict=True)]
+    for parts in lockstep(streams, _counts):
+        if len(parts) < len(streams):
+            return
         yield _intersect(parts)
+
+
+def _counts(heads: Sequence[Piece]) -> list[int]:
+    """Return how many rows of each piece come before any that is still to come."""
+    return counts_between(heads, 0, min(map(last_key, heads)) + 1)
 
 
 def _intersect(pieces: list[Piece]) -> list[Piece]:
