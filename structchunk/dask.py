@@ -28,6 +28,7 @@ from .shards.manifest import NAME, Shard
 from .shards.shards import Shards, open_shards
 from .shards.writing import finish, make_shard, new_directory
 from .stores.batch import Batch
+from .stores.collection import open_store
 from .types.schema import Schema, array_schema, object_schema, schema_from_descriptor
 
 try:
@@ -268,7 +269,7 @@ def _write_shard(
 
 def _fill(descriptors: Mapping[str, Any], items: Iterable[Any], database: Database) -> None:
     for name, descriptor in descriptors.items():
-        database.create(name, schema_from_descriptor(descriptor, database.path))
+        open_store(database, name, schema_from_descriptor(descriptor, database.path))
     for item in items:
         with database.transaction() as transaction:
             for name, block in zip(descriptors, _blocks(item, len(descriptors)), strict=True):

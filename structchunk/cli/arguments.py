@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..runs.extent import KEY_END
+from ..types.keys import MAX_KEY
 
 path_argument = click.argument("path", type=click.Path())
 store_argument = click.argument("store")
@@ -17,8 +17,8 @@ def as_key(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
         number = int(value, 0)
     except ValueError:
         raise click.BadParameter(f"{value!r} is not an integer.") from None
-    if not 0 <= number < KEY_END:
-        raise click.BadParameter(f"keys are from 0 to {KEY_END - 1}.")
+    if not 0 <= number <= MAX_KEY:
+        raise click.BadParameter(f"keys are from 0 to {MAX_KEY}.")
     return number
 
 

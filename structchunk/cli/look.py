@@ -10,10 +10,9 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from ..database.database import Database
-from ..database.opening import open as open_database
-from ..errors import KeyNotFound
-from ..maintenance.stats import ChunkStats, StoreStats
+import structchunk as sc
+
+from ..stores.mapping import schema_of
 from ..types.schema import Schema, readable
 from .arguments import as_key, json_option, path_argument, printable, store_argument
 from .output import cell, counted, fits, plain, show, show_json, size_text, table, text, whole
@@ -36,12 +35,12 @@ def info(path: str, store: str | None, as_json: bool) -> None:
     Garbage is what was replaced or deleted: compact gives it back. Disk is what the chunk files take,
     blocks reserved ahead included.
     """
-    with open_database(path, "r") as db:
+    with sc.open(path, "r") as db:
         if store is not None:
             db[store]  # raises if there is none
         names = list(db) if store is None else [store]
         stats = db.stats()
-        stores = [(stats[name], db.storage.heaps[name].schema) for name in names]
+        stores = [(stats[name], schema_of(db[name])) for name in names]
         if as_json:
             show_json({"path": db.path, "stores": [_document(*pair) for pair in stores]})
         elif store is None:
@@ -50,7 +49,7 @@ def info(path: str, store: str | None, as_json: bool) -> None:
             _show_store(*stores[0])
 
 
-def _document(stats: StoreStats, schema: Schema) -> dict[str, Any]:
+def _document(stats: sc.StoreStats, schema: Schema) -> dict[str, Any]:
     figures = {name: getattr(stats, name) for name in ("records", "live", "garbage", "disk_size")}
     chunks = [chunk._asdict() for chunk in stats.chunks]
     return {"name": stats.name, "schema": schema.descriptor, **figures, "chunks": chunks}
@@ -66,7 +65,7 @@ def _type_text(schema: Schema) -> str:
     return f"{name}[]" if schema.kind == "array" else str(name)
 
 
-def _show_stores(db: Database, stores: list[tuple[StoreStats, Schema]]) -> None:
+def _show_stores(db: sc.Database, stores: list[tuple[sc.StoreStats, Schema]]) -> None:
     left = ("store", "type")
     rows = table(*left, "records", "live", "garbage", "disk", "chunks", left=left)
     for stats, schema in stores:
@@ -79,7 +78,7 @@ def _show_stores(db: Database, stores: list[tuple[StoreStats, Schema]]) -> None:
     show(head, *([whole(rows)] if stores else []))
 
 
-def _show_store(stats: StoreStats, schema: Schema) -> None:
+def _show_store(stats: sc.StoreStats, schema: Schema) -> None:
     fields = table("field", "type", left=("field", "type"))
     for path, what in readable(schema).items():
         if path:
@@ -91,7 +90,7 @@ def _show_store(stats: StoreStats, schema: Schema) -> None:
     show("", whole(_chunk_table(stats.chunks)))
 
 
-def _chunk_table(chunks: tuple[ChunkStats, ...]) -> Any:
+def _chunk_table(chunks: tuple[sc.ChunkStats, ...]) -> Any:
     rows = table("chunk", "records", "live", "garbage", "free", "directory", "disk")
     for chunk in chunks:
         sizes = (chunk.live, chunk.garbage, chunk.free, chunk.directory, chunk.disk_size)
@@ -104,7 +103,7 @@ def _chunk_table(chunks: tuple[ChunkStats, ...]) -> Any:
 @json_option
 def ls(path: str, as_json: bool) -> None:
     """List the names of the stores, one a line."""
-    with open_database(path, "r") as db:
+    with sc.open(path, "r") as db:
         names = list(db)
     if as_json:
         show_json(names)
@@ -122,9 +121,9 @@ def head(path: str, store: str, count: int, as_json: bool) -> None:
 
     In order of key. Of long arrays only the first items are shown; with --json, all.
     """
-    with open_database(path, "r") as db:
+    with sc.open(path, "r") as db:
         records = list(islice(_records(db[store], count), count))
-        schema = db.storage.heaps[store].schema
+        schema = schema_of(db[store])
         if as_json:
             show_json([{"key": key, "value": _value(items, schema)} for key, items in records])
         elif schema.kind == "object":
@@ -174,11 +173,11 @@ def get(path: str, store: str, key: int, as_json: bool) -> None:
 
     An array is printed one item a line, an object one field a line.
     """
-    with open_database(path, "r") as db:
+    with sc.open(path, "r") as db:
         if key not in db[store]:
-            raise KeyNotFound(f"store {store!r} has no record {key}")
+            raise sc.KeyNotFound(f"store {store!r} has no record {key}")
         items = db[store].get_many(np.array([key], np.uint64)).values
-        schema = db.storage.heaps[store].schema
+        schema = schema_of(db[store])
         if as_json:
             show_json(_value(items, schema))
         elif schema.kind == "object":

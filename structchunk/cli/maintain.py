@@ -6,8 +6,8 @@ import os
 
 import click
 
-from ..database.opening import open as open_database
-from ..database.opening import rebuild_index as rebuild
+import structchunk as sc
+
 from .arguments import json_option, one_line, path_argument
 from .output import cell, counted, show, show_json, size_text, table
 from .progress import progress_bar
@@ -23,7 +23,7 @@ def verify(ctx: click.Context, path: str, as_json: bool) -> None:
     Reads every header, directory and record, and compares the index with the chunks. Prints one problem a line,
     with where it is and what to do, and exits with 1 if there is any. Changes nothing.
     """
-    with open_database(path, "r") as db, progress_bar("verifying") as report:
+    with sc.open(path, "r") as db, progress_bar("verifying") as report:
         problems = db.verify(report)
         store_count = len(db)
     if as_json:
@@ -44,8 +44,8 @@ def rebuild_index(path: str, as_json: bool) -> None:
     Nobody may have the database open.
     """
     with progress_bar("rebuilding") as report:
-        rebuild(path, report)
-    with open_database(path, "r") as db:
+        sc.rebuild_index(path, report)
+    with sc.open(path, "r") as db:
         counts = {name: stats.records for name, stats in db.stats().items()}
     if as_json:
         show_json({"path": path, "records": counts})
@@ -65,7 +65,7 @@ def compact(path: str, stores: tuple[str, ...], as_json: bool) -> None:
     Live records are copied in order of key, so that a scan is one sweep. All stores, unless some are named. Takes
     disk space for a copy of each store while it lasts. Nobody else may have the database open for writing.
     """
-    with open_database(path, "r+") as db, progress_bar("compacting") as report:
+    with sc.open(path, "r+") as db, progress_bar("compacting") as report:
         reports = db.compact(*stores, progress=report)
     if as_json:
         show_json([{**done._asdict(), "skipped": [chunk._asdict() for chunk in done.skipped]} for done in reports])
@@ -91,7 +91,7 @@ def checkpoint(path: str, dest: str, as_json: bool) -> None:
     DEST must not exist. Works beside a program that writes. What cannot change any more is linked instead of
     copied, where DEST is on the same file system.
     """
-    with open_database(path, "r") as db, progress_bar("copying"):
+    with sc.open(path, "r") as db, progress_bar("copying"):
         db.checkpoint(dest)
     if as_json:
         show_json({"path": os.path.realpath(path), "dest": os.path.realpath(dest)})

@@ -13,7 +13,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..stores.object_store import ObjectStore
+import structchunk as sc
+
 from ..types.schema import Schema, array_schema
 from .progress import Report
 from .source import STEP, Source, schema_from_text, schema_text
@@ -82,7 +83,7 @@ class NpzSource:
         for start in range(0, total, STEP):
             part = slice(start, min(start + STEP, total))
             values = self._values[self._offsets[part.start] : self._offsets[part.stop]]
-            if isinstance(store, ObjectStore):
+            if isinstance(store, sc.ObjectStore):
                 store.put_many(self._keys[part], values)
             else:
                 store.put_many(self._keys[part], values, lengths[part])

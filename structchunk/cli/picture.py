@@ -11,8 +11,10 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from ..database.opening import open as open_database
-from ..maintenance.chunk_map import KINDS, ChunkMap, map_chunks
+import structchunk as sc
+
+from ..database.database import chunk_maps
+from ..maintenance.chunk_map import KINDS, ChunkMap
 from .arguments import json_option, path_argument, printable
 from .output import is_terminal, show, show_json, size_text
 from .png import draw_png
@@ -40,13 +42,13 @@ def map_(path: str, stores: tuple[str, ...], png: str | None, as_json: bool) -> 
     garbage are more in it; the directory and free bytes only where there is neither. With --json: the exact ranges,
     each as its first byte and the one after its last.
     """
-    with open_database(path, "r") as db, progress_bar("reading the index") as report:
+    with sc.open(path, "r") as db, progress_bar("reading the index") as report:
         names = stores or tuple(db)
         for name in names:
             db[name]  # raises if there is none, before anything is drawn
         maps: list[ChunkMap] = []
         for done, name in enumerate(names):
-            maps += map_chunks(db.storage, [name])
+            maps += chunk_maps(db, name)
             report(done + 1, len(names))
     if png is not None:
         draw_png(maps, db.path, png)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from ..database.database import Database
-from ..database.opening import open as open_database
-from ..database.transaction import Transaction
-from ..stores.collection import check_schema, check_store_name
+import structchunk as sc
+
+from ..stores.collection import AnyStore, check_store_name, open_store
+from ..stores.mapping import schema_of
 from .arguments import json_option, one_line, path_argument, store_argument
 from .formats import export_file, format_of
 from .output import counted, show_json
@@ -34,8 +34,8 @@ def export(path: str, store: str, file: str, as_json: bool) -> None:
               values[offsets[i]:offsets[i + 1]]; takes memory for 40
               bytes a record
     """  # noqa: D301 - a sign to click: leave these lines as they are
-    with open_database(path, "r") as db, progress_bar("exporting") as report:
-        export_file(db[store], db.storage.heaps[store].schema, file, report)
+    with sc.open(path, "r") as db, progress_bar("exporting") as report:
+        export_file(db[store], schema_of(db[store]), file, report)
         count = len(db[store])
     _tell(count, "exported to", file, store, as_json=as_json)
 
@@ -55,27 +55,25 @@ def import_(path: str, file: str, store: str, as_json: bool) -> None:
     An .npz file is read into memory as a whole.
     """
     kind = format_of(file)
-    with kind.open(file) as source, open_database(path, "a") as db, progress_bar("importing") as report:
+    with kind.open(file) as source, sc.open(path, "a") as db, progress_bar("importing") as report:
         count = _import(db, source, store, report)
     _tell(count, "imported from", file, store, as_json=as_json)
 
 
-def _import(db: Database, source: Source, name: str, report: Report) -> int:
+def _import(db: sc.Database, source: Source, name: str, report: Report) -> int:
     with db.transaction() as transaction:
-        _prepare(transaction, name, source)
+        store = _open(transaction, name, source)
         try:
-            return source.load(transaction[name], report)
+            return source.load(store, report)
         except TypeError as error:  # of what the file holds: keys that are no integers, and the like
             raise ValueError(str(error)) from error
 
 
-def _prepare(transaction: Transaction, name: str, source: Source) -> None:
-    """Create a store for what a file holds, or check that it can hold it."""
-    stored = transaction.schema(check_store_name(name))
-    if stored is None:
-        transaction.create(name, source.stated or source.guessed())
-    elif source.stated is not None:
-        check_schema(name, stored, source.stated.kind, source.stated)
+def _open(transaction: sc.Transaction, name: str, source: Source) -> AnyStore:
+    """Return the store for what a file holds; create it if there is none, or check that it can hold it."""
+    if source.stated is None and check_store_name(name) in transaction:
+        return transaction[name]
+    return open_store(transaction, name, source.stated or source.guessed())
 
 
 def _tell(count: int, done: str, file: str, store: str, *, as_json: bool) -> None:

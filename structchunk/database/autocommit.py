@@ -15,19 +15,19 @@ from ..engine.staging import Staging
 from ..engine.storage import Storage
 from ..runs.extent import Extent, Run
 from ..runs.run import Piece
-from .transaction import Transaction
+from .transaction import Transaction, staging_of
 
 
 class Writable(Protocol):
     """What is needed of a database."""
 
-    storage: Storage
+    _storage: Storage
 
     @property
     def mode(self) -> str:
         """The mode that it was opened with."""
 
-    def check_open(self) -> None:
+    def _check_open(self) -> None:
         """Raise ClosedError once it is closed."""
 
     def transaction(self) -> Transaction:
@@ -44,7 +44,7 @@ class OwnTransaction:
     def __enter__(self) -> Staging:
         self._transaction = self._database.transaction()
         try:
-            return self._transaction.staging(self._heap)
+            return staging_of(self._transaction, self._heap)
         except BaseException:
             self._transaction.abort()
             raise
@@ -61,7 +61,7 @@ class AtLatest:
     def __init__(self, database: Writable, heap: Heap) -> None:
         self.heap = heap
         self._database = database
-        self._index = database.storage.index
+        self._index = database._storage.index
         # Straight to the index: this is the path of every single read.
         self.find: Callable[[int], Extent | None] = self._index.table(heap.store).find
 
@@ -79,12 +79,12 @@ class AtLatest:
 
     def record_count(self) -> int:
         """Return how many records the store has."""
-        self._database.check_open()
+        self._database._check_open()
         return self._index.record_count(self.heap.store)
 
     def version(self) -> int:
         """Return the number of the last commit."""
-        self._database.check_open()
+        self._database._check_open()
         return self._index.last
 
     def writing(self) -> OwnTransaction:
@@ -98,4 +98,4 @@ class AtLatest:
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place, or None if the database is open for reading."""
         database = self._database
-        return None if database.mode == "r" else database.storage.live_array(self.heap, extent)
+        return None if database.mode == "r" else database._storage.live_array(self.heap, extent)

@@ -7,31 +7,26 @@ import contextlib
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ..chunks.heap import Heap
 from ..disk.paths import AnyPath
 from ..engine.storage import Storage
 from ..errors import ReadOnlyError, StoreNotFound
 from ..maintenance.backup import copy_storage, destination
+from ..maintenance.chunk_map import ChunkMap, map_chunks
 from ..maintenance.compaction import CompactionReport, compact_index, compact_store
 from ..maintenance.stats import StoreStats, store_stats
 from ..maintenance.verify import Problem, verify_storage
 from ..process import leftovers
 from ..readers.read_storage import ReadStorage
-from ..stores.batch import Batch
-from ..stores.collection import Catalogue, check_store_name
-from ..stores.store import BATCH_SIZE
+from ..stores.collection import StoreCollection, open_store
 from ..types.schema import Schema
 from .autocommit import AtLatest
 from .snapshot import Snapshot
-from .transaction import Transaction
+from .transaction import Transaction, drop_store, staging_by_name
 from .writer_queue import WriterQueue
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 CLOSE_WAIT = 1.0
 """Seconds that closing waits for a transaction of another thread."""
@@ -39,7 +34,7 @@ CLOSE_WAIT = 1.0
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
-class Database(Catalogue):
+class Database(StoreCollection):
     """A directory of stores. Made by :func:`open`.
 
     Notes
@@ -53,7 +48,7 @@ class Database(Catalogue):
     """
 
     def __init__(self, storage: Storage, *, mode: str, sync: bool) -> None:
-        self.storage = storage
+        self._storage = storage
         self._mode = mode
         self._sync = sync
         self._close_wanted = False
@@ -63,7 +58,7 @@ class Database(Catalogue):
     @property
     def path(self) -> str:
         """The database's directory, absolute, without symbolic links."""
-        return self.storage.paths.root
+        return self._storage.paths.root
 
     @property
     def mode(self) -> str:
@@ -73,51 +68,39 @@ class Database(Catalogue):
     @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
-        return self.storage.is_closed
+        return self._storage.is_closed
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{len(self.storage.heaps)} stores"
+        state = "closed" if self.closed else f"{len(self._storage.heaps)} stores"
         return f"<Database {self.path!r}, mode {self._mode!r}, {state}>"
 
-    def check_open(self) -> None:
+    def _check_open(self) -> None:
         """Raise ClosedError after :meth:`close`, and in a forked child."""
-        self.storage.index.leveldb.check_open()
+        self._storage.index.leveldb.check_open()
 
     # ------------------------------------------------------------------ stores
 
     def _binding(self, name: str) -> AtLatest:
-        self.check_open()
-        heap = self.storage.heaps.get(name)
+        self._check_open()
+        heap = self._storage.heaps.get(name)
         if heap is None:
-            raise StoreNotFound(f"{self.path} has no store {name!r}; it has {sorted(self.storage.heaps)}")
+            raise StoreNotFound(f"{self.path} has no store {name!r}; it has {sorted(self._storage.heaps)}")
         return self._latest(heap)
 
     def _latest(self, heap: Heap) -> AtLatest:
         return AtLatest(self, heap)
 
-    def __contains__(self, name: object) -> bool:
-        self.check_open()
-        return name in self.storage.heaps
-
-    def __iter__(self) -> Iterator[str]:
-        self.check_open()
-        return iter(sorted(self.storage.heaps))
+    def _names(self) -> Collection[str]:
+        self._check_open()
+        return self._storage.heaps
 
     def __len__(self) -> int:
-        self.check_open()
-        return len(self.storage.heaps)
+        return len(self._names())
 
-    def schema(self, name: str) -> Schema | None:
-        """Return the type of a store, or None if there is no such store."""
-        self.check_open()
-        heap = self.storage.heaps.get(name)
-        return None if heap is None else heap.schema
-
-    def create(self, name: str, schema: Schema) -> None:
+    def _create(self, name: str, schema: Schema) -> None:
         """Create a store, as a commit of its own."""
         with self.transaction() as transaction:
-            if transaction.schema(name) is None:
-                transaction.create(name, schema)
+            open_store(transaction, name, schema)
 
     def drop_store(self, name: str) -> None:
         """Delete a store and all its records, as a commit of its own; its files go once that is on disk.
@@ -139,70 +122,10 @@ class Database(Catalogue):
 
     def _drop(self, name: str) -> None:
         with self.transaction() as transaction:
-            heap = transaction.storage.heaps.get(check_store_name(name))
-            if heap is None:
-                raise StoreNotFound(f"{self.path} has no store {name!r}")
-            transaction.drop(heap)
+            drop_store(transaction, name)
 
-    def scan(
-        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
-    ) -> Iterator[tuple[Batch, ...]]:
-        """Sweep stores that share keys side by side: an inner join on the keys, in ascending order.
-
-        Parameters
-        ----------
-        *names : str
-            Stores, of any kind.
-        start, stop : int, optional
-            Range of keys.
-        batch_size : int
-            Records of each store in a batch, at most. A batch is smaller where the records of a store stop
-            lying back to back for long.
-
-        Yields
-        ------
-        tuple of Batch
-            One for each name, in that order, with the same keys: ``for time, value in db.scan("time",
-            "value")``. A view of the file where the records lie back to back, else a copy.
-
-        Raises
-        ------
-        StoreNotFound
-            There is no such store.
-        ValueError
-            No store was named.
-
-        Notes
-        -----
-        All batches of all stores are as of one commit, the last one before the call. Batches stay valid for as
-        long as the caller holds them.
-        """
-        return self.snapshot().scan(*names, start=start, stop=stop, batch_size=batch_size)
-
-    def to_arrow(
-        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
-    ) -> pa.RecordBatchReader:
-        """Sweep stores side by side as :meth:`scan` does, as a stream of Arrow record batches.
-
-        Parameters
-        ----------
-        *names, start, stop, batch_size
-            As in :meth:`scan`; no store twice.
-
-        Returns
-        -------
-        pyarrow.RecordBatchReader
-            With ``key: uint64`` and a column for each store, of its name: of (large) lists, or of structs for
-            object stores. Copied only where ``Store.to_arrow`` copies, or where the keys of the stores differ.
-
-        Raises
-        ------
-        StoreNotFound, ValueError
-            As :meth:`scan`.
-        SchemaError, ImportError
-            As ``Store.to_arrow``.
-        """
-        return self.snapshot().to_arrow(*names, start=start, stop=stop, batch_size=batch_size)
+    def _at_one_commit(self) -> Snapshot:
+        return self.snapshot()
 
     # ------------------------------------------------------------------ transactions
 
@@ -226,8 +149,8 @@ class Database(Catalogue):
 
     def _begin_writing(self) -> Storage:
         """Return the files that a transaction changes."""
-        self.storage.begin()
-        return self.storage
+        self._storage.begin()
+        return self._storage
 
     def _end_writing(self) -> None:
         """Let the files go that a transaction changed."""
@@ -235,7 +158,7 @@ class Database(Catalogue):
     def _check_writable(self) -> None:
         if self._close_wanted:
             self.close()
-        self.storage.index.leveldb.check_open()
+        self._storage.index.leveldb.check_open()
         if self._mode == "r":
             raise ReadOnlyError(f"{self.path} is open with mode='r'; open it with mode='r+' to write")
 
@@ -250,15 +173,15 @@ class Database(Catalogue):
         nothing if there is no newer commit. In a forked child whose parent had used a database, each one that
         finds a newer commit takes some file descriptors for good: where that is done often, spawn instead.
         """
-        self.check_open()
-        if isinstance(self.storage, ReadStorage):
-            self.storage.refresh()
+        self._check_open()
+        if isinstance(self._storage, ReadStorage):
+            self._storage.refresh()
 
     def snapshot(self) -> Snapshot:
         """Return the database as of the latest commit, for reading."""
-        self.check_open()
-        with self.storage.committing():  # else a store could come or go between the two
-            return Snapshot(self.storage.index.view(), self.storage.heaps, self)
+        self._check_open()
+        with self._storage.committing():  # else a store could come or go between the two
+            return Snapshot(self._storage.index.view(), self._storage.heaps, self)
 
     def verify(self, progress: Callable[[int, int], object] | None = None) -> list[Problem]:
         """Check headers, directories, checksums, and every index row against its chunk.
@@ -280,8 +203,8 @@ class Database(Catalogue):
         the offsets in the headers of chunks, files that no store knows, and the checksum of every commit that
         holds a record that may change in place.
         """
-        self.check_open()
-        return verify_storage(self.storage, progress)
+        self._check_open()
+        return verify_storage(self._storage, progress)
 
     def stats(self) -> dict[str, StoreStats]:
         """Return what each store holds, in records and bytes, and what it costs, chunk by chunk.
@@ -294,12 +217,12 @@ class Database(Catalogue):
         -----
         The figures are kept up with every commit, so that this is quick whatever the stores hold.
         """
-        self.check_open()
-        with self.storage.committing():
-            last, live = self.storage.index.last, self.storage.index.live
-            found = sorted(self.storage.heaps.items())
+        self._check_open()
+        with self._storage.committing():
+            last, live = self._storage.index.last, self._storage.index.live
+            found = sorted(self._storage.heaps.items())
             return {
-                name: store_stats(name, self.storage.places(heap, last), live.get(heap.store, {}))
+                name: store_stats(name, self._storage.places(heap, last), live.get(heap.store, {}))
                 for name, heap in found
             }
 
@@ -351,21 +274,18 @@ class Database(Catalogue):
             reports.append(self._compact(name, partial(_report, progress, done, total)))
             done += stats[name].live
             _report(progress, done, total)
-        compact_index(self.storage, names)
+        compact_index(self._storage, names)
         return reports
 
     def _compact(self, name: str, progress: Callable[[int], object]) -> CompactionReport:
         with self.transaction(sync=True) as transaction:
-            heap = transaction.storage.heaps.get(name)
-            if heap is None:
-                raise StoreNotFound(f"store {name!r} was dropped")
-            staging = transaction.staging(heap)
-            return compact_store(transaction.storage, staging, transaction.commit, self.sync, progress)
+            storage, staging = staging_by_name(transaction, name)
+            return compact_store(storage, staging, transaction.commit, self.sync, progress)
 
     def sync(self) -> None:
         """Bring everything to disk: all commits, the index, and changes made in place to live records."""
         self._check_writable()
-        self.storage.checkpoint()
+        self._storage.checkpoint()
 
     def checkpoint(self, dest: AnyPath) -> None:
         """Make a copy of the database, as of its latest commit, while others read and write.
@@ -399,11 +319,11 @@ class Database(Catalogue):
         leaves that directory behind, which can be removed. Both databases have the same uuid: files must not be
         exchanged between them.
         """
-        self.check_open()
-        path = destination(self.storage.paths, dest)
+        self._check_open()
+        path = destination(self._storage.paths, dest)
         if self._mode != "r":
             self.sync()  # so that more of it can be linked
-        copy_storage(self.storage, path)
+        copy_storage(self._storage, path)
 
     # ------------------------------------------------------------------ end
 
@@ -430,18 +350,18 @@ class Database(Catalogue):
 
     def _is_entered(self) -> bool:
         """Tell whether this thread is in the middle of a call, which something has interrupted to ask."""
-        return self.storage.is_entered()
+        return self._storage.is_entered()
 
     def _close_storage(self) -> None:
-        self.storage.close()
+        self._storage.close()
 
-    def disown(self) -> None:
+    def _disown(self) -> None:
         """Let go of everything in a forked child, where it is the parent's."""
         self._queue.disown()
-        self.storage.disown()
+        self._storage.disown()
 
     def __enter__(self) -> Database:
-        self.check_open()
+        self._check_open()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -450,8 +370,31 @@ class Database(Catalogue):
     def __del__(self) -> None:
         if hasattr(self, "_queue") and not self.closed:
             # The garbage collector may interrupt whoever holds the locks that closing needs.
-            leftovers.leave(self.storage.close)
+            leftovers.leave(self._storage.close)
             warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=1)
+
+
+def reading_storage(database: Database) -> ReadStorage:
+    """Return the files of a database that is open for reading.
+
+    Raises
+    ------
+    TypeError
+        It is open for writing.
+    """
+    database._check_open()
+    if database.mode == "r" and isinstance(database._storage, ReadStorage):
+        return database._storage
+    raise TypeError(
+        f"{database.path} is open for writing: it cannot be pickled, nor its stores and snapshots; open it with "
+        "mode='r'"
+    )
+
+
+def chunk_maps(database: Database, *names: str) -> Iterator[ChunkMap]:
+    """Yield where live, garbage and free bytes lie in each chunk of some stores, as of the latest commit."""
+    database._check_open()
+    return map_chunks(database._storage, names)
 
 
 def _report(progress: Callable[[int, int], object] | None, before: int, total: int, done: int = 0) -> None:
@@ -476,7 +419,7 @@ def _open_ones() -> list[Database]:
 def _disown_all() -> None:
     leftovers.disown()
     for database in list(_databases):
-        database.disown()
+        database._disown()
 
 
 os.register_at_fork(after_in_child=_disown_all)

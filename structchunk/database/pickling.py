@@ -20,8 +20,8 @@ from ..disk.presence import check_there
 from ..errors import CommitGone, CorruptionError, ReadOnlyError
 from ..readers.kept import Kept
 from ..readers.read_storage import KEPT, ReadStorage, open_kept, open_reader
-from .database import Database
-from .snapshot import Snapshot
+from .database import Database, reading_storage
+from .snapshot import Snapshot, origin
 
 __all__ = ["Kept", "keep", "open_shared", "register", "reopen"]
 
@@ -48,6 +48,9 @@ class SharedReader(Database):
     def _end_writing() -> None:
         pass
 
+    def _is_at(self, commit: int) -> bool:
+        return self._storage.index.last == commit
+
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
             self.close()
@@ -65,7 +68,7 @@ class Handles:
         """Return the handle for a commit; make one if there is none, or if it was closed or has moved on."""
         key = kept.path, kept.database, kept.commit, kept.epoch
         database = self._open.get(key)
-        if database is None or database.closed or database.storage.index.last != kept.commit:
+        if database is None or database.closed or not database._is_at(kept.commit):
             database = self._open[key] = make()
         idle = self._idle.get(key[:2], {})
         _put_last(idle, key, database, _IDLE)
@@ -157,18 +160,8 @@ def _latest(paths: Paths, kept: Kept, error: Exception) -> ReadStorage:
 
 def keep(database: Database) -> Kept:
     """Return where others find the commit that a database shows, which is open for reading."""
-    storage = _check_readable(database)
+    storage = reading_storage(database)
     return storage.keep(storage.index.leveldb.directory)
-
-
-def _check_readable(database: Database) -> ReadStorage:
-    database.check_open()
-    if database.mode == "r" and isinstance(database.storage, ReadStorage):
-        return database.storage
-    raise TypeError(
-        f"{database.path} is open for writing: it cannot be pickled, nor its stores and snapshots; open it with "
-        "mode='r'"
-    )
 
 
 def _pickled(database: Database) -> tuple[Callable[..., Database], tuple[Any, ...]]:
@@ -176,9 +169,9 @@ def _pickled(database: Database) -> tuple[Callable[..., Database], tuple[Any, ..
 
 
 def _pickled_snapshot(snapshot: Snapshot) -> tuple[Callable[..., Snapshot], tuple[Any, ...]]:
-    assert isinstance(snapshot.database, Database)
-    storage = _check_readable(snapshot.database)
-    return reopen_snapshot, (storage.keep(snapshot.view().snapshot.directory),)
+    database, view = origin(snapshot)
+    assert isinstance(database, Database)
+    return reopen_snapshot, (reading_storage(database).keep(view.snapshot.directory),)
 
 
 def _close_at_exit() -> None:

@@ -24,7 +24,7 @@ class AtShared(AtLatest):
 
     def __init__(self, database: SharedDatabase, heap: Heap) -> None:
         super().__init__(database, heap)
-        self._catch_up = database.check_open
+        self._catch_up = database._check_open
         self._find = self.find
         self.find = self._find_latest
 
@@ -70,9 +70,9 @@ class SharedDatabase(Database):
         self._watch = Watch(storage.paths.superblock)
         self._seen = b""
 
-    def check_open(self) -> None:
+    def _check_open(self) -> None:
         """Raise ClosedError after :meth:`close`, and in a forked child; catch up with the other processes."""
-        super().check_open()
+        super()._check_open()
         state = self._watch.state()
         if state != self._seen:
             with self._reading.committing():
@@ -130,8 +130,8 @@ class SharedDatabase(Database):
         """Do nothing: what a transaction wrote is on disk when it has ended."""
         self._check_writable()
 
-    def disown(self) -> None:
+    def _disown(self) -> None:
         """Let go of everything in a forked child, where it is the parent's."""
         if self._writing is not None:
             self._writing.disown()
-        super().disown()
+        super()._disown()

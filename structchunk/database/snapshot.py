@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NoReturn
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..index.index import View
 from ..runs.extent import KEY_END, Extent, Run
 from ..runs.key_ranges import KeyRange, split, weight
 from ..runs.run import Piece
-from ..stores.join import Aligned
+from ..stores.collection import StoreCollection
 from ..types.keys import as_key
 
 
@@ -31,23 +31,23 @@ class InSnapshot:
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key, or None."""
-        return self._snapshot.view().find(self.heap.store, as_key(key))
+        return self._snapshot._view().find(self.heap.store, as_key(key))
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
         """Return one row per ascending key; the key that has none gets a tombstone."""
-        return self._snapshot.view().lookup(self.heap.store, keys)
+        return self._snapshot._view().lookup(self.heap.store, keys)
 
     def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
         """Yield the live rows of a key range as consecutive pieces."""
-        return self._snapshot.view().pieces(self.heap.store, start, stop, reverse=reverse)
+        return self._snapshot._view().pieces(self.heap.store, start, stop, reverse=reverse)
 
     def record_count(self) -> int:
         """Return how many records the store has."""
-        return self._snapshot.view().record_count(self.heap.store)
+        return self._snapshot._view().record_count(self.heap.store)
 
     def version(self) -> int:
         """Return the same number always."""
-        self._snapshot.view()
+        self._snapshot._view()
         return 0
 
     def writing(self) -> NoReturn:
@@ -62,7 +62,7 @@ class InSnapshot:
         """Return None: nothing may be changed through a snapshot."""
 
 
-class Snapshot(Aligned):
+class Snapshot(StoreCollection):
     """The database as of one commit, for reading. Made by ``db.snapshot()``.
 
     Notes
@@ -75,30 +75,32 @@ class Snapshot(Aligned):
     """
 
     def __init__(self, view: View, heaps: dict[str, Heap], database: object) -> None:
-        self.database = database
-        """What it was taken of, which lives as long as it does."""
-        self._view: View | None = view
+        self._database = database  # which stays open for as long as this lives
+        self._taken: View | None = view
         self._heaps = dict(heaps)
         self._finalizer = weakref.finalize(self, view.close)
 
     def __repr__(self) -> str:
-        if self._view is None:
+        if self._taken is None:
             return "<Snapshot, closed>"
-        return f"<Snapshot of commit {self._view.commit}, {len(self._heaps)} stores>"
+        return f"<Snapshot of commit {self._taken.commit}, {len(self._heaps)} stores>"
 
     @property
     def commit_number(self) -> int:
         """Number of the commit that this snapshot shows."""
-        return self.view().commit
+        return self._view().commit
 
-    def view(self) -> View:
+    def _view(self) -> View:
         """Return the index as of the snapshot's commit."""
-        if self._view is None:
+        if self._taken is None:
             raise ClosedError("the snapshot is closed; take another with db.snapshot()")
-        return self._view
+        return self._taken
+
+    def _names(self) -> Collection[str]:
+        return self._heaps
 
     def _binding(self, name: str) -> InSnapshot:
-        self.view()
+        self._view()
         heap = self._heaps.get(name)
         if heap is None:
             raise StoreNotFound(f"the snapshot has no store {name!r}; it has {sorted(self._heaps)}")
@@ -130,25 +132,24 @@ class Snapshot(Aligned):
         It reads the index, not the records.
         """
         heaps = [self._binding(name).heap for name in names]
-        live = [count for heap in heaps for count in self.view().live(heap.store).values()]
+        live = [count for heap in heaps for count in self._view().live(heap.store).values()]
         size = sum(weight(count.record_count, count.size) for count in live)
-        rows = ((piece, heap.item_size) for heap in heaps for piece in self.view().pieces(heap.store, 0, KEY_END))
+        rows = ((piece, heap.item_size) for heap in heaps for piece in self._view().pieces(heap.store, 0, KEY_END))
         return split(rows, size, count)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._heaps
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._heaps))
 
     def close(self) -> None:
         """Let the snapshot go. Idempotent."""
-        self._view = None
+        self._taken = None
         self._finalizer()
 
     def __enter__(self) -> Snapshot:
-        self.view()
+        self._view()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def origin(snapshot: Snapshot) -> tuple[object, View]:
+    """Return what a snapshot was taken of, and the index as of its commit."""
+    return snapshot._database, snapshot._view()

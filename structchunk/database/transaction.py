@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections import ChainMap
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn
@@ -20,8 +21,7 @@ from ..engine.storage import Storage
 from ..errors import ClosedError, StoreNotFound
 from ..runs.extent import DROPPED, TOMBSTONE, Extent, Run
 from ..runs.run import Piece
-from ..stores.collection import check_store_name
-from ..stores.join import Aligned
+from ..stores.collection import StoreCollection, check_store_name
 from ..types.keys import as_key
 from ..types.schema import Schema
 
@@ -54,7 +54,18 @@ class Ticket:
             return False
         return self.transaction is None or self.transaction() is not None
 
-    def holder(self) -> Transaction | None:
+    def close(self) -> None:
+        """Abort the transaction, if it has begun, because the database is closed; give the ticket up."""
+        if (transaction := self._holder()) is not None:
+            transaction._close()
+        self.has_ended = True
+
+    def disown(self) -> None:
+        """End the transaction in a forked child, where it is the parent's."""
+        if (transaction := self._holder()) is not None:
+            transaction._disown()
+
+    def _holder(self) -> Transaction | None:
         """Return the transaction, if it has begun and is not gone."""
         return None if self.transaction is None else self.transaction()
 
@@ -88,7 +99,7 @@ class InTransaction:
 
     def open_staging(self) -> Staging:
         """Return the transaction's staging, unless the transaction has ended."""
-        self._transaction.check_open()
+        self._transaction._check_open()
         return self._staging
 
     def find(self, key: int) -> Extent | None:
@@ -107,7 +118,7 @@ class InTransaction:
     def _while_open(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
         for piece in pieces:
             yield piece
-            self._transaction.check_open()
+            self._transaction._check_open()
 
     def record_count(self) -> int:
         """Return how many records the store has."""
@@ -128,10 +139,10 @@ class InTransaction:
 
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place."""
-        return self._transaction.storage.live_array(self.heap, extent)
+        return self._transaction._storage.live_array(self.heap, extent)
 
 
-class Transaction(Aligned):
+class Transaction(StoreCollection):
     """An atomic change of any number of stores, all or nothing.
 
     Made by ``db.transaction()``. As a context manager it commits at the end, and aborts on any exception.
@@ -144,7 +155,7 @@ class Transaction(Aligned):
     """
 
     def __init__(self, storage: Storage, ticket: Ticket, *, sync: bool) -> None:
-        self.storage = storage
+        self._storage = storage
         self._ticket = ticket
         self._sync = sync
         self._stagings: dict[str, Staging] = {}
@@ -154,7 +165,7 @@ class Transaction(Aligned):
 
     def __repr__(self) -> str:
         state = f"which {self._ended}" if self._ended else "open"
-        return f"<Transaction of {self.storage.paths.root!r}, {state}>"
+        return f"<Transaction of {self._storage.paths.root!r}, {state}>"
 
     # ------------------------------------------------------------------ stores
 
@@ -164,39 +175,23 @@ class Transaction(Aligned):
             raise StoreNotFound(f"no store {name!r}; create it with array_store() or object_store()")
         return InTransaction(self, self._staging(heap))
 
-    def __contains__(self, name: object) -> bool:
-        self.check_open()
-        return name in self._created or name in self.storage.heaps
+    def _names(self) -> Collection[str]:
+        self._check_open()
+        return ChainMap(self._created, self._storage.heaps)
 
-    def __iter__(self) -> Iterator[str]:
-        self.check_open()
-        return iter(sorted([*self.storage.heaps, *self._created]))
-
-    def create(self, name: str, schema: Schema) -> None:
+    def _create(self, name: str, schema: Schema) -> None:
         """Create a store in this transaction."""
-        self.check_open()
-        heap = self.storage.new_heap(check_store_name(name), schema)
+        self._check_open()
+        heap = self._storage.new_heap(check_store_name(name), schema)
         allocator = self._allocator(heap)
         allocator.roll()
-        self.storage.index.add_table(heap.store, heap.item_size, heap.check)
+        self._storage.index.add_table(heap.store, heap.item_size, heap.check)
         staging = self._new_staging(allocator)
         self._stagings[name], self._created[name] = staging, heap
 
-    def drop(self, heap: Heap) -> None:
-        """Drop a committed store; a transaction drops one store, and nothing else."""
-        staging = self.staging(heap)
-        row = staging.allocator.bury_one(0, TOMBSTONE | DROPPED)
-        staging.rows[0], self._dropped = row, heap
-
-    def schema(self, name: str) -> Schema | None:
-        """Return the type of a store, or None if there is no such store."""
-        self.check_open()
-        heap = self._heap(name)
-        return None if heap is None else heap.schema
-
     def _heap(self, name: str) -> Heap | None:
-        self.check_open()
-        return self._created.get(name) or self.storage.heaps.get(name)
+        self._check_open()
+        return self._created.get(name) or self._storage.heaps.get(name)
 
     def _staging(self, heap: Heap) -> Staging:
         staging = self._stagings.get(heap.name)
@@ -205,23 +200,15 @@ class Transaction(Aligned):
         return staging
 
     def _allocator(self, heap: Heap) -> Allocator:
-        return Allocator(heap, self.storage, durable=self._sync)
+        return Allocator(heap, self._storage, durable=self._sync)
 
     def _new_staging(self, allocator: Allocator) -> Staging:
-        index, store = self.storage.index, allocator.heap.store
+        index, store = self._storage.index, allocator.heap.store
         return Staging(allocator, index.table(store), partial(index.record_count, store))
-
-    def staging(self, heap: Heap) -> Staging:
-        """Return what this transaction has changed in a committed store, by whichever heap it is known."""
-        self.check_open()
-        mine = self.storage.heaps.get(heap.name)
-        if mine is None or mine.store != heap.store:
-            raise StoreNotFound(f"store {heap.name!r} was dropped")
-        return self._staging(mine)
 
     # ------------------------------------------------------------------ end
 
-    def check_open(self) -> None:
+    def _check_open(self) -> None:
         """Raise ClosedError if the transaction has ended."""
         if self._ended:
             raise ClosedError(f"the transaction {self._ended}; begin another with db.transaction()")
@@ -236,9 +223,9 @@ class Transaction(Aligned):
         FailedError
             An earlier write failed half-way: reopen the database.
         """
-        self.check_open()
+        self._check_open()
         try:
-            self.storage.commit(
+            self._storage.commit(
                 self._stagings.values(),
                 sync=self._sync,
                 created=self._created.values(),
@@ -258,23 +245,23 @@ class Transaction(Aligned):
             return
         try:
             self._ended = self._ended or "was aborted"
-            self.storage.discard()
+            self._storage.discard()
         finally:
             self._ticket.has_ended = True
         self._ticket.end()
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Abort it because the database is closed: leaving its ``with`` block then tells so."""
         self._ended = CLOSED
         self.abort()
 
-    def disown(self) -> None:
+    def _disown(self) -> None:
         """End it in a forked child, where it is the parent's, without touching anything."""
         self._ended = "was begun before fork()"
         self._ticket.has_ended = True
 
     def __enter__(self) -> Transaction:
-        self.check_open()
+        self._check_open()
         return self
 
     def __exit__(
@@ -289,3 +276,30 @@ class Transaction(Aligned):
         # No lock, no file: the garbage collector may interrupt whoever holds them. The next one clears away.
         if hasattr(self, "_ticket"):
             self._ticket.has_ended = True
+
+
+def staging_of(transaction: Transaction, heap: Heap) -> Staging:
+    """Return what a transaction has changed in a committed store, by whichever heap it is known."""
+    transaction._check_open()
+    mine = transaction._storage.heaps.get(heap.name)
+    if mine is None or mine.store != heap.store:
+        raise StoreNotFound(f"store {heap.name!r} was dropped")
+    return transaction._staging(mine)
+
+
+def staging_by_name(transaction: Transaction, name: str) -> tuple[Storage, Staging]:
+    """Return the files that a transaction changes, and what it has changed in a committed store."""
+    heap = transaction._heap(name)
+    if heap is None:
+        raise StoreNotFound(f"store {name!r} was dropped")
+    return transaction._storage, transaction._staging(heap)
+
+
+def drop_store(transaction: Transaction, name: str) -> None:
+    """Drop a committed store; a transaction drops one store, and nothing else."""
+    heap = transaction._heap(check_store_name(name))
+    if heap is None:
+        raise StoreNotFound(f"{transaction._storage.paths.root} has no store {name!r}")
+    staging = transaction._staging(heap)
+    row = staging.allocator.bury_one(0, TOMBSTONE | DROPPED)
+    staging.rows[0], transaction._dropped = row, heap

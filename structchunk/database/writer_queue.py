@@ -83,9 +83,7 @@ class WriterQueue:
     @staticmethod
     def _abort(tickets: Iterable[Ticket]) -> None:
         for ticket in tickets:
-            if (transaction := ticket.holder()) is not None:
-                transaction.close()
-            ticket.has_ended = True
+            ticket.close()
 
     def _wait(self, mine: Ticket, deadline: float | None) -> None:
         self._tickets.append(mine)
@@ -118,6 +116,5 @@ class WriterQueue:
     def disown(self) -> None:
         """End the open transaction in a forked child, where it is the parent's."""
         for ticket in self._tickets:
-            if (transaction := ticket.holder()) is not None:
-                transaction.disown()
+            ticket.disown()
         self._tickets = deque()

@@ -7,7 +7,7 @@ the rows when they are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from functools import lru_cache
 from itertools import pairwise, starmap
 from typing import Any, TypeAlias, TypeVar
@@ -313,6 +313,47 @@ def overlay_pieces(newer: Run, older: Iterable[Piece], *, reverse: bool = False)
 
 def _cut(run: Run, end: Piece, side: Any) -> int:
     return int(np.searchsorted(run["key"], end.keys[0], side=side)) if len(run) else 0
+
+
+def lockstep(
+    streams: Iterable[Iterator[Piece]], counts: Callable[[list[Piece]], list[int]], *, reverse: bool = False
+) -> Iterator[list[Piece]]:
+    """Go through streams of consecutive pieces side by side, part by part.
+
+    Parameters
+    ----------
+    streams : iterable of iterator of Piece
+    counts : callable
+        Is given the next rows of each stream that has not ended, and returns how many of each to yield now; at
+        least one row of one stream.
+    reverse : bool
+        The pieces come in descending order of key, though each itself ascends.
+
+    Yields
+    ------
+    list of Piece
+        One part, which may have no rows, of each stream that has not ended, in the order of the streams.
+    """
+    heads = [(stream, piece) for stream in streams if (piece := next(stream, None)) is not None]
+    while heads:
+        pieces = [piece for _, piece in heads]
+        cuts = [_parted(piece, count, reverse=reverse) for piece, count in zip(pieces, counts(pieces), strict=True)]
+        yield [part for part, _ in cuts]
+        rests = zip(heads, cuts, strict=True)
+        after = [(stream, rest if len(rest) else next(stream, None)) for (stream, _), (_, rest) in rests]
+        heads = [(stream, piece) for stream, piece in after if piece is not None]
+
+
+def _parted(piece: Piece, count: int, *, reverse: bool) -> tuple[Piece, Piece]:
+    """Return the first rows of a piece, in the direction in which pieces come, and the rest."""
+    at = len(piece) - count if reverse else count
+    low, high = piece.part(0, at), piece.part(at, len(piece))
+    return (high, low) if reverse else (low, high)
+
+
+def counts_between(pieces: Iterable[Piece], start: int, stop: int) -> list[int]:
+    """Return how many rows of each piece have ``start <= key < stop``."""
+    return [len(clip_piece(piece, start, stop)) for piece in pieces]
 
 
 def portions(piece: Piece, count: int, *, reverse: bool = False) -> Iterator[Piece]:

@@ -11,8 +11,9 @@ import threading
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,17 @@ import numpy.typing as npt
 from ..errors import CorruptionError, ReadOnlyError
 from ..runs.extent import KEY_END, TOMBSTONE, Extent, Run, last_wins, make_run
 from ..runs.gather import Mapped
-from ..runs.run import LONG_STRETCH, Piece, Scattered, Stretch, clip_piece, first_key, joined, last_key
+from ..runs.run import (
+    LONG_STRETCH,
+    Piece,
+    Scattered,
+    Stretch,
+    counts_between,
+    first_key,
+    joined,
+    last_key,
+    lockstep,
+)
 from ..stores.binding import Binding
 from ..types.keys import as_key
 from ..types.schema import Schema
@@ -42,6 +53,17 @@ class Part(NamedTuple):
     last: int
     record_count: int
     open: Callable[[], Binding]
+
+
+class Home(Protocol):
+    """What is needed of the handle that a store was got from."""
+
+    @property
+    def path(self) -> str:
+        """The directory of the parts."""
+
+    def _check_open(self) -> None:
+        """Raise ClosedError once it is closed."""
 
 
 class MergedArrays(dict[int, npt.NDArray[Any]]):
@@ -104,11 +126,11 @@ class Merged:
     name, schema : str, Schema
         Of every part.
     parts : iterable of Part
-    home : object
-        What to pickle in place of the parts: it has a path and ``check_open()``, and gives this store by its name.
+    home : Home
+        What to pickle in place of the parts: it gives this store by its name.
     """
 
-    def __init__(self, name: str, schema: Schema, parts: Iterable[Part], home: Any) -> None:
+    def __init__(self, name: str, schema: Schema, parts: Iterable[Part], home: Home) -> None:
         self.heap = MergedHeap(home.path, name, schema)
         self._parts = sorted(parts, key=lambda part: part.first)
         self._firsts = [part.first for part in self._parts]
@@ -140,7 +162,7 @@ class Merged:
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key, or None."""
         number = as_key(key)
-        self._home.check_open()
+        self._home._check_open()
         for part in self._between(number, number + 1):
             binding = part.open()
             extent = binding.find(number)
@@ -150,7 +172,7 @@ class Merged:
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
         """Return one row per ascending key; the key that has none gets a tombstone."""
-        self._home.check_open()
+        self._home._check_open()
         rows = make_run(keys, 0, 0, 0, TOMBSTONE)
         for part in self._between(int(keys[0]), int(keys[-1]) + 1) if len(keys) else []:
             low = int(np.searchsorted(keys, np.uint64(part.first)))
@@ -165,7 +187,7 @@ class Merged:
 
     def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
         """Yield the live rows of a key range as consecutive pieces."""
-        self._home.check_open()
+        self._home._check_open()
         groups = _groups(self._between(start, stop))
         try:
             for group in reversed(groups) if reverse else groups:
@@ -185,12 +207,12 @@ class Merged:
 
     def record_count(self) -> int:
         """Return how many records the store has."""
-        self._home.check_open()
+        self._home._check_open()
         return sum(part.record_count for part in self._parts)
 
     def version(self) -> int:
         """Return the same number always."""
-        self._home.check_open()
+        self._home._check_open()
         return 0
 
     # ------------------------------------------------------------------ writing
@@ -230,39 +252,20 @@ def merge(streams: Iterable[Iterator[Piece]], *, reverse: bool) -> Iterator[Piec
     RepeatedKey
         Two of them have the same key.
     """
-    heads = [(stream, piece) for stream in streams if (piece := next(stream, None)) is not None]
-    while heads:
-        cuts = _cut([piece for _, piece in heads], reverse=reverse)
-        yield _together([part for part, _ in cuts if len(part)])
-        rests = zip(heads, cuts, strict=True)
-        after = [(stream, rest if len(rest) else next(stream, None)) for (stream, _), (_, rest) in rests]
-        heads = [(stream, piece) for stream, piece in after if piece is not None]
+    for parts in lockstep(streams, partial(_counts, reverse=reverse), reverse=reverse):
+        yield _together([part for part in parts if len(part)])
 
 
-def _cut(heads: Sequence[Piece], *, reverse: bool) -> list[tuple[Piece, Piece]]:
-    """Return of each piece the rows before which none can come any more, and the rest.
+def _counts(heads: Sequence[Piece], *, reverse: bool) -> list[int]:
+    """Return how many rows of each piece come before any that is still to come.
 
     Where one piece has many rows before any of another, they are taken alone, so that they stay what they are.
     """
     firsts, lasts = sorted(map(first_key, heads)), sorted(map(last_key, heads))
     alone = ([-1, *lasts][-2] + 1, KEY_END) if reverse else (0, [*firsts, KEY_END][1])
     together = (firsts[-1], KEY_END) if reverse else (0, lasts[0] + 1)
-    counts = _counts(heads, *alone)
-    if max(counts) < LONG_STRETCH:
-        counts = _counts(heads, *together)
-    return [_parted(head, count, reverse=reverse) for head, count in zip(heads, counts, strict=True)]
-
-
-def _parted(piece: Piece, count: int, *, reverse: bool) -> tuple[Piece, Piece]:
-    """Return the rows at one end of a piece, and the rest."""
-    at = len(piece) - count if reverse else count
-    low, high = piece.part(0, at), piece.part(at, len(piece))
-    return (high, low) if reverse else (low, high)
-
-
-def _counts(pieces: Sequence[Piece], start: int, stop: int) -> list[int]:
-    """Return how many rows of each piece have ``start <= key < stop``."""
-    return [len(clip_piece(piece, start, stop)) for piece in pieces]
+    counts = counts_between(heads, *alone)
+    return counts if max(counts) >= LONG_STRETCH else counts_between(heads, *together)
 
 
 def _together(parts: Sequence[Piece]) -> Piece:

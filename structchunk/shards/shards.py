@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ..database.autocommit import AtLatest
 from ..database.database import Database
@@ -18,17 +17,15 @@ from ..errors import ClosedError, CorruptionError, Error, StoreNotFound
 from ..maintenance.verify import Problem
 from ..runs.extent import KEY_END
 from ..runs.key_ranges import KeyRange, split, weight
-from ..stores.join import Aligned
+from ..stores.collection import StoreCollection
+from ..stores.mapping import schema_of
 from .binding import Merged, Part
 from .manifest import ADVICE, NAME, Holding, Manifest, Shard, read_manifest
-
-if TYPE_CHECKING:
-    pass
 
 CHANGED = "shards are not to be changed: write them again"
 
 
-class Shards(Aligned):
+class Shards(StoreCollection):
     """Databases that hold the records of the same stores, read as one. Made by :func:`open_shards`.
 
     ``shards[name]`` is a store with the records of all shards, in order of key: ``[]``, ``get``, ``get_many``,
@@ -70,7 +67,7 @@ class Shards(Aligned):
     def __reduce__(self) -> tuple[object, ...]:
         return open_shards, (self._path,)
 
-    def check_open(self) -> None:
+    def _check_open(self) -> None:
         """Raise ClosedError after :meth:`close`, and in a forked child."""
         if self._closed:
             raise ClosedError("the shards are closed; open them again")
@@ -79,17 +76,14 @@ class Shards(Aligned):
 
     # ------------------------------------------------------------------ stores
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._manifest.stores
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
+    def _names(self) -> Collection[str]:
+        return self._manifest.stores
 
     def __len__(self) -> int:
-        return len(self._manifest.stores)
+        return len(self._names())
 
     def _binding(self, name: str) -> Merged:
-        self.check_open()
+        self._check_open()
         schema = self._manifest.stores.get(name)
         if schema is None:
             raise StoreNotFound(f"the shards of {self._path} have no store {name!r}; they have {self.names}")
@@ -108,14 +102,6 @@ class Shards(Aligned):
         rows = ((piece, binding.heap.item_size) for binding in bindings for piece in binding.pieces(0, KEY_END))
         return split(rows, size, count)
 
-    def repeated_key(self) -> tuple[str, int, list[str]] | None:
-        """Return a store, a key that several shards have in it, and which they are; None if there is none."""
-        for name in self.names:
-            found = self._binding(name).repeated_key()
-            if found is not None:
-                return name, *found
-        return None
-
     # ------------------------------------------------------------------ databases
 
     def _latest(self, shard: Shard, name: str) -> AtLatest:
@@ -123,11 +109,11 @@ class Shards(Aligned):
         if found is not None:
             return found
         with self._lock:
-            self.check_open()
+            self._check_open()
             database = self._databases.get(shard.path)
             if database is None:
                 database = self._databases[shard.path] = self._open(shard)
-            return self._bindings.setdefault((shard.path, name), AtLatest(database, database.storage.heaps[name]))
+            return self._bindings.setdefault((shard.path, name), database._binding(name))
 
     def _open(self, shard: Shard) -> Database:
         path = os.path.join(self._path, shard.path)
@@ -147,7 +133,7 @@ class Shards(Aligned):
     def _check(self, database: Database, shard: Shard) -> None:
         """Raise unless a database holds what the manifest says, as far as its own figures tell."""
         for name, schema in self._manifest.stores.items():
-            if database.schema(name) != schema:
+            if name not in database or schema_of(database[name]) != schema:
                 found, expected = f"no store {name!r} of this type", str(schema.descriptor)
                 raise CorruptionError(database.path, found=found, expected=expected, advice=ADVICE)
         held = {name: (holding.records, holding.size) for name, holding in shard.stores.items()}
@@ -169,14 +155,14 @@ class Shards(Aligned):
         list of Problem
             What is wrong, where, and what to do; empty if all is well.
         """
-        self.check_open()
+        self._check_open()
         shards = self._manifest.shards
         problems = []
         for done, shard in enumerate(shards, 1):
             problems += list(self._problems_of(shard))
             if progress is not None:
                 progress(done, len(shards))
-        repeated = None if problems else self.repeated_key()
+        repeated = None if problems else repeated_key(self)
         if repeated is not None:
             what = f"key {repeated[1]} of store {repeated[0]!r} is in {' and '.join(repeated[2])}"
             problems.append(Problem(what, self._path, ADVICE))
@@ -205,7 +191,7 @@ class Shards(Aligned):
             self._finalizer()
 
     def __enter__(self) -> Shards:
-        self.check_open()
+        self._check_open()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -236,6 +222,15 @@ def open_shards(path: AnyPath) -> Shards:
     if not os.path.lexists(manifest):
         raise FileNotFoundError(f"no manifest of shards at {manifest}; writing them did not end, or never began")
     return Shards(os.path.dirname(manifest), read_manifest(manifest))
+
+
+def repeated_key(shards: Shards) -> tuple[str, int, list[str]] | None:
+    """Return a store, a key that several shards have in it, and which they are; None if there is none."""
+    for name in shards:
+        found = shards._binding(name).repeated_key()
+        if found is not None:
+            return name, *found
+    return None
 
 
 def holdings(database: Database) -> dict[str, Holding]:

@@ -19,7 +19,7 @@ from ..disk import files
 from ..disk.paths import AnyPath, absolute
 from ..types.schema import Schema
 from .manifest import Manifest, Shard, write_manifest
-from .shards import Shards, holdings
+from .shards import Shards, holdings, repeated_key
 
 PART = ".part-"
 
@@ -87,7 +87,7 @@ def finish(directory: str, stores: dict[str, Schema], shards: Iterable[Shard]) -
     """
     manifest = Manifest(stores, tuple(sorted(shards, key=lambda shard: shard.path)))
     with Shards(directory, manifest) as made:
-        repeated = made.repeated_key()
+        repeated = repeated_key(made)
     if repeated is not None:
         name, key, owners = repeated
         raise ValueError(

@@ -4,5 +4,5 @@ Mappings from key to record over a binding, which reads and writes for them. Kno
 works the same on a database, a transaction, a snapshot or shards.
 
 Modules, from the bottom up: batch, cursor, range_views, batches, binding, mapping, store, array_store,
-object_store, collection, join.
+object_store, join, collection.
 """

@@ -1,4 +1,4 @@
-"""Binding and Writer: what a store reads and writes through. Databases, transactions, snapshots and shards have one each."""
+"""Binding and Writer: what a store reads and writes through. Databases, transactions and shards have one each."""
 
 from __future__ import annotations
 

@@ -1,18 +1,25 @@
-"""Opening a store by name: which class it gets, and whether it is of the type that was asked for."""
+"""StoreCollection: stores by name, of which class each is, whether it is of the type asked for, and their joins."""
 
 from __future__ import annotations
 
 import abc
-from typing import Any, TypeAlias, TypeVar, overload
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 
 from ..errors import ReadOnlyError, StoreExists, StoreNotFound
 from ..types.schema import Schema, array_schema, check_same, object_schema
 from .array_store import ArrayStore
+from .batch import Batch
 from .binding import Binding
+from .join import scan_aligned, scan_arrow
+from .mapping import heap_of
 from .object_store import ObjectStore
-from .store import Store
+from .store import BATCH_SIZE, Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 AnyStore: TypeAlias = Any
 """An ArrayStore or an ObjectStore: which one, only the database knows."""
@@ -22,12 +29,22 @@ T = TypeVar("T")
 MAX_NAME_LENGTH = 1024
 
 
-class Catalogue(abc.ABC):
-    """Stores by name, opened or created by type: what databases, transactions and snapshots have in common."""
+class StoreCollection(abc.ABC):
+    """Stores by name, opened or created by type: what databases, transactions, snapshots and shards share."""
+
+    @abc.abstractmethod
+    def _names(self) -> Collection[str]:
+        """Return the names of the stores, in any order."""
 
     @abc.abstractmethod
     def _binding(self, name: str) -> Binding:
         """Return what a store reads and writes through; raise StoreNotFound if there is none of this name."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._names()))
 
     @overload
     def __getitem__(self, name: str) -> AnyStore: ...
@@ -49,14 +66,14 @@ class Catalogue(abc.ABC):
         """
         return _bind_again(self._binding(name.name), name) if isinstance(name, Store) else bind(self._binding(name))
 
-    def schema(self, name: str) -> Schema | None:
+    def _schema(self, name: str) -> Schema | None:
         """Return the type of a store, or None if there is no such store."""
         try:
             return self._binding(name).heap.schema
         except StoreNotFound:
             return None
 
-    def create(self, name: str, schema: Schema) -> None:
+    def _create(self, name: str, schema: Schema) -> None:
         """Create a store."""
         raise ReadOnlyError(f"there is no store {name!r} here, and none can be created; do so through the database")
 
@@ -112,13 +129,89 @@ class Catalogue(abc.ABC):
 
     def _prepare(self, name: str, kind: str, asked: Schema | None) -> None:
         """Create the store if there is none, and a type is given; raise unless it then is of that type."""
-        stored = self.schema(check_store_name(name))
+        stored = self._schema(check_store_name(name))
         if stored is None and asked is not None:
-            self.create(name, asked)
-            stored = self.schema(name)  # another thread may have been faster, with another type
+            self._create(name, asked)
+            stored = self._schema(name)  # another thread may have been faster, with another type
         if stored is None:
             raise StoreNotFound(f"no store {name!r}; give its type to create it")
         check_schema(name, stored, kind, asked)
+
+    # ------------------------------------------------------------------ joins
+
+    def _at_one_commit(self) -> StoreCollection:
+        """Return the same stores, all as of one commit, so that they can be swept side by side."""
+        return self
+
+    def _aligned(self, names: tuple[str, ...]) -> list[Binding]:
+        stores = self._at_one_commit()
+        return [stores._binding(name) for name in names]
+
+    def scan(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> Iterator[tuple[Batch, ...]]:
+        """Sweep stores that share keys side by side: an inner join on the keys, in ascending order.
+
+        Parameters
+        ----------
+        *names : str
+            Stores, of any kind.
+        start, stop : int, optional
+            Range of keys.
+        batch_size : int
+            Records of each store in a batch, at most. A batch is smaller where the records of a store stop
+            lying back to back for long.
+
+        Yields
+        ------
+        tuple of Batch
+            One for each name, in that order, with the same keys: ``for time, value in db.scan("time",
+            "value")``. A view of the file where the records lie back to back, else a copy.
+
+        Raises
+        ------
+        StoreNotFound
+            There is no such store.
+        ValueError
+            No store was named.
+
+        Notes
+        -----
+        All batches of all stores are as of one commit; of a database, it is the last one before the call. Batches
+        stay valid for as long as the caller holds them.
+        """
+        return scan_aligned(self._aligned(names), start, stop, batch_size)
+
+    def to_arrow(
+        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
+    ) -> pa.RecordBatchReader:
+        """Sweep stores side by side as :meth:`scan` does, as a stream of Arrow record batches.
+
+        Parameters
+        ----------
+        *names, start, stop, batch_size
+            As in :meth:`scan`; no store twice.
+
+        Returns
+        -------
+        pyarrow.RecordBatchReader
+            With ``key: uint64`` and a column for each store, of its name: of (large) lists, or of structs for
+            object stores. Copied only where ``Store.to_arrow`` copies, or where the keys of the stores differ.
+
+        Raises
+        ------
+        StoreNotFound, ValueError
+            As :meth:`scan`.
+        SchemaError, ImportError
+            As ``Store.to_arrow``.
+        """
+        return scan_arrow(self._aligned(names), start, stop, batch_size)
+
+
+def open_store(stores: StoreCollection, name: str, schema: Schema) -> AnyStore:
+    """Open a store of a type, or create it where that is possible; see ``array_store`` and ``object_store``."""
+    stores._prepare(name, schema.kind, schema)
+    return stores[name]
 
 
 def bind(binding: Binding) -> AnyStore:
@@ -132,7 +225,7 @@ def bind(binding: Binding) -> AnyStore:
 
 def _bind_again(binding: Binding, store: AnyStore) -> AnyStore:
     """Return a store as seen through another binding, with its objects of the same class."""
-    if binding.heap.identity != store._heap.identity:
+    if binding.heap.identity != heap_of(store).identity:
         raise StoreNotFound(
             f"the store {store.name!r} that was given was dropped since, or is one of another database; "
             "to have the one of this name, give the name"

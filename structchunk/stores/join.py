@@ -7,35 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..runs.extent import KEY_END, empty_run, intersect
-from ..runs.run import Piece, Scattered, clip_piece, joined, last_key
+from ..runs.extent import KEY_END, intersect
+from ..runs.run import Piece, Scattered, counts_between, joined, last_key, lockstep
 from ..types.keys import as_bound
 from .batch import Batch
 from .batches import aligned_batches
 from .binding import Binding
-from .collection import Catalogue
-from .store import BATCH_SIZE, check_batch_size
+from .store import check_batch_size
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-__all__ = ["Aligned", "scan_aligned", "scan_arrow"]
-
-
-class Aligned(Catalogue):
-    """Stores by name that are all seen as of one commit, so that they can be swept side by side."""
-
-    def scan(
-        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
-    ) -> Iterator[tuple[Batch, ...]]:
-        """Sweep the keys that all named stores have, as they are seen here; see ``Database.scan``."""
-        return scan_aligned([self._binding(name) for name in names], start, stop, batch_size)
-
-    def to_arrow(
-        self, *names: str, start: int | None = None, stop: int | None = None, batch_size: int = BATCH_SIZE
-    ) -> pa.RecordBatchReader:
-        """Sweep the same as a stream of Arrow record batches; see ``Database.to_arrow``."""
-        return scan_arrow([self._binding(name) for name in names], start, stop, batch_size)
 
 
 def scan_aligned(
@@ -85,18 +66,15 @@ def _batches(bindings: Sequence[Binding], start: int, stop: int, batch_size: int
 
 def _join(streams: Sequence[Iterator[Piece]]) -> Iterator[list[Piece]]:
     """Yield the rows whose keys all streams of consecutive pieces have, one piece for each stream."""
-    heads: list[Piece] = [Scattered(empty_run())] * len(streams)
-    while True:
-        for i, stream in enumerate(streams):
-            if not len(heads[i]):
-                piece = next(stream, None)
-                if piece is None:
-                    return
-                heads[i] = piece
-        stop = min(last_key(head) for head in heads) + 1
-        parts = [clip_piece(head, 0, stop) for head in heads]
-        heads = [head.part(len(part), len(head)) for head, part in zip(heads, parts, strict=True)]
+    for parts in lockstep(streams, _counts):
+        if len(parts) < len(streams):
+            return
         yield _intersect(parts)
+
+
+def _counts(heads: Sequence[Piece]) -> list[int]:
+    """Return how many rows of each piece come before any that is still to come."""
+    return counts_between(heads, 0, min(map(last_key, heads)) + 1)
 
 
 def _intersect(pieces: list[Piece]) -> list[Piece]:

@@ -14,6 +14,8 @@ import numpy.typing as npt
 from ..errors import KeyNotFound, MovedError
 from ..runs.extent import KEY_END, Extent
 from ..types.keys import as_bound, as_key, key_or_none
+from ..types.schema import Schema
+from .batches import MappedStore
 from .binding import Binding
 from .cursor import Cursor
 from .range_views import Items, Keys, Range, Values, counted
@@ -227,6 +229,16 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
     def cursor(self) -> Cursor[R]:
         """Return a cursor, which starts on no record."""
         return Cursor(self._binding, self.__getitem__)
+
+
+def heap_of(store: RecordMapping[Any]) -> MappedStore:
+    """Return where the records of a store lie."""
+    return store._heap
+
+
+def schema_of(store: RecordMapping[Any]) -> Schema:
+    """Return the type of a store as it is stored."""
+    return store._heap.schema
 
 
 def _pairs(source: Any) -> Iterable[tuple[Any, Any]]:

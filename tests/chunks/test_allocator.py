@@ -22,12 +22,12 @@ def db(open_db: OpenDB) -> sc.Database:
 
 
 def path_of(db: sc.Database) -> str:
-    heap = db.storage.heaps["a"]
+    heap = db._storage.heaps["a"]
     return heap.chunks[max(heap.chunks)].path
 
 
 def data_of(db: sc.Database) -> bytes:
-    heap = db.storage.heaps["a"]
+    heap = db._storage.heaps["a"]
     chunk = heap.chunks[max(heap.chunks)]
     return files.read(chunk.path, chunk.committed, 4000)
 
@@ -72,14 +72,14 @@ def test_zeros_are_zeros_where_an_interrupted_call_has_written(db: sc.Database) 
 
 def test_chunks_of_an_abort_are_removed_and_their_numbers_used_up(db: sc.Database) -> None:
     before = set(os.listdir(Path(path_of(db)).parent))
-    last = db.storage.next_chunk
+    last = db._storage.next_chunk
     transaction = db.transaction()
     transaction["a"][2] = np.ones(100_000, "u1")
     assert len(os.listdir(Path(path_of(db)).parent)) == len(before) + 1
     assert db.verify() == []
     transaction.abort()
     assert set(os.listdir(Path(path_of(db)).parent)) == before
-    assert db.storage.next_chunk == last + 1
+    assert db._storage.next_chunk == last + 1
 
 
 def test_a_record_whose_room_was_not_taken_is_replaced(db: sc.Database) -> None:
@@ -123,6 +123,6 @@ def test_no_segment_has_more_rows_than_are_read(
 
 def check_rows(db: sc.Database) -> None:
     assert db.verify() == []
-    chunks = db.storage.heaps["a"].chunks.values()
+    chunks = db._storage.heaps["a"].chunks.values()
     counts = [len(part.rows) for chunk in chunks for part in chunk.segments()]
     assert max(counts) <= 50

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 import structchunk as sc
 from structchunk.cli.program import program
+from structchunk.stores.mapping import schema_of
 
 ENDINGS = [".npz", ".arrow", ".parquet"]
 Tag = sc.Array.of(3, ctypes.c_int16)
@@ -76,14 +77,14 @@ def test_an_array_store_comes_back_as_it_was(
     items = items if dtype[0] != "V" else np.frombuffer(np.random.default_rng(1).bytes(3 * len(items)), dtype)
     store.put_many(np.arange(50) ** 2, items, lengths)
     store.delete_range(4, 10)
-    before, schema = store.get_many(store.keys()), db.schema("store")
+    before, schema = store.get_many(store.keys()), schema_of(db["store"])
     db.close()
     file = tmp_path / f"file{ending}"
     assert good("export", db.path, "store", file) == f"48 records of store exported to {file}\n"
     assert good("import", tmp_path / "new.sc", file, "other") == f"48 records of other imported from {file}\n"
     with open_db("r", name="new.sc") as new:
         after = new["other"].get_many(new["other"].keys())
-        assert new.schema("other").descriptor == schema.descriptor
+        assert schema_of(new["other"]).descriptor == schema.descriptor
     assert np.array_equal(after.keys, before.keys) and np.array_equal(after.offsets, before.offsets)
     assert after.values.dtype == before.values.dtype and after.values.tobytes() == before.values.tobytes()
 
@@ -101,13 +102,13 @@ def test_an_object_store_comes_back_as_it_was(
             made.λ = b"ab"
         store.put(key, made)
     before = {key: value.copy() for key, value in store.items()}
-    descriptor = db.schema("things").descriptor
+    descriptor = schema_of(db["things"]).descriptor
     db.close()
     file = tmp_path / f"file{ending}"
     good("export", db.path, "things", file)
     good("import", tmp_path / "new.sc", file, "things")
     with open_db("r", name="new.sc") as new:
-        assert new.schema("things").descriptor == descriptor
+        assert schema_of(new["things"]).descriptor == descriptor
         assert dict(new["things"].items()) == before
 
 

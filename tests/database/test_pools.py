@@ -248,14 +248,14 @@ def test_of_many_commits_the_last_ones_are_kept(open_db: OpenDB, writer: sc.Data
                     pickle.loads(blob)
             else:
                 assert first(pickle.loads(blob)) == number
-        mine = Path(db.storage._lock.directory.path)  # type: ignore[attr-defined]
+        mine = Path(db._storage._lock.directory.path)  # type: ignore[attr-defined]
         assert len(list(mine.glob("index-*"))) == KEPT + 1
 
 
 def test_after_the_reader_the_latest_commit_will_do_if_it_is_the_same(open_db: OpenDB, writer: sc.Database) -> None:
     with open_db("r") as db, db.snapshot() as snapshot:
         blobs = [pickle.dumps(thing) for thing in (db, db["a"], snapshot, snapshot["a"])]
-    assert pickle.loads(blobs[2]).commit_number == writer.storage.index.last
+    assert pickle.loads(blobs[2]).commit_number == writer._storage.index.last
     assert first(pickle.loads(blobs[1])) == first(pickle.loads(blobs[3])) == 0
     writer.close()
     with open_db("r+") as again:
@@ -273,10 +273,10 @@ def test_a_commit_that_was_lost_and_made_again_is_another_one(open_db: OpenDB, w
     writer["a"][0] = [1.0]
     with open_db("r") as db:
         blob = pickle.dumps(db["a"])
-    last = writer.storage.index.last
+    last = writer._storage.index.last
     chunk = Chunk.open(str(max(Path(writer.path, "chunks").iterdir())))
     segment = next(segment for segment in chunk.segments() if segment.commit == last)
-    writer.storage.failure = "the disk failed"
+    writer._storage.failure = "the disk failed"
     writer.close()
     with open(chunk.path, "r+b") as file:
         file.seek(segment.start)
@@ -284,7 +284,7 @@ def test_a_commit_that_was_lost_and_made_again_is_another_one(open_db: OpenDB, w
     with open_db("r+", sync=False) as again:
         assert again["a"][0] == [0]
         again["a"][0] = [2.0]
-        assert again.storage.index.last == last
+        assert again._storage.index.last == last
     with pytest.raises(sc.CommitGone, match=f"is at commit {last} now, and what was pickled at commit {last}"):
         pickle.loads(blob)
 
@@ -592,7 +592,7 @@ def test_a_worker_that_cannot_link_takes_the_files_that_are_there(
         monkeypatch.setattr(os, "link", refuse)
         store = pickle.loads(blob)
         assert first(store) == 0
-        assert not store._binding.home().storage._copies.link
+        assert not store._binding.home()._storage._copies.link
         store._binding.home().refresh()
         assert first(store) == 1
 
@@ -622,7 +622,7 @@ def test_figures_are_those_of_its_commit(open_db: OpenDB, monkeypatch: pytest.Mo
         assert same(db.stats(), figures[-1])
         db.refresh()
         assert same(db.stats(), figures[-1])
-        garbage = {name: sum(drawn(part.garbage) for part in map_chunks(db.storage, [name])) for name in db}
+        garbage = {name: sum(drawn(part.garbage) for part in map_chunks(db._storage, [name])) for name in db}
         assert garbage == {name: stats.garbage for name, stats in figures[-1].items()}
         again = pickle.loads(pickle.dumps(db))
         assert same(again.stats(), db.stats())

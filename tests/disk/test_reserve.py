@@ -136,14 +136,14 @@ def test_killed_and_opened(disk: str, commits: int) -> None:
     with sc.open(db.path, "r+") as again:
         check_kept(again, commits)
         again.drop_store("one")
-        assert again.storage.reserve.size > 0
+        assert again._storage.reserve.size > 0
 
 
 def test_nothing_breaks_without_a_reserve(disk: str) -> None:
     """Whatever finds the disk full says so before it has begun, and the handle goes on to work."""
     db = make(disk, 300)
     fill(disk)
-    while db.storage.reserve.give_up():
+    while db._storage.reserve.give_up():
         fill(disk)
     stores = {name: {key: record.tolist() for key, record in db[name].items()} for name in db}
 
@@ -163,14 +163,14 @@ def test_nothing_breaks_without_a_reserve(disk: str) -> None:
     for step in steps:
         with no_room():
             step()
-        assert not db.storage.failure
+        assert not db._storage.failure
         found = {name: {key: record.tolist() for key, record in db[name].items()} for name in stores}
         assert {**found, "empty": {}} == {**stores, "empty": {}}
     clear(disk)
     db.drop_store("one")
     db.compact()
     check_kept(db, 300)
-    assert db.storage.reserve.size >= provision.BASE_SIZE
+    assert db._storage.reserve.size >= provision.BASE_SIZE
     db.close()
     with sc.open(db.path, "r+") as again:
         check_kept(again, 300)
@@ -188,7 +188,7 @@ def test_compact_has_no_room(disk: str) -> None:
     before = db.stats()["a"]
     with no_room():
         db.compact("a")
-    assert not db.storage.failure
+    assert not db._storage.failure
     assert db.stats()["a"] == before
     db.drop_store("b")
     db.compact("a")
@@ -207,7 +207,7 @@ def test_size(open_db: OpenDB) -> None:
     store = db.array_store("a", "<i8")
     store[0] = np.arange(12)
     db.sync()
-    path = db.storage.paths.reserve
+    path = db._storage.paths.reserve
     assert provision.BASE_SIZE <= files.disk_size(path) < 1.5 * provision.BASE_SIZE
     for key in range(3000):
         store[key] = [key]
@@ -224,7 +224,7 @@ def test_a_dropped_store_is_freed_without_the_collector(open_db: OpenDB) -> None
     with db.transaction() as kept:
         kept["a"][1] = [1]
     assert db["a"][1].tolist() == [1]
-    heap = weakref.ref(db.storage.heaps["a"])
+    heap = weakref.ref(db._storage.heaps["a"])
     gc.disable()
     try:
         db.drop_store("a")
@@ -238,16 +238,16 @@ def test_a_reader_leaves_it_alone(open_db: OpenDB) -> None:
     db = open_db()
     db.array_store("a", "<i8")[1] = [1]
     db.close()
-    os.unlink(db.storage.paths.reserve)
+    os.unlink(db._storage.paths.reserve)
     sc.open(db.path, "r").close()
-    assert not os.path.exists(db.storage.paths.reserve)
+    assert not os.path.exists(db._storage.paths.reserve)
 
 
 def test_an_interrupted_renewal_is_made_up_for(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch) -> None:
     db = open_db(sync=False)
     store = db.array_store("a", "<i8")
     store.put_many(range(9), np.ones((9, 1), "<i8"))
-    reserve = db.storage.reserve
+    reserve = db._storage.reserve
     reserve.give_up()
 
     def interrupt(*args: object) -> None:
@@ -267,7 +267,7 @@ def test_an_interrupted_renewal_is_made_up_for(open_db: OpenDB, monkeypatch: pyt
 def test_a_copy_has_none(open_db: OpenDB, tmp_path: Path) -> None:
     db = open_db()
     db.array_store("a", "<i8")[1] = [1]
-    assert os.path.exists(db.storage.paths.reserve)
+    assert os.path.exists(db._storage.paths.reserve)
     db.checkpoint(tmp_path / "copy.sc")
     assert "reserve" not in os.listdir(tmp_path / "copy.sc")
     with sc.open(tmp_path / "copy.sc") as copy:
@@ -304,7 +304,7 @@ def test_what_is_in_its_place_does_not_matter(open_db: OpenDB, spoil: Callable[[
     db = open_db()
     db.array_store("a", "<i8")[1] = [1]
     db.close()
-    spoil(db.storage.paths.reserve)
+    spoil(db._storage.paths.reserve)
     db = open_db()
     db["a"][2] = [2]
     db.drop_store("a")
@@ -324,7 +324,7 @@ def test_a_disk_that_reserves_nothing(open_db: OpenDB, monkeypatch: pytest.Monke
     db.array_store("a", "<i8")[1] = [1]
     db["a"].delete(1)
     db.sync()
-    assert files.disk_size(db.storage.paths.reserve) == 0
+    assert files.disk_size(db._storage.paths.reserve) == 0
 
 
 def test_spending(tmp_path: Path) -> None:
@@ -366,10 +366,10 @@ def test_a_fold_that_waits_for_room(open_db: OpenDB, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Growth, "has_room", lambda growth, size: False)
     for key in range(1, 400, 2):
         store[key] = [key]
-    delta = db.storage.index.table(store._heap.store)._delta
+    delta = db._storage.index.table(store._heap.store)._delta
     assert len(delta.rows) > 100
     monkeypatch.setattr(Growth, "has_room", has_room)
     store.put_many(np.arange(0, 4000, 2, dtype=np.uint64), np.arange(0, 4000, 2)[:, None])
-    assert len(db.storage.heaps["a"].chunks) > 1
+    assert len(db._storage.heaps["a"].chunks) > 1
     assert not delta.rows
     assert [int(record[0]) for record in store.values()] == sorted({*range(0, 4000, 2), *range(1, 400, 2)})

@@ -309,7 +309,7 @@ def lose_last(root: str, *, is_counted: bool) -> str:
     path = os.path.join(root, "chunks", f"{number:08d}.chunk")
     if is_counted:
         with sc.open(root) as db:  # the id that the next chunk had is used up
-            db.storage.next_chunk += 1
+            db._storage.next_chunk += 1
             db["a"][2] = [2]
     Path(path).write_bytes(kept)
     return path
@@ -361,7 +361,7 @@ def check_stepped_over(root: str, path: str) -> None:
         shutil.rmtree(index)
     sc.rebuild_index(copy)
     with sc.open(copy) as db:
-        assert os.path.basename(path) not in os.listdir(db.storage.paths.chunks)
+        assert os.path.basename(path) not in os.listdir(db._storage.paths.chunks)
         assert db["a"][1].tolist() == [1]
         assert db.verify() == []
 
@@ -431,7 +431,7 @@ def test_an_interrupted_creation_leaves_nothing(new_root: NewRoot, monkeypatch: 
             with pytest.raises(KeyboardInterrupt):
                 db.array_store("b", "u8")
         db["a"][2] = [2]
-        assert len(os.listdir(db.storage.paths.chunks)) == 1
+        assert len(os.listdir(db._storage.paths.chunks)) == 1
     with sc.open(root) as db:
         assert {key: record.tolist() for key, record in db["a"].items()} == {1: [1], 2: [2]}
         assert db.verify() == []
@@ -590,8 +590,8 @@ def test_records_over_one_another_are_read_once(new_root: NewRoot, monkeypatch: 
     """Any number of segments may say that the same bytes are theirs."""
     with sc.open(new_root()) as db:
         db.array_store("a", "u1")[1] = [1] * 1000
-        (heap,) = db.storage.heaps.values()
-        (place,) = db.storage.places(heap, 2)
+        (heap,) = db._storage.heaps.values()
+        (place,) = db._storage.places(heap, 2)
         *_, segment = place.chunk.segments()
         read = []
         monkeypatch.setattr(verify, "data_crc", lambda *args: read.append(args) or segment.data_crc)

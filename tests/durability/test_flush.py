@@ -95,7 +95,7 @@ def test_a_durable_load_is_started_early(open_db: OpenDB, started: Started, load
     with db.transaction(sync=True) as txn:
         load(txn["a"])
         before = {call[0] for call in started.calls}
-    chunks = list(db.storage.heaps["a"].chunks.values())
+    chunks = list(db._storage.heaps["a"].chunks.values())
     assert len(chunks) > 2
     assert before >= {chunk.path for chunk in chunks[:-1]}
     for each in chunks:
@@ -141,7 +141,7 @@ def test_a_started_file_is_held(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch
     """Else the system may forget the file, and with it that writing failed, before the flush asks."""
     db = open_db()
     db.array_store("a", np.float64)
-    (only,) = db.storage.heaps["a"].chunks.values()
+    (only,) = db._storage.heaps["a"].chunks.values()
     monkeypatch.setattr(files, "start_flush", lambda *args: held.append(only._source is not None))
     held: list[bool] = []
     only.unmap()
@@ -355,11 +355,11 @@ def test_an_index_is_on_disk_once_it_is_opened(disk: Disk) -> None:
     with sc.open(root, chunk_size=4 << 20) as db:
         db.array_store("a", np.float64)
         db.sync()
-        before = db.storage.index.checkpoint
+        before = db._storage.index.checkpoint
         with db.transaction(sync=False) as transaction:
             lengths = np.random.default_rng(1).integers(1, 4, COUNT)
             transaction["a"].put_many(KEYS, VALUES.ravel()[: lengths.sum()], lengths)
-        (only,) = db.storage.heaps["a"].chunks.values()
+        (only,) = db._storage.heaps["a"].chunks.values()
         only.flush()
         disk.break_down()
         assert failure_of(db.sync) in DISK_ERRORS
@@ -369,7 +369,7 @@ def test_an_index_is_on_disk_once_it_is_opened(disk: Disk) -> None:
     index.close()
     disk.forget()
     with sc.open(root, "r+") as db:
-        assert db.storage.index.last == last == before + 1
+        assert db._storage.index.last == last == before + 1
         assert len(db["a"]) == COUNT
         assert db.verify() == []
 

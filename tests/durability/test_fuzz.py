@@ -154,7 +154,7 @@ from structchunk.chunks.segment import pack_record
 root, what = sys.argv[1:]
 with sc.open(root) as db:
     db.array_store("a", "u1")[1] = [1]
-    epoch = db.storage.superblock.epoch
+    epoch = db._storage.superblock.epoch
 chunk = Chunk.open(f"{root}/chunks/00000001.chunk")
 last = list(chunk.segments())[-1]
 chunk.seek(last.end, last.low)

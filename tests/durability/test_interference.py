@@ -163,7 +163,7 @@ def test_verify_beside_a_transaction_that_aborts(db: sc.Database, growing: sc.Tr
 
 def test_stats_and_maps_leave_out_what_an_open_transaction_made(db: sc.Database, growing: sc.Transaction) -> None:
     assert len(db.stats()["a"].chunks) == 1
-    maps = map_chunks(db.storage, ["b", "a"])
+    maps = map_chunks(db._storage, ["b", "a"])
     next(maps)
     growing.abort()
     assert [found.chunk for found in maps] == [1]

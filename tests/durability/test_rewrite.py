@@ -71,11 +71,11 @@ def killed(tmp_path: Path) -> Killed:
         for name in ("grown", "same"):
             db.array_store(name, np.float64)[1] = [1.0]
         db.sync()
-        heads = dict(db.storage.index.heads)
+        heads = dict(db._storage.index.heads)
         for start in range(0, 4000, 1000):
             db["grown"].put_many(range(start, start + 1000), np.ones((1000, 3)))
         db.array_store("new", np.float64).new(1, SPARSE_LENGTH)
-        chunks = [chunk for heap in db.storage.heaps.values() for chunk in heap.chunks.values()]
+        chunks = [chunk for heap in db._storage.heaps.values() for chunk in heap.chunks.values()]
         assert len(chunks) > 4
         tails = {}
         for chunk in chunks:

@@ -29,14 +29,14 @@ def open_failing(root: str) -> sc.Database | None:
 
 def attempt(db: sc.Database, oracle: Oracle, step: Step) -> tuple[sc.Database, bool]:
     """Do a step, which may fail as a disk fails, and in no other way; tell whether it did not."""
-    failed = bool(db.storage.failure)
+    failed = bool(db._storage.failure)
     before = oracle.states
     oracle.states = list(before)
     oracle.begin(step)
     try:
         db = do(db, step)
     except (sc.FailedError, sc.KeyNotFound, sc.StoreNotFound):  # a step may build on one that failed
-        assert failed or db.storage.failure
+        assert failed or db._storage.failure
     except OSError as error:
         assert error.errno in FAULTS, error
         assert not failed or step.kind == "reopen", "an OSError again, where FailedError was due"
@@ -52,7 +52,7 @@ def attempt(db: sc.Database, oracle: Oracle, step: Step) -> tuple[sc.Database, b
         oracle.states = before
     if not db.closed:
         last = number(db)
-        if not db.storage.failure:  # a clean abort, unless only what came after the commit failed
+        if not db._storage.failure:  # a clean abort, unless only what came after the commit failed
             oracle.states = oracle.states[: last + 1]
             oracle.killed = last
         assert_state(contents(db), oracle.states[last], oracle.tick)

@@ -198,7 +198,7 @@ def in_transaction(scene: Scene) -> None:
 def crowded(scene: Scene) -> None:
     """Open it on a disk that is full, but for the reserve, for as long as the operation goes on."""
     working(scene)
-    reserve = scene.db.storage.reserve
+    reserve = scene.db._storage.reserve
     check_room = reserve.check_room
     scene.held["full"] = True
 
@@ -784,7 +784,7 @@ class Judge:
             self._verify(db, "read only")
 
     def _look_for_strays(self, db: Any) -> None:
-        known = {f"{chunk:08d}.chunk" for heap in db.storage.heaps.values() for chunk in heap.chunks}
+        known = {f"{chunk:08d}.chunk" for heap in db._storage.heaps.values() for chunk in heap.chunks}
         found = set(os.listdir(os.path.join(self.root, "chunks")))
         if found != known:
             raise Violation(f"stray chunks {sorted(found - known)}, missing ones {sorted(known - found)}")

@@ -558,7 +558,7 @@ def check_all(base: str, rng: random.Random, writers: int) -> None:
 def check_files(db: Any) -> None:
     """Raise if there are chunk files that no store knows, or several indexes."""
     db.sync()
-    known = {f"{chunk:08d}.chunk" for heap in db.storage.heaps.values() for chunk in heap.chunks}
+    known = {f"{chunk:08d}.chunk" for heap in db._storage.heaps.values() for chunk in heap.chunks}
     found = set(os.listdir(os.path.join(db.path, "chunks")))
     indexes = [name for name in os.listdir(db.path) if name.startswith("index-")]
     if known != found or len(indexes) != 1:

@@ -93,7 +93,7 @@ def test_copy_is_the_same(db: sc.Database, tmp_path: Path) -> None:
     fill(db)
     dest = str(tmp_path / "copy.sc")
     assert db.checkpoint(dest) is None
-    assert read_superblock(f"{dest}/superblock")[3:] == db.storage.superblock[3:]
+    assert read_superblock(f"{dest}/superblock")[3:] == db._storage.superblock[3:]
     expected = contents(db)
     assert read(dest) == expected
     assert rebuilt(dest) == expected
@@ -112,7 +112,7 @@ def test_only_frozen_chunks_are_linked(db: sc.Database, tmp_path: Path) -> None:
     fill(db)
     db.checkpoint(tmp_path / "copy.sc")
     names = {
-        name: [os.path.basename(c.path) for c in heap.chunks.values()] for name, heap in db.storage.heaps.items()
+        name: [os.path.basename(c.path) for c in heap.chunks.values()] for name, heap in db._storage.heaps.items()
     }
     assert all(len(names[name]) > 1 for name in ("plain", "points", "mixed"))
     expected = {*sorted(names["plain"])[:-1], *sorted(names["mixed"])[1:-1]}  # the first one holds the live array
@@ -188,7 +188,7 @@ def test_dead_live_record_that_is_still_held(db: sc.Database, tmp_path: Path) ->
     before = digests(str(tmp_path / "copy.sc"))
     held[:] = 9.0
     db.sync()
-    assert len(db.storage.heaps["a"].chunks) > 2
+    assert len(db._storage.heaps["a"].chunks) > 2
     assert digests(str(tmp_path / "copy.sc")) == before
 
 
@@ -205,7 +205,7 @@ def test_view_of_an_aborted_record_that_is_still_held(db: sc.Database, tmp_path:
     del held
     gc.collect()
     db.checkpoint(tmp_path / "again.sc")
-    assert min(db.storage.heaps["a"].chunks) in map(int, (name[:8] for name in linked(str(tmp_path / "again.sc"))))
+    assert min(db._storage.heaps["a"].chunks) in map(int, (name[:8] for name in linked(str(tmp_path / "again.sc"))))
 
 
 def test_gap_at_the_end_of_a_chunk(db: sc.Database, tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_gap_at_the_end_of_a_chunk(db: sc.Database, tmp_path: Path) -> None:
     transaction.abort()
     del held
     store[2] = [2] * 10000
-    assert len(db.storage.heaps["a"].chunks) == 2
+    assert len(db._storage.heaps["a"].chunks) == 2
     dest = str(tmp_path / "copy.sc")
     db.checkpoint(dest)
     before = digests(db.path)
@@ -275,7 +275,7 @@ def drop(db: sc.Database) -> None:
 def reopen_and_rebuild(db: sc.Database) -> None:
     write_little(db)
     db.close()
-    shutil.rmtree(db.storage.paths.index(max(db.storage.paths.list_indexes())))
+    shutil.rmtree(db._storage.paths.index(max(db._storage.paths.list_indexes())))
     sc.rebuild_index(db.path)
 
 
@@ -459,14 +459,14 @@ def test_compacted_chunks_are_not_unlinked_yet(
     fill(db)
     db.sync()
     with monkeypatch.context() as patch:
-        patch.setattr(db.storage, "checkpoint", lambda: None)
+        patch.setattr(db._storage, "checkpoint", lambda: None)
         db.compact("plain")
-        copy_storage(db.storage, str(tmp_path / "copy.sc"))
+        copy_storage(db._storage, str(tmp_path / "copy.sc"))
     assert read(str(tmp_path / "copy.sc")) == contents(db)
     with sc.open(tmp_path / "copy.sc") as copy:
-        for name, heap in copy.storage.heaps.items():
-            assert heap.chunks.keys() == db.storage.heaps[name].chunks.keys()
-            assert copy.storage.index.live[heap.store].keys() <= heap.chunks.keys()
+        for name, heap in copy._storage.heaps.items():
+            assert heap.chunks.keys() == db._storage.heaps[name].chunks.keys()
+            assert copy._storage.index.live[heap.store].keys() <= heap.chunks.keys()
 
 
 def write_little_objects(db: sc.Database) -> None:
@@ -531,7 +531,7 @@ def test_failed_database_is_not_copied(open_db: OpenDB, tmp_path: Path, monkeypa
     with pytest.raises(sc.FailedError):
         db.checkpoint(tmp_path / "copy.sc")
     with pytest.raises(sc.FailedError):  # a commit may fail between the checkpoint and the copy
-        copy_storage(db.storage, str(tmp_path / "copy.sc"))
+        copy_storage(db._storage, str(tmp_path / "copy.sc"))
     assert os.listdir(tmp_path) == ["test.sc"]
     db.close()
 
@@ -544,7 +544,7 @@ def test_survey_says_what_a_walk_says(db: sc.Database) -> None:
     write_little(db)
     count = 0
     forms: set[tuple[type, bool]] = set()
-    for heap in db.storage.heaps.values():
+    for heap in db._storage.heaps.values():
         for chunk in heap.chunks.values():
             segments = list(chunk.segments())
             surveyed = survey(memoryview(chunk.source)[chunk.directory :])
@@ -566,7 +566,7 @@ def test_key_that_looks_like_a_record(db: sc.Database, tmp_path: Path) -> None:
         transaction["a"].put(key, [1.0])
         transaction["a"].new(key + 1, 1)
     store.put_many(range(10, 2010), np.ones((2000, 3)))
-    first = db.storage.heaps["a"].chunks[min(db.storage.heaps["a"].chunks)]
+    first = db._storage.heaps["a"].chunks[min(db._storage.heaps["a"].chunks)]
     assert survey(memoryview(first.source)[first.directory :]) is None
     db.checkpoint(tmp_path / "copy.sc")
     assert os.path.basename(first.path) not in linked(db.path)

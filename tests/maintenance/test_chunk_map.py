@@ -36,14 +36,14 @@ def fill(db: sc.Database, seed: int) -> None:
 def byte_by_byte(db: sc.Database, name: str) -> dict[int, np.ndarray[Any, Any]]:
     """Return the kind of every byte of every chunk, from the figures that each record and chunk gives."""
     kinds = {}
-    heap = db.storage.heaps[name]
+    heap = db._storage.heaps[name]
     for chunk in heap.chunks.values():
         kind = np.full(chunk.header.file_size, KINDS.index("free"))
         kind[: chunk.header.data_offset] = kind[chunk.directory :] = KINDS.index("directory")
         kind[chunk.header.data_offset : chunk.committed] = KINDS.index("garbage")
         kinds[chunk.id] = kind
     for key in db[name]:
-        _, offset, length, chunk, _ = db.storage.index.table(heap.store).find(key)
+        _, offset, length, chunk, _ = db._storage.index.table(heap.store).find(key)
         kinds[chunk][offset : offset + length * heap.item_size] = KINDS.index("live")
     return kinds
 
@@ -62,7 +62,7 @@ def check(chunk: ChunkMap, kinds: np.ndarray[Any, Any]) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_every_byte_is_what_the_map_says(db: sc.Database, seed: int) -> None:
     fill(db, seed)
-    maps = list(map_chunks(db.storage, ["b", "a"]))
+    maps = list(map_chunks(db._storage, ["b", "a"]))
     assert [chunk.store for chunk in maps] == sorted((chunk.store for chunk in maps), reverse=True)
     expected = {**byte_by_byte(db, "a"), **byte_by_byte(db, "b")}
     assert sorted(chunk.chunk for chunk in maps) == sorted(expected) and len(maps) > 2
@@ -73,19 +73,19 @@ def test_every_byte_is_what_the_map_says(db: sc.Database, seed: int) -> None:
 def test_the_map_agrees_with_stats(db: sc.Database) -> None:
     fill(db, 0)
     stats = {chunk.chunk: chunk for store in db.stats().values() for chunk in store.chunks}
-    for chunk in map_chunks(db.storage, ["a", "b"]):
+    for chunk in map_chunks(db._storage, ["a", "b"]):
         sizes = [int(np.diff(getattr(chunk, kind)).sum()) for kind in ("live", "garbage", "free")]
         figures = stats[chunk.chunk]
         assert sizes == [figures.live, figures.garbage, figures.free]
     db.compact()
-    assert not any(len(chunk.garbage) for chunk in map_chunks(db.storage, ["a", "b"]))
+    assert not any(len(chunk.garbage) for chunk in map_chunks(db._storage, ["a", "b"]))
 
 
 @pytest.mark.parametrize("count", [1, 7, 64, 1000])
 def test_shares_are_those_of_the_bytes(db: sc.Database, count: int) -> None:
     fill(db, 1)
     expected = byte_by_byte(db, "a")
-    for chunk in map_chunks(db.storage, ["a"]):
+    for chunk in map_chunks(db._storage, ["a"]):
         shares = chunk.shares(count)
         assert shares.shape == (count, len(KINDS)) and np.allclose(shares.sum(axis=1), 1)
         kinds = expected[chunk.chunk]
@@ -121,7 +121,7 @@ def test_the_picture_in_the_terminal(db: sc.Database) -> None:
 
 def test_the_map_for_machines(db: sc.Database) -> None:
     fill(db, 2)
-    expected = list(map_chunks(db.storage, ["b"]))
+    expected = list(map_chunks(db._storage, ["b"]))
     db.close()
     found = json.loads(output("map", db.path, "b", "--json"))
     assert [chunk["chunk"] for chunk in found] == [chunk.chunk for chunk in expected]

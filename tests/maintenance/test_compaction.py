@@ -87,14 +87,14 @@ def as_model(store: Any) -> Model:
 
 
 def files_of(db: sc.Database) -> list[str]:
-    return sorted(os.listdir(db.storage.paths.chunks))
+    return sorted(os.listdir(db._storage.paths.chunks))
 
 
 def check_contiguous(db: sc.Database, name: str) -> None:
     """Fail unless a scan of a store is one batch, of the very bytes of the file."""
     (batch,) = db[name].scan()
-    ((chunk, _),) = db.storage.heaps[name].chunks.items()
-    assert np.shares_memory(batch.values, db.storage.heaps[name].arrays[chunk])
+    ((chunk, _),) = db._storage.heaps[name].chunks.items()
+    assert np.shares_memory(batch.values, db._storage.heaps[name].arrays[chunk])
 
 
 # ---------------------------------------------------------------------- what it does
@@ -131,7 +131,7 @@ def test_disk_use_is_that_of_what_is_live(tmp_path: Path) -> None:
         assert chunk.live == 15000 * 16 * 8
         assert report.bytes_after <= 1.05 * (chunk.live + chunk.directory)
         assert report.bytes_before > 1.5 * report.bytes_after
-        on_disk = sum(os.stat(entry).st_blocks * 512 for entry in os.scandir(db.storage.paths.chunks))
+        on_disk = sum(os.stat(entry).st_blocks * 512 for entry in os.scandir(db._storage.paths.chunks))
         assert on_disk == report.bytes_after
         assert db.verify() == []
     check_whole(tmp_path / "db")
@@ -162,7 +162,7 @@ def test_several_new_chunks(db: sc.Database, monkeypatch: pytest.MonkeyPatch) ->
     assert 3 < report.chunks_after < report.chunks_before
     assert as_model(store) == model
     assert db.compact()[0].chunks_before == report.chunks_after
-    chunks = db.storage.heaps["a"].chunks.values()
+    chunks = db._storage.heaps["a"].chunks.values()
     assert len({chunk.header.replaces for chunk in chunks}) == 1
 
 
@@ -308,7 +308,8 @@ def test_a_chunk_of_a_held_object_is_skipped(db: sc.Database) -> None:
     store = db.object_store("points", Point)
     store.put_many(range(1000), [(key, key) for key in range(1000)])
     point = store[500]
-    chunk = next(chunk for chunk in db.storage.heaps["points"].chunks if db.storage.heaps["points"].is_lent(chunk))
+    heap = db._storage.heaps["points"]
+    chunk = next(chunk for chunk in heap.chunks if heap.is_lent(chunk))
     store.put_many(range(0, 1000, 2), [(-key, key) for key in range(0, 1000, 2)])
     point = store[501]
     (report,) = db.compact()
@@ -333,7 +334,7 @@ def test_tombstones_stay_beside_a_skipped_chunk(db: sc.Database) -> None:
     store = db.array_store("a", "f8")
     lent = store.new(0, 3)
     store.update({key: [float(key)] * 10 for key in range(1, 100)})
-    heap = db.storage.heaps["a"]
+    heap = db._storage.heaps["a"]
     skipped = max(heap.chunks)
     while max(heap.chunks) == skipped:
         store[1000] = [0.0] * 100
@@ -353,7 +354,7 @@ def test_tombstones_stay_beside_a_skipped_chunk(db: sc.Database) -> None:
     with sc.open(db.path) as again:
         assert as_model(again["a"]) == model
         (report,) = again.compact()
-        assert report.skipped == () or not again.storage.heaps["a"].is_lent(skipped)
+        assert report.skipped == () or not again._storage.heaps["a"].is_lent(skipped)
         assert as_model(again["a"]) == model
         assert again.verify() == []
 
@@ -527,7 +528,7 @@ class Play:
         self.db.close()
         if rebuild:
             if lose:
-                shutil.rmtree(self.db.storage.paths.index(max(self.db.storage.paths.list_indexes())))
+                shutil.rmtree(self.db._storage.paths.index(max(self.db._storage.paths.list_indexes())))
             sc.rebuild_index(self.path)
         self.db = sc.open(self.path, chunk_size=CHUNK_SIZE, sync=False)
         self.store = self.db["a"]
@@ -576,7 +577,7 @@ def test_stats(db: sc.Database) -> None:
     assert (chunk.records, chunk.live, chunk.used, chunk.garbage) == (2, 440, 1240, 800)
     assert chunk.directory == 4 * 64 + 64 + 2 * 32  # of the creation and three commits; keys 1 to 3 in short
     assert chunk.file_size == CHUNK_SIZE == chunk.free + chunk.used + chunk.directory + 4096
-    assert chunk.disk_size == os.stat(db.storage.heaps["a"].chunks[chunk.chunk].path).st_blocks * 512
+    assert chunk.disk_size == os.stat(db._storage.heaps["a"].chunks[chunk.chunk].path).st_blocks * 512
     assert (stats.name, stats.records, stats.live, stats.garbage) == ("a", 2, 440, 800)
     assert stats.disk_size == chunk.disk_size
 
@@ -689,7 +690,7 @@ def check_image(root: str, model: dict[str, dict[int, bytes]], *, lose: bool) ->
         assert db.verify() == []
         assert contents(db) == model, root
         db.sync()
-        known = {os.path.basename(c.path) for heap in db.storage.heaps.values() for c in heap.chunks.values()}
+        known = {os.path.basename(c.path) for heap in db._storage.heaps.values() for c in heap.chunks.values()}
         assert set(files_of(db)) == known
         assert db.verify() == []
         assert all(report.chunks_after == 1 for report in db.compact())
@@ -702,10 +703,10 @@ def check_image(root: str, model: dict[str, dict[int, bytes]], *, lose: bool) ->
 
 def leave_replacement(db: sc.Database, name: str) -> int:
     """Leave what compaction may if it is cut short: a chunk that names those to be replaced, without a commit."""
-    heap = db.storage.heaps[name]
-    chunk = db.storage.create_replacement(heap, 0, 0, tuple(heap.chunks))
+    heap = db._storage.heaps[name]
+    chunk = db._storage.create_replacement(heap, 0, 0, tuple(heap.chunks))
     heap.settle(chunk)
-    db.storage.drafts.clear()
+    db._storage.drafts.clear()
     return chunk.id
 
 

@@ -172,7 +172,7 @@ def test_writing_is_refused_beside_a_writer(open_db: OpenDB) -> None:
             lambda: db.array_store("new", "f8"),
             db.transaction,
             db.sync,
-            db.storage.checkpoint,
+            db._storage.checkpoint,
         ):
             with pytest.raises(sc.ReadOnlyError, match="mode='r"):
                 write()
@@ -585,7 +585,7 @@ def test_the_number_of_a_chunk_that_was_never_committed(open_db: OpenDB, found: 
     """Without links, the writer may be unlinking a chunk, or making one of the same number, at that moment."""
     writer = open_db(sync=False)
     fill(writer)
-    chunk = next(iter(writer.storage.heaps["floats"].chunks.values()))
+    chunk = next(iter(writer._storage.heaps["floats"].chunks.values()))
     other = Path(writer.path).parent / "other"
     if found is not None:
         other.write_bytes(Path(chunk.path).read_bytes() if found == b"whole" else found)

@@ -28,6 +28,7 @@ from structchunk.runs.run import Piece, joined, shorten
 from structchunk.shards.binding import merge
 from structchunk.shards.manifest import NAME, Manifest, _crc, read_manifest, write_manifest
 from structchunk.shards.writing import finish, make_shard, new_directory
+from structchunk.stores.collection import open_store
 from structchunk.types.schema import Schema, array_schema, object_schema
 
 FLOATS = {"a": array_schema("f8"), "b": array_schema("f8")}
@@ -38,7 +39,7 @@ Stores = dict[str, Records]
 
 def put(stores: Mapping[str, Schema], records: Mapping[str, Any], db: sc.Database) -> None:
     for name, schema in stores.items():
-        db.create(name, schema)
+        open_store(db, name, schema)
         if records.get(name):
             model = records[name]
             db[name].put_many(
@@ -177,7 +178,7 @@ def test_reads_as_any_store_and_refuses_writes(kind: Kind, deal: str, tmp_path: 
 
     def put_share(share: list[int], shard: sc.Database) -> None:
         for name, schema in BOTH.items():
-            shard.create(name, schema)
+            open_store(shard, name, schema)
         for key in share:
             shard[kind.name].put(key, kind.make(model[key]))
 
