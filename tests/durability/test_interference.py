@@ -78,10 +78,10 @@ def test_a_stale_handle_leaves_no_lock_behind(open_db: OpenDB) -> None:
 def test_an_interrupt_just_after_the_commit_loses_nothing(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch) -> None:
     db = open_db()
 
-    def interrupted(self: Storage) -> bool:
+    def interrupted(self: Storage) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Storage, "_checkpoint_due", interrupted)
+    monkeypatch.setattr(Storage, "_go_on", interrupted)
     with pytest.raises(KeyboardInterrupt), db.transaction() as txn:
         txn.array_store("a", np.int64)[1] = [1]
     monkeypatch.undo()
