@@ -24,7 +24,7 @@ from ..disk.reserve import Reserve
 from ..disk.superblock import Superblock, crc_of_heads
 from ..errors import FailedError
 from ..index.index import Catalog, Index, Prepared
-from ..process import leftovers
+from ..process import forks, leftovers
 from ..process.background import Background
 from ..process.mutex import Mutex, interrupts_itself
 from ..runs.extent import Extent
@@ -89,6 +89,7 @@ class Storage:
         self._mutex = Mutex()
         self.reserve = Reserve(paths.reserve)
         self._uncheckpointed_size = 0
+        forks.on_fork(self)
 
     # ------------------------------------------------------------------ stores and chunks
 
@@ -524,8 +525,6 @@ class Storage:
             leftovers.leave(self.close)
 
     def disown(self) -> None:
-        """Let go of everything in a forked child, where it is the parent's, whatever locks threads held."""
+        """Be closed in a forked child, whatever locks threads held: all of it is the parent's."""
         self.is_closed = True
         self._mutex = Mutex()
-        self.index.disown()
-        self._lock.disown()

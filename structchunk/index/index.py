@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ClosedError, CorruptionError, StoreNotFound
+from ..process import forks
 from ..process.mutex import Mutex
 from ..runs.extent import Extent, Run, unpack_row
 from ..runs.run import Piece
@@ -192,6 +193,7 @@ class Index:
         self.live: dict[int, dict[int, Live]] = {}
         heads = self._read_rows(b"H", _HEAD_KEY)
         self.heads = {chunk: pair for (_, chunk), pair in heads.items()}
+        forks.on_fork(self)
 
     @classmethod
     def create(

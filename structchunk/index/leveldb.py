@@ -31,7 +31,7 @@ else:
 
 from ..disk import files
 from ..errors import CLOSED, ClosedError, CorruptionError, LockedError
-from ..process import leftovers
+from ..process import forks, leftovers
 from ..process.mutex import Mutex
 from .growth import BUFFER_SIZE, Growth
 from .leveldb_files import damaged_tables
@@ -70,7 +70,6 @@ _ERRNOS = (
 REBUILD = "restore the index with structchunk.rebuild_index(path): the chunk files hold all that it held"
 FORKED = "this database was opened before fork(); open it again in this process"
 
-_gates: weakref.WeakSet[Gate] = weakref.WeakSet()
 _opening: weakref.WeakValueDictionary[str, Gate] = weakref.WeakValueDictionary()
 """By their paths, those that belong to no open database yet."""
 _used = False
@@ -93,7 +92,7 @@ class Gate:
         self._refusal = ""
         self._discarded: deque[Any] = deque()
         self.directory: PrivateDirectory | None = None
-        _gates.add(self)
+        forks.on_fork(self)
 
     def check(self) -> None:
         """Raise ClosedError once the gate is shut."""
@@ -459,19 +458,13 @@ class LevelDB:
         except OSError:
             return 0  # somebody removed the files: closing goes on
 
-    def disown(self) -> None:
-        """Give the handle up in a forked child."""
-        self._gate.disown()
 
-
-def _disown_all() -> None:
+def _note_fork() -> None:
     global _inherited
     _inherited = _used
-    for gate in list(_gates):
-        gate.disown()
 
 
-os.register_at_fork(after_in_child=_disown_all)
+forks.call_on_fork(_note_fork)
 
 
 def _refuse_after_fork() -> None:

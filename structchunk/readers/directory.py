@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from ..disk import files
 from ..disk.lock import Lock
 from ..disk.paths import Paths
+from ..process import forks
 
 _OWN_NAME = re.compile(r"\d+-[0-9a-f]{8}")
 
@@ -37,6 +38,7 @@ class ReaderDirectory:
         self.path, self._lock = _make(parent, prefix)
         self._identity = files.identity(os.fstat(self._lock.fd))
         self._finalizer = weakref.finalize(self, _remove, self.path, self._lock, os.getpid())
+        forks.on_fork(self)
 
     def release(self) -> None:
         """Remove it. Idempotent."""

@@ -244,10 +244,6 @@ class Copies:
         """Remove what the reader has of its own. Idempotent."""
         self.directory.release()
 
-    def disown(self) -> None:
-        """Let go of a forked child's copy, which is the parent's."""
-        self.directory.disown()
-
     def displaced(self) -> str:
         """Say what is wrong if the reader's own files are gone, with the database; "" if all is well."""
         return self.directory.displaced()

@@ -16,8 +16,8 @@ PACKAGE = Path(structchunk.__path__[0])
 FOLDERS: dict[str, set[str]] = {
     "runs": set(),
     "types": set(),
-    "disk": set(),
     "process": set(),
+    "disk": {"process"},
     "interop": {"types"},
     "chunks": {"disk", "runs", "types"},
     "index": {"process", "disk", "runs", "types.keys"},
