@@ -117,12 +117,6 @@ class Storage:
         """Is held while files are written: nobody closes them meanwhile."""
         return self._mutex.lock
 
-    def check_storable(self) -> None:
-        """Raise if the files are not to be written any more; the caller holds the lock."""
-        if self._unfinished or self.failure or not self.index.leveldb.is_open():
-            self._note_unfinished()
-            self.check_sound()
-
     def create_chunk(self, heap: Heap, size: int, last_size: int) -> Chunk:
         """Create the next chunk file of a store, with room for one record of `size` bytes.
 
@@ -154,7 +148,7 @@ class Storage:
     def _create(self, heap: Heap, header: Header) -> Chunk:
         path = self.paths.chunk(header.chunk)
         with self._mutex.lock:  # a checkpoint of another thread has either all of this, or nothing
-            self.check_storable()
+            self.check_usable()
             self.check_place()
             # First: should this be interrupted, the id is used up, and the file will be cleared away.
             self.next_chunk, self.drafts[header.chunk] = header.chunk + 1, heap
@@ -172,8 +166,10 @@ class Storage:
     # ------------------------------------------------------------------ what state it is in
 
     def check_usable(self) -> None:
-        """Raise if nothing can be written."""
-        self.check_sound()
+        """Raise if nothing can be written, or a change was cut short; the caller holds the lock, and is in none."""
+        if self._unfinished or self.failure or not self.index.leveldb.is_open():
+            self._note_unfinished()
+            self.check_sound()
 
     def check_sound(self) -> None:
         """Raise if the database is closed, or an earlier commit failed half-way."""
@@ -200,7 +196,6 @@ class Storage:
         """Make ready for a transaction, or raise if nothing can be written."""
         self._refuse_inside()
         with self._mutex.lock:
-            self._note_unfinished()
             self.check_usable()
             if self.drafts or self.lent:
                 self._sweep()
@@ -266,7 +261,6 @@ class Storage:
         created = list(created)
         self._refuse_inside()
         with self._mutex.lock:
-            self._note_unfinished()
             self.check_usable()
             stagings = list(filter(Staging.is_changed, stagings))
             if sync:
@@ -410,7 +404,6 @@ class Storage:
             self._checkpoint()
 
     def _checkpoint(self, *, can_wait: bool = False) -> None:
-        self._note_unfinished()
         self.check_usable()
         self.check_place()
         count = len(self._heads()) + len(self.gone)

@@ -230,12 +230,13 @@ class LevelDB:
     Notes
     -----
     Any number of threads may call; one call goes on at a time. After :meth:`close`, and in a forked child,
-    every method raises ClosedError.
+    every method raises ClosedError; ``check_open()`` does nothing else, and ``is_open()`` tells.
     """
 
     def __init__(self, path: str, handle: Any, *, private: bool = False) -> None:
         self.path = path
         self._gate = Gate(path, handle)
+        self.check_open, self.is_open = self._gate.check, self._gate.is_open  # every write asks, again and again
         self._private = private
         self._logs: set[str] = set()
         self.growth = Growth(path)
@@ -319,17 +320,9 @@ class LevelDB:
                 handle.close()
             raise
 
-    def check_open(self) -> None:
-        """Raise ClosedError after :meth:`close`, or in a forked child."""
-        self._gate.check()
-
     def adopt(self) -> None:
         """Belong to an open database, which closes this; until then the next one to open the path may do it."""
         _opening.pop(self.path, None)
-
-    def is_open(self) -> bool:
-        """Tell whether it is."""
-        return self._gate.is_open()
 
     def is_held(self) -> bool:
         """Tell whether LevelDB is open here, be it that closing was begun."""
