@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import uuid
 from typing import NamedTuple
 
 from ..chunks.chunk import Chunk
@@ -85,7 +84,7 @@ def copy_storage(storage: Storage, dest: str) -> None:
     dest : str
         Where to make it.
     """
-    draft = Paths(f"{dest}.part-{uuid.uuid4().hex[:8]}")
+    draft = Paths(f"{dest}.part-{os.urandom(4).hex()}")
     files.make_directory(draft.root)
     try:
         _build(storage, draft)

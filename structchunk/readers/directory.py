@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import os
 import re
-import secrets
 import stat
 import weakref
 from collections.abc import Iterable
@@ -60,7 +59,7 @@ class ReaderDirectory:
 def _make(parent: str, prefix: str) -> tuple[str, files.Descriptor]:
     """Return a new directory, and what holds its lock."""
     while True:
-        path = os.path.join(parent, f"{prefix}{os.getpid()}-{secrets.token_hex(4)}")
+        path = os.path.join(parent, f"{prefix}{os.getpid()}-{os.urandom(4).hex()}")
         lock = files.Descriptor()
         try:
             files.make_directory(path)
@@ -144,7 +143,7 @@ def _remove_tree(path: str) -> None:
     First it gets another name of the same kind: who is cloning what is in it finds all of it, or nothing.
     """
     with contextlib.suppress(OSError):
-        doomed = path[:-8] + secrets.token_hex(4)
+        doomed = path[:-8] + os.urandom(4).hex()
         files.rename(path, doomed)
         path = doomed
         for name in set(os.listdir(path)) - {"lock"}:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -456,6 +455,8 @@ def _places(paths: Paths, database: bytes) -> Iterator[Copies]:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-    prefix = f"structchunk-{database.hex()}-"
-    sweep(tempfile.gettempdir(), prefix)
-    yield Copies(paths, ReaderDirectory(tempfile.gettempdir(), prefix), database, link=False)
+    import tempfile  # noqa: PLC0415
+
+    parent, prefix = tempfile.gettempdir(), f"structchunk-{database.hex()}-"
+    sweep(parent, prefix)
+    yield Copies(paths, ReaderDirectory(parent, prefix), database, link=False)
