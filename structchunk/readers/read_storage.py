@@ -33,8 +33,8 @@ from ..engine.commit_log import ends_at
 from ..engine.recovery import open_copy, open_settled_copy
 from ..engine.storage import Storage
 from ..errors import CorruptionError, FailedError, ReadOnlyError
+from ..index.gate import PrivateDirectory
 from ..index.index import Index
-from ..index.leveldb import PrivateDirectory
 from ..process import leftovers
 from ..runs.extent import empty_run
 from .directory import ReaderDirectory, make_parent, sweep
