@@ -4,5 +4,5 @@
 that is still read. Knows rows, not the bytes of records; only ``leveldb`` imports plyvel.
 
 Modules, from the bottom up: counts, delta, leveldb_files, page, page_cache, version, growth, gate, leveldb, table,
-index.
+view, index.
 """

@@ -20,19 +20,17 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 from weakref import WeakMethod
 
-import numpy as np
-import numpy.typing as npt
-
-from ..errors import ClosedError, CorruptionError, StoreNotFound
+from ..errors import CorruptionError
 from ..process import forks
 from ..process.mutex import Mutex
-from ..runs.extent import Extent, Run, unpack_row
+from ..runs.extent import Run, unpack_row
 from ..runs.run import Piece
 from .counts import Counts, Live, recount, recount_one
-from .leveldb import REBUILD, LevelDB
+from .leveldb import REBUILD, LevelDB, Pair
 from .page_cache import Budget
 from .table import Change, Table, keys_of_pages, keys_of_store
 from .version import Clock
+from .view import Pin, View, table_of
 
 VERSION = 1
 LAST = b"Mlast"
@@ -40,7 +38,6 @@ CHECKPOINT = b"Mcheckpoint"
 CATALOG = b"Mcatalog"
 _OF_STORES = ((b"C", b"E"), (CATALOG, CATALOG + b"\0"), (b"P", b"Q"))
 """The ranges of keys that say what the stores hold; all others are about this very LevelDB."""
-COPY_PAIRS = 256
 _U8 = struct.Struct("<Q")
 _CHECKPOINT = struct.Struct("<16sIIQQ")
 _BATCH_KEY = struct.Struct(">cQ")
@@ -63,93 +60,6 @@ class Prepared(NamedTuple):
     catalog: Catalog | None = None
     dropped: Collection[int] = ()
     removed: Collection[bytes] = ()
-
-
-class Pin:
-    """Keeps alive what was current and is not any more, for the views that go on reading it.
-
-    Every view holds the pin of its time, and every pin the next one, so that what is kept goes with the last
-    view that might read it.
-    """
-
-    def __init__(self) -> None:
-        self.kept: list[object] = []
-        self.next: Pin | None = None
-
-
-class View:
-    """The index as of one commit.
-
-    Notes
-    -----
-    Any number of threads may read. It holds a LevelDB snapshot until :meth:`close`, which keeps LevelDB from
-    dropping old tables: keep it short.
-    """
-
-    def __init__(self, index: Index, tables: Mapping[int, Table], commit: int, version: int, snapshot: Any) -> None:
-        self._tables = dict(tables)  # a store that is dropped later stays readable here
-        self.commit = commit
-        self.version = version
-        self._snapshot = snapshot
-        self._index = index
-        self._pin = index.pin
-
-    @property
-    def snapshot(self) -> Any:
-        """The plyvel snapshot.
-
-        Raises
-        ------
-        ClosedError
-            It was let go, so that a range that is still being read cannot go on as of another commit.
-        """
-        if self._snapshot is None:
-            raise ClosedError("the snapshot is closed; take another with db.snapshot()")
-        return self._snapshot
-
-    def find(self, store: int, key: int) -> Extent | None:
-        """Return the extent of a key, or None."""
-        return _table(self._tables, store).find_at(key, self)
-
-    def lookup(self, store: int, keys: npt.NDArray[np.uint64]) -> Run:
-        """Return one row per ascending key; the key that has none gets a tombstone."""
-        return _table(self._tables, store).lookup(keys, self)
-
-    def pieces(self, store: int, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
-        """Yield the live rows of a key range as consecutive pieces."""
-        return self._held(_table(self._tables, store).pieces(start, stop, self, reverse=reverse))
-
-    def _held(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
-        """Pass pieces on, so that this view, and what it pins, lives until the last of them has been read."""
-        yield from pieces
-
-    def record_count(self, store: int) -> int:
-        """Return how many records the store has."""
-        return sum(count.record_count for count in self.live(store).values())
-
-    def live(self, store: int) -> dict[int, Live]:
-        """Return what is live in each chunk of a store."""
-        return self._index.read_live(store, self.snapshot)
-
-    def copy_to(self, path: str, next_chunk: int) -> Index:
-        """Create an index that holds what this view shows; not durable before its first checkpoint."""
-        index = Index.create(path, self._index.database, self.commit, next_chunk)
-        try:
-            for start, stop in _OF_STORES:
-                self._copy_pairs(start, stop, index.leveldb)
-        except BaseException:
-            index.close()
-            raise
-        return index
-
-    def _copy_pairs(self, start: bytes, stop: bytes, target: LevelDB) -> None:
-        while pairs := self._index.leveldb.read(start, stop, COPY_PAIRS, self.snapshot):
-            target.write(pairs)
-            start = pairs[-1][0] + b"\0"
-
-    def close(self) -> None:
-        """Let the snapshot go."""
-        self._snapshot = None
 
 
 class Index:
@@ -280,7 +190,7 @@ class Index:
         StoreNotFound
             The store was dropped.
         """
-        return _table(self._tables, store)
+        return table_of(self._tables, store)
 
     def add_table(self, store: int, item_size: int, check: Check) -> Table:
         """Make a store's rows readable; `check` raises if a run points outside the store's chunks."""
@@ -516,8 +426,18 @@ class Index:
         self.forget()
 
 
-def _table(tables: Mapping[int, Table], store: int) -> Table:
-    table = tables.get(store)
-    if table is None:
-        raise StoreNotFound("the store was dropped")
-    return table
+def copy_view(view: View, path: str, database: bytes, next_chunk: int) -> Index:
+    """Create an index that holds what a view shows; not durable before its first checkpoint."""
+    index = Index.create(path, database, view.commit, next_chunk)
+    try:
+        for start, stop in _OF_STORES:
+            _write_pairs(index.leveldb, view.pairs(start, stop))
+    except BaseException:
+        index.close()
+        raise
+    return index
+
+
+def _write_pairs(target: LevelDB, groups: Iterable[list[Pair]]) -> None:
+    for pairs in groups:
+        target.write(pairs)

@@ -30,7 +30,8 @@ from ..disk import files
 from ..disk.paths import AnyPath, Paths, absolute
 from ..disk.superblock import Superblock, crc_of_heads, create_superblock
 from ..engine.storage import Storage
-from ..index.index import View
+from ..index.index import copy_view
+from ..index.view import View
 from ..runs.extent import LIVE
 
 
@@ -182,7 +183,8 @@ def _copy_chunk(source: Source, path: str) -> None:
 
 def _copy_index(taken: Taken, draft: Paths) -> None:
     superblock = taken.superblock
-    index = taken.view.copy_to(draft.index(superblock.generation), superblock.next_chunk)
+    path = draft.index(superblock.generation)
+    index = copy_view(taken.view, path, superblock.database, superblock.next_chunk)
     try:
         index.write_checkpoint(superblock.next_chunk, taken.heads, taken.gone)
     finally:
