@@ -18,8 +18,9 @@ from ..disk.paths import Paths
 from ..disk.presence import check_there
 from ..errors import CommitGone, CorruptionError, ReadOnlyError
 from ..process import forks
+from ..readers.copies import KEPT
 from ..readers.kept import Kept
-from ..readers.read_storage import KEPT, ReadStorage, open_kept, open_reader
+from ..readers.read_storage import ReadStorage, open_kept, open_reader
 from .database import Database
 from .snapshot import Snapshot
 
