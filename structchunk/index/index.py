@@ -1,6 +1,6 @@
 """The index of a database: (store, key) -> extent, the catalog, the heads of chunks. Of records it knows no bytes.
 
-LevelDB keys, big-endian numbers (`table.py` has the two regions of a store)::
+LevelDB keys, big-endian numbers (`store_keys.py` has the two regions of a store)::
 
     M last          u8 last commit
     M checkpoint    16s database uuid, u4 format version, u4 next chunk id, u8 checkpoint, u8 its batch
@@ -28,7 +28,8 @@ from ..runs.run import Piece
 from .counts import Counts, Live, recount, recount_one
 from .leveldb import REBUILD, LevelDB, Pair
 from .page_cache import Budget
-from .table import Change, Table, keys_of_pages, keys_of_store
+from .store_keys import keys_of_pages, keys_of_store
+from .table import Change, Table
 from .version import Clock
 from .view import Pin, View, table_of
 
