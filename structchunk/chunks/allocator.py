@@ -38,7 +38,7 @@ class Space(Protocol):
     def store_lock(self) -> Any:
         """Is held while bytes are stored, so that nobody closes the files meanwhile."""
 
-    def check_storable(self) -> None:
+    def check_usable(self) -> None:
         """Raise if the files are not to be written any more; the caller holds the lock."""
 
     @property
@@ -115,7 +115,7 @@ class Allocator:
         if room is None and self.heap.chunks:
             chunk = self.heap.chunks[max(self.heap.chunks)]
             with self._space.store_lock:
-                self._space.check_storable()
+                self._space.check_usable()
                 room = Room(chunk, size, is_new=False)
             self._open = self.rooms[chunk.id] = room
         if room is None or room.free + size + ROW_SIZE > room.limit:
@@ -243,7 +243,7 @@ class Allocator:
     def check_storable(self) -> None:
         """Raise if nothing can be stored any more: the database was closed meanwhile, or failed."""
         with self._space.store_lock:
-            self._space.check_storable()
+            self._space.check_usable()
 
     def flush(self) -> None:
         """Write what is pending, so that the files hold all that was stored."""
@@ -269,7 +269,7 @@ class Allocator:
     def place(self, room: Room, offset: int, data: Any, size: int) -> None:
         """Store the next part of records in a chunk that nothing else is stored in, at `offset`."""
         with self._space.store_lock:
-            self._space.check_storable()
+            self._space.check_usable()
             room.chunk.place(offset, data, size)
         room.free = room.stored = offset + size
 
@@ -294,7 +294,7 @@ class Allocator:
             self._spill(room)
         self._start_flush(room)
         with self._space.store_lock:
-            self._space.check_storable()
+            self._space.check_usable()
             room.chunk.store(room.stored, data, size)
         room.free = room.stored = room.stored + size
         room.pending = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import os
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator
@@ -355,11 +354,6 @@ class Database(StoreCollection):
     def _close_storage(self) -> None:
         self._storage.close()
 
-    def _disown(self) -> None:
-        """Let go of everything in a forked child, where it is the parent's."""
-        self._queue.disown()
-        self._storage.disown()
-
     def __enter__(self) -> Database:
         self._check_open()
         return self
@@ -414,12 +408,3 @@ def _open_ones() -> list[Database]:
     while True:
         with contextlib.suppress(RuntimeError):  # a thread that goes on has just opened another one
             return list(_databases)
-
-
-def _disown_all() -> None:
-    leftovers.disown()
-    for database in list(_databases):
-        database._disown()
-
-
-os.register_at_fork(after_in_child=_disown_all)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import copyreg
-import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -18,8 +17,10 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 from ..disk.paths import Paths
 from ..disk.presence import check_there
 from ..errors import CommitGone, CorruptionError, ReadOnlyError
+from ..process import forks
+from ..readers.copies import KEPT
 from ..readers.kept import Kept
-from ..readers.read_storage import KEPT, ReadStorage, open_kept, open_reader
+from ..readers.read_storage import ReadStorage, open_kept, open_reader
 from .database import Database, reading_storage
 from .snapshot import Snapshot, origin
 
@@ -189,4 +190,4 @@ def register() -> None:
         copyreg.pickle(kind, _pickled)
     copyreg.pickle(Snapshot, _pickled_snapshot)
     atexit.register(_close_at_exit)
-    os.register_at_fork(after_in_child=_forget_in_child)
+    forks.call_on_fork(_forget_in_child)

@@ -129,9 +129,3 @@ class SharedDatabase(Database):
     def sync(self) -> None:
         """Do nothing: what a transaction wrote is on disk when it has ended."""
         self._check_writable()
-
-    def _disown(self) -> None:
-        """Let go of everything in a forked child, where it is the parent's."""
-        if self._writing is not None:
-            self._writing.disown()
-        super()._disown()

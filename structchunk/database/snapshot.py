@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..chunks.heap import Heap
 from ..errors import ClosedError, ReadOnlyError, StoreNotFound
-from ..index.index import View
+from ..index.view import View
 from ..runs.extent import KEY_END, Extent, Run
 from ..runs.key_ranges import KeyRange, split, weight
 from ..runs.run import Piece

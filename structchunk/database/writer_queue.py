@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 
 from ..engine.storage import Storage
 from ..errors import ClosedError, LockedError
+from ..process import forks
 from .transaction import CLOSED, Ticket, Transaction
 
 POLL = 0.02
@@ -37,6 +38,7 @@ class WriterQueue:
         self._begin = begin
         self._end = end
         self._tickets: deque[Ticket] = deque()
+        forks.on_fork(self)
 
     def take(self, *, sync: bool) -> Transaction:
         """Begin a transaction, once those of other threads have ended.

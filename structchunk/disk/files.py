@@ -384,6 +384,25 @@ def rename(source: str, target: str) -> None:
     os.rename(source, target)
 
 
+def replace(path: str, data: bytes, *, sync: bool) -> None:
+    """Make a file of some bytes, or put one in the place of what is there: it has all of them, or is as it was.
+
+    Parameters
+    ----------
+    path : str
+    data : bytes
+    sync : bool
+        Bring the bytes to disk before the file gets its name. The name itself needs :func:`flush_directory`.
+    """
+    draft = f"{path}.new"
+    unlink(draft)  # one that was cut short: the disk was full, for instance
+    create(draft, 0)
+    write(draft, 0, data)
+    if sync:
+        flush(draft)
+    rename(draft, path)
+
+
 def link(source: str, target: str) -> bool:
     """Give a file a second name; return False where it cannot have one, as on another file system."""
     try:

@@ -14,9 +14,9 @@ import weakref
 from typing import Protocol
 
 from ..errors import CorruptionError, FailedError, LockedError
+from ..process import forks
 from . import files
 
-_locks: weakref.WeakSet[Lock] = weakref.WeakSet()
 _held: weakref.WeakValueDictionary[files.Identity, Lock] = weakref.WeakValueDictionary()
 _held_guard = threading.RLock()
 _ANNOUNCE_TRIES = 100
@@ -29,9 +29,6 @@ class Hold(Protocol):
 
     def release(self) -> None:
         """Let go. Idempotent."""
-
-    def disown(self) -> None:
-        """Let go of a forked child's copy, which is the parent's."""
 
     def displaced(self) -> str:
         """Say what is wrong if the path leads to another database by now, or to none; "" if all is well."""
@@ -64,7 +61,7 @@ class Lock:
         self._path = path
         self._identity: files.Identity = (0, 0)
         self._file, self._queue, self._announced = files.Descriptor(), files.Descriptor(), files.Descriptor()
-        _locks.add(self)
+        forks.on_fork(self)  # first: another thread may fork while this waits
         try:
             self._open(path)
             self._wait(path, timeout)
@@ -210,8 +207,6 @@ def _forget_in_child() -> None:
     global _held_guard
     _held_guard = threading.RLock()
     _held.clear()
-    for lock in list(_locks):  # also those of databases that another thread was just opening
-        lock.disown()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+forks.call_on_fork(_forget_in_child)

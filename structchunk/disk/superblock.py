@@ -152,9 +152,6 @@ class Watch:
 
 
 def create_superblock(path: str, first: Superblock) -> None:
-    """Create the file under another name, flush it, and rename it: it is there whole or not at all."""
-    draft = f"{path}.new"
-    files.unlink(draft)
-    files.create(draft, 2 * PAGE)
-    first.write(draft)
-    files.rename(draft, path)
+    """Create the file with its first slot, on disk: it is there whole or not at all."""
+    before = bytes(first.sequence % 2 * PAGE)
+    files.replace(path, (before + first.pack()).ljust(2 * PAGE, b"\0"), sync=True)

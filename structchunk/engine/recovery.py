@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-import uuid
 from collections.abc import Callable, Container, Mapping
 from typing import TypeAlias, TypeVar
 
@@ -51,6 +50,8 @@ LOAD_ROWS = 1 << 20
 
 def create_storage(paths: Paths, lock: Lock, chunk_size: int) -> Storage:
     """Make a new, empty database. The superblock comes last: without one there is nothing yet."""
+    import uuid  # noqa: PLC0415
+
     check_free(paths)
     for generation in paths.list_indexes():
         _remove_index(paths.index(generation))

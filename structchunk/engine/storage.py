@@ -22,7 +22,7 @@ from ..disk.reserve import Reserve
 from ..disk.superblock import Superblock
 from ..errors import FailedError
 from ..index.index import Catalog, Index
-from ..process import leftovers
+from ..process import forks, leftovers
 from ..process.mutex import Mutex, interrupts_itself
 from ..runs.extent import Extent
 from ..types.schema import Schema
@@ -85,6 +85,7 @@ class Storage:
         self._mutex = Mutex()
         self.reserve = Reserve(paths.reserve)
         self._uncheckpointed_size = 0
+        forks.on_fork(self)
 
     # ------------------------------------------------------------------ stores and chunks
 
@@ -112,12 +113,6 @@ class Storage:
         """Is held while files are written: nobody closes them meanwhile."""
         return self._mutex.lock
 
-    def check_storable(self) -> None:
-        """Raise if the files are not to be written any more; the caller holds the lock."""
-        if self._unfinished or self.failure or not self.index.leveldb.is_open():
-            self._note_unfinished()
-            self.check_sound()
-
     def create_chunk(self, heap: Heap, size: int, last_size: int) -> Chunk:
         """Create the next chunk file of a store, with room for one record of `size` bytes.
 
@@ -139,7 +134,7 @@ class Storage:
     def _create(self, heap: Heap, header: Header) -> Chunk:
         path = self.paths.chunk(header.chunk)
         with self._mutex.lock:  # a checkpoint of another thread has either all of this, or nothing
-            self.check_storable()
+            self.check_usable()
             self.check_place()
             # First: should this be interrupted, the id is used up, and the file will be cleared away.
             self.next_chunk, self.drafts[header.chunk] = header.chunk + 1, heap
@@ -157,8 +152,10 @@ class Storage:
     # ------------------------------------------------------------------ what state it is in
 
     def check_usable(self) -> None:
-        """Raise if nothing can be written."""
-        self.check_sound()
+        """Raise if nothing can be written, or a change was cut short; the caller holds the lock, and is in none."""
+        if self._unfinished or self.failure or not self.index.leveldb.is_open():
+            self._note_unfinished()
+            self.check_sound()
 
     def check_sound(self) -> None:
         """Raise if the database is closed, or an earlier commit failed half-way."""
@@ -185,7 +182,6 @@ class Storage:
         """Make ready for a transaction, or raise if nothing can be written."""
         self._refuse_inside()
         with self._mutex.lock:
-            self._note_unfinished()
             self.check_usable()
             if self.drafts or self.lent:
                 self._sweep()
@@ -251,9 +247,8 @@ class Storage:
         created = list(created)
         self._refuse_inside()
         with self._mutex.lock:
-            self._note_unfinished()
             self.check_usable()
-            changed = [staging for staging in stagings if staging.is_changed()]
+            changed = list(filter(Staging.is_changed, stagings))
             if sync:
                 for staging in changed:
                     staging.allocator.start_flush()  # goes on while checksums are made
@@ -378,7 +373,6 @@ class Storage:
             self._checkpoint()
 
     def _checkpoint(self, *, can_wait: bool = False) -> None:
-        self._note_unfinished()
         self.check_usable()
         self.check_place()
         count = len(self._grown()) + len(self.gone)
@@ -475,8 +469,6 @@ class Storage:
             leftovers.leave(self.close)
 
     def disown(self) -> None:
-        """Let go of everything in a forked child, where it is the parent's, whatever locks threads held."""
+        """Be closed in a forked child, whatever locks threads held: all of it is the parent's."""
         self.is_closed = True
         self._mutex = Mutex()
-        self.index.disown()
-        self._lock.disown()

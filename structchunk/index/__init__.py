@@ -3,5 +3,6 @@
 (store, key) -> where the record lies, the catalog of stores, the heads of chunks, live counts, as of any commit
 that is still read. Knows rows, not the bytes of records; only ``leveldb`` imports plyvel.
 
-Modules, from the bottom up: counts, delta, leveldb_files, page, page_cache, version, growth, leveldb, table, index.
+Modules, from the bottom up: counts, delta, leveldb_files, page, page_cache, version, growth, gate, leveldb,
+store_keys, table, view, index.
 """

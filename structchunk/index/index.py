@@ -1,6 +1,6 @@
 """The index of a database: (store, key) -> extent, the catalog, the heads of chunks. It reads no records.
 
-LevelDB keys, big-endian numbers (`table.py` has the two regions of a store)::
+LevelDB keys, big-endian numbers (`store_keys.py` has the two regions of a store)::
 
     M last          u8 last commit
     M checkpoint    16s database uuid, u4 format version, u4 next chunk id, u8 checkpoint, u8 its batch
@@ -20,18 +20,18 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 from weakref import WeakMethod
 
-import numpy as np
-import numpy.typing as npt
-
-from ..errors import ClosedError, CorruptionError, StoreNotFound
+from ..errors import CorruptionError
+from ..process import forks
 from ..process.mutex import Mutex
-from ..runs.extent import Extent, Run, unpack_row
+from ..runs.extent import Run, unpack_row
 from ..runs.run import Piece
 from .counts import Counts, Live, recount, recount_one
-from .leveldb import REBUILD, LevelDB
+from .leveldb import REBUILD, LevelDB, Pair
 from .page_cache import Budget
-from .table import Change, Table, keys_of_pages, keys_of_store
+from .store_keys import keys_of_pages, keys_of_store
+from .table import Change, Table
 from .version import Clock
+from .view import Pin, View, table_of
 
 VERSION = 1
 LAST = b"Mlast"
@@ -39,7 +39,6 @@ CHECKPOINT = b"Mcheckpoint"
 CATALOG = b"Mcatalog"
 _OF_STORES = ((b"C", b"E"), (CATALOG, CATALOG + b"\0"), (b"P", b"Q"))
 """The ranges of keys that say what the stores hold; all others are about this very LevelDB."""
-COPY_PAIRS = 256
 _U8 = struct.Struct("<Q")
 _CHECKPOINT = struct.Struct("<16sIIQQ")
 _BATCH_KEY = struct.Struct(">cQ")
@@ -62,85 +61,6 @@ class Prepared(NamedTuple):
     catalog: Catalog | None = None
     dropped: Collection[int] = ()
     removed: Collection[bytes] = ()
-
-
-class Pin:
-    """Keeps alive what was current and is not any more, for the views that go on reading it.
-
-    Every view holds the pin of its time, and every pin the next one, so that what is kept goes with the last
-    view that might read it.
-    """
-
-    def __init__(self) -> None:
-        self.kept: list[object] = []
-        self.next: Pin | None = None
-
-
-class View:
-    """The index as of one commit.
-
-    Notes
-    -----
-    Any number of threads may read. It holds a LevelDB snapshot until :meth:`close`, which keeps LevelDB from
-    dropping old tables: keep it short.
-    """
-
-    def __init__(
-        self,
-        tables: Mapping[int, Table],
-        commit: int,
-        version: int,
-        snapshot: Any,
-        read_live: Callable[[int, Any], dict[int, Live]],
-        pin: Pin,
-    ) -> None:
-        self._tables = dict(tables)  # a store that is dropped later stays readable here
-        self.commit = commit
-        self.version = version
-        self._snapshot = snapshot
-        self._read_live = read_live
-        self._pin = pin
-
-    @property
-    def snapshot(self) -> Any:
-        """The plyvel snapshot.
-
-        Raises
-        ------
-        ClosedError
-            It was let go, so that a range that is still being read cannot go on as of another commit.
-        """
-        if self._snapshot is None:
-            raise ClosedError("the snapshot is closed; take another with db.snapshot()")
-        return self._snapshot
-
-    def find(self, store: int, key: int) -> Extent | None:
-        """Return the extent of a key, or None."""
-        return _table(self._tables, store).find_at(key, self)
-
-    def lookup(self, store: int, keys: npt.NDArray[np.uint64]) -> Run:
-        """Return one row per ascending key; the key that has none gets a tombstone."""
-        return _table(self._tables, store).lookup(keys, self)
-
-    def pieces(self, store: int, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
-        """Yield the live rows of a key range as consecutive pieces."""
-        return self._held(_table(self._tables, store).pieces(start, stop, self, reverse=reverse))
-
-    def _held(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
-        """Pass pieces on, so that this view, and what it pins, lives until the last of them has been read."""
-        yield from pieces
-
-    def record_count(self, store: int) -> int:
-        """Return how many records the store has."""
-        return sum(count.record_count for count in self.live(store).values())
-
-    def live(self, store: int) -> dict[int, Live]:
-        """Return what is live in each chunk of a store."""
-        return self._read_live(store, self.snapshot)
-
-    def close(self) -> None:
-        """Let the snapshot go."""
-        self._snapshot = None
 
 
 class Index:
@@ -184,6 +104,7 @@ class Index:
         self.live: dict[int, dict[int, Live]] = {}
         heads = self._read_rows(b"H", _HEAD_KEY)
         self.heads = {chunk: pair for (_, chunk), pair in heads.items()}
+        forks.on_fork(self)
 
     @classmethod
     def create(
@@ -270,7 +191,7 @@ class Index:
         StoreNotFound
             The store was dropped.
         """
-        return _table(self._tables, store)
+        return table_of(self._tables, store)
 
     def add_table(self, store: int, item_size: int, check: Check) -> Table:
         """Make a store's rows readable; `check` raises if a run points outside the store's chunks."""
@@ -296,24 +217,7 @@ class Index:
         clock = self._clock
         clock.check()
         with clock.lock:
-            snapshot = self.leveldb.snapshot()
-            return View(self._tables, clock.last, clock.version, snapshot, self.read_live, self.pin)
-
-    def copy(self, view: View, path: str, next_chunk: int) -> Index:
-        """Create an index that holds what a view of this one shows; not durable before its first checkpoint."""
-        copy = Index.create(path, self.database, view.commit, next_chunk)
-        try:
-            for start, stop in _OF_STORES:
-                self._copy_pairs(view, start, stop, copy.leveldb)
-        except BaseException:
-            copy.close()
-            raise
-        return copy
-
-    def _copy_pairs(self, view: View, start: bytes, stop: bytes, target: LevelDB) -> None:
-        while pairs := self.leveldb.read(start, stop, COPY_PAIRS, view.snapshot):
-            target.write(pairs)
-            start = pairs[-1][0] + b"\0"
+            return View(self, self._tables, clock.last, clock.version, self.leveldb.snapshot())
 
     def keep(self, things: Iterable[object]) -> None:
         """Keep things alive for as long as there is a view that was taken before now."""
@@ -523,8 +427,18 @@ class Index:
         self.forget()
 
 
-def _table(tables: Mapping[int, Table], store: int) -> Table:
-    table = tables.get(store)
-    if table is None:
-        raise StoreNotFound("the store was dropped")
-    return table
+def copy_view(view: View, path: str, database: bytes, next_chunk: int) -> Index:
+    """Create an index that holds what a view shows; not durable before its first checkpoint."""
+    index = Index.create(path, database, view.commit, next_chunk)
+    try:
+        for start, stop in _OF_STORES:
+            _write_pairs(index.leveldb, view.pairs(start, stop))
+    except BaseException:
+        index.close()
+        raise
+    return index
+
+
+def _write_pairs(target: LevelDB, groups: Iterable[list[Pair]]) -> None:
+    for pairs in groups:
+        target.write(pairs)

@@ -9,7 +9,6 @@ opening are two things.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fnmatch
 import os
@@ -17,9 +16,7 @@ import stat
 import sys
 import time
 import weakref
-from collections import deque
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any
 
 if sys.version_info >= (3, 13):
@@ -31,8 +28,8 @@ else:
 
 from ..disk import files
 from ..errors import CLOSED, ClosedError, CorruptionError, LockedError
-from ..process import leftovers
-from ..process.mutex import Mutex
+from ..process import forks
+from .gate import Gate, PrivateDirectory, Snapshot, leak
 from .growth import BUFFER_SIZE, Growth
 from .leveldb_files import damaged_tables
 
@@ -68,131 +65,11 @@ _ERRNOS = (
     errno.EAGAIN,  # LevelDB's own lock: another program has it
 )
 REBUILD = "restore the index with structchunk.rebuild_index(path): the chunk files hold all that it held"
-FORKED = "this database was opened before fork(); open it again in this process"
 
-_gates: weakref.WeakSet[Gate] = weakref.WeakSet()
 _opening: weakref.WeakValueDictionary[str, Gate] = weakref.WeakValueDictionary()
 """By their paths, those that belong to no open database yet."""
 _used = False
 _inherited = False
-
-
-class Gate:
-    """Gives out a handle until it is shut: ``with gate.lock, gate as handle``. Leaving translates errors.
-
-    One thread at a time goes in, so that no call is in flight when the gate is shut. The lock is taken by its own
-    ``with``: whatever Ctrl-C interrupts, it is let go. A finaliser or signal handler that interrupts a call may
-    make another one, but for shutting.
-    """
-
-    def __init__(self, path: str, handle: Any) -> None:
-        self.mutex = Mutex()
-        self.lock = self.mutex.lock
-        self._path = path
-        self._handle = handle
-        self._refusal = ""
-        self._discarded: deque[Any] = deque()
-        self.directory: PrivateDirectory | None = None
-        _gates.add(self)
-
-    def check(self) -> None:
-        """Raise ClosedError once the gate is shut."""
-        if self._refusal:
-            raise ClosedError(self._refusal)
-
-    def is_open(self) -> bool:
-        """Tell whether it was not shut yet."""
-        return not self._refusal
-
-    def is_held(self) -> bool:
-        """Tell whether the handle was not let go yet."""
-        return self._handle is not None
-
-    def __enter__(self) -> Any:
-        self.check()
-        if self._discarded:
-            self._discarded.clear()
-        return self._handle
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, plyvel.Error):
-            raise _translated(self._path, error) from error
-
-    def shut(self, refusal: str) -> Any:
-        """Refuse further calls, and return the handle, to be closed; None once that was done."""
-        self.mutex.refuse_mine()
-        with self.lock:
-            self._refusal = self._refusal or refusal  # from here on no snapshot goes before the handle is closed
-            return self._handle
-
-    def forget(self) -> None:
-        """Let the handle go, which was closed."""
-        self._handle = None
-
-    def disown(self) -> None:
-        """Give the handle up without touching it: in a forked child, closing it would hang."""
-        for given_up in (self._handle, *self._discarded):
-            _leak(given_up)
-        self._handle = None
-        self.mutex = Mutex()
-        self.lock = self.mutex.lock
-        self._refusal = FORKED
-
-    def discard(self, snapshot: Any) -> None:
-        """Let a plyvel snapshot go: with the next call, for plyvel crashes if one goes while it closes.
-
-        Takes no lock, since the garbage collector may call it at any time.
-        """
-        if self._refusal == FORKED:
-            _leak(snapshot)
-        else:
-            self._discarded.append(snapshot)
-
-
-class PrivateDirectory:
-    """A directory that is removed once nobody holds this object: neither its LevelDB, nor who keeps it for others.
-
-    It goes at once or not at all: who is cloning it never takes what is left of it for the whole.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        weakref.finalize(self, leftovers.leave, partial(_remove, path, os.getpid()))
-
-
-def _remove(path: str, owner: int) -> None:
-    """Remove a private directory that nobody needs any more; in a forked child it is the parent's."""
-    if os.getpid() == owner:
-        doomed = f"{path}.gone"
-        with contextlib.suppress(OSError):
-            files.rename(path, doomed)
-            path = doomed
-        with contextlib.suppress(OSError):
-            files.remove_tree(path)
-
-
-def _leak(thing: Any) -> None:
-    """Keep an object from ever being destroyed."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
-
-
-class Snapshot:
-    """The state of a LevelDB at one time, for as long as this object lives."""
-
-    __slots__ = ("_gate", "inner")
-
-    def __init__(self, gate: Gate, inner: Any) -> None:
-        self._gate = gate
-        self.inner = inner
-
-    def __del__(self) -> None:
-        if hasattr(self, "inner"):  # else its making was cut short
-            self._gate.discard(self.inner)
-
-    @property
-    def directory(self) -> PrivateDirectory | None:
-        """What keeps the files, if it is of a private LevelDB."""
-        return self._gate.directory
 
 
 def _source(handle: Any, snapshot: Snapshot | None) -> Any:
@@ -232,12 +109,13 @@ class LevelDB:
     Notes
     -----
     Any number of threads may call; one call goes on at a time. After :meth:`close`, and in a forked child,
-    every method raises ClosedError.
+    every method raises ClosedError; ``check_open()`` does nothing else, and ``is_open()`` tells.
     """
 
     def __init__(self, path: str, handle: Any, *, private: bool = False) -> None:
         self.path = path
-        self._gate = Gate(path, handle)
+        self._gate = Gate(path, handle, _translated)
+        self.check_open, self.is_open = self._gate.check, self._gate.is_open  # every write asks, again and again
         self._private = private
         self._logs: set[str] = set()
         self.growth = Growth(path)
@@ -313,7 +191,7 @@ class LevelDB:
         options = _OPTIONS | {"write_buffer_size": _NEVER_FULL} if _inherited else _OPTIONS
         handle = plyvel.DB(os.fsencode(path), create_if_missing=create, **options)
         if _inherited:
-            _leak(handle)
+            leak(handle)
         try:
             return cls(path, handle, private=private)
         except BaseException:
@@ -321,17 +199,9 @@ class LevelDB:
                 handle.close()
             raise
 
-    def check_open(self) -> None:
-        """Raise ClosedError after :meth:`close`, or in a forked child."""
-        self._gate.check()
-
     def adopt(self) -> None:
         """Belong to an open database, which closes this; until then the next one to open the path may do it."""
         _opening.pop(self.path, None)
-
-    def is_open(self) -> bool:
-        """Tell whether it is."""
-        return self._gate.is_open()
 
     def is_held(self) -> bool:
         """Tell whether LevelDB is open here, even if closing has begun."""
@@ -460,19 +330,13 @@ class LevelDB:
         except OSError:
             return 0  # somebody removed the files: closing goes on
 
-    def disown(self) -> None:
-        """Give the handle up in a forked child."""
-        self._gate.disown()
 
-
-def _disown_all() -> None:
+def _note_fork() -> None:
     global _inherited
     _inherited = _used
-    for gate in list(_gates):
-        gate.disown()
 
 
-os.register_at_fork(after_in_child=_disown_all)
+forks.call_on_fork(_note_fork)
 
 
 def _refuse_after_fork() -> None:
@@ -522,7 +386,9 @@ def _opening_failed(path: str, error: Exception) -> Exception:
     return (_os_error if _errno_in(error) else _corruption)(path, error)
 
 
-def _translated(path: str, error: Exception) -> Exception:
+def _translated(path: str, error: BaseException) -> BaseException:
+    if not isinstance(error, plyvel.Error):
+        return error
     # A table that is missing, or empty as some file systems leave it after a power cut, cannot be mapped.
     is_damage = any(os.strerror(number) in str(error) for number in (errno.ENOENT, errno.EINVAL))
     if isinstance(error, plyvel.CorruptionError) or is_damage:

@@ -1,12 +1,7 @@
-"""The index of one store: its pages and its delta in LevelDB, read and changed as runs. Nothing of other stores.
-
-LevelDB keys here are ``D · store u4 · key u8`` for a delta row and ``P · store u4 · last key u8`` for a page,
-big-endian, so that byte order is numeric order.
-"""
+"""The index of one store: its pages and its delta in LevelDB, read and changed as runs. Nothing of other stores."""
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -52,6 +47,7 @@ from .delta import Delta
 from .leveldb import REBUILD, LevelDB, Pair
 from .page import count_rows, is_short, pack_pages, unpack_pages
 from .page_cache import Block, BlockCache, Budget
+from .store_keys import KEY, KEY_SIZE, keys_of_store
 from .version import At, Clock
 
 PAGE_ROWS = 512
@@ -64,9 +60,6 @@ FOLD_FRACTION = 16
 FEW_KEYS = 32
 DENSE_KEYS = 4
 """Where more looked-up keys than this meet one block, the next is read with many pages."""
-_KEY = struct.Struct(">cIQ")
-_KEY_SIZE = _KEY.size + 7
-"""Bytes of a key and of what LevelDB adds to it, at most."""
 
 
 class Change(NamedTuple):
@@ -81,7 +74,7 @@ class Change(NamedTuple):
 
     def size(self) -> int:
         """Return how many bytes of LevelDB's log it takes, about."""
-        size = _KEY_SIZE * (len(self.puts) + len(self.deletes))
+        size = KEY_SIZE * (len(self.puts) + len(self.deletes))
         for _, value in self.puts:
             size += len(value)
         return size
@@ -125,7 +118,7 @@ class Table:
         self._dropped = ""
 
     def _key(self, region: bytes, key: int) -> bytes:
-        return _KEY.pack(region, self._store, key)
+        return KEY.pack(region, self._store, key)
 
     def _end(self, region: bytes) -> bytes:
         return self._key(region, KEY_END - 1) + b"\0"
@@ -294,8 +287,8 @@ class Table:
         return Block(piece, floor, last, split(piece, self._item_size))
 
     def _last_key(self, page: Pair) -> int:
-        if len(page[0]) != _KEY.size:
-            raise self._damaged(f"an index key of {len(page[0])} bytes", f"{_KEY.size} bytes")
+        if len(page[0]) != KEY.size:
+            raise self._damaged(f"an index key of {len(page[0])} bytes", f"{KEY.size} bytes")
         return int.from_bytes(page[0][-8:], "big")
 
     # ------------------------------------------------------------------ decoding
@@ -452,17 +445,3 @@ class Table:
             part = clip(rest, low, stop)
             rest = rest[len(part) :]
             yield self._rewrite([Scattered(part)], pages, part["key"].tolist())
-
-
-def keys_of_pages(store: int) -> tuple[bytes, bytes]:
-    """Return the first and the last LevelDB key that a page of a store may have."""
-    return _KEY.pack(b"P", store, 0), _KEY.pack(b"P", store, KEY_END - 1)
-
-
-def keys_of_store(leveldb: LevelDB, store: int) -> Iterator[bytes]:
-    """Yield every LevelDB key of a store's two regions, for dropping it."""
-    for region in (b"D", b"P"):
-        start, end = _KEY.pack(region, store, 0), _KEY.pack(region, store, KEY_END - 1) + b"\0"
-        while pairs := leveldb.read(start, end, 4096):
-            yield from (key for key, _ in pairs)
-            start = pairs[-1][0] + b"\0"

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import uuid
 from typing import NamedTuple
 
 from ..chunks.chunk import Chunk
@@ -31,7 +30,8 @@ from ..disk import files
 from ..disk.paths import AnyPath, Paths, absolute
 from ..disk.superblock import Superblock, crc_of_heads, create_superblock
 from ..engine.storage import Storage
-from ..index.index import Index, View
+from ..index.index import copy_view
+from ..index.view import View
 from ..runs.extent import LIVE
 
 
@@ -85,7 +85,7 @@ def copy_storage(storage: Storage, dest: str) -> None:
     dest : str
         Where to make it.
     """
-    draft = Paths(f"{dest}.part-{uuid.uuid4().hex[:8]}")
+    draft = Paths(f"{dest}.part-{os.urandom(4).hex()}")
     files.make_directory(draft.root)
     try:
         _build(storage, draft)
@@ -105,7 +105,7 @@ def _build(storage: Storage, draft: Paths) -> None:
         for source in taken.sources:
             _copy_chunk(source, draft.chunk(source.chunk.id))
         files.flush_directory(draft.chunks)
-        _copy_index(storage.index, taken, draft)
+        _copy_index(taken, draft)
     files.flush_directory(draft.root)
     heads = crc_of_heads({chunk: directory for chunk, (_, directory) in taken.heads.items()})
     create_superblock(draft.superblock, taken.superblock._replace(heads=heads))
@@ -181,9 +181,10 @@ def _copy_chunk(source: Source, path: str) -> None:
     copy.flush()
 
 
-def _copy_index(source: Index, taken: Taken, draft: Paths) -> None:
+def _copy_index(taken: Taken, draft: Paths) -> None:
     superblock = taken.superblock
-    index = source.copy(taken.view, draft.index(superblock.generation), superblock.next_chunk)
+    path = draft.index(superblock.generation)
+    index = copy_view(taken.view, path, superblock.database, superblock.next_chunk)
     try:
         index.write_checkpoint(superblock.next_chunk, taken.heads, taken.gone)
     finally:

@@ -14,8 +14,8 @@ from ..chunks.heap import Heap, Place
 from ..chunks.segment import Segment, data_crc
 from ..engine.storage import Storage
 from ..errors import ClosedError, Error
-from ..index.index import View
 from ..index.leveldb import REBUILD
+from ..index.view import View
 from ..runs.extent import LIVE, TOMBSTONE, ZERO, Run, by_offset, last_wins, live, misplaced
 from ..runs.run import joined
 

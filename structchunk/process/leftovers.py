@@ -6,6 +6,8 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 
+from . import forks
+
 _left: deque[Callable[[], object]] = deque()
 
 
@@ -32,6 +34,4 @@ def clear() -> None:
                 call()
 
 
-def disown() -> None:
-    """Forget all of it in a forked child, where it is the parent's."""
-    _left.clear()
+forks.call_on_fork(_left.clear)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import LockedError
@@ -12,7 +13,8 @@ class Mutex:
     """A lock; who may be waiting for itself asks first.
 
     ``lock`` is taken by ``with mutex.lock``, never by a method: Python takes and frees a lock that is written in C
-    within one instruction, so that no interrupt can leave it locked.
+    within one instruction, so that no interrupt can leave it locked. ``is_mine()`` tells whether this thread
+    holds it.
 
     Notes
     -----
@@ -22,10 +24,7 @@ class Mutex:
 
     def __init__(self) -> None:
         self.lock: Any = threading.RLock()
-
-    def is_mine(self) -> bool:
-        """Tell whether this thread holds the lock."""
-        return bool(self.lock._is_owned())
+        self.is_mine: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
 
     def refuse_mine(self) -> None:
         """Raise LockedError if this thread holds the lock."""

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import os
 import re
-import secrets
 import stat
 import weakref
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from collections.abc import Iterable
 from ..disk import files
 from ..disk.lock import Lock
 from ..disk.paths import Paths
+from ..process import forks
 
 _OWN_NAME = re.compile(r"\d+-[0-9a-f]{8}")
 
@@ -37,6 +37,7 @@ class ReaderDirectory:
         self.path, self._lock = _make(parent, prefix)
         self._identity = files.identity(os.fstat(self._lock.fd))
         self._finalizer = weakref.finalize(self, _remove, self.path, self._lock, os.getpid())
+        forks.on_fork(self)
 
     def release(self) -> None:
         """Remove it. Idempotent."""
@@ -58,7 +59,7 @@ class ReaderDirectory:
 def _make(parent: str, prefix: str) -> tuple[str, files.Descriptor]:
     """Return a new directory, and what holds its lock."""
     while True:
-        path = os.path.join(parent, f"{prefix}{os.getpid()}-{secrets.token_hex(4)}")
+        path = os.path.join(parent, f"{prefix}{os.getpid()}-{os.urandom(4).hex()}")
         lock = files.Descriptor()
         try:
             files.make_directory(path)
@@ -142,7 +143,7 @@ def _remove_tree(path: str) -> None:
     First it gets another name of the same kind: who is cloning what is in it finds all of it, or nothing.
     """
     with contextlib.suppress(OSError):
-        doomed = path[:-8] + secrets.token_hex(4)
+        doomed = path[:-8] + os.urandom(4).hex()
         files.rename(path, doomed)
         path = doomed
         for name in set(os.listdir(path)) - {"lock"}:

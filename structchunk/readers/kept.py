@@ -51,12 +51,8 @@ class Kept(NamedTuple):
 
 def write_ends(index: str, ends: Mapping[int, Ends]) -> None:
     """Write down the chunks of a clone, in its directory, and how far they reach."""
-    path = os.path.join(index, _NAME)
-    draft = f"{path}.new"
-    files.unlink(draft)  # the disk may have been full before
-    files.create(draft, 0)
-    files.write(draft, 0, json.dumps([[chunk, *end] for chunk, end in ends.items()]).encode())
-    files.rename(draft, path)
+    text = json.dumps([[chunk, *end] for chunk, end in ends.items()])
+    files.replace(os.path.join(index, _NAME), text.encode(), sync=False)
 
 
 def read_ends(index: str) -> dict[int, Ends]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Callable
 
 from ..disk import files
@@ -133,6 +132,8 @@ def link_file(source: str, target: str) -> None:
 
 def copy_file(source: str, target: str) -> None:
     """Copy a regular file."""
+    import shutil  # noqa: PLC0415
+
     draft = f"{target}.part"  # the source may go, and the copy fail, half-way
     with files.opened(source) as fd, open(fd, "rb", closefd=False) as reading, open(draft, "wb") as writing:
         shutil.copyfileobj(reading, writing, 1 << 20)

@@ -72,6 +72,15 @@ def size_of(form: int, count: int) -> int:
     return -(-(HEAD.size + (count * KEY_SIZE if form == KEYS else _ENDS.size)) // ROW_SIZE) * ROW_SIZE
 
 
+def flags_of(packed: Packed) -> int:
+    """Return the flags that any of some rows has, which are sound."""
+    form, count, body = packed
+    if form == ALL and count != 1:
+        return int(np.bitwise_or.reduce(run_from_bytes(body)["flags"], initial=0))
+    flags: int = HEAD.unpack_from(body, KEY_SIZE if form == ALL else 0)[3]  # a row is its key and the same fields
+    return flags
+
+
 def _shortest(piece: Piece, item_size: int) -> Piece:
     """Return rows as a Stretch of one length with its keys in the shortest form; if they are none, as a run."""
     if len(piece) < _FEWEST:

@@ -53,7 +53,7 @@ class Manifest(NamedTuple):
 
 
 def write_manifest(directory: str, manifest: Manifest) -> None:
-    """Write a manifest under another name, flush it, and rename it: it is there whole or not at all."""
+    """Write a manifest, on disk: it is there whole, or as it was before."""
     path = os.path.join(directory, NAME)
     shards = [
         {"path": shard.path, "stores": {name: holding._asdict() for name, holding in shard.stores.items()}}
@@ -61,12 +61,7 @@ def write_manifest(directory: str, manifest: Manifest) -> None:
     ]
     body = {"stores": {name: schema.descriptor for name, schema in manifest.stores.items()}, "shards": shards}
     text = json.dumps({"format": FORMAT, "version": VERSION, "crc": _crc(body), **body}, indent=1)
-    draft = f"{path}.new"
-    files.unlink(draft)
-    files.create(draft, 0)
-    files.write(draft, 0, text.encode())
-    files.flush(draft)
-    files.rename(draft, path)
+    files.replace(path, text.encode(), sync=True)
     files.flush_directory(directory)
 
 

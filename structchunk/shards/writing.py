@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 
 from ..database.database import Database
@@ -34,7 +33,7 @@ def new_directory(path: AnyPath) -> Iterator[str]:
     try:
         yield directory
     except BaseException:
-        doomed = f"{directory}{PART}{uuid.uuid4().hex}"
+        doomed = f"{directory}{PART}{os.urandom(16).hex()}"
         files.rename(directory, doomed)  # who is still making a shard cannot put it there any more
         with contextlib.suppress(OSError):
             files.remove_tree(doomed)
@@ -56,7 +55,7 @@ def make_shard(directory: str, number: int, fill: Callable[[Database], object]) 
     """
     name = f"shard-{number:05}.sc"
     path = os.path.join(directory, name)
-    draft = f"{path}{PART}{uuid.uuid4().hex}"
+    draft = f"{path}{PART}{os.urandom(16).hex()}"
     try:
         with open(draft, "x", sync=False) as database:
             fill(database)

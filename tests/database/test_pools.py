@@ -33,8 +33,8 @@ from structchunk.chunks.header import HeaderFields
 from structchunk.database import pickling
 from structchunk.disk import files
 from structchunk.maintenance.chunk_map import map_chunks
-from structchunk.readers import read_storage
-from structchunk.readers.read_storage import KEPT
+from structchunk.readers import copies
+from structchunk.readers.copies import KEPT
 
 COUNT = 1000
 METHODS = ["spawn", "fork", "forkserver"]
@@ -604,7 +604,7 @@ def test_figures_are_those_of_its_commit(open_db: OpenDB, monkeypatch: pytest.Mo
     """What a writer does between the cloning of the index and the look at the chunks is none of the reader's."""
     writer = open_db(sync=False, chunk_size=16 << 10)
     store = writer.array_store("a", "f8")
-    clone, figures = read_storage.clone_leveldb, []
+    clone, figures = copies.clone_leveldb, []
 
     def work() -> None:
         store.put_many(range(0, 300, 3), np.ones((100, 5)))
@@ -617,7 +617,7 @@ def test_figures_are_those_of_its_commit(open_db: OpenDB, monkeypatch: pytest.Mo
         work()
 
     work()
-    monkeypatch.setattr(read_storage, "clone_leveldb", clone_and_work)
+    monkeypatch.setattr(copies, "clone_leveldb", clone_and_work)
     with open_db("r") as db:
         assert same(db.stats(), figures[-1])
         db.refresh()

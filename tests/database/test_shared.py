@@ -309,7 +309,7 @@ def test_writes_do_not_catch_up(path: str, monkeypatch: pytest.MonkeyPatch) -> N
     with sc.open(path, shared=True) as db, sc.open(path, shared=True) as other:
         store, mine = db.array_store("a", "i8"), other.array_store("a", "i8")
         with monkeypatch.context() as patch:
-            patch.setattr("structchunk.readers.read_storage.Copies.read", lambda _: pytest.fail("cloned"))
+            patch.setattr("structchunk.readers.copies.Copies.read", lambda *_: pytest.fail("cloned"))
             for number in range(3):
                 store[number] = [number]
                 mine[number + 10] = [number]

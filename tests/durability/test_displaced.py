@@ -17,7 +17,7 @@ import pytest
 import structchunk as sc
 from structchunk.disk import files
 from structchunk.disk.lock import Lock, is_held
-from structchunk.readers import read_storage
+from structchunk.readers import copies
 
 CHUNK_SIZE = 16 << 10
 SUCCESSOR = """
@@ -218,7 +218,7 @@ def read(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.MonkeyP
         def refuse(source: str, target: str) -> None:
             raise PermissionError(1, "no links here", source)
 
-        monkeypatch.setattr(read_storage, "link_file", refuse)
+        monkeypatch.setattr(copies, "link_file", refuse)
     with sc.open(root, "r") as db:
         yield db
 

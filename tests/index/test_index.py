@@ -21,10 +21,11 @@ from support import UUID, Model, alive, between, keys, model_of, models, rows_of
 
 from structchunk.errors import ClosedError, CorruptionError, StoreNotFound
 from structchunk.index import page_cache, table
-from structchunk.index.index import CATALOG, CHECKPOINT, LAST, Index, View
+from structchunk.index.index import CATALOG, CHECKPOINT, LAST, Index
 from structchunk.index.page import count_rows as rows_of_page
 from structchunk.index.page import is_short
 from structchunk.index.table import Change, Table
+from structchunk.index.view import View
 from structchunk.runs.extent import KEY_END, ROW, TOMBSTONE, Extent, Run
 from structchunk.runs.run import Piece, Scattered, Stretch, joined, shorten
 

@@ -558,19 +558,31 @@ def test_survey_says_what_a_walk_says(db: sc.Database) -> None:
     assert {(Stretch, True), (Scattered, False)} <= forms
 
 
-def test_key_that_looks_like_a_record(db: sc.Database, tmp_path: Path) -> None:
-    """Then nothing is sure, and the chunk is copied, however live the record that it would have hidden."""
+@pytest.mark.parametrize("is_live", [False, True])
+def test_key_that_looks_like_a_record(db: sc.Database, tmp_path: Path, *, is_live: bool) -> None:
+    """It is not taken for one: the chunk is linked, unless a record in it may change in place."""
     key = int.from_bytes(b"SEGM", "little")
     store = db.array_store("a", "f8")
     with db.transaction() as transaction:
         transaction["a"].put(key, [1.0])
-        transaction["a"].new(key + 1, 1)
+        if is_live:
+            transaction["a"].new(key + 1, 1)
     store.put_many(range(10, 2010), np.ones((2000, 3)))
     first = db._storage.heaps["a"].chunks[min(db._storage.heaps["a"].chunks)]
-    assert survey(memoryview(first.source)[first.directory :]) is None
+    surveyed = survey(memoryview(first.source)[first.directory :])
+    assert surveyed is not None
+    assert bool(surveyed[0] & LIVE) == is_live
     db.checkpoint(tmp_path / "copy.sc")
-    assert os.path.basename(first.path) not in linked(db.path)
+    assert (os.path.basename(first.path) in linked(db.path)) != is_live
     assert read(str(tmp_path / "copy.sc")) == contents(db)
+
+
+def test_survey_of_what_is_no_whole_directory(db: sc.Database) -> None:
+    fill(db)
+    chunk = db.storage.heaps["plain"].chunks[min(db._storage.heaps["plain"].chunks)]
+    directory = memoryview(chunk.source)[chunk.directory :]
+    assert survey(directory[32:]) is None
+    assert survey(directory[:-32]) is None
 
 
 # ---------------------------------------------------------------------- under load

@@ -16,8 +16,8 @@ PACKAGE = Path(structchunk.__path__[0])
 FOLDERS: dict[str, set[str]] = {
     "runs": set(),
     "types": set(),
-    "disk": set(),
     "process": set(),
+    "disk": {"process"},
     "interop": {"types"},
     "chunks": {"disk", "runs", "types"},
     "index": {"process", "disk", "runs", "types.keys"},
@@ -215,11 +215,24 @@ def test_all_that_is_public_is_there() -> None:
         assert getattr(structchunk, name).__doc__
 
 
-def test_importing_the_package_brings_in_nothing_but_what_it_needs() -> None:
-    code = "import sys, structchunk; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+def loaded_by(code: str) -> set[str]:
+    """Return the modules that a new Python has loaded after some code, without those within packages."""
+    code = f"{code}; import sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_brings_in_nothing_but_what_it_needs() -> None:
+    """Of other packages nothing but plyvel and NumPy; of the standard library what opening a database needs."""
     extras = {"pandas", "pyarrow", "duckdb", "polars", "click", "rich", "matplotlib", "dask", "distributed"}
-    assert not (extras | {"pytest", "hypothesis", "lmdb", "asyncio"}) & set(done.stdout.split())
+    tests = {"pytest", "hypothesis", "lmdb"}
+    network = {"asyncio", "concurrent", "email", "http", "multiprocessing", "socket", "ssl", "urllib"}
+    heavy = {"bz2", "decimal", "fractions", "hashlib", "hmac", "logging", "lzma", "secrets", "shutil"}
+    rare = {"argparse", "csv", "sqlite3", "tempfile", "unittest", "uuid", "xml", "zipfile"}
+    unwanted = extras | tests | network | heavy | rare
+    plyvel = "plyvel_next" if sys.version_info >= (3, 13) else "plyvel"
+    needed = loaded_by(f"import numpy, numpy.typing, {plyvel}")
+    assert (loaded_by("import structchunk") - needed) & unwanted == set()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import structchunk as sc
-from structchunk.readers import read_storage
+from structchunk.readers import copies
 
 WRITE_IN_TURN = """
 import sys
@@ -133,7 +133,7 @@ def test_a_reader_of_before_that_cannot_link_follows(root: Path, monkeypatch: py
     def refuse(source: str, target: str) -> None:
         raise PermissionError(1, "no links here", source)
 
-    monkeypatch.setattr(read_storage, "link_file", refuse)
+    monkeypatch.setattr(copies, "link_file", refuse)
     with sc.open(root, "r") as read:
         store, snapshot = read["a"], read.snapshot()
         assert sums(store) == [5] * 100

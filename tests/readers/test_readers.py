@@ -29,7 +29,7 @@ import structchunk as sc
 from structchunk.chunks.chunk import Chunk
 from structchunk.index.leveldb import LevelDB
 from structchunk.process.leftovers import clear
-from structchunk.readers import read_storage
+from structchunk.readers import copies, read_storage
 from structchunk.readers.directory import sweep
 
 
@@ -108,8 +108,8 @@ def test_refresh_gives_back_what_is_not_needed(open_db: OpenDB) -> None:
 @pytest.mark.parametrize(
     "where",
     [
-        "structchunk.readers.read_storage.clone_leveldb",
-        "structchunk.readers.read_storage.open_copy",
+        "structchunk.readers.copies.clone_leveldb",
+        "structchunk.readers.copies.open_copy",
         "structchunk.index.index.Index.follow",
     ],
 )
@@ -746,7 +746,7 @@ def test_a_reader_does_not_hold_up_a_writer(open_db: OpenDB) -> None:
     try:
         for number in range(20):
             with sc.open(path, "r+") as writer:
-                assert read_storage.is_held(os.path.join(path, "readers", "writer"))
+                assert copies.is_held(os.path.join(path, "readers", "writer"))
                 writer["floats"][number] = [1.0]
     finally:
         stop.set()

@@ -1,0 +1,122 @@
+"""View: the index as of one commit, and what stays alive as long as a view may read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ClosedError, StoreNotFound
+from ..runs.extent import Extent, Run
+from ..runs.run import Piece
+from .counts import Live
+from .leveldb import LevelDB, Pair
+from .table import Table
+
+COPY_PAIRS = 256
+"""How many pairs are read at a time."""
+
+
+class Pin:
+    """Keeps alive what was current and is not any more, for the views that go on reading it.
+
+    Every view holds the pin of its time, and every pin the next one, so that what is kept goes with the last
+    view that might read it.
+    """
+
+    def __init__(self) -> None:
+        self.kept: list[object] = []
+        self.next: Pin | None = None
+
+
+class Source(Protocol):
+    """The index that a view was taken of."""
+
+    leveldb: LevelDB
+    pin: Pin
+
+    def read_live(self, store: int, snapshot: Any = None) -> dict[int, Live]:
+        """Return what is live in each chunk of a store, from LevelDB."""
+
+
+class View:
+    """The index as of one commit.
+
+    Notes
+    -----
+    Any number of threads may read. It holds a LevelDB snapshot until :meth:`close`, which keeps LevelDB from
+    dropping old tables: keep it short.
+    """
+
+    def __init__(
+        self, source: Source, tables: Mapping[int, Table], commit: int, version: int, snapshot: Any
+    ) -> None:
+        self._tables = dict(tables)  # a store that is dropped later stays readable here
+        self.commit = commit
+        self.version = version
+        self._snapshot = snapshot
+        self._source = source
+        self._pin = source.pin
+
+    @property
+    def snapshot(self) -> Any:
+        """The plyvel snapshot.
+
+        Raises
+        ------
+        ClosedError
+            It was let go, so that a range that is still being read cannot go on as of another commit.
+        """
+        if self._snapshot is None:
+            raise ClosedError("the snapshot is closed; take another with db.snapshot()")
+        return self._snapshot
+
+    def find(self, store: int, key: int) -> Extent | None:
+        """Return the extent of a key, or None."""
+        return table_of(self._tables, store).find_at(key, self)
+
+    def lookup(self, store: int, keys: npt.NDArray[np.uint64]) -> Run:
+        """Return one row per ascending key; the key that has none gets a tombstone."""
+        return table_of(self._tables, store).lookup(keys, self)
+
+    def pieces(self, store: int, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+        """Yield the live rows of a key range as consecutive pieces."""
+        return self._held(table_of(self._tables, store).pieces(start, stop, self, reverse=reverse))
+
+    def _held(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
+        """Pass pieces on, so that this view, and what it pins, lives until the last of them has been read."""
+        yield from pieces
+
+    def record_count(self, store: int) -> int:
+        """Return how many records the store has."""
+        return sum(count.record_count for count in self.live(store).values())
+
+    def live(self, store: int) -> dict[int, Live]:
+        """Return what is live in each chunk of a store."""
+        return self._source.read_live(store, self.snapshot)
+
+    def pairs(self, start: bytes, stop: bytes) -> Iterator[list[Pair]]:
+        """Yield what LevelDB holds in a range of keys, some pairs at a time."""
+        while pairs := self._source.leveldb.read(start, stop, COPY_PAIRS, self.snapshot):
+            yield pairs
+            start = pairs[-1][0] + b"\0"
+
+    def close(self) -> None:
+        """Let the snapshot go."""
+        self._snapshot = None
+
+
+def table_of(tables: Mapping[int, Table], store: int) -> Table:
+    """Return the table of a store.
+
+    Raises
+    ------
+    StoreNotFound
+        The store was dropped.
+    """
+    table = tables.get(store)
+    if table is None:
+        raise StoreNotFound("the store was dropped")
+    return table
