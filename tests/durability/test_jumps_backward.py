@@ -40,8 +40,9 @@ def uncovered_jumps(code: CodeType) -> Iterator[int]:
             offset = target
 
     def cleans_up(handler: int) -> bool:
-        here = [instruction for instruction in instructions if instruction.offset >= handler][:3]
-        is_for_some = here[-1].opname == "CHECK_EXC_MATCH" and here[1].argval != "BaseException"
+        here = [instruction for instruction in instructions if instruction.offset >= handler]
+        first = next((i for i in here[1:] if not i.opname.startswith(("LOAD", "BUILD"))), here[0])
+        is_for_some = first.opname == "CHECK_EXC_MATCH" and here[1].argval != "BaseException"
         return here[0].opname == "PUSH_EXC_INFO" and not is_for_some
 
     for instruction in instructions:

@@ -579,7 +579,7 @@ def test_key_that_looks_like_a_record(db: sc.Database, tmp_path: Path, *, is_liv
 
 def test_survey_of_what_is_no_whole_directory(db: sc.Database) -> None:
     fill(db)
-    chunk = db.storage.heaps["plain"].chunks[min(db._storage.heaps["plain"].chunks)]
+    chunk = db._storage.heaps["plain"].chunks[min(db._storage.heaps["plain"].chunks)]
     directory = memoryview(chunk.source)[chunk.directory :]
     assert survey(directory[32:]) is None
     assert survey(directory[:-32]) is None
