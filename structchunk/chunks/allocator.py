@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from ..disk import files
 from ..disk.reserve import Reserve
-from ..runs.extent import ROW, ROW_SIZE, TOMBSTONE, Run, make_run
-from ..runs.run import Keys, Stretch
+from ..runs.extent import ROW, ROW_SIZE, TOMBSTONE, RowArray, make_run
+from ..runs.run import ContiguousRun, Keys
 from .chunk import Chunk
 from .heap import Heap
 from .segment import MOST_ROWS, SEGMENT_SIZE
@@ -38,7 +38,7 @@ class Space(Protocol):
     def store_lock(self) -> Any:
         """Is held while bytes are stored, so that nobody closes the files meanwhile."""
 
-    def check_usable(self) -> None:
+    def check_writable(self) -> None:
         """Raise if the files are not to be written any more; the caller holds the lock."""
 
     @property
@@ -115,7 +115,7 @@ class Allocator:
         if room is None and self.heap.chunks:
             chunk = self.heap.chunks[max(self.heap.chunks)]
             with self._space.store_lock:
-                self._space.check_usable()
+                self._space.check_writable()
                 room = Room(chunk, size, is_new=False)
             self._open = self.rooms[chunk.id] = room
         if room is None or room.free + size + ROW_SIZE > room.limit:
@@ -182,7 +182,7 @@ class Allocator:
 
     def put_many(
         self, keys: Keys, items: npt.NDArray[Any], lengths: npt.NDArray[np.int64], flags: int = 0
-    ) -> list[Stretch]:
+    ) -> list[ContiguousRun]:
         """Store many records back to back, over as many chunks as they need, and return their rows in order."""
         item_size = self.heap.item_size
         starts = _starts(lengths)
@@ -194,7 +194,7 @@ class Allocator:
             upto = bisect_right(range(last + 1), room.limit - room.free, lo=first, key=needed) - 1
             start = self._put_some(room, items[starts[first] : starts[upto]], upto - first)
             moved = _moved(starts[first : upto + 1], start - int(starts[first]))
-            stretches.append(Stretch(keys[first:upto], moved, room.chunk.id, flags, item_size))
+            stretches.append(ContiguousRun(keys[first:upto], moved, room.chunk.id, flags, item_size))
             first = upto
         return stretches
 
@@ -220,7 +220,7 @@ class Allocator:
             with self._space.store_lock:
                 return self._space.reserve.spend_on(partial(self._room, 0))
 
-    def bury(self, keys: npt.NDArray[np.uint64], flags: int = TOMBSTONE) -> Run:
+    def bury(self, keys: npt.NDArray[np.uint64], flags: int = TOMBSTONE) -> RowArray:
         """Return tombstones for these keys, with room made for them in the directories."""
         runs = []
         first = 0
@@ -243,7 +243,7 @@ class Allocator:
     def check_storable(self) -> None:
         """Raise if nothing can be stored any more: the database was closed meanwhile, or failed."""
         with self._space.store_lock:
-            self._space.check_usable()
+            self._space.check_writable()
 
     def flush(self) -> None:
         """Write what is pending, so that the files hold all that was stored."""
@@ -269,7 +269,7 @@ class Allocator:
     def place(self, room: Room, offset: int, data: Any, size: int) -> None:
         """Store the next part of records in a chunk that nothing else is stored in, at `offset`."""
         with self._space.store_lock:
-            self._space.check_usable()
+            self._space.check_writable()
             room.chunk.place(offset, data, size)
         room.free = room.stored = offset + size
 
@@ -294,7 +294,7 @@ class Allocator:
             self._spill(room)
         self._start_flush(room)
         with self._space.store_lock:
-            self._space.check_usable()
+            self._space.check_writable()
             room.chunk.store(room.stored, data, size)
         room.free = room.stored = room.stored + size
         room.pending = {}

@@ -37,7 +37,7 @@ the next segment lies right below the rows. A slot that holds no valid record en
                  forms 1 and 2 are for records of one length and the same flags, back to back from offset on
         whatever the form, between the data's end and the record there is room for 32 bytes for each row
         offset is bytes from the start of the file, length is items
-        flags: 1 TOMBSTONE (deleted), 2 LIVE (may change in place), 4 ZERO (made by new(): no CRC
+        flags: 1 TOMBSTONE (deleted), 2 MUTABLE (may change in place), 4 ZERO (made by new(): no CRC
         covers it), 8 DROPPED (with 1: the whole store was dropped)
     record, 64 bytes
         0    4s  magic "SEGM"

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorruptionError, MovedError
-from ..runs.extent import Extent, Run, chunks_of, find_one, misplaced
+from ..runs.extent import Extent, RowArray, chunks_of, find_one, misplaced
 from ..types.schema import Schema
 from .chunk import Chunk
 
@@ -54,7 +54,7 @@ class Retired:
         Its records that may change in place, and the same ones where they are now.
     """
 
-    def __init__(self, chunk: Chunk, old: Run, new: Run) -> None:
+    def __init__(self, chunk: Chunk, old: RowArray, new: RowArray) -> None:
         chunk.map_source()  # while it has a name
         self.chunk = chunk
         self._old = old
@@ -223,7 +223,7 @@ class Heap:
         # Every view of it holds the array of the whole chunk; the dictionary and this call hold it, too.
         return chunk in self.live_arrays and sys.getrefcount(self.live_arrays[chunk]) > 2
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RowArray) -> None:
         """Raise CorruptionError unless all extents of a run lie inside this heap's chunks."""
         chunks = run["chunk"]
         ids = chunks_of(run)
@@ -239,7 +239,7 @@ class Heap:
                 path = chunk.path if chunk else self.name
                 raise CorruptionError(path, offset=int(row["offset"]), found=found, expected=expected)
 
-    def _bounds(self, chunk_id: int, rows: Run) -> tuple[int, int]:
+    def _bounds(self, chunk_id: int, rows: RowArray) -> tuple[int, int]:
         """Return where the data of a chunk begins and ends, of a replaced one too: old snapshots name it."""
         chunk = self.find_chunk(chunk_id)  # of a commit that was cut short it may be a draft yet
         if chunk is not None:

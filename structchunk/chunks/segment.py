@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..runs.extent import LIVE, ROW_SIZE, TOMBSTONE, ZERO, Run, by_offset, coalesce, misplaced
+from ..runs.extent import MUTABLE, ROW_SIZE, TOMBSTONE, ZERO, RowArray, by_offset, coalesce, misplaced
 from ..runs.packed import Packed, flags_of, size_of, unpack
-from ..runs.run import Piece, Scattered, Stretch
+from ..runs.run import ArrayRun, ContiguousRun, Run
 
 MAGIC = b"SEGM"
 SEGMENT = struct.Struct("<4sIIIQQQQIII")
@@ -45,7 +45,7 @@ class Segment(NamedTuple):
     start: int
     end: int
     data_crc: int
-    rows: Piece
+    rows: Run
     low: int
     replaces: bool = False
 
@@ -70,14 +70,14 @@ def pack_record(
     return head + OWN_CRC.pack(zlib.crc32(head, chunk))
 
 
-def data_crc(raw: memoryview, rows: Piece, item_size: int) -> int:
+def data_crc(raw: memoryview, rows: Run, item_size: int) -> int:
     """Return the CRC of the bytes of all records but ``ZERO`` ones, in the order in which they lie."""
-    if isinstance(rows, Stretch):
+    if isinstance(rows, ContiguousRun):
         return 0 if rows.flags & (TOMBSTONE | ZERO) else zlib.crc32(raw[rows.span])
     return _crc_of_any(raw, rows.run, item_size)
 
 
-def _crc_of_any(raw: memoryview, rows: Run, item_size: int) -> int:
+def _crc_of_any(raw: memoryview, rows: RowArray, item_size: int) -> int:
     covered = rows[(rows["flags"] & (TOMBSTONE | ZERO) == 0) & (rows["length"] > 0)]
     if not len(covered):
         return 0
@@ -116,15 +116,15 @@ def parse_segment(raw: memoryview, position: int, chunk: int, data_offset: int, 
     return Segment(chunk, commit, epoch, parts, part, start, end, crc, rows, low, replaces)
 
 
-def _are_sound(rows: Piece, chunk: int, start: int, end: int, item_size: int) -> bool:
+def _are_sound(rows: Run, chunk: int, start: int, end: int, item_size: int) -> bool:
     """Tell whether the records of rows, whose keys ascend, lie in ``[start, end)`` of this chunk."""
-    run = rows.run if isinstance(rows, Scattered) else rows.ends
+    run = rows.run if isinstance(rows, ArrayRun) else rows.ends
     flags = run["flags"]
-    zero_alone = (flags & ZERO != 0) & (flags & LIVE == 0)
+    zero_alone = (flags & ZERO != 0) & (flags & MUTABLE == 0)
     records = run[flags & TOMBSTONE == 0]
     # More bytes than there are would be records over one another, and each of them would have to be read. Summed as
     # floats, which no sum makes wrap around, and which are exact up to more than any file has.
-    is_sum_needed = isinstance(rows, Scattered) and len(records) > 1
+    is_sum_needed = isinstance(rows, ArrayRun) and len(records) > 1
     size = float(records["length"].sum(dtype=np.float64)) * item_size if is_sum_needed else 0
     return (
         bool((run["chunk"] == chunk).all())

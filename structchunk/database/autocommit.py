@@ -13,8 +13,8 @@ import numpy.typing as npt
 from ..chunks.heap import Heap
 from ..engine.staging import Staging
 from ..engine.storage import Storage
-from ..runs.extent import Extent, Run
-from ..runs.run import Piece
+from ..runs.extent import Extent, RowArray
+from ..runs.run import Run
 from .transaction import Transaction, staging_of
 
 
@@ -55,7 +55,7 @@ class OwnTransaction:
         self._transaction.__exit__(kind, error, trace)
 
 
-class AtLatest:
+class AutocommitBinding:
     """Binding of a store to the latest commit; every write is a transaction of its own."""
 
     def __init__(self, database: Writable, heap: Heap) -> None:
@@ -68,12 +68,12 @@ class AtLatest:
     def open_staging(self) -> None:
         """Return None: there is no open transaction here."""
 
-    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
         with contextlib.closing(self._index.view()) as view:
             return view.lookup(self.heap.store, keys)
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range, all as of the present commit, as consecutive pieces."""
         return self._index.view().pieces(self.heap.store, start, stop, reverse=reverse)
 

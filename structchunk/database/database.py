@@ -22,7 +22,7 @@ from ..process import leftovers
 from ..readers.read_storage import ReadStorage
 from ..stores.collection import StoreCollection, open_store
 from ..types.schema import Schema
-from .autocommit import AtLatest
+from .autocommit import AutocommitBinding
 from .snapshot import Snapshot
 from .transaction import Transaction, drop_store, staging_by_name
 from .writer_queue import WriterQueue
@@ -79,15 +79,15 @@ class Database(StoreCollection):
 
     # ------------------------------------------------------------------ stores
 
-    def _binding(self, name: str) -> AtLatest:
+    def _binding(self, name: str) -> AutocommitBinding:
         self._check_open()
         heap = self._storage.heaps.get(name)
         if heap is None:
             raise StoreNotFound(f"{self.path} has no store {name!r}; it has {sorted(self._storage.heaps)}")
         return self._latest(heap)
 
-    def _latest(self, heap: Heap) -> AtLatest:
-        return AtLatest(self, heap)
+    def _latest(self, heap: Heap) -> AutocommitBinding:
+        return AutocommitBinding(self, heap)
 
     def _names(self) -> Collection[str]:
         self._check_open()

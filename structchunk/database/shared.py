@@ -13,13 +13,13 @@ from ..disk.superblock import Watch
 from ..engine.storage import Storage
 from ..process import leftovers
 from ..readers.read_storage import ReadStorage
-from ..runs.extent import Extent, Run
-from ..runs.run import Piece
-from .autocommit import AtLatest
+from ..runs.extent import Extent, RowArray
+from ..runs.run import Run
+from .autocommit import AutocommitBinding
 from .database import Database
 
 
-class AtShared(AtLatest):
+class SharedBinding(AutocommitBinding):
     """Binding of a store to the latest commit of any process; every write is a transaction of its own."""
 
     def __init__(self, database: SharedDatabase, heap: Heap) -> None:
@@ -32,12 +32,12 @@ class AtShared(AtLatest):
         self._catch_up()
         return self._find(key)
 
-    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
         self._catch_up()
         return super().lookup(keys)
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range, all as of the present commit, as consecutive pieces."""
         self._catch_up()
         return super().pieces(start, stop, reverse=reverse)
@@ -87,8 +87,8 @@ class SharedDatabase(Database):
         if self._reading.newest_superblock().checkpoint != self._reading.index.last:
             self._reading.catch_up()
 
-    def _latest(self, heap: Heap) -> AtLatest:
-        return AtShared(self, heap)
+    def _latest(self, heap: Heap) -> AutocommitBinding:
+        return SharedBinding(self, heap)
 
     def _begin_writing(self) -> Storage:
         leftovers.clear()  # of what was opened to write, and given up at once

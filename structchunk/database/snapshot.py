@@ -11,15 +11,15 @@ import numpy.typing as npt
 
 from ..chunks.heap import Heap
 from ..errors import ClosedError, ReadOnlyError, StoreNotFound
-from ..index.view import View
-from ..runs.extent import KEY_END, Extent, Run
+from ..index.view import IndexSnapshot
+from ..runs.extent import KEY_END, Extent, RowArray
 from ..runs.key_ranges import KeyRange, split, weight
-from ..runs.run import Piece
+from ..runs.run import Run
 from ..stores.collection import StoreCollection
 from ..types.keys import as_key
 
 
-class InSnapshot:
+class SnapshotBinding:
     """Binding of a store to a snapshot."""
 
     def __init__(self, snapshot: Snapshot, heap: Heap) -> None:
@@ -33,11 +33,11 @@ class InSnapshot:
         """Return the extent of a key, or None."""
         return self._snapshot._view().find(self.heap.store, as_key(key))
 
-    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
         return self._snapshot._view().lookup(self.heap.store, keys)
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range as consecutive pieces."""
         return self._snapshot._view().pieces(self.heap.store, start, stop, reverse=reverse)
 
@@ -74,9 +74,9 @@ class Snapshot(StoreCollection):
     One of a database that is open with ``mode="r"`` can be pickled, as that can; see :func:`open`.
     """
 
-    def __init__(self, view: View, heaps: dict[str, Heap], database: object) -> None:
+    def __init__(self, view: IndexSnapshot, heaps: dict[str, Heap], database: object) -> None:
         self._database = database  # which stays open for as long as this lives
-        self._taken: View | None = view
+        self._taken: IndexSnapshot | None = view
         self._heaps = dict(heaps)
         self._finalizer = weakref.finalize(self, view.close)
 
@@ -90,7 +90,7 @@ class Snapshot(StoreCollection):
         """Number of the commit that this snapshot shows."""
         return self._view().commit
 
-    def _view(self) -> View:
+    def _view(self) -> IndexSnapshot:
         """Return the index as of the snapshot's commit."""
         if self._taken is None:
             raise ClosedError("the snapshot is closed; take another with db.snapshot()")
@@ -99,12 +99,12 @@ class Snapshot(StoreCollection):
     def _names(self) -> Collection[str]:
         return self._heaps
 
-    def _binding(self, name: str) -> InSnapshot:
+    def _binding(self, name: str) -> SnapshotBinding:
         self._view()
         heap = self._heaps.get(name)
         if heap is None:
             raise StoreNotFound(f"the snapshot has no store {name!r}; it has {sorted(self._heaps)}")
-        return InSnapshot(self, heap)
+        return SnapshotBinding(self, heap)
 
     def split(self, *names: str, count: int) -> list[KeyRange]:
         """Cut the key space into ranges of about the same size, for several workers to scan.
@@ -150,6 +150,6 @@ class Snapshot(StoreCollection):
         self.close()
 
 
-def origin(snapshot: Snapshot) -> tuple[object, View]:
+def origin(snapshot: Snapshot) -> tuple[object, IndexSnapshot]:
     """Return what a snapshot was taken of, and the index as of its commit."""
     return snapshot._database, snapshot._view()

@@ -19,8 +19,8 @@ from ..chunks.heap import Heap
 from ..engine.staging import Staging
 from ..engine.storage import Storage
 from ..errors import ClosedError, StoreNotFound
-from ..runs.extent import DROPPED, TOMBSTONE, Extent, Run
-from ..runs.run import Piece
+from ..runs.extent import DROPPED, TOMBSTONE, Extent, RowArray
+from ..runs.run import Run
 from ..stores.collection import StoreCollection, check_store_name
 from ..types.keys import as_key
 from ..types.schema import Schema
@@ -89,7 +89,7 @@ class Ticket:
         self._end(self)
 
 
-class InTransaction:
+class TransactionBinding:
     """Binding of a store to a transaction."""
 
     def __init__(self, transaction: Transaction, staging: Staging) -> None:
@@ -106,16 +106,16 @@ class InTransaction:
         """Return the extent of a key, or None."""
         return self.open_staging().find(as_key(key))
 
-    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
         return self.open_staging().lookup(keys)
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range as consecutive pieces."""
         pieces = self.open_staging().pieces(start, stop, reverse=reverse)
         return self._while_open(pieces)
 
-    def _while_open(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
+    def _while_open(self, pieces: Iterator[Run]) -> Iterator[Run]:
         for piece in pieces:
             yield piece
             self._transaction._check_open()
@@ -169,11 +169,11 @@ class Transaction(StoreCollection):
 
     # ------------------------------------------------------------------ stores
 
-    def _binding(self, name: str) -> InTransaction:
+    def _binding(self, name: str) -> TransactionBinding:
         heap = self._heap(name)
         if heap is None:
             raise StoreNotFound(f"no store {name!r}; create it with array_store() or object_store()")
-        return InTransaction(self, self._staging(heap))
+        return TransactionBinding(self, self._staging(heap))
 
     def _names(self) -> Collection[str]:
         self._check_open()

@@ -19,7 +19,7 @@ _PAUSE = 0.001
 """Seconds between two looks whether records have been moved: no lock is held meanwhile."""
 
 
-class Lending:
+class InPlaceViews:
     """What is handed out of a database for changing in place.
 
     Attributes

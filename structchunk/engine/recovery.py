@@ -22,7 +22,7 @@ from ..disk.superblock import Superblock, create_superblock, read_superblock
 from ..errors import CorruptionError
 from ..index.index import Catalog, Index
 from ..index.leveldb import REBUILD
-from ..runs.run import Piece, in_key_order, portions
+from ..runs.run import Run, in_key_order, portions
 from ..types.schema import schema_from_descriptor
 from .commit_log import (
     Log,
@@ -384,9 +384,9 @@ def _entry(chunk: Chunk) -> dict[str, object]:
     return {"store": chunk.header.store, "kind": about["kind"], "schema": about["schema"]}
 
 
-def _rows(log: Log) -> dict[int, list[Piece]]:
+def _rows(log: Log) -> dict[int, list[Run]]:
     """Return what the log's segments leave of each store, the later commit winning; tombstones included."""
-    rows: dict[int, list[Piece]] = {}
+    rows: dict[int, list[Run]] = {}
     item_sizes = {}
     for segment in sorted(log.segments, key=lambda segment: segment.commit):
         header = log.chunks[segment.chunk].header
@@ -436,4 +436,4 @@ def _take_over(storage: Storage, log: Log, dropped: set[int], replaced: Containe
             storage.dirty[chunk.id] = chunk
     storage.gone.sort(key=lambda gone: gone.chunk)
     storage.next_chunk = max([storage.next_chunk, *(chunk + 1 for chunk in [*log.chunks, *log.debris])])
-    storage.directory_dirty = True
+    storage.entries_dirty = True

@@ -10,28 +10,28 @@ import numpy.typing as npt
 
 from ..chunks.allocator import Allocator
 from ..chunks.heap import Retired
-from ..index.table import Table
+from ..index.table import StoreIndex
 from ..runs.extent import (
-    LIVE,
+    MUTABLE,
     TOMBSTONE,
     ZERO,
     Extent,
-    Run,
+    RowArray,
     clip,
     empty_run,
     find_equal,
     find_one,
     is_sorted,
     last_wins,
-    live,
     overlay,
     run_from_bytes,
     unpack_row,
+    without_tombstones,
 )
 from ..runs.run import (
+    ArrayRun,
     Keys,
-    Piece,
-    Scattered,
+    Run,
     in_key_order,
     joined,
     last_key,
@@ -67,7 +67,7 @@ class Staging:
         Counts writes.
     """
 
-    def __init__(self, allocator: Allocator, table: Table, record_count: Callable[[], int]) -> None:
+    def __init__(self, allocator: Allocator, table: StoreIndex, record_count: Callable[[], int]) -> None:
         self.heap = allocator.heap
         self.allocator = allocator
         self.table = table
@@ -75,8 +75,8 @@ class Staging:
         self.rows: dict[int, bytes] = {}
         self.edits: dict[int, Edit] = {}
         self.replaced: list[Retired] = []
-        self._appended: list[Piece] = []
-        self._runs: list[Run] = []
+        self._appended: list[Run] = []
+        self._runs: list[RowArray] = []
         self._record_count = record_count
 
     # ------------------------------------------------------------------ writing
@@ -99,7 +99,7 @@ class Staging:
 
     def put_zeros(self, key: int, length: int) -> Extent:
         """Allocate one zeroed record that may change in place."""
-        row = self.allocator.put_zeros(key, length, LIVE | ZERO)
+        row = self.allocator.put_zeros(key, length, MUTABLE | ZERO)
         self._stage(key, row)
         return unpack_row(row)
 
@@ -134,10 +134,10 @@ class Staging:
     def _join_appended(self) -> None:
         """Make fewer pieces of many: longer ones, or a run like those of other writes."""
         self._appended = in_key_order(self._appended, self.heap.item_size)
-        if len(self._appended) > _MANY_PIECES // 2 or isinstance(self._appended[0], Scattered):
+        if len(self._appended) > _MANY_PIECES // 2 or isinstance(self._appended[0], ArrayRun):
             self._pack_rows()
 
-    def replace(self, replaced: list[Retired], run: Run) -> None:
+    def replace(self, replaced: list[Retired], run: RowArray) -> None:
         """Take these rows for all that is worth keeping of some chunks, which go with the commit."""
         self.replaced = replaced
         self._add(run)
@@ -176,11 +176,11 @@ class Staging:
             now = bytes(private)
             if now != stored:
                 items = np.frombuffer(now, self.heap.schema.dtype)
-                self.rows[key] = self.allocator.put(key, items, LIVE)
+                self.rows[key] = self.allocator.put(key, items, MUTABLE)
                 self.edits[key] = Edit(private, now)
                 self.changes += 1
 
-    def _add(self, run: Run) -> None:
+    def _add(self, run: RowArray) -> None:
         self._pack_rows()
         edits = {key: edit for key, edit in self.edits.items() if find_one(run, key) is None}
         runs = [*self._runs, run] if len(run) else self._runs
@@ -205,7 +205,7 @@ class Staging:
         *older, one, newer = self._runs
         self._runs = [*older, overlay(newer, one)]
 
-    def run(self) -> Run:
+    def run(self) -> RowArray:
         """Return all staged rows, tombstones included."""
         self.store_edits()
         self._pack_rows()
@@ -224,13 +224,13 @@ class Staging:
         alone = len(self.rows) == 1 and not self._runs and not self._appended
         return next(iter(self.rows.values())) if alone else None
 
-    def all_pieces(self) -> list[Piece]:
+    def all_pieces(self) -> list[Run]:
         """Return all staged rows, tombstones included, as consecutive pieces."""
         if self._appended and not self.rows and not self.edits:
             self._appended = in_key_order(self._appended, self.heap.item_size)  # which need not be done again
             return list(self._appended)
         run = self.run()
-        return [Scattered(run)] if len(run) else []
+        return [ArrayRun(run)] if len(run) else []
 
     # ------------------------------------------------------------------ reading
 
@@ -257,14 +257,14 @@ class Staging:
         self.allocator.lend()
         return row
 
-    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
         rows, found = self._lookup(keys)
         if found.any():
             self.allocator.lend()
         return rows
 
-    def _lookup(self, keys: npt.NDArray[np.uint64]) -> tuple[Run, npt.NDArray[np.bool_]]:
+    def _lookup(self, keys: npt.NDArray[np.uint64]) -> tuple[RowArray, npt.NDArray[np.bool_]]:
         """Return one row per ascending key, and which of them are staged."""
         staged = self.run()
         where = np.searchsorted(staged["key"], keys)
@@ -273,13 +273,13 @@ class Staging:
         rows[found] = staged[where[found]]
         return rows, found
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range, as this transaction sees it, as consecutive pieces."""
         if len(clip(self.run(), start, stop)):
             self.allocator.lend()
         return self._pieces(start, stop, reverse=reverse)
 
-    def _pieces(self, start: int, stop: int, *, reverse: bool) -> Iterator[Piece]:
+    def _pieces(self, start: int, stop: int, *, reverse: bool) -> Iterator[Run]:
         older = self.table.pieces(start, stop, reverse=reverse)
         return overlay_pieces(clip(self.run(), start, stop), older, reverse=reverse)
 
@@ -287,7 +287,7 @@ class Staging:
         """Return how many records the store has, as this transaction sees it."""
         staged = self.run()
         replaced = self.table.existing(staged["key"])
-        return self._record_count() - len(replaced) + len(live(staged))
+        return self._record_count() - len(replaced) + len(without_tombstones(staged))
 
 
 def _own(keys: npt.NDArray[np.uint64]) -> Keys:

@@ -28,7 +28,7 @@ from ..runs.extent import Extent
 from ..types.schema import Schema
 from . import checkpoint, drafts, provision
 from .commit import Ready, append_parts, catalog_after, make_ready
-from .in_place import Lending
+from .in_place import InPlaceViews
 from .staging import Staging
 
 CHECKPOINT_COMMITS = 1 << 17
@@ -73,12 +73,12 @@ class Storage:
         self.lent: dict[int, Chunk] = {}
         self.next_chunk = max(superblock.next_chunk, index.next_chunk)
         self.dirty: dict[int, Chunk] = {}
-        self.directory_dirty = False
+        self.entries_dirty = False
         self.epoch_pending = True
         self.gone: list[Gone] = []
         self.failure = ""
         self.is_closed = False
-        self.lending = Lending()
+        self.lending = InPlaceViews()
         self._unfinished = ""
         self._lock = lock
         self._unlinked: set[int] = set()
@@ -134,11 +134,11 @@ class Storage:
     def _create(self, heap: Heap, header: Header) -> Chunk:
         path = self.paths.chunk(header.chunk)
         with self._mutex.lock:  # a checkpoint of another thread has either all of this, or nothing
-            self.check_usable()
+            self.check_writable()
             self.check_place()
             # First: should this be interrupted, the id is used up, and the file will be cleared away.
             self.next_chunk, self.drafts[header.chunk] = header.chunk + 1, heap
-            self.directory_dirty = True
+            self.entries_dirty = True
             chunk = heap.drafts[header.chunk] = Chunk.create(path, header)
             self.dirty[chunk.id] = chunk  # its header must be on disk before a checkpoint counts the id as taken
         return chunk
@@ -151,13 +151,13 @@ class Storage:
 
     # ------------------------------------------------------------------ what state it is in
 
-    def check_usable(self) -> None:
+    def check_writable(self) -> None:
         """Raise if nothing can be written, or a change was cut short; the caller holds the lock, and is in none."""
         if self._unfinished or self.failure or not self.index.leveldb.is_open():
             self._note_unfinished()
-            self.check_sound()
+            self.check_not_failed()
 
-    def check_sound(self) -> None:
+    def check_not_failed(self) -> None:
         """Raise if the database is closed, or an earlier commit failed half-way."""
         self.index.leveldb.check_open()
         if self.failure:
@@ -176,13 +176,13 @@ class Storage:
     def check_place(self) -> None:
         """Raise if another database has the path by now, or none, and from then on refuse all writes."""
         if not self.is_in_place():
-            self.check_sound()
+            self.check_not_failed()
 
     def begin(self) -> None:
         """Make ready for a transaction, or raise if nothing can be written."""
         self._refuse_inside()
         with self._mutex.lock:
-            self.check_usable()
+            self.check_writable()
             if self.drafts or self.lent:
                 self._sweep()
 
@@ -247,7 +247,7 @@ class Storage:
         created = list(created)
         self._refuse_inside()
         with self._mutex.lock:
-            self.check_usable()
+            self.check_writable()
             changed = list(filter(Staging.is_changed, stagings))
             if sync:
                 for staging in changed:
@@ -331,9 +331,9 @@ class Storage:
         for chunk in self.dirty.values():
             chunk.flush()
         self.dirty = {}
-        if self.directory_dirty:
+        if self.entries_dirty:
             files.flush_directory(self.paths.chunks)
-            self.directory_dirty = False
+            self.entries_dirty = False
 
     def discard(self) -> None:
         """Take back what a transaction did that did not commit. After a failed commit all is left for recovery."""
@@ -373,7 +373,7 @@ class Storage:
             self._checkpoint()
 
     def _checkpoint(self, *, can_wait: bool = False) -> None:
-        self.check_usable()
+        self.check_writable()
         self.check_place()
         count = len(self._grown()) + len(self.gone)
         if not provision.take_space_for_checkpoint(self.reserve, self.index, count, can_wait=can_wait):

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from ..runs.extent import TOMBSTONE, Extent, Run, chunks_of, live
-from ..runs.run import Piece, Stretch
+from ..runs.extent import TOMBSTONE, Extent, RowArray, chunks_of, without_tombstones
+from ..runs.run import ContiguousRun, Run
 
 
-class Live(NamedTuple):
+class LiveCount(NamedTuple):
     """How many records of a chunk are live, and their bytes."""
 
     record_count: int
     size: int
 
 
-Counts = dict[int, Live]
+Counts = dict[int, LiveCount]
 
 
-def recount_one(before: Mapping[int, Live], item_size: int, old: Extent | None, new: Extent) -> Counts:
+def recount_one(before: Mapping[int, LiveCount], item_size: int, old: Extent | None, new: Extent) -> Counts:
     """Return the figures that change when one row takes the place of another, or of none."""
     counts: Counts = {}
     if old is not None:
@@ -29,25 +29,25 @@ def recount_one(before: Mapping[int, Live], item_size: int, old: Extent | None, 
     return counts
 
 
-def recount(before: Mapping[int, Live], item_size: int, old: Run, new: Iterable[Piece]) -> Counts:
+def recount(before: Mapping[int, LiveCount], item_size: int, old: RowArray, new: Iterable[Run]) -> Counts:
     """Return the figures that change when rows take the place of the live rows that their keys had."""
     counts: Counts = {}
     _count_run(counts, before, -1, item_size, old)
     for piece in new:
-        if isinstance(piece, Stretch):
+        if isinstance(piece, ContiguousRun):
             _count(counts, before, piece.chunk, len(piece), piece.span.stop - piece.span.start)
         else:
-            _count_run(counts, before, 1, item_size, live(piece.run))
+            _count_run(counts, before, 1, item_size, without_tombstones(piece.run))
     return counts
 
 
-def _count_run(counts: Counts, before: Mapping[int, Live], sign: int, item_size: int, rows: Run) -> None:
+def _count_run(counts: Counts, before: Mapping[int, LiveCount], sign: int, item_size: int, rows: RowArray) -> None:
     for chunk in chunks_of(rows):
         lengths = rows["length"][rows["chunk"] == chunk]
         _count(counts, before, chunk, sign * len(lengths), sign * int(lengths.sum()) * item_size)
 
 
-def _count(counts: Counts, before: Mapping[int, Live], chunk: int, records: int, size: int) -> None:
-    held = counts.get(chunk) or before.get(chunk) or Live(0, 0)
+def _count(counts: Counts, before: Mapping[int, LiveCount], chunk: int, records: int, size: int) -> None:
+    held = counts.get(chunk) or before.get(chunk) or LiveCount(0, 0)
     # Damage must not turn into a negative number; verify() compares the figures with the rows.
-    counts[chunk] = Live(max(held.record_count + records, 0), max(held.size + size, 0))
+    counts[chunk] = LiveCount(max(held.record_count + records, 0), max(held.size + size, 0))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ..runs.extent import Run, empty_run, find_equal, last_wins, overlay, run_from_bytes
+from ..runs.extent import RowArray, empty_run, find_equal, last_wins, overlay, run_from_bytes
 
 _MERGE_AT = 1024
 
@@ -20,7 +20,7 @@ class Delta:
 
     def __init__(self, pairs: Iterable[tuple[int, bytes]] = ()) -> None:
         self.rows: dict[int, bytes] = dict(pairs)
-        self._run: Run | None = None
+        self._run: RowArray | None = None
         self._recent: dict[int, bytes] = {}
 
     def __len__(self) -> int:
@@ -38,7 +38,7 @@ class Delta:
         self._run = None
         self._recent = {}
 
-    def run(self) -> Run:
+    def run(self) -> RowArray:
         """Return all rows as a run; the array is never changed afterwards."""
         if self._run is None:
             self._run, self._recent = _sorted(self.rows.values()), {}
@@ -49,7 +49,7 @@ class Delta:
             self._run, self._recent = newest, {}
         return newest
 
-    def shared(self, run: Run) -> list[int]:
+    def shared(self, run: RowArray) -> list[int]:
         """Return the keys that have a row both here and in the run."""
         if not self.rows:
             return []
@@ -58,6 +58,6 @@ class Delta:
         return found
 
 
-def _sorted(rows: Iterable[bytes]) -> Run:
+def _sorted(rows: Iterable[bytes]) -> RowArray:
     packed = b"".join(rows)
     return last_wins(run_from_bytes(packed)) if packed else empty_run()

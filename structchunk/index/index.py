@@ -23,15 +23,15 @@ from weakref import WeakMethod
 from ..errors import CorruptionError
 from ..process import forks
 from ..process.mutex import Mutex
-from ..runs.extent import Run, unpack_row
-from ..runs.run import Piece
-from .counts import Counts, Live, recount, recount_one
+from ..runs.extent import RowArray, unpack_row
+from ..runs.run import Run
+from .counts import Counts, LiveCount, recount, recount_one
 from .leveldb import REBUILD, LevelDB, Pair
 from .page_cache import Budget
 from .store_keys import keys_of_pages, keys_of_store
-from .table import Change, Table
-from .version import Clock
-from .view import Pin, View, table_of
+from .table import Change, StoreIndex
+from .version import IndexVersion
+from .view import IndexSnapshot, Pin, table_of
 
 VERSION = 1
 LAST = b"Mlast"
@@ -47,7 +47,7 @@ _HEAD_KEY = struct.Struct(">cI")
 _LIVE_KEY = struct.Struct(">cII")
 
 Catalog = dict[str, dict[str, Any]]
-Check = Callable[[Run], None]
+Check = Callable[[RowArray], None]
 
 
 class Prepared(NamedTuple):
@@ -82,7 +82,7 @@ class Index:
 
     def __init__(self, leveldb: LevelDB, *, is_sound: bool = False) -> None:
         self.leveldb = leveldb
-        self._tables: dict[int, Table] = {}
+        self._tables: dict[int, StoreIndex] = {}
         self._item_sizes: dict[int, int] = {}
         last = leveldb.get(LAST)
         checkpoint = leveldb.get(CHECKPOINT)
@@ -91,7 +91,7 @@ class Index:
         self.database, version, self.next_chunk, self.checkpoint, batch = _CHECKPOINT.unpack(checkpoint)
         if version != VERSION:
             raise self._damaged(f"format version {version}", f"version {VERSION}")
-        self._clock = Clock(_U8.unpack(last)[0], WeakMethod(self._mend))
+        self._clock = IndexVersion(_U8.unpack(last)[0], WeakMethod(self._mend))
         self._budget = Budget()
         self._checkpoint_batch = batch
         batches = [] if is_sound else [key for key, _ in leveldb.read(b"B", b"C", 1 << 32)]
@@ -101,7 +101,7 @@ class Index:
         ]
         self.pin = Pin()
         self._catalog = self._read_catalog()
-        self.live: dict[int, dict[int, Live]] = {}
+        self.live: dict[int, dict[int, LiveCount]] = {}
         heads = self._read_rows(b"H", _HEAD_KEY)
         self.heads = {chunk: pair for (_, chunk), pair in heads.items()}
         forks.on_fork(self)
@@ -165,10 +165,10 @@ class Index:
             raise self._damaged(f"a row of another size in region {prefix[:1]!r}", f"{_TWO_U8.size} bytes")
         return {key_format.unpack(key): _TWO_U8.unpack(value) for key, value in pairs}
 
-    def read_live(self, store: int, snapshot: Any = None) -> dict[int, Live]:
+    def read_live(self, store: int, snapshot: Any = None) -> dict[int, LiveCount]:
         """Return what is live in each chunk of a store, from LevelDB."""
         rows = self._read_rows(_LIVE_KEY.pack(b"C", store, 0)[:5], _LIVE_KEY, snapshot)
-        return {chunk: Live(*pair) for (_, _, chunk), pair in rows.items()}
+        return {chunk: LiveCount(*pair) for (_, _, chunk), pair in rows.items()}
 
     # ------------------------------------------------------------------ reading
 
@@ -183,7 +183,7 @@ class Index:
         self._clock.check()
         return self._catalog
 
-    def table(self, store: int) -> Table:
+    def table(self, store: int) -> StoreIndex:
         """Return the table of a store that was added.
 
         Raises
@@ -193,11 +193,11 @@ class Index:
         """
         return table_of(self._tables, store)
 
-    def add_table(self, store: int, item_size: int, check: Check) -> Table:
+    def add_table(self, store: int, item_size: int, check: Check) -> StoreIndex:
         """Make a store's rows readable; `check` raises if a run points outside the store's chunks."""
         self._item_sizes[store] = item_size
         self.live[store] = self.read_live(store)
-        table = self._tables[store] = Table(self.leveldb, self._clock, store, item_size, check, self._budget)
+        table = self._tables[store] = StoreIndex(self.leveldb, self._clock, store, item_size, check, self._budget)
         return table
 
     def remove_table(self, store: int) -> None:
@@ -212,12 +212,12 @@ class Index:
         # A copy of the values: another thread may add a chunk meanwhile.
         return sum(count.record_count for count in list(self.live.get(store, {}).values()))
 
-    def view(self) -> View:
+    def view(self) -> IndexSnapshot:
         """Return the index as of the latest commit."""
         clock = self._clock
         clock.check()
         with clock.lock:
-            return View(self, self._tables, clock.last, clock.version, self.leveldb.snapshot())
+            return IndexSnapshot(self, self._tables, clock.last, clock.version, self.leveldb.snapshot())
 
     def keep(self, things: Iterable[object]) -> None:
         """Keep things alive for as long as there is a view that was taken before now."""
@@ -259,7 +259,7 @@ class Index:
 
     def prepare(
         self,
-        rows: Mapping[int, Sequence[Piece]],
+        rows: Mapping[int, Sequence[Run]],
         catalog: Catalog | None = None,
         compacted: Container[int] = (),
     ) -> Prepared:
@@ -288,7 +288,7 @@ class Index:
     def put(
         self,
         commit: int,
-        rows: Mapping[int, Sequence[Piece]],
+        rows: Mapping[int, Sequence[Run]],
         catalog: Catalog | None = None,
         compacted: Container[int] = (),
     ) -> None:
@@ -427,7 +427,7 @@ class Index:
         self.forget()
 
 
-def copy_view(view: View, path: str, database: bytes, next_chunk: int) -> Index:
+def copy_view(view: IndexSnapshot, path: str, database: bytes, next_chunk: int) -> Index:
     """Create an index that holds what a view shows; not durable before its first checkpoint."""
     index = Index.create(path, database, view.commit, next_chunk)
     try:

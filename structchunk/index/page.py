@@ -14,13 +14,13 @@ import numpy as np
 
 from ..runs.extent import ROW_SIZE, TOMBSTONE, is_sorted, run_from_bytes
 from ..runs.packed import ALL, Packed, pack, unpack
-from ..runs.run import Piece, Scattered, first_key, last_key, portions
+from ..runs.run import ArrayRun, Run, first_key, last_key, portions
 
 TRAILER = struct.Struct("<HB")
 assert TRAILER.size % ROW_SIZE
 
 
-def pack_pages(pieces: Iterable[Piece], item_size: int, row_count: int) -> list[tuple[int, bytes]]:
+def pack_pages(pieces: Iterable[Run], item_size: int, row_count: int) -> list[tuple[int, bytes]]:
     """Return consecutive pieces as pages of up to `row_count` rows, each with its last key."""
     parts = (part for piece in pieces for part in portions(piece, row_count))
     return [(last_key(part), _page(pack(part, item_size))) for part in parts]
@@ -41,7 +41,7 @@ def count_rows(page: bytes) -> int:
     return int.from_bytes(page[-TRAILER.size :][:2], "little") if is_short(page) else len(page) // ROW_SIZE
 
 
-def unpack_pages(pages: Sequence[tuple[int, bytes]], item_size: int, row_count: int) -> list[Piece]:
+def unpack_pages(pages: Sequence[tuple[int, bytes]], item_size: int, row_count: int) -> list[Run]:
     """Return the rows of consecutive pages, each given with its last key, of up to `row_count` rows.
 
     Raises
@@ -49,7 +49,7 @@ def unpack_pages(pages: Sequence[tuple[int, bytes]], item_size: int, row_count: 
     ValueError
         Some is none, or its last key is another one. Where records lie is not checked.
     """
-    pieces: list[Piece] = []
+    pieces: list[Run] = []
     for short, group in groupby(pages, key=lambda page: is_short(page[1])):
         if short:
             pieces += [_unpack_short(last, page, item_size, row_count) for last, page in group]
@@ -60,7 +60,7 @@ def unpack_pages(pages: Sequence[tuple[int, bytes]], item_size: int, row_count: 
     return pieces
 
 
-def _unpack_short(last: int, page: bytes, item_size: int, row_count: int) -> Piece:
+def _unpack_short(last: int, page: bytes, item_size: int, row_count: int) -> Run:
     if len(page) < TRAILER.size:
         raise ValueError(f"a page of {len(page)} bytes")
     count, form = TRAILER.unpack_from(page, len(page) - TRAILER.size)
@@ -72,7 +72,7 @@ def _unpack_short(last: int, page: bytes, item_size: int, row_count: int) -> Pie
     return piece
 
 
-def _unpack_rows(pages: list[tuple[int, bytes]], row_count: int) -> Piece:
+def _unpack_rows(pages: list[tuple[int, bytes]], row_count: int) -> Run:
     for _, page in pages:
         if not 1 <= len(page) // ROW_SIZE <= row_count:
             raise ValueError(f"a page of {len(page)} bytes")
@@ -82,4 +82,4 @@ def _unpack_rows(pages: list[tuple[int, bytes]], row_count: int) -> Piece:
         raise ValueError("a page whose keys are out of order")
     if (run["flags"] & TOMBSTONE).any():
         raise ValueError("a tombstone in a page")
-    return Scattered(run)
+    return ArrayRun(run)

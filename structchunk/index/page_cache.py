@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runs.extent import KEY_END, Extent
-from ..runs.run import Piece, Stretch
+from ..runs.run import ContiguousRun, Run
 
 CACHE_SIZE = 256 << 20
 """How many bytes the caches of all stores of a database may hold."""
@@ -40,7 +40,7 @@ def make_buckets(keys: npt.NDArray[np.uint64]) -> Buckets:
     return first, shift, array("I", starts.tobytes()), bool(counts.max() > CROWD)
 
 
-class Block:
+class CachedPages:
     """Consecutive pages of one store, decoded: all its rows with ``floor <= key <= last``. Immutable.
 
     ``piece`` has all rows, for finding some. ``pieces`` has them for scans, cut where records stop lying back to
@@ -68,26 +68,26 @@ class Block:
         "size",
     )
 
-    def __init__(self, piece: Piece, floor: int, last: int, pieces: Sequence[Piece] = ()) -> None:
+    def __init__(self, piece: Run, floor: int, last: int, pieces: Sequence[Run] = ()) -> None:
         self.floor = floor
         self.last = last
         self.count = len(piece)
         self._first = self._step = self._length = self._lookups = 0
         self._keys = array("Q")  # of all sequences it gives single numbers fastest
         self._buckets: Buckets | None = None
-        if isinstance(piece, Stretch) and isinstance(piece.spacing, range):
+        if isinstance(piece, ContiguousRun) and isinstance(piece.spacing, range):
             self._first, self._step = piece.spacing.start, piece.spacing.step
         else:
             self._keys.frombytes(piece.keys.data.cast("B") if len(piece) else b"")
         self.keys = np.frombuffer(self._keys, np.uint64)
         self.keys.flags.writeable = False
-        if isinstance(piece, Stretch):
+        if isinstance(piece, ContiguousRun):
             self._length = piece.length
             self._origin = (piece.span.start, self._length * piece.item_size, piece.chunk, piece.flags)
             piece = piece if self._step else piece.over(self.keys)
         self.piece = piece
         self.pieces = pieces if len(pieces) > 1 else [piece]
-        self.size = piece.size + (0 if isinstance(piece, Stretch) else self.keys.nbytes)
+        self.size = piece.size + (0 if isinstance(piece, ContiguousRun) else self.keys.nbytes)
         self.size += self.keys.nbytes // 4  # what buckets take, but for two of them
         self.size += sum(part.size for part in self.pieces if part is not piece)
 
@@ -145,7 +145,7 @@ class Budget:
 
     def __init__(self) -> None:
         self.size = 0
-        self.caches: weakref.WeakSet[BlockCache] = weakref.WeakSet()
+        self.caches: weakref.WeakSet[PageCache] = weakref.WeakSet()
 
     def is_full(self) -> bool:
         """Tell whether a further block would drive another one out: then single keys are not worth one."""
@@ -159,14 +159,14 @@ class Budget:
             random.choice([cache for cache in self.caches if cache.index[1]]).drop_any()
 
 
-class BlockCache:
+class PageCache:
     """Blocks of one store, disjoint and sorted, beside the last key of each. The caller locks, but for finding.
 
     ``index`` is both lists. They are never changed, only replaced together, so that who looks needs no lock.
     """
 
     def __init__(self, budget: Budget) -> None:
-        self.index: tuple[list[int], list[Block]] = ([], [])
+        self.index: tuple[list[int], list[CachedPages]] = ([], [])
         self.budget = budget
         self._inserted = 0
         budget.caches.add(self)
@@ -175,7 +175,7 @@ class BlockCache:
         """Return how often to double what is read for one key, 0 to 4: who has missed often will miss again."""
         return min(self._inserted // EAGER_AFTER, 4)
 
-    def find(self, key: int) -> Block | None:
+    def find(self, key: int) -> CachedPages | None:
         """Return the block that answers for a key, or None."""
         lasts, blocks = self.index
         at = bisect_left(lasts, key)
@@ -187,7 +187,7 @@ class BlockCache:
         at = bisect_left(lasts, key)
         return blocks[at].floor if at < len(blocks) else KEY_END
 
-    def insert(self, block: Block) -> None:
+    def insert(self, block: CachedPages) -> None:
         """Add a block in place of those that it overlaps; drop others at random when there are too many."""
         self.drop(block.floor, block.last)
         if block.size > CACHE_SIZE:

@@ -17,22 +17,22 @@ from ..runs.extent import (
     ROW_SIZE,
     TOMBSTONE,
     Extent,
-    Run,
+    RowArray,
     clip,
     concatenate,
     empty_run,
     find_equal,
     find_one,
-    live,
     make_run,
     overlay,
     rows_with,
     run_from_bytes,
+    without_tombstones,
 )
 from ..runs.run import (
-    Piece,
-    Scattered,
-    Stretch,
+    ArrayRun,
+    ContiguousRun,
+    Run,
     clip_piece,
     first_key,
     in_key_order,
@@ -46,9 +46,9 @@ from ..types.keys import as_key
 from .delta import Delta
 from .leveldb import REBUILD, LevelDB, Pair
 from .page import count_rows, is_short, pack_pages, unpack_pages
-from .page_cache import Block, BlockCache, Budget
+from .page_cache import Budget, CachedPages, PageCache
 from .store_keys import KEY, KEY_SIZE, keys_of_store
-from .version import At, Clock
+from .version import IndexState, IndexVersion
 
 PAGE_ROWS = 512
 POINT_PAGES = 8
@@ -80,7 +80,7 @@ class Change(NamedTuple):
         return size
 
 
-class Table:
+class StoreIndex:
     """Key to extent, for one store.
 
     ``at=None`` reads the latest state. Point reads of it go through a cache; so do reads at a commit for as
@@ -88,7 +88,7 @@ class Table:
 
     Parameters
     ----------
-    leveldb, clock : LevelDB, Clock
+    leveldb, clock : LevelDB, IndexVersion
         Shared by all tables of the index.
     store, item_size : int
         The store's id, and the bytes of one of its items.
@@ -101,10 +101,10 @@ class Table:
     def __init__(
         self,
         leveldb: LevelDB,
-        clock: Clock,
+        clock: IndexVersion,
         store: int,
         item_size: int,
-        check: Callable[[Run], None],
+        check: Callable[[RowArray], None],
         budget: Budget,
     ) -> None:
         self._leveldb = leveldb
@@ -112,7 +112,7 @@ class Table:
         self._store = store
         self._item_size = item_size
         self._check = check
-        self._cache = BlockCache(budget)
+        self._cache = PageCache(budget)
         self._delta = Delta()
         self._delta_loaded = False
         self._dropped = ""
@@ -154,7 +154,7 @@ class Table:
             return None
         page = pages[0][1]
         if is_short(page) or not 1 <= len(page) // ROW_SIZE <= PAGE_ROWS:
-            return Block(self._decode_pages(pages), 0, KEY_END - 1).find(key)
+            return CachedPages(self._decode_pages(pages), 0, KEY_END - 1).find(key)
         extent = find_one(run_from_bytes(page), key)
         if extent is None:
             return None
@@ -163,7 +163,7 @@ class Table:
         self._check(np.array([extent], EXTENT_DTYPE))
         return extent
 
-    def find_at(self, key: int, at: At) -> Extent | None:
+    def find_at(self, key: int, at: IndexState) -> Extent | None:
         """Return the extent of a key as of a commit, or None."""
         if at.version == self._clock.version:
             extent = self.find(key)
@@ -175,7 +175,7 @@ class Table:
             return None if run["flags"][0] & TOMBSTONE else run[0].item()
         return self._find_in_page(key, at.snapshot)
 
-    def lookup(self, keys: npt.NDArray[np.uint64], at: At | None = None) -> Run:
+    def lookup(self, keys: npt.NDArray[np.uint64], at: IndexState | None = None) -> RowArray:
         """Return one row per key, in ascending order, repeated or not; a tombstone for the key that has none."""
         if len(keys) <= FEW_KEYS:
             return np.array([self._row(key, at) for key in keys.tolist()], EXTENT_DTYPE)
@@ -192,25 +192,25 @@ class Table:
         rows[found] = delta[where[found]]
         return rows
 
-    def _row(self, key: int, at: At | None) -> Extent:
+    def _row(self, key: int, at: IndexState | None) -> Extent:
         extent = self.find(key) if at is None else self.find_at(key, at)
         return (key, 0, 0, 0, TOMBSTONE) if extent is None else extent
 
-    def existing(self, keys: npt.NDArray[np.uint64]) -> Run:
+    def existing(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return the live rows that these ascending keys have now, without those that have none."""
         if len(keys) <= FEW_KEYS:
-            return live(self.lookup(keys))
+            return without_tombstones(self.lookup(keys))
         parts = []
         for block, first, upto in self._blocks_of(keys, None):
             where, found = block.search(keys[first:upto])
             parts.append(block.piece.take(where[found]))
-        return live(overlay(rows_with(self.delta_run(), keys), concatenate(parts)))
+        return without_tombstones(overlay(rows_with(self.delta_run(), keys), concatenate(parts)))
 
-    def replaced(self, pieces: Iterable[Piece]) -> Run:
+    def replaced(self, pieces: Iterable[Run]) -> RowArray:
         """Return the live rows that pieces with the same keys take the place of."""
         return concatenate([self.existing(piece.keys) for piece in pieces if len(piece) and self._is_met(piece)])
 
-    def _is_met(self, piece: Piece) -> bool:
+    def _is_met(self, piece: Run) -> bool:
         """Tell whether there may be live rows among the keys of a piece: appended keys mostly have none."""
         if len(piece) <= FEW_KEYS:
             return True
@@ -220,7 +220,9 @@ class Table:
         block = self._block(start, None)
         return block.last < stop - 1 or len(clip_piece(block.piece, start, stop)) > 0
 
-    def _blocks_of(self, keys: npt.NDArray[np.uint64], at: At | None) -> Iterator[tuple[Block, int, int]]:
+    def _blocks_of(
+        self, keys: npt.NDArray[np.uint64], at: IndexState | None
+    ) -> Iterator[tuple[CachedPages, int, int]]:
         """Yield the blocks that answer for ascending keys, each with its first and last position among them."""
         first, wide = 0, False
         while first < len(keys):
@@ -232,12 +234,14 @@ class Table:
 
     # ------------------------------------------------------------------ range reads
 
-    def pieces(self, start: int, stop: int, at: At | None = None, *, reverse: bool = False) -> Iterator[Piece]:
+    def pieces(
+        self, start: int, stop: int, at: IndexState | None = None, *, reverse: bool = False
+    ) -> Iterator[Run]:
         """Yield the live rows with ``start <= key < stop`` as consecutive pieces, in either direction."""
         delta = clip(self.delta_run(at), start, stop)
         return overlay_pieces(delta, self._page_pieces(start, stop, at, reverse=reverse), reverse=reverse)
 
-    def _page_pieces(self, start: int, stop: int, at: At | None, *, reverse: bool) -> Iterator[Piece]:
+    def _page_pieces(self, start: int, stop: int, at: IndexState | None, *, reverse: bool) -> Iterator[Run]:
         while start < stop:
             at_key = stop - 1 if reverse else start
             block = self._block(at_key, at, wide=stop - start > 1, reverse=reverse)
@@ -248,7 +252,7 @@ class Table:
             else:
                 start = block.last + 1
 
-    def _block(self, key: int, at: At | None, *, wide: bool = False, reverse: bool = False) -> Block:
+    def _block(self, key: int, at: IndexState | None, *, wide: bool = False, reverse: bool = False) -> CachedPages:
         """Return a block that answers for a key; a `wide` one holds many pages, if there are many."""
         clock = self._clock
         clock.check()
@@ -268,7 +272,9 @@ class Table:
                 self._cache.insert(loaded)
         return loaded
 
-    def _load(self, key: int, count: int, snapshot: Any, *, stop: int = KEY_END, reverse: bool = False) -> Block:
+    def _load(
+        self, key: int, count: int, snapshot: Any, *, stop: int = KEY_END, reverse: bool = False
+    ) -> CachedPages:
         """Read the page that answers for a key, and its neighbours below `stop`, up to `count` pages."""
         snapshot = snapshot or self._leveldb.snapshot()  # both reads must see the same pages
         first, here = self._key(b"P", 0), self._key(b"P", key)
@@ -284,7 +290,7 @@ class Table:
         piece = self._decode_pages(pages)
         if len(piece) and first_key(piece) < floor:
             raise self._damaged("pages that overlap", "each page's keys above those of the page before")
-        return Block(piece, floor, last, split(piece, self._item_size))
+        return CachedPages(piece, floor, last, split(piece, self._item_size))
 
     def _last_key(self, page: Pair) -> int:
         if len(page[0]) != KEY.size:
@@ -293,20 +299,22 @@ class Table:
 
     # ------------------------------------------------------------------ decoding
 
-    def _decode_pages(self, pages: list[Pair]) -> Piece:
+    def _decode_pages(self, pages: list[Pair]) -> Run:
         try:
             pieces = unpack_pages([(self._last_key(page), page[1]) for page in pages], self._item_size, PAGE_ROWS)
         except ValueError as error:
             raise self._damaged(str(error), "one as page.py describes it, and each above the one before") from error
         for piece in pieces:
-            if isinstance(piece, Scattered):
+            if isinstance(piece, ArrayRun):
                 self._check(piece.run)
-        # Between the ends of a Stretch offsets rise evenly.
-        ends = [piece.extent(at) for piece in pieces if isinstance(piece, Stretch) for at in (0, len(piece) - 1)]
+        # Between the ends of a ContiguousRun offsets rise evenly.
+        ends = [
+            piece.extent(at) for piece in pieces if isinstance(piece, ContiguousRun) for at in (0, len(piece) - 1)
+        ]
         self._check(np.array(ends, EXTENT_DTYPE))
         return put_together(pieces, self._item_size)
 
-    def _decode_delta(self, pairs: list[Pair]) -> Run:
+    def _decode_delta(self, pairs: list[Pair]) -> RowArray:
         if any(len(value) != ROW_SIZE for _, value in pairs):
             raise self._damaged("a delta row of another size", f"{ROW_SIZE} bytes")
         if not pairs:
@@ -314,14 +322,14 @@ class Table:
         run = run_from_bytes(b"".join([value for _, value in pairs]))
         if run["key"].tolist() != [self._last_key(pair) for pair in pairs]:
             raise self._damaged("a delta row of another key", "the key that it is stored under")
-        self._check(live(run))
+        self._check(without_tombstones(run))
         return run
 
     def _damaged(self, found: str, expected: str) -> CorruptionError:
         path = self._leveldb.path
         return CorruptionError(path, found=f"{found} (store {self._store})", expected=expected, advice=REBUILD)
 
-    def delta_run(self, at: At | None = None) -> Run:
+    def delta_run(self, at: IndexState | None = None) -> RowArray:
         """Return the delta, tombstones included, as of a commit or the latest one."""
         self._clock.check()
         with self._clock.lock:
@@ -365,7 +373,7 @@ class Table:
 
     # ------------------------------------------------------------------ changes
 
-    def put(self, pieces: Sequence[Piece]) -> Change:
+    def put(self, pieces: Sequence[Run]) -> Change:
         """Return what putting pieces, tombstones included, changes: pages if they are dense, else delta rows."""
         self._load_delta()
         pieces = [piece for piece in pieces if len(piece)]
@@ -378,21 +386,21 @@ class Table:
         packed = [(key, bytes(rows[i * ROW_SIZE : (i + 1) * ROW_SIZE])) for i, key in enumerate(keys)]
         return Change([(self._key(b"D", key), row) for key, row in packed], [], packed, [], 0, -1)
 
-    def put_all(self, pieces: Sequence[Piece]) -> Change:
+    def put_all(self, pieces: Sequence[Run]) -> Change:
         """Return what putting pieces changes if all of the store is written anew, as pages.
 
         No row stays that another one shadows: it may point into a chunk that is to be unlinked.
         """
-        rows = live(overlay(joined(pieces), joined(self.pieces(0, KEY_END))))
+        rows = without_tombstones(overlay(joined(pieces), joined(self.pieces(0, KEY_END))))
         deletes = list(keys_of_store(self._leveldb, self._store))
-        return Change(self._pages([Scattered(rows)]), deletes, [], list(self._delta.rows), 0, KEY_END - 1)
+        return Change(self._pages([ArrayRun(rows)]), deletes, [], list(self._delta.rows), 0, KEY_END - 1)
 
     def put_one(self, key: int, row: bytes) -> Change:
         """Return what putting one packed row changes."""
         self._load_delta()
         return Change([(self._key(b"D", key), row)], [], [(key, row)], [], 0, -1)
 
-    def _dense_pages(self, pieces: Sequence[Piece]) -> list[Pair] | None:
+    def _dense_pages(self, pieces: Sequence[Run]) -> list[Pair] | None:
         """Return the pages that pieces overlap, or None if they hold far more rows than those."""
         low, high = first_key(pieces[0]), last_key(pieces[-1])
         limit = 2 + sum(map(len, pieces)) * FOLD_FRACTION // PAGE_ROWS
@@ -405,19 +413,22 @@ class Table:
             return None
         return pages + self._leveldb.read(self._key(b"P", high), self._end(b"P"), 1)
 
-    def _rewrite(self, pieces: Sequence[Piece], pages: list[Pair], folded: list[int]) -> Change:
+    def _rewrite(self, pieces: Sequence[Run], pages: list[Pair], folded: list[int]) -> Change:
         """Put pieces into these pages, which are all that they overlap, in place of their present rows."""
         present = self._decode_pages(pages)
         if len(present) and last_key(present) >= first_key(pieces[0]):
-            merged: list[Piece] = [Scattered(live(overlay(joined(pieces), present.run)))]
+            merged: list[Run] = [ArrayRun(without_tombstones(overlay(joined(pieces), present.run)))]
         else:
-            alive = [Scattered(live(piece.run)) if isinstance(piece, Scattered) else piece for piece in pieces]
+            alive = [
+                ArrayRun(without_tombstones(piece.run)) if isinstance(piece, ArrayRun) else piece
+                for piece in pieces
+            ]
             merged = in_key_order([present, *alive], self._item_size)
         deletes = [key for key, _ in pages] + [self._key(b"D", key) for key in folded]
         bounds = [first_key(pieces[0]), last_key(pieces[-1])] + [self._last_key(page) for page in pages]
         return Change(self._pages(merged), deletes, [], folded, min(bounds), max(bounds))
 
-    def _pages(self, pieces: Iterable[Piece]) -> list[Pair]:
+    def _pages(self, pieces: Iterable[Run]) -> list[Pair]:
         """Return consecutive pieces as pages."""
         return [(self._key(b"P", last), page) for last, page in pack_pages(pieces, self._item_size, PAGE_ROWS)]
 
@@ -444,4 +455,4 @@ class Table:
             stop = KEY_END if len(pages) < GROUP_PAGES else self._last_key(pages[-1]) + 1
             part = clip(rest, low, stop)
             rest = rest[len(part) :]
-            yield self._rewrite([Scattered(part)], pages, part["key"].tolist())
+            yield self._rewrite([ArrayRun(part)], pages, part["key"].tolist())

@@ -9,7 +9,7 @@ from weakref import WeakMethod
 from ..process.mutex import Mutex
 
 
-class At(Protocol):
+class IndexState(Protocol):
     """One state of the index: a plyvel snapshot, and the clock's version when it was taken.
 
     The number of the commit would not do: a fold, which is no commit, moves rows from the delta into pages, and
@@ -25,7 +25,7 @@ class At(Protocol):
         """The plyvel snapshot."""
 
 
-class Clock:
+class IndexVersion:
     """The lock, the last commit, and a count of all changes.
 
     Attributes

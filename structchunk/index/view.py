@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ClosedError, StoreNotFound
-from ..runs.extent import Extent, Run
-from ..runs.run import Piece
-from .counts import Live
+from ..runs.extent import Extent, RowArray
+from ..runs.run import Run
+from .counts import LiveCount
 from .leveldb import LevelDB, Pair
-from .table import Table
+from .table import StoreIndex
 
 COPY_PAIRS = 256
 """How many pairs are read at a time."""
@@ -37,11 +37,11 @@ class Source(Protocol):
     leveldb: LevelDB
     pin: Pin
 
-    def read_live(self, store: int, snapshot: Any = None) -> dict[int, Live]:
+    def read_live(self, store: int, snapshot: Any = None) -> dict[int, LiveCount]:
         """Return what is live in each chunk of a store, from LevelDB."""
 
 
-class View:
+class IndexSnapshot:
     """The index as of one commit.
 
     Notes
@@ -51,7 +51,7 @@ class View:
     """
 
     def __init__(
-        self, source: Source, tables: Mapping[int, Table], commit: int, version: int, snapshot: Any
+        self, source: Source, tables: Mapping[int, StoreIndex], commit: int, version: int, snapshot: Any
     ) -> None:
         self._tables = dict(tables)  # a store that is dropped later stays readable here
         self.commit = commit
@@ -77,15 +77,15 @@ class View:
         """Return the extent of a key, or None."""
         return table_of(self._tables, store).find_at(key, self)
 
-    def lookup(self, store: int, keys: npt.NDArray[np.uint64]) -> Run:
+    def lookup(self, store: int, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
         return table_of(self._tables, store).lookup(keys, self)
 
-    def pieces(self, store: int, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+    def pieces(self, store: int, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range as consecutive pieces."""
         return self._held(table_of(self._tables, store).pieces(start, stop, self, reverse=reverse))
 
-    def _held(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
+    def _held(self, pieces: Iterator[Run]) -> Iterator[Run]:
         """Pass pieces on, so that this view, and what it pins, lives until the last of them has been read."""
         yield from pieces
 
@@ -93,7 +93,7 @@ class View:
         """Return how many records the store has."""
         return sum(count.record_count for count in self.live(store).values())
 
-    def live(self, store: int) -> dict[int, Live]:
+    def live(self, store: int) -> dict[int, LiveCount]:
         """Return what is live in each chunk of a store."""
         return self._source.read_live(store, self.snapshot)
 
@@ -108,7 +108,7 @@ class View:
         self._snapshot = None
 
 
-def table_of(tables: Mapping[int, Table], store: int) -> Table:
+def table_of(tables: Mapping[int, StoreIndex], store: int) -> StoreIndex:
     """Return the table of a store.
 
     Raises

@@ -31,8 +31,8 @@ from ..disk.paths import AnyPath, Paths, absolute
 from ..disk.superblock import Superblock, crc_of_heads, create_superblock
 from ..engine.storage import Storage
 from ..index.index import copy_view
-from ..index.view import View
-from ..runs.extent import LIVE
+from ..index.view import IndexSnapshot
+from ..runs.extent import MUTABLE
 
 
 class Source(NamedTuple):
@@ -50,7 +50,7 @@ class Taken(NamedTuple):
     ``heads`` has the free and directory offset of every chunk, ``sources`` those that were not linked.
     """
 
-    view: View
+    view: IndexSnapshot
     superblock: Superblock
     heads: dict[int, tuple[int, int]]
     sources: list[Source]
@@ -130,7 +130,7 @@ def _is_frozen(path: str, head: tuple[int, int]) -> bool:
     except FileNotFoundError:  # compaction or a drop has just unlinked it
         return False
     surveyed = survey(memoryview(source)[head[1] :])
-    if surveyed is None or surveyed[0] & LIVE:
+    if surveyed is None or surveyed[0] & MUTABLE:
         return False
     last = next(chunk.segments(head[1] + surveyed[1]), None)
     return last is not None and (last.end, last.low) == head == chunk.working_offsets()
@@ -142,7 +142,7 @@ def _is_frozen(path: str, head: tuple[int, int]) -> bool:
 def _take(storage: Storage, frozen: set[int], draft: Paths, held: contextlib.ExitStack) -> Taken:
     """Link chunks, or open them, and fix the commit. Commits wait meanwhile, so nothing here may take long."""
     with storage.committing():
-        storage.check_sound()
+        storage.check_not_failed()
         view = storage.index.view()
         held.callback(view.close)
         superblock = Superblock(

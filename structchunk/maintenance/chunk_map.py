@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine.storage import Storage
-from ..runs.extent import KEY_END, Run, coalesce, empty_run
+from ..runs.extent import KEY_END, RowArray, coalesce, empty_run
 
 Ranges: TypeAlias = npt.NDArray[np.int64]
 
@@ -90,17 +90,17 @@ def map_chunks(storage: Storage, names: Iterable[str]) -> Iterator[ChunkMap]:
             )
 
 
-def _stretches(runs: Iterable[Run], item_size: int) -> Run:
+def _stretches(runs: Iterable[RowArray], item_size: int) -> RowArray:
     """Return the stretches of records, in the order in which they lie."""
     return _joined(np.concatenate([empty_run(), *(_joined(run, item_size) for run in runs)]), item_size)
 
 
-def _joined(run: Run, item_size: int) -> Run:
+def _joined(run: RowArray, item_size: int) -> RowArray:
     filled = run[run["length"] > 0]
     return coalesce(filled[np.lexsort((filled["offset"], filled["chunk"]))], item_size)
 
 
-def _ranges(stretches: Run, item_size: int) -> Ranges:
+def _ranges(stretches: RowArray, item_size: int) -> Ranges:
     starts = stretches["offset"].astype(np.int64)
     return np.stack([starts, starts + stretches["length"].astype(np.int64) * item_size], axis=-1)
 

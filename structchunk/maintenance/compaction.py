@@ -30,21 +30,21 @@ from ..engine.staging import Staging
 from ..engine.storage import Storage
 from ..runs.extent import (
     KEY_END,
-    LIVE,
+    MUTABLE,
     ROW_SIZE,
     TOMBSTONE,
     ZERO,
-    Run,
+    RowArray,
     breaks,
     empty_run,
-    live,
     make_run,
     overlay,
     rows_in_chunk,
+    without_tombstones,
 )
 from ..runs.gather import gather_values
 from ..runs.packed import packed_size
-from ..runs.run import Scattered, joined
+from ..runs.run import ArrayRun, joined
 from .stats import StoreStats, store_stats
 
 STEP_SIZE = 16 << 20
@@ -161,15 +161,15 @@ def _stage(storage: Storage, staging: Staging, chunks: list[Chunk], progress: Pr
     return True
 
 
-def _retire(chunk: Chunk, rows: Run, moved: Run) -> Retired:
-    changeable = (rows["chunk"] == chunk.id) & (rows["flags"] & (LIVE | TOMBSTONE) == LIVE)
+def _retire(chunk: Chunk, rows: RowArray, moved: RowArray) -> Retired:
+    changeable = (rows["chunk"] == chunk.id) & (rows["flags"] & (MUTABLE | TOMBSTONE) == MUTABLE)
     return Retired(chunk, rows[changeable], moved[changeable])
 
 
 # ---------------------------------------------------------------------- what to keep
 
 
-def _rows_to_keep(staging: Staging, chunks: list[Chunk]) -> Run:
+def _rows_to_keep(staging: Staging, chunks: list[Chunk]) -> RowArray:
     """Return the rows of chunks that must not be lost with them: of live records, and tombstones."""
     pieces = staging.table.pieces(0, KEY_END)
     if len(chunks) == len(staging.heap.chunks):
@@ -181,7 +181,7 @@ def _rows_to_keep(staging: Staging, chunks: list[Chunk]) -> Run:
     return overlay(alive, _tombstones(staging, chunks))
 
 
-def _tombstones(staging: Staging, chunks: list[Chunk]) -> Run:
+def _tombstones(staging: Staging, chunks: list[Chunk]) -> RowArray:
     """Return tombstones for what chunks say was deleted, and still is; each is in the last chunk that says so."""
     buried = empty_run()
     for chunk in chunks:
@@ -193,15 +193,15 @@ def _tombstones(staging: Staging, chunks: list[Chunk]) -> Run:
 def _buried(chunk: Chunk) -> npt.NDArray[np.uint64]:
     """Return the keys of the tombstones in a chunk's directory."""
     rows = [segment.rows for segment in chunk.segments() if segment.low >= chunk.directory]
-    runs = [piece.run for piece in rows if isinstance(piece, Scattered)]  # no others have any
+    runs = [piece.run for piece in rows if isinstance(piece, ArrayRun)]  # no others have any
     keys = [run["key"][run["flags"] & TOMBSTONE != 0] for run in runs]
     found: npt.NDArray[np.uint64] = np.unique(np.concatenate([np.empty(0, "<u8"), *keys]))
     return found
 
 
-def _is_compact(heap: Heap, rows: Run, chunks: list[Chunk]) -> bool:
+def _is_compact(heap: Heap, rows: RowArray, chunks: list[Chunk]) -> bool:
     """Tell whether rewriting chunks would change nothing that matters."""
-    records = live(rows)
+    records = without_tombstones(rows)
     records = records[records["length"] > 0]
     size = int(records["length"].sum()) * heap.item_size
     used = sum(chunk.committed - chunk.header.data_offset for chunk in chunks)
@@ -217,15 +217,17 @@ def _is_compact(heap: Heap, rows: Run, chunks: list[Chunk]) -> bool:
     return sum(files.disk_size(chunk.path) for chunk in chunks) <= needed + slack
 
 
-def _directory_size(heap: Heap, rows: Run) -> int:
+def _directory_size(heap: Heap, rows: RowArray) -> int:
     """Return the size of the directory of a chunk that was written by one commit, with these rows."""
-    return SEGMENT_SIZE + packed_size(Scattered(rows), heap.item_size)
+    return SEGMENT_SIZE + packed_size(ArrayRun(rows), heap.item_size)
 
 
 # ---------------------------------------------------------------------- copying
 
 
-def _copy(storage: Storage, allocator: Allocator, rows: Run, replaces: tuple[int, ...], progress: Progress) -> Run:
+def _copy(
+    storage: Storage, allocator: Allocator, rows: RowArray, replaces: tuple[int, ...], progress: Progress
+) -> RowArray:
     """Copy records into as many new chunks as they need, at least one, and return their new rows."""
     heap = allocator.heap
     moved = rows.copy()
@@ -248,14 +250,14 @@ def _copy(storage: Storage, allocator: Allocator, rows: Run, replaces: tuple[int
     return moved
 
 
-def _fill(allocator: Allocator, room: Room, rows: Run, moved: Run) -> Iterator[int]:
+def _fill(allocator: Allocator, room: Room, rows: RowArray, moved: RowArray) -> Iterator[int]:
     """Copy records, back to back, into an empty chunk that has room for them all; yield the size of each step."""
     heap, chunk = allocator.heap, room.chunk
     sizes = rows["length"].astype(np.int64) * heap.item_size
     ends = room.free + np.cumsum(sizes)
     moved["chunk"] = chunk.id
     moved["offset"] = np.where(rows["flags"] & TOMBSTONE != 0, 0, ends - sizes)
-    chunk.reserve_directory(packed_size(Scattered(moved), heap.item_size), ahead=0)
+    chunk.reserve_directory(packed_size(ArrayRun(moved), heap.item_size), ahead=0)
     filled = sizes > 0
     rows, sizes, offset = rows[filled], sizes[filled], room.free
     for low, high in pairwise(_steps(rows, sizes)):
@@ -264,12 +266,12 @@ def _fill(allocator: Allocator, room: Room, rows: Run, moved: Run) -> Iterator[i
             source = heap.chunks[int(rows["chunk"][low])]
             allocator.place_sparse(room, offset, source, int(rows["offset"][low]), size)
         else:
-            allocator.place(room, offset, gather_values(heap, [Scattered(rows[low:high])]), size)
+            allocator.place(room, offset, gather_values(heap, [ArrayRun(rows[low:high])]), size)
         offset += size
         yield size
 
 
-def _steps(rows: Run, sizes: npt.NDArray[np.int64]) -> list[int]:
+def _steps(rows: RowArray, sizes: npt.NDArray[np.int64]) -> list[int]:
     """Return where the steps of copying begin, and where the last one ends; large records make one each."""
     portion = np.cumsum(sizes) // STEP_SIZE
     alone = np.flatnonzero((sizes > STEP_SIZE) | _is_sparse(rows, sizes))
@@ -278,7 +280,7 @@ def _steps(rows: Run, sizes: npt.NDArray[np.int64]) -> list[int]:
     return bounds
 
 
-def _is_sparse(rows: Run, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def _is_sparse(rows: RowArray, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Tell which records may have holes."""
-    sparse: npt.NDArray[np.bool_] = (rows["flags"] & LIVE != 0) & (sizes > SPARSE_SIZE)
+    sparse: npt.NDArray[np.bool_] = (rows["flags"] & MUTABLE != 0) & (sizes > SPARSE_SIZE)
     return sparse

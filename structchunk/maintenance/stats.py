@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..chunks.heap import Place
 from ..disk import files
-from ..index.counts import Live
+from ..index.counts import LiveCount
 
 
 class ChunkStats(NamedTuple):
@@ -73,13 +73,15 @@ class StoreStats(NamedTuple):
         return sum(chunk.disk_size for chunk in self.chunks)
 
 
-def store_stats(name: str, places: Iterable[Place], live: Mapping[int, Live]) -> StoreStats:
+def store_stats(name: str, places: Iterable[Place], live: Mapping[int, LiveCount]) -> StoreStats:
     """Return what a store holds, given how far its chunks reach as of a commit, and what is live in each then."""
     chunks = sorted(places, key=lambda place: place.chunk.id)
-    return StoreStats(name, tuple(_chunk_stats(place, live.get(place.chunk.id, Live(0, 0))) for place in chunks))
+    return StoreStats(
+        name, tuple(_chunk_stats(place, live.get(place.chunk.id, LiveCount(0, 0))) for place in chunks)
+    )
 
 
-def _chunk_stats(place: Place, live: Live) -> ChunkStats:
+def _chunk_stats(place: Place, live: LiveCount) -> ChunkStats:
     chunk, free, directory = place
     used = free - chunk.header.data_offset
     return ChunkStats(

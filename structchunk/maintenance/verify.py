@@ -15,8 +15,8 @@ from ..chunks.segment import Segment, data_crc
 from ..engine.storage import Storage
 from ..errors import ClosedError, Error
 from ..index.leveldb import REBUILD
-from ..index.view import View
-from ..runs.extent import LIVE, TOMBSTONE, ZERO, Run, by_offset, last_wins, live, misplaced
+from ..index.view import IndexSnapshot
+from ..runs.extent import MUTABLE, TOMBSTONE, ZERO, RowArray, by_offset, last_wins, misplaced, without_tombstones
 from ..runs.run import joined
 
 Progress = Callable[[int, int], object]
@@ -150,7 +150,7 @@ def _check_segments(heap: Heap, place: Place, segments: list[Segment], checkpoin
 def _is_covered(segment: Segment, checkpoint: float) -> bool:
     """Tell whether a segment's CRC must hold: records that changed in place since a checkpoint do not match it."""
     flags = segment.rows.flag_values
-    changeable = (flags & LIVE != 0) & (flags & (ZERO | TOMBSTONE) == 0)
+    changeable = (flags & MUTABLE != 0) & (flags & (ZERO | TOMBSTONE) == 0)
     return segment.commit > checkpoint or not bool(changeable.any())
 
 
@@ -169,7 +169,7 @@ def _check_working_fields(place: Place, segments: list[Segment]) -> Iterator[Pro
 
 
 def _check_index(
-    storage: Storage, heap: Heap, places: list[Place], segments: list[Segment], view: View
+    storage: Storage, heap: Heap, places: list[Place], segments: list[Segment], view: IndexSnapshot
 ) -> Iterator[Problem]:
     """Compare the index rows of a store with its directories, both ways."""
     where = f"{storage.index.leveldb.path}, store {heap.name!r}"
@@ -183,7 +183,7 @@ def _check_index(
         return
     # None of a chunk that another one here replaces: with the commit that replaces it, it leaves the heap.
     rows = [segment.rows for segment in sorted(segments, key=lambda s: s.commit)]
-    expected = live(last_wins(joined(rows)))
+    expected = without_tombstones(last_wins(joined(rows)))
     yield from _compare(run, expected, where)
     yield from _check_extents(heap, places, run)
     for place in places:
@@ -194,7 +194,7 @@ def _check_index(
             yield Problem(what, f"{where}, chunk {place.chunk.id}", REBUILD)
 
 
-def _compare(run: Run, expected: Run, where: str) -> Iterator[Problem]:
+def _compare(run: RowArray, expected: RowArray, where: str) -> Iterator[Problem]:
     if len(run) == len(expected) and np.array_equal(run.view("<u8"), expected.view("<u8")):
         return
     missing = np.setdiff1d(expected["key"], run["key"])
@@ -208,7 +208,7 @@ def _compare(run: Run, expected: Run, where: str) -> Iterator[Problem]:
         yield Problem(f"another extent than the chunk's directory has, first for key {key}", where, REBUILD)
 
 
-def _check_extents(heap: Heap, places: list[Place], run: Run) -> Iterator[Problem]:
+def _check_extents(heap: Heap, places: list[Place], run: RowArray) -> Iterator[Problem]:
     """Yield the chunks in which live records lie outside, or over one another."""
     for place in places:
         chunk = place.chunk

@@ -56,7 +56,7 @@ class ReadStorage(Storage):
         self._copies = copies
         self.state: State | None = None
 
-    def check_usable(self) -> None:
+    def check_writable(self) -> None:
         """Refuse: nothing is ever written through this."""
         raise ReadOnlyError(f"{self.paths.root} is open with mode='r'; open it with mode='r+' to write")
 

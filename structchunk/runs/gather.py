@@ -9,8 +9,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .extent import LIVE, Run, breaks, chunks_of
-from .run import Piece, Stretch, joined, read_only
+from .extent import MUTABLE, RowArray, breaks, chunks_of
+from .run import ContiguousRun, Run, joined, read_only
 
 MAX_RECORD_TYPE = 1 << 31
 """NumPy has no type of as many bytes."""
@@ -39,17 +39,17 @@ Gathered: TypeAlias = "tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.
 whether those are a view of records that may change in place."""
 
 
-def gather(mapped: Mapped, run: Run, keys: npt.NDArray[np.uint64]) -> Gathered:
+def gather(mapped: Mapped, run: RowArray, keys: npt.NDArray[np.uint64]) -> Gathered:
     """Return the records of a run, whose keys are given, in its order, which need not be that of the keys."""
     offsets = np.zeros(len(run) + 1, np.int64)
     np.cumsum(run["length"], out=offsets[1:])
     if len(breaks(run, mapped.item_size)):
         return keys, offsets, _copy(mapped, run, offsets), False
-    in_place = bool(np.bitwise_or.reduce(run["flags"]) & LIVE)
+    in_place = bool(np.bitwise_or.reduce(run["flags"]) & MUTABLE)
     return keys, offsets, _stretch(mapped, run, int(offsets[-1])), in_place
 
 
-def gather_pieces(mapped: Mapped, pieces: Sequence[Piece]) -> Gathered:
+def gather_pieces(mapped: Mapped, pieces: Sequence[Run]) -> Gathered:
     """Return the records of consecutive pieces: a view where all of it lies back to back."""
     stretches = _unbroken(pieces)
     if not stretches:
@@ -61,11 +61,11 @@ def gather_pieces(mapped: Mapped, pieces: Sequence[Piece]) -> Gathered:
         np.concatenate([piece.keys for piece in stretches]),
         np.concatenate([np.zeros(1, np.int64), *offsets]),
         _values(mapped, stretches),
-        any(piece.flags & LIVE for piece in stretches),
+        any(piece.flags & MUTABLE for piece in stretches),
     )
 
 
-def gather_values(mapped: Mapped, pieces: Sequence[Piece]) -> npt.NDArray[Any]:
+def gather_values(mapped: Mapped, pieces: Sequence[Run]) -> npt.NDArray[Any]:
     """Return the values of the records of consecutive pieces alone. Read-only."""
     stretches = _unbroken(pieces)
     if stretches:
@@ -75,18 +75,18 @@ def gather_values(mapped: Mapped, pieces: Sequence[Piece]) -> npt.NDArray[Any]:
     return read_only(values)
 
 
-def _unbroken(pieces: Sequence[Piece]) -> list[Stretch]:
+def _unbroken(pieces: Sequence[Run]) -> list[ContiguousRun]:
     """Return consecutive pieces if all their records lie back to back, else none."""
-    stretches = [piece for piece in pieces if isinstance(piece, Stretch)]
+    stretches = [piece for piece in pieces if isinstance(piece, ContiguousRun)]
     goes_on = len(stretches) == len(pieces) and all(after.follows(piece) for piece, after in pairwise(stretches))
     return stretches if goes_on else []
 
 
-def _values(mapped: Mapped, stretches: Sequence[Stretch]) -> npt.NDArray[Any]:
+def _values(mapped: Mapped, stretches: Sequence[ContiguousRun]) -> npt.NDArray[Any]:
     return mapped.arrays[stretches[0].chunk][stretches[0].items.start : stretches[-1].items.stop]
 
 
-def _stretch(mapped: Mapped, run: Run, length: int) -> npt.NDArray[Any]:
+def _stretch(mapped: Mapped, run: RowArray, length: int) -> npt.NDArray[Any]:
     """Return records that lie back to back, without a copy."""
     if not length:
         return np.empty(0, mapped.dtype)
@@ -97,7 +97,7 @@ def _stretch(mapped: Mapped, run: Run, length: int) -> npt.NDArray[Any]:
 # ---------------------------------------------------------------------- copying
 
 
-def _copy(mapped: Mapped, run: Run, offsets: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+def _copy(mapped: Mapped, run: RowArray, offsets: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     """Return a copy of scattered records, one after the other."""
     out = np.empty(int(offsets[-1]), mapped.dtype)
     lengths = run["length"].astype(np.int64)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .extent import KEY_END, ROW_SIZE
-from .run import Piece, Stretch, last_key
+from .run import ContiguousRun, Run, last_key
 
 GRAIN = 64
 """Marks for each range: what stores with other keys may be out of balance is a fraction of this."""
@@ -18,12 +18,12 @@ GRAIN = 64
 KeyRange = tuple[int, int]
 
 
-def split(rows: Iterable[tuple[Piece, int]], size: int, count: int) -> list[KeyRange]:
+def split(rows: Iterable[tuple[Run, int]], size: int, count: int) -> list[KeyRange]:
     """Return key ranges that cover the key space.
 
     Parameters
     ----------
-    rows : iterable of (Piece, int)
+    rows : iterable of (Run, int)
         Consecutive pieces of one store after the other, each beside the store's item size.
     size : int
         Bytes of all records, and of their rows (an empty record is work, too). If it is wrong, so is the balance;
@@ -43,7 +43,7 @@ def weight(record_count: int, size: int) -> int:
     return size + record_count * ROW_SIZE
 
 
-def _marks(rows: Iterable[tuple[Piece, int]], share: float) -> Iterator[int]:
+def _marks(rows: Iterable[tuple[Run, int]], share: float) -> Iterator[int]:
     """Yield a key for every `share` bytes: that of the record that begins nearest to there."""
     done = 0
     for piece, item_size in rows:
@@ -54,13 +54,13 @@ def _marks(rows: Iterable[tuple[Piece, int]], share: float) -> Iterator[int]:
         done += size
 
 
-def _item_count(piece: Piece) -> int:
-    if isinstance(piece, Stretch):
+def _item_count(piece: Run) -> int:
+    if isinstance(piece, ContiguousRun):
         return int(piece.items.stop - piece.items.start)
     return int(piece.run["length"].sum())
 
 
-def _keys_at(piece: Piece, item_size: int, targets: npt.NDArray[np.floating[Any]]) -> Iterator[int]:
+def _keys_at(piece: Run, item_size: int, targets: npt.NDArray[np.floating[Any]]) -> Iterator[int]:
     """Yield the keys of the records that begin nearest to these bytes; one beyond the last key for its end."""
     run = piece.run
     sizes = run["length"] * float(item_size) + ROW_SIZE

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .extent import ROW_SIZE, TOMBSTONE, is_sorted, run_from_bytes
-from .run import Keys, Piece, Scattered, Stretch, regular, spacing
+from .run import ArrayRun, ContiguousRun, Keys, Run, regular, spacing
 
 ALL, KEYS, EVEN = range(3)
 HEAD = struct.Struct("<QQII")
@@ -37,10 +37,10 @@ class Packed(NamedTuple):
     body: bytes | memoryview
 
 
-def pack(piece: Piece, item_size: int) -> Packed:
+def pack(piece: Run, item_size: int) -> Packed:
     """Return rows in their shortest form."""
     piece = _shortest(piece, item_size)
-    if isinstance(piece, Scattered):
+    if isinstance(piece, ArrayRun):
         return Packed(ALL, len(piece), np.ascontiguousarray(piece.run).view(np.uint8).data)
     head = HEAD.pack(piece.span.start, piece.length, piece.chunk, piece.flags)
     keys = piece.spacing
@@ -49,10 +49,10 @@ def pack(piece: Piece, item_size: int) -> Packed:
     return Packed(KEYS, len(piece), _filled(head, keys.data))
 
 
-def packed_size(piece: Piece, item_size: int) -> int:
+def packed_size(piece: Run, item_size: int) -> int:
     """Return how many bytes rows take in their shortest form."""
     piece = _shortest(piece, item_size)
-    if isinstance(piece, Scattered):
+    if isinstance(piece, ArrayRun):
         return size_of(ALL, len(piece))
     return size_of(EVEN if isinstance(piece.spacing, range) else KEYS, len(piece))
 
@@ -81,14 +81,14 @@ def flags_of(packed: Packed) -> int:
     return flags
 
 
-def _shortest(piece: Piece, item_size: int) -> Piece:
-    """Return rows as a Stretch of one length with its keys in the shortest form; if they are none, as a run."""
+def _shortest(piece: Run, item_size: int) -> Run:
+    """Return rows as a ContiguousRun of one length, keys in the shortest form; an ArrayRun if there are none."""
     if len(piece) < _FEWEST:
-        return Scattered(piece.run)
-    if isinstance(piece, Scattered):
+        return ArrayRun(piece.run)
+    if isinstance(piece, ArrayRun):
         piece = regular(piece.run, item_size)
-    if isinstance(piece, Scattered) or not piece.length:
-        return Scattered(piece.run)
+    if isinstance(piece, ArrayRun) or not piece.length:
+        return ArrayRun(piece.run)
     return piece if isinstance(piece.spacing, range) else piece.over(spacing(piece.spacing))
 
 
@@ -97,7 +97,7 @@ def _filled(head: bytes, rest: bytes | memoryview) -> bytes:
     return b"".join([head, rest, bytes(-size % ROW_SIZE)])
 
 
-def unpack(packed: Packed, item_size: int) -> Piece:
+def unpack(packed: Packed, item_size: int) -> Run:
     """Return the rows that some bytes are, over the same memory.
 
     Raises
@@ -113,13 +113,13 @@ def unpack(packed: Packed, item_size: int) -> Piece:
         run = run_from_bytes(body)
         if not is_sorted(run["key"]):
             raise ValueError("keys out of order")
-        return Scattered(run)
+        return ArrayRun(run)
     offset, length, chunk, flags = HEAD.unpack_from(body)
     if not length or offset % item_size or offset + count * length * item_size >= 1 << 63 or flags & TOMBSTONE:
         raise ValueError(f"records of {length} items at {offset}, flags {flags}")
     keys = _even_keys(body, count) if form == EVEN else _single_keys(body, count)
     start = offset // item_size
-    return Stretch(keys, range(start, start + count * length + 1, length), chunk, flags, item_size)
+    return ContiguousRun(keys, range(start, start + count * length + 1, length), chunk, flags, item_size)
 
 
 def _even_keys(body: bytes | memoryview, count: int) -> Keys:

@@ -20,15 +20,15 @@ from .extent import (
     ROW,
     ROW_SIZE,
     Extent,
-    Run,
+    RowArray,
     breaks,
     concatenate,
     last_wins,
-    live,
     make_run,
     overlay,
     rows_in_chunk,
     uniform_length,
+    without_tombstones,
 )
 
 T = TypeVar("T", bound=np.generic)
@@ -41,12 +41,12 @@ SHARED_OFFSETS = 1 << 16
 """Offsets of no more records than this are worth keeping for the next batch of the same shape."""
 
 
-class Scattered:
+class ArrayRun:
     """Rows as a run, whatever they are."""
 
     __slots__ = ("_rows", "run")
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RowArray) -> None:
         self.run = run
         self._rows: memoryview | None = None
 
@@ -76,16 +76,16 @@ class Scattered:
         extent: Extent = ROW.unpack_from(self._rows, at * ROW_SIZE)
         return extent
 
-    def part(self, low: int, high: int) -> Scattered:
+    def part(self, low: int, high: int) -> ArrayRun:
         """Return the rows at positions ``[low, high)``."""
-        return Scattered(self.run[low:high])
+        return ArrayRun(self.run[low:high])
 
-    def take(self, where: npt.NDArray[np.intp]) -> Run:
+    def take(self, where: npt.NDArray[np.intp]) -> RowArray:
         """Return the rows at many positions."""
         return self.run.take(where)  # which copies a row as one; an index would do it field by field
 
 
-class Stretch:
+class ContiguousRun:
     """Records that lie back to back in one chunk, with the same flags.
 
     Parameters
@@ -147,14 +147,14 @@ class Stretch:
         return offsets
 
     @property
-    def run(self) -> Run:
+    def run(self) -> RowArray:
         """The rows as a run."""
         keys, offsets = self.keys, self.offsets
         lengths = self.length or offsets[1:] - offsets[:-1]
         return make_run(keys, (offsets[:-1] + self.items.start) * self.item_size, lengths, self.chunk, self.flags)
 
     @property
-    def ends(self) -> Run:
+    def ends(self) -> RowArray:
         """The first and the last row; between them offsets rise evenly if the records have one length."""
         return np.array([self.extent(0), self.extent(len(self) - 1)], EXTENT_DTYPE)
 
@@ -169,11 +169,13 @@ class Stretch:
         length = int(self.starts[at + 1]) - start
         return int(self.spacing[at]), start * self.item_size, length, self.chunk, self.flags
 
-    def part(self, low: int, high: int) -> Stretch:
+    def part(self, low: int, high: int) -> ContiguousRun:
         """Return the rows at positions ``[low, high)``."""
-        return Stretch(self.spacing[low:high], self.starts[low : high + 1], self.chunk, self.flags, self.item_size)
+        return ContiguousRun(
+            self.spacing[low:high], self.starts[low : high + 1], self.chunk, self.flags, self.item_size
+        )
 
-    def take(self, where: npt.NDArray[np.intp]) -> Run:
+    def take(self, where: npt.NDArray[np.intp]) -> RowArray:
         """Return the rows at many positions."""
         spacing, starts, size = self.spacing, self.starts, self.item_size
         keys = _at(spacing, where) if isinstance(spacing, range) else spacing[where]
@@ -182,16 +184,16 @@ class Stretch:
         offsets, lengths = starts[where], starts[where + 1] - starts[where]
         return make_run(keys, offsets * size, lengths, self.chunk, self.flags)
 
-    def over(self, keys: Keys) -> Stretch:
+    def over(self, keys: Keys) -> ContiguousRun:
         """Return the same rows with their keys in other memory."""
-        return Stretch(keys, self.starts, self.chunk, self.flags, self.item_size)
+        return ContiguousRun(keys, self.starts, self.chunk, self.flags, self.item_size)
 
-    def follows(self, other: Stretch) -> bool:
+    def follows(self, other: ContiguousRun) -> bool:
         """Tell whether these records begin where those of another stretch end."""
         return self.chunk == other.chunk and self.items.start == other.items.stop
 
 
-Piece: TypeAlias = "Scattered | Stretch"
+Run: TypeAlias = "ArrayRun | ContiguousRun"
 
 
 def _at(column: range, where: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
@@ -199,19 +201,19 @@ def _at(column: range, where: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
     return where.astype(np.uint64) * np.uint64(column.step) + np.uint64(first)
 
 
-def regular(run: Run, item_size: int) -> Piece:
-    """Return a run as a Stretch if its records have one length and the same flags, and lie back to back."""
+def regular(run: RowArray, item_size: int) -> Run:
+    """Return a run as a ContiguousRun if its records have one length and the same flags, and lie back to back."""
     length = uniform_length(run, item_size)
     if not length or (run["flags"] != run["flags"][0]).any():
-        return Scattered(run)
+        return ArrayRun(run)
     first = int(run["offset"][0]) // item_size
     return _stretch(run, range(first, first + length * len(run) + 1, length), item_size)
 
 
-def shorten(run: Run, item_size: int) -> Piece:
+def shorten(run: RowArray, item_size: int) -> Run:
     """Return a run in the shortest form that it has in memory: records may differ in length, too."""
     piece = regular(run, item_size)
-    if isinstance(piece, Stretch) or not len(run) or len(breaks(run, item_size)):
+    if isinstance(piece, ContiguousRun) or not len(run) or len(breaks(run, item_size)):
         return piece
     if (run["flags"] != run["flags"][0]).any():
         return piece
@@ -221,14 +223,14 @@ def shorten(run: Run, item_size: int) -> Piece:
     return _stretch(run, read_only(starts), item_size)
 
 
-def _stretch(run: Run, starts: range | npt.NDArray[np.int64], item_size: int) -> Stretch:
+def _stretch(run: RowArray, starts: range | npt.NDArray[np.int64], item_size: int) -> ContiguousRun:
     keys = spacing(read_only(run["key"].copy()))
-    return Stretch(keys, starts, int(run["chunk"][0]), int(run["flags"][0]), item_size)
+    return ContiguousRun(keys, starts, int(run["chunk"][0]), int(run["flags"][0]), item_size)
 
 
-def split(piece: Piece, item_size: int) -> list[Piece]:
+def split(piece: Run, item_size: int) -> list[Run]:
     """Return a piece as those that it is made of: Stretches, where records seldom stop lying back to back."""
-    if isinstance(piece, Stretch):
+    if isinstance(piece, ContiguousRun):
         return [piece]
     cuts = breaks(piece.run, item_size)
     if not len(cuts) or not are_seldom(cuts, len(piece)):
@@ -258,30 +260,30 @@ def read_only(array: npt.NDArray[T]) -> npt.NDArray[T]:
     return array
 
 
-def first_key(piece: Piece) -> int:
+def first_key(piece: Run) -> int:
     """Return the lowest key of a piece that has rows."""
-    return int(piece.spacing[0]) if isinstance(piece, Stretch) else int(piece.run["key"][0])
+    return int(piece.spacing[0]) if isinstance(piece, ContiguousRun) else int(piece.run["key"][0])
 
 
-def last_key(piece: Piece) -> int:
+def last_key(piece: Run) -> int:
     """Return the highest key of a piece that has rows."""
-    return int(piece.spacing[-1]) if isinstance(piece, Stretch) else int(piece.run["key"][-1])
+    return int(piece.spacing[-1]) if isinstance(piece, ContiguousRun) else int(piece.run["key"][-1])
 
 
-def clip_piece(piece: Piece, start: int, stop: int) -> Piece:
+def clip_piece(piece: Run, start: int, stop: int) -> Run:
     """Return the rows with ``start <= key < stop``."""
-    keys = piece.spacing if isinstance(piece, Stretch) else piece.run["key"]
+    keys = piece.spacing if isinstance(piece, ContiguousRun) else piece.run["key"]
     if not len(keys) or (start <= int(keys[0]) and int(keys[-1]) < stop):
         return piece
     low, high = _count_below(piece, start), _count_below(piece, stop)
     return piece.part(low, max(low, high))
 
 
-def _count_below(piece: Piece, bound: int) -> int:
+def _count_below(piece: Run, bound: int) -> int:
     """Return how many rows have a key below `bound`, which may be beyond all keys."""
     if bound > 2**64 - 1:
         return len(piece)
-    if isinstance(piece, Scattered):
+    if isinstance(piece, ArrayRun):
         return int(np.searchsorted(piece.run["key"], np.uint64(bound)))
     if isinstance(piece.spacing, range):
         spacing = piece.spacing
@@ -289,7 +291,7 @@ def _count_below(piece: Piece, bound: int) -> int:
     return int(np.searchsorted(piece.spacing, np.uint64(bound)))
 
 
-def overlay_pieces(newer: Run, older: Iterable[Piece], *, reverse: bool = False) -> Iterator[Piece]:
+def overlay_pieces(newer: RowArray, older: Iterable[Run], *, reverse: bool = False) -> Iterator[Run]:
     """Overlay a run on consecutive pieces of an older one, piece by piece, and leave out what is dead.
 
     `older` yields pieces in ascending order of key (descending with `reverse`; each piece itself ascends).
@@ -303,26 +305,26 @@ def overlay_pieces(newer: Run, older: Iterable[Piece], *, reverse: bool = False)
         else:
             cut = _cut(newer, piece.part(len(piece) - 1, len(piece)), "right")
             part, newer = newer[:cut], newer[cut:]
-        merged = Scattered(live(overlay(part, piece.run))) if len(part) else piece
+        merged = ArrayRun(without_tombstones(overlay(part, piece.run))) if len(part) else piece
         if len(merged):
             yield merged
-    rest = live(newer)
+    rest = without_tombstones(newer)
     if len(rest):
-        yield Scattered(rest)
+        yield ArrayRun(rest)
 
 
-def _cut(run: Run, end: Piece, side: Any) -> int:
+def _cut(run: RowArray, end: Run, side: Any) -> int:
     return int(np.searchsorted(run["key"], end.keys[0], side=side)) if len(run) else 0
 
 
 def lockstep(
-    streams: Iterable[Iterator[Piece]], counts: Callable[[list[Piece]], list[int]], *, reverse: bool = False
-) -> Iterator[list[Piece]]:
+    streams: Iterable[Iterator[Run]], counts: Callable[[list[Run]], list[int]], *, reverse: bool = False
+) -> Iterator[list[Run]]:
     """Go through streams of consecutive pieces side by side, part by part.
 
     Parameters
     ----------
-    streams : iterable of iterator of Piece
+    streams : iterable of iterator of Run
     counts : callable
         Is given the next rows of each stream that has not ended, and returns how many of each to yield now; at
         least one row of one stream.
@@ -331,7 +333,7 @@ def lockstep(
 
     Yields
     ------
-    list of Piece
+    list of Run
         One part, which may have no rows, of each stream that has not ended, in the order of the streams.
     """
     heads = [(stream, piece) for stream in streams if (piece := next(stream, None)) is not None]
@@ -344,40 +346,40 @@ def lockstep(
         heads = [(stream, piece) for stream, piece in after if piece is not None]
 
 
-def _parted(piece: Piece, count: int, *, reverse: bool) -> tuple[Piece, Piece]:
+def _parted(piece: Run, count: int, *, reverse: bool) -> tuple[Run, Run]:
     """Return the first rows of a piece, in the direction in which pieces come, and the rest."""
     at = len(piece) - count if reverse else count
     low, high = piece.part(0, at), piece.part(at, len(piece))
     return (high, low) if reverse else (low, high)
 
 
-def counts_between(pieces: Iterable[Piece], start: int, stop: int) -> list[int]:
+def counts_between(pieces: Iterable[Run], start: int, stop: int) -> list[int]:
     """Return how many rows of each piece have ``start <= key < stop``."""
     return [len(clip_piece(piece, start, stop)) for piece in pieces]
 
 
-def portions(piece: Piece, count: int, *, reverse: bool = False) -> Iterator[Piece]:
+def portions(piece: Run, count: int, *, reverse: bool = False) -> Iterator[Run]:
     """Yield a piece in parts of at most `count` rows, from either end on."""
     firsts = range(0, len(piece), count)
     for first in reversed(firsts) if reverse else firsts:
         yield piece.part(first, min(first + count, len(piece)))
 
 
-def put_together(pieces: Sequence[Piece], item_size: int) -> Piece:
+def put_together(pieces: Sequence[Run], item_size: int) -> Run:
     """Return consecutive pieces as one, in the shortest form that it has."""
-    stretches = [piece for piece in pieces if isinstance(piece, Stretch) and piece.length]
+    stretches = [piece for piece in pieces if isinstance(piece, ContiguousRun) and piece.length]
     if not pieces or len(stretches) < len(pieces) or not all(starmap(_goes_on, pairwise(stretches))):
         return shorten(joined(pieces), item_size)
     first, last = stretches[0], stretches[-1]
     starts = range(first.items.start, last.items.stop + 1, first.length)
-    return Stretch(_chained(stretches), starts, first.chunk, first.flags, item_size)
+    return ContiguousRun(_chained(stretches), starts, first.chunk, first.flags, item_size)
 
 
-def _goes_on(before: Stretch, after: Stretch) -> bool:
+def _goes_on(before: ContiguousRun, after: ContiguousRun) -> bool:
     return after.follows(before) and (after.length, after.flags) == (before.length, before.flags)
 
 
-def in_key_order(pieces: Iterable[Piece], item_size: int) -> list[Piece]:
+def in_key_order(pieces: Iterable[Run], item_size: int) -> list[Run]:
     """Return pieces, given in the order of writing, as consecutive ones; of equal keys the last row stays.
 
     What was written in ascending order, much at a time, stays in the form that it has.
@@ -390,30 +392,35 @@ def in_key_order(pieces: Iterable[Piece], item_size: int) -> list[Piece]:
         longer = _join_adjacent(given, item_size)
         if are_seldom(range(1, len(longer)), row_count):
             return longer
-    return [Scattered(last_wins(joined(given)))]
+    return [ArrayRun(last_wins(joined(given)))]
 
 
-def _join_adjacent(pieces: Iterable[Piece], item_size: int) -> list[Piece]:
+def _join_adjacent(pieces: Iterable[Run], item_size: int) -> list[Run]:
     """Return consecutive pieces with those made one that records of one length, back to back, go on from."""
-    groups: list[list[Piece]] = []
+    groups: list[list[Run]] = []
     for piece in pieces:
         before = groups[-1][-1] if groups else None
-        if isinstance(before, Stretch) and isinstance(piece, Stretch) and piece.length and _goes_on(before, piece):
+        if (
+            isinstance(before, ContiguousRun)
+            and isinstance(piece, ContiguousRun)
+            and piece.length
+            and _goes_on(before, piece)
+        ):
             groups[-1].append(piece)
         else:
             groups.append([piece])
     return [group[0] if len(group) == 1 else put_together(group, item_size) for group in groups]
 
 
-def rows_of_chunk(pieces: Iterable[Piece], chunk: int) -> Piece:
+def rows_of_chunk(pieces: Iterable[Run], chunk: int) -> Run:
     """Return the rows of consecutive pieces that are in one chunk."""
-    mine = [piece for piece in pieces if isinstance(piece, Scattered) or piece.chunk == chunk]
-    if len(mine) == 1 and isinstance(mine[0], Stretch):
+    mine = [piece for piece in pieces if isinstance(piece, ArrayRun) or piece.chunk == chunk]
+    if len(mine) == 1 and isinstance(mine[0], ContiguousRun):
         return mine[0]
-    return Scattered(rows_in_chunk(joined(mine), chunk))
+    return ArrayRun(rows_in_chunk(joined(mine), chunk))
 
 
-def _chained(pieces: list[Stretch]) -> Keys:
+def _chained(pieces: list[ContiguousRun]) -> Keys:
     """Return the keys of consecutive stretches."""
     first, last = pieces[0].spacing, last_key(pieces[-1])
     if isinstance(first, range):
@@ -426,7 +433,7 @@ def _chained(pieces: list[Stretch]) -> Keys:
     return read_only(np.concatenate([piece.keys for piece in pieces]))
 
 
-def joined(pieces: Iterable[Piece]) -> Run:
+def joined(pieces: Iterable[Run]) -> RowArray:
     """Return consecutive pieces as one run."""
     return concatenate([piece.run for piece in pieces])
 

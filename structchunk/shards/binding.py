@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorruptionError, ReadOnlyError
-from ..runs.extent import KEY_END, TOMBSTONE, Extent, Run, last_wins, make_run
+from ..runs.extent import KEY_END, TOMBSTONE, Extent, RowArray, last_wins, make_run
 from ..runs.gather import Mapped
 from ..runs.run import (
     LONG_STRETCH,
-    Piece,
-    Scattered,
-    Stretch,
+    ArrayRun,
+    ContiguousRun,
+    Run,
     counts_between,
     first_key,
     joined,
@@ -91,7 +91,7 @@ class MergedArrays(dict[int, npt.NDArray[Any]]):
         return self.setdefault(number, heap.arrays[chunk])
 
 
-class MergedHeap:
+class ShardedHeap:
     """The chunks of all parts."""
 
     def __init__(self, path: str, name: str, schema: Schema) -> None:
@@ -107,18 +107,18 @@ class MergedHeap:
         start = extent[1] // self.item_size
         return self.arrays[extent[3]][start : start + extent[2]]
 
-    def take_over(self, piece: Piece, heap: Mapped) -> Piece:
+    def take_over(self, piece: Run, heap: Mapped) -> Run:
         """Return rows of a part with the numbers that its chunks have here."""
-        if isinstance(piece, Stretch):
+        if isinstance(piece, ContiguousRun):
             number = self.arrays.number(heap, piece.chunk)
-            return Stretch(piece.spacing, piece.starts, number, piece.flags, piece.item_size)
+            return ContiguousRun(piece.spacing, piece.starts, number, piece.flags, piece.item_size)
         chunks, which = np.unique(piece.run["chunk"], return_inverse=True)
         run = piece.run.copy()
         run["chunk"] = np.array([self.arrays.number(heap, chunk) for chunk in chunks.tolist()], np.uint32)[which]
-        return Scattered(run)
+        return ArrayRun(run)
 
 
-class Merged:
+class ShardedBinding:
     """Binding of a store to parts that share no key. Nothing can be written through it.
 
     Parameters
@@ -131,7 +131,7 @@ class Merged:
     """
 
     def __init__(self, name: str, schema: Schema, parts: Iterable[Part], home: Home) -> None:
-        self.heap = MergedHeap(home.path, name, schema)
+        self.heap = ShardedHeap(home.path, name, schema)
         self._parts = sorted(parts, key=lambda part: part.first)
         self._firsts = [part.first for part in self._parts]
         self._reach = list(accumulate((part.last for part in self._parts), max))
@@ -170,7 +170,7 @@ class Merged:
                 return *extent[:3], self.heap.arrays.number(binding.heap, extent[3]), extent[4]
         return None
 
-    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
         self._home._check_open()
         rows = make_run(keys, 0, 0, 0, TOMBSTONE)
@@ -182,10 +182,10 @@ class Merged:
             binding = part.open()
             theirs = binding.lookup(keys[low:high])
             found = theirs["flags"] & TOMBSTONE == 0
-            rows[low:high][found] = self.heap.take_over(Scattered(theirs[found]), binding.heap).run
+            rows[low:high][found] = self.heap.take_over(ArrayRun(theirs[found]), binding.heap).run
         return rows
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range as consecutive pieces."""
         self._home._check_open()
         groups = _groups(self._between(start, stop))
@@ -196,11 +196,11 @@ class Merged:
             found = f"key {repeated.key} of store {self.heap.name!r} in more than one shard"
             raise CorruptionError(self._home.path, found=found, expected="it in one of them") from None
 
-    def _rows(self, group: Sequence[Part], start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+    def _rows(self, group: Sequence[Part], start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         streams = [self._pieces_of(part, start, stop, reverse=reverse) for part in group]
         return streams[0] if len(streams) == 1 else merge(streams, reverse=reverse)
 
-    def _pieces_of(self, part: Part, start: int, stop: int, *, reverse: bool) -> Iterator[Piece]:
+    def _pieces_of(self, part: Part, start: int, stop: int, *, reverse: bool) -> Iterator[Run]:
         binding = part.open()
         for piece in binding.pieces(start, stop, reverse=reverse):
             yield self.heap.take_over(piece, binding.heap)
@@ -244,7 +244,7 @@ def _groups(parts: Sequence[Part]) -> list[list[Part]]:
     return groups
 
 
-def merge(streams: Iterable[Iterator[Piece]], *, reverse: bool) -> Iterator[Piece]:
+def merge(streams: Iterable[Iterator[Run]], *, reverse: bool) -> Iterator[Run]:
     """Yield the rows of several streams of consecutive pieces as one such stream.
 
     Raises
@@ -256,7 +256,7 @@ def merge(streams: Iterable[Iterator[Piece]], *, reverse: bool) -> Iterator[Piec
         yield _together([part for part in parts if len(part)])
 
 
-def _counts(heads: Sequence[Piece], *, reverse: bool) -> list[int]:
+def _counts(heads: Sequence[Run], *, reverse: bool) -> list[int]:
     """Return how many rows of each piece come before any that is still to come.
 
     Where one piece has many rows before any of another, they are taken alone, so that they stay what they are.
@@ -268,7 +268,7 @@ def _counts(heads: Sequence[Piece], *, reverse: bool) -> list[int]:
     return counts if max(counts) >= LONG_STRETCH else counts_between(heads, *together)
 
 
-def _together(parts: Sequence[Piece]) -> Piece:
+def _together(parts: Sequence[Run]) -> Run:
     if len(parts) == 1:
         return parts[0]
     rows = joined(parts)
@@ -276,4 +276,4 @@ def _together(parts: Sequence[Piece]) -> Piece:
     if len(run) < len(rows):
         keys = np.sort(rows["key"])
         raise RepeatedKey(int(keys[np.argmax(keys[1:] == keys[:-1])]))
-    return Scattered(run)
+    return ArrayRun(run)

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
-from ..database.autocommit import AtLatest
+from ..database.autocommit import AutocommitBinding
 from ..database.database import Database
 from ..database.opening import open
 from ..disk import files
@@ -19,7 +19,7 @@ from ..runs.extent import KEY_END
 from ..runs.key_ranges import KeyRange, split, weight
 from ..stores.collection import StoreCollection
 from ..stores.mapping import schema_of
-from .binding import Merged, Part
+from .binding import Part, ShardedBinding
 from .manifest import ADVICE, NAME, Holding, Manifest, Shard, read_manifest
 
 CHANGED = "shards are not to be changed: write them again"
@@ -45,7 +45,7 @@ class Shards(StoreCollection):
         self._path = directory
         self._manifest = manifest
         self._databases: dict[str, Database] = {}
-        self._bindings: dict[tuple[str, str], AtLatest] = {}
+        self._bindings: dict[tuple[str, str], AutocommitBinding] = {}
         self._lock = threading.Lock()
         self._owner = os.getpid()
         self._closed = False
@@ -82,7 +82,7 @@ class Shards(StoreCollection):
     def __len__(self) -> int:
         return len(self._names())
 
-    def _binding(self, name: str) -> Merged:
+    def _binding(self, name: str) -> ShardedBinding:
         self._check_open()
         schema = self._manifest.stores.get(name)
         if schema is None:
@@ -92,7 +92,7 @@ class Shards(StoreCollection):
             Part(shard.path, held.first, held.last, held.records, partial(self._latest, shard, name))
             for shard, held in holders
         ]
-        return Merged(name, schema, parts, self)
+        return ShardedBinding(name, schema, parts, self)
 
     def split(self, *names: str, count: int) -> list[KeyRange]:
         """Cut the key space into ranges of about the same size; see ``Snapshot.split``. It opens all shards."""
@@ -104,7 +104,7 @@ class Shards(StoreCollection):
 
     # ------------------------------------------------------------------ databases
 
-    def _latest(self, shard: Shard, name: str) -> AtLatest:
+    def _latest(self, shard: Shard, name: str) -> AutocommitBinding:
         found = self._bindings.get((shard.path, name))
         if found is not None:
             return found

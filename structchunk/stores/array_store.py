@@ -8,7 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ..errors import MovedError
-from ..runs.extent import LIVE, Extent
+from ..runs.extent import MUTABLE, Extent
 from ..types.convert import as_block, as_items
 from ..types.keys import as_key, as_keys
 from .binding import Binding, lent
@@ -33,7 +33,7 @@ class ArrayStore(Store[Array]):
         self._arrays = self._heap.arrays
 
     def _record(self, extent: Extent) -> Array:
-        if extent[4] & LIVE:
+        if extent[4] & MUTABLE:
             live = self._binding.live_array(extent)
             if live is not None:
                 return live
@@ -46,7 +46,7 @@ class ArrayStore(Store[Array]):
         if extent is None:
             return super().__getitem__(key)
         _, offset, length, chunk, flags = extent
-        if flags & LIVE:
+        if flags & MUTABLE:
             return super().__getitem__(key)
         start = offset // self._item_size
         try:

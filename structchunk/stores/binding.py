@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import Error, MovedError
-from ..runs.extent import Extent, Run
-from ..runs.run import Piece
+from ..runs.extent import Extent, RowArray
+from ..runs.run import Run
 from .batches import MappedStore
 
 T = TypeVar("T")
@@ -79,10 +79,10 @@ class Binding(Protocol):
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key, or None."""
 
-    def lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per key, in ascending order, repeated or not; a tombstone for the key that has none."""
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range as consecutive pieces."""
 
     def record_count(self) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 from ..errors import KeyNotFound
-from ..runs.extent import KEY_END, Run, empty_run
-from ..runs.run import Piece, portions
+from ..runs.extent import KEY_END, RowArray, empty_run
+from ..runs.run import Run, portions
 from ..types.keys import as_key
 
 R = TypeVar("R")
@@ -18,7 +18,7 @@ WINDOW = 256
 class Rows(Protocol):
     """Where the rows of a store are read: a binding."""
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range as consecutive pieces."""
 
     def version(self) -> int:
@@ -38,7 +38,7 @@ class Cursor(Generic[R]):
     def __init__(self, rows: Rows, record: Callable[[int], R]) -> None:
         self._rows = rows
         self._record = record
-        self._window: Run = empty_run()
+        self._window: RowArray = empty_run()
         self._version = -1
         self._at = 0
         self._key: int | None = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..runs.extent import KEY_END, intersect
-from ..runs.run import Piece, Scattered, counts_between, joined, last_key, lockstep
+from ..runs.run import ArrayRun, Run, counts_between, joined, last_key, lockstep
 from ..types.keys import as_bound
 from .batch import Batch
 from .batches import aligned_batches
@@ -64,7 +64,7 @@ def _batches(bindings: Sequence[Binding], start: int, stop: int, batch_size: int
         yield from aligned_batches(heaps, pieces, batch_size)
 
 
-def _join(streams: Sequence[Iterator[Piece]]) -> Iterator[list[Piece]]:
+def _join(streams: Sequence[Iterator[Run]]) -> Iterator[list[Run]]:
     """Yield the rows whose keys all streams of consecutive pieces have, one piece for each stream."""
     for parts in lockstep(streams, _counts):
         if len(parts) < len(streams):
@@ -72,22 +72,22 @@ def _join(streams: Sequence[Iterator[Piece]]) -> Iterator[list[Piece]]:
         yield _intersect(parts)
 
 
-def _counts(heads: Sequence[Piece]) -> list[int]:
+def _counts(heads: Sequence[Run]) -> list[int]:
     """Return how many rows of each piece come before any that is still to come."""
     return counts_between(heads, 0, min(map(last_key, heads)) + 1)
 
 
-def _intersect(pieces: list[Piece]) -> list[Piece]:
+def _intersect(pieces: list[Run]) -> list[Run]:
     """Return of each piece the rows whose keys all pieces have."""
     keys = pieces[0].keys
     if all(np.array_equal(piece.keys, keys) for piece in pieces[1:]):
         return pieces
-    return [Scattered(run) for run in intersect([piece.run for piece in pieces])]
+    return [ArrayRun(run) for run in intersect([piece.run for piece in pieces])]
 
 
-def _collect(parts: Iterable[list[Piece]], row_count: int) -> Iterator[list[Piece]]:
+def _collect(parts: Iterable[list[Run]], row_count: int) -> Iterator[list[Run]]:
     """Put parts together until they have more than `row_count` rows: few matches must not mean tiny batches."""
-    pending: list[list[Piece]] = []
+    pending: list[list[Run]] = []
     for part in parts:
         pending.append(part)
         if sum(len(pieces[0]) for pieces in pending) > row_count:
@@ -97,5 +97,5 @@ def _collect(parts: Iterable[list[Piece]], row_count: int) -> Iterator[list[Piec
         yield _put_together(pending)
 
 
-def _put_together(parts: list[list[Piece]]) -> list[Piece]:
-    return parts[0] if len(parts) == 1 else [Scattered(joined(pieces)) for pieces in zip(*parts, strict=True)]
+def _put_together(parts: list[list[Run]]) -> list[Run]:
+    return parts[0] if len(parts) == 1 else [ArrayRun(joined(pieces)) for pieces in zip(*parts, strict=True)]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import Error, KeyNotFound
-from ..runs.extent import KEY_END, LIVE, ZERO, Extent
+from ..runs.extent import KEY_END, MUTABLE, ZERO, Extent
 from ..runs.gather import gather_values
 from ..types.convert import as_new, as_record, as_records
 from ..types.keys import as_bound, as_key, as_keys
@@ -34,7 +34,7 @@ class ObjectStore(Store[T], Generic[T]):
     private copies. A live object stays valid for as long as the caller holds it.
     """
 
-    _put_flags = LIVE
+    _put_flags = MUTABLE
 
     def __init__(self, binding: Binding, cls: type[T]) -> None:
         super().__init__(binding)
@@ -136,7 +136,7 @@ class ObjectStore(Store[T], Generic[T]):
         record = as_record(value, self._heap.schema)
         number = as_key(key)
         with self._binding.writing() as staging:
-            staging.put(number, record, LIVE)
+            staging.put(number, record, MUTABLE)
 
     def put_many(self, keys: npt.ArrayLike, records: Any) -> None:
         """Store many objects at once, in one transaction; of equal keys the last one stays.
@@ -152,7 +152,7 @@ class ObjectStore(Store[T], Generic[T]):
         if len(rows) != len(numbers):
             raise ValueError(f"{len(numbers)} keys for {len(rows)} records; give one key per record")
         with self._binding.writing() as staging:
-            staging.put_many(numbers, rows, np.ones(len(rows), np.int64), LIVE)
+            staging.put_many(numbers, rows, np.ones(len(rows), np.int64), MUTABLE)
 
     def edit(self, key: int) -> T:
         """Return a private copy of an object, which replaces the record when the transaction commits.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..errors import ClosedError, Error
 from ..runs.extent import KEY_END, Extent
-from ..runs.run import Piece, portions
+from ..runs.run import Run, portions
 from ..types.keys import key_or_none
 
 R = TypeVar("R")
@@ -24,7 +24,7 @@ class Rows(Protocol):
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key, or None."""
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Piece]:
+    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range as consecutive pieces."""
 
     def record_count(self) -> int:

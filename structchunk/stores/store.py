@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import KeyNotFound
-from ..runs.extent import KEY_END, TOMBSTONE, Run, empty_run
+from ..runs.extent import KEY_END, TOMBSTONE, RowArray, empty_run
 from ..types.keys import as_bound, as_keys, distinct, keys_among
 from .batch import Batch
 from .batches import batch_of, batch_of_pieces, batches
@@ -64,7 +64,7 @@ class Store(RecordMapping[R], Generic[R]):
         wanted = as_keys(keys)
         return until_found(lambda: batch_of(self._heap, self._existing(wanted)))
 
-    def _existing(self, keys: npt.NDArray[np.uint64]) -> Run:
+    def _existing(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return the rows of keys, in their order; raise KeyNotFound if one has none."""
         rows = self._lookup(keys)
         missing = rows["flags"] & TOMBSTONE != 0
@@ -96,7 +96,7 @@ class Store(RecordMapping[R], Generic[R]):
         found: npt.NDArray[np.bool_] = is_key & (self._lookup(wanted)["flags"] & TOMBSTONE == 0)
         return found
 
-    def _lookup(self, keys: npt.NDArray[np.uint64]) -> Run:
+    def _lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per key, in their order; a tombstone for the key that has none."""
         order = np.argsort(keys)
         rows = empty_run(len(keys))

@@ -32,11 +32,11 @@ from structchunk.disk.superblock import CRC, SLOT, Superblock, parse_slot
 from structchunk.index.index import CATALOG, CHECKPOINT, LAST, Index
 from structchunk.index.leveldb import LevelDB
 from structchunk.index.page_cache import Budget
-from structchunk.index.table import Table
-from structchunk.index.version import Clock
-from structchunk.runs.extent import EXTENT_DTYPE, LIVE, ROW, TOMBSTONE, ZERO, is_sorted, make_run, misplaced
+from structchunk.index.table import StoreIndex
+from structchunk.index.version import IndexVersion
+from structchunk.runs.extent import EXTENT_DTYPE, MUTABLE, ROW, TOMBSTONE, ZERO, is_sorted, make_run, misplaced
 from structchunk.runs.packed import EVEN, Packed, pack
-from structchunk.runs.run import Scattered
+from structchunk.runs.run import ArrayRun
 from structchunk.types.schema import schema_from_descriptor
 
 SIZE = 8192
@@ -98,7 +98,7 @@ def packed_rows(draw: st.DrawFn) -> tuple[int, int, bytes]:
     count, step, length = draw(st.integers(3, 9)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
     run = make_run(np.arange(count, dtype=np.uint64) * step, DATA + 8 * length * np.arange(count), length, 1)
     run["key"][-1] += draw(st.integers(0, 1))
-    form, count, body = pack(Scattered(run), 8)
+    form, count, body = pack(ArrayRun(run), 8)
     return form, count, draw(st.one_of(st.just(bytes(body)), edited(bytes(body))))
 
 
@@ -186,7 +186,7 @@ def test_rows_of_a_segment_are_bounded_whatever_the_size_of_the_file(tmp_path: P
     """A file of holes may be as large as one likes."""
     path = tmp_path / "sparse"
     for count, is_sound in ((MOST_ROWS, True), (MOST_ROWS + 1, False)):
-        body = struct.pack("<QQIIQQ24x", DATA, 1, 1, LIVE | ZERO, 5, 1)
+        body = struct.pack("<QQIIQQ24x", DATA, 1, 1, MUTABLE | ZERO, 5, 1)
         record = pack_record(1, 2, 1, 1, 0, DATA, DATA + count, 0, Packed(EVEN, count, body))
         size = DATA + count * 33 + 8192
         with open(path, "wb") as file:
@@ -248,7 +248,7 @@ def test_pages_and_delta(leveldb: LevelDB, drawn: list[tuple[bytes, int, bool, b
         lambda table: [np.array([table.find(key) or (key, DATA, 0, 1, 0)], EXTENT_DTYPE)],
     ):
         try:
-            pieces = read(Table(leveldb, Clock(0), 1, 8, check_rows, Budget()))
+            pieces = read(StoreIndex(leveldb, IndexVersion(0), 1, 8, check_rows, Budget()))
         except sc.CorruptionError:
             continue
         for piece in pieces:

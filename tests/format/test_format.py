@@ -26,9 +26,9 @@ from structchunk.disk.superblock import SLOT_SIZE, Superblock, create_superblock
 from structchunk.errors import CorruptionError
 from structchunk.index.index import Index
 from structchunk.index.leveldb import LevelDB
-from structchunk.runs.extent import EXTENT_DTYPE, LIVE, ROW, TOMBSTONE, ZERO, Extent
+from structchunk.runs.extent import EXTENT_DTYPE, MUTABLE, ROW, TOMBSTONE, ZERO, Extent
 from structchunk.runs.packed import ALL, EVEN, KEYS, Packed, pack
-from structchunk.runs.run import Scattered, Stretch, shorten
+from structchunk.runs.run import ArrayRun, ContiguousRun, shorten
 
 ABOUT = {"name": "temps", "kind": "array", "schema": {"kind": "array", "type": "<f8"}}
 TEXT = b'{"name":"temps","kind":"array","schema":{"kind":"array","type":"<f8"}}'
@@ -58,7 +58,7 @@ def flipped(raw: bytes, bits: range) -> Iterator[bytes]:
 
 
 def test_extent_row() -> None:
-    row: Extent = (0x0102030405060708, 4096, 3, 7, TOMBSTONE | LIVE)
+    row: Extent = (0x0102030405060708, 4096, 3, 7, TOMBSTONE | MUTABLE)
     golden = bytes.fromhex("0807060504030201 0010000000000000 0300000000000000 07000000 03000000")
     assert ROW.pack(*row) == rows_of([row]).tobytes() == golden
     assert len(golden) == EXTENT_DTYPE.itemsize == 32
@@ -293,7 +293,7 @@ def test_a_segment_with_a_wrong_field_is_refused(fields: dict[str, int]) -> None
         [(1, 0, 0, 6, TOMBSTONE)],
         [(2, 4104, 1, 7, 0), (1, 4128, 1, 7, 0)],
         [(1, 4104, 1, 7, 0), (1, 4128, 1, 7, 0)],
-        [(1, 4104, 1, 7, ZERO)],  # not LIVE
+        [(1, 4104, 1, 7, ZERO)],  # not MUTABLE
         [(1, 4104, 1, 7, 16)],
         [(1, 4105, 1, 7, 0)],
         [(1, 4080, 1, 7, 0)],
@@ -332,33 +332,33 @@ def test_data_crc_covers_all_but_tombstones_and_zeros_by_offset() -> None:
     raw = memoryview(bytes(range(256)) * 2)
     rows = [
         (1, 64, 2, 1, 0),
-        (2, 8, 1, 1, LIVE),
-        (3, 32, 2, 1, ZERO | LIVE),
+        (2, 8, 1, 1, MUTABLE),
+        (3, 32, 2, 1, ZERO | MUTABLE),
         (4, 0, 9, 1, TOMBSTONE),
         (5, 16, 2, 1, 0),
         (6, 99, 0, 1, 0),
     ]
-    assert data_crc(raw, Scattered(rows_of(rows)), 8) == zlib.crc32(bytes([*range(8, 32), *range(64, 80)]))
-    assert data_crc(raw, Scattered(rows_of([])), 8) == 0
+    assert data_crc(raw, ArrayRun(rows_of(rows)), 8) == zlib.crc32(bytes([*range(8, 32), *range(64, 80)]))
+    assert data_crc(raw, ArrayRun(rows_of([])), 8) == 0
 
 
-@pytest.mark.parametrize("flags", [0, LIVE, LIVE | ZERO])
+@pytest.mark.parametrize("flags", [0, MUTABLE, MUTABLE | ZERO])
 @pytest.mark.parametrize("lengths", [(2, 2, 2), (2, 0, 3), (0, 0)], ids=str)
 def test_data_crc_is_the_same_of_whatever_form(lengths: tuple[int, ...], flags: int) -> None:
     raw = memoryview(bytes(range(256)))
     starts = [8, *itertools.accumulate(lengths, initial=8)][1:]
     run = rows_of((key, 8 * starts[key], length, 1, flags) for key, length in enumerate(lengths))
     piece = shorten(run, 8)
-    assert isinstance(piece, Stretch)
+    assert isinstance(piece, ContiguousRun)
     expected = 0 if flags & ZERO else zlib.crc32(raw[64 : 8 * starts[-1]])
-    assert data_crc(raw, piece, 8) == data_crc(raw, Scattered(run), 8) == expected
+    assert data_crc(raw, piece, 8) == data_crc(raw, ArrayRun(run), 8) == expected
 
 
 # ---------------------------------------------------------------------- the other forms of rows
 
 SHORT_FORMS = {
     KEYS: (
-        [(1, 4104, 1, 7, LIVE), (2, 4128, 1, 7, LIVE), (2**64 - 1, 4152, 1, 7, LIVE)],
+        [(1, 4104, 1, 7, MUTABLE), (2, 4128, 1, 7, MUTABLE), (2**64 - 1, 4152, 1, 7, MUTABLE)],
         "0810000000000000 0100000000000000 07000000 02000000"  # offset 4104, length, chunk, flags
         "0100000000000000 0200000000000000 ffffffffffffffff"  # keys
         "0000000000000000 0000000000000000",
@@ -375,7 +375,7 @@ SHORT_FORMS = {
 @pytest.mark.parametrize("form", SHORT_FORMS)
 def test_segment_of_regular_records(form: int) -> None:
     rows, golden = SHORT_FORMS[form]
-    packed = pack(Scattered(rows_of(rows)), 24)
+    packed = pack(ArrayRun(rows_of(rows)), 24)
     assert (packed.form, packed.row_count, bytes(packed.body)) == (form, 3, bytes.fromhex(golden))
     record = pack_record(7, 9, 2, 3, 1, 4104, 4176, 0, packed)
     assert record == record_of(bytes(packed.body), count=3, form=form)
@@ -486,9 +486,9 @@ def test_leveldb_keys_and_values(tmp_path: Path) -> None:
     index.add_table(0x0102, 8, lambda run: None)
     page = rows_of((key, 4096 + 8 * key, 1, 7, 0) for key in range(513))
     catalog = {"temps": {"store": 0x0102, "kind": "array", "schema": ABOUT["schema"]}}
-    index.put(1, {0x0102: [Scattered(page)]}, catalog)
+    index.put(1, {0x0102: [ArrayRun(page)]}, catalog)
     few = rows_of([(2**64 - 2, 8200, 2, 8, 0), (2**64 - 1, 0, 0, 8, TOMBSTONE)])
-    index.put(2, {0x0102: [Scattered(few)]})
+    index.put(2, {0x0102: [ArrayRun(few)]})
     index.write_checkpoint(9, {8: (8216, 65000)})
     store = b"\0\0\1\2"
     assert dict(index.leveldb.read(b"", b"\xff", 99)) == {
@@ -607,7 +607,7 @@ def test_a_database_can_be_read_by_its_docstring(tmp_path: Path) -> None:
         [],
         [(3, 4100, 2, 1, 0), (5, 4096, 1, 1, 0), (2**64 - 1, 4108, 3, 1, 0)],
         [(3, 0, 0, 1, TOMBSTONE)],
-        [(4, 4120, 100, 1, LIVE | ZERO)],
+        [(4, 4120, 100, 1, MUTABLE | ZERO)],
         [(9, 4520, 0, 1, 0)],
     ]
     data = [zlib.crc32(raw[4096:4120]) if commit == 2 else 0 for commit in range(1, 6)]

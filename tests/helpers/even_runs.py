@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from support import rows_of
 
-from structchunk.runs.extent import KEY_END, Extent, Run
+from structchunk.runs.extent import KEY_END, Extent, RowArray
 
 SIZE = 8
 
@@ -14,7 +14,7 @@ lengths = st.one_of(st.just(2), st.integers(0, 3))
 
 
 @st.composite
-def runs(draw: st.DrawFn) -> Run:
+def runs(draw: st.DrawFn) -> RowArray:
     """Draw rows that nearly always lie back to back, in nearly evenly spaced keys."""
     even, uniform = draw(st.booleans()), draw(st.booleans())
     key, offset, chunk, flags = draw(st.integers(0, 5)), 4096, 1, 0

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from hypothesis import strategies as st
 
-from structchunk.runs.extent import EXTENT_DTYPE, TOMBSTONE, Extent, Run, empty_run
+from structchunk.runs.extent import EXTENT_DTYPE, TOMBSTONE, Extent, RowArray, empty_run
 
 UUID = bytes(range(16))
 """The database uuid of files that tests make by hand."""
@@ -37,18 +37,18 @@ def models(max_size: int = 30) -> st.SearchStrategy[Model]:
     return row_lists(max_size).map(lambda rows: {row[0]: row for row in rows})
 
 
-def rows_of(rows: Iterable[Extent]) -> Run:
+def rows_of(rows: Iterable[Extent]) -> RowArray:
     """Return rows, in their order, as an array."""
     made = list(rows)
     return np.array(made, EXTENT_DTYPE) if made else empty_run()
 
 
-def run_of(model: Model) -> Run:
+def run_of(model: Model) -> RowArray:
     """Return a dictionary's rows as a run."""
     return rows_of(model[key] for key in sorted(model))
 
 
-def model_of(run: Run) -> Model:
+def model_of(run: RowArray) -> Model:
     """Return a run as a dictionary, having checked that it is one: ascending, no key twice."""
     model = {row[0]: row for row in run.tolist()}
     assert list(model) == sorted(model)

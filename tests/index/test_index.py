@@ -24,10 +24,10 @@ from structchunk.index import page_cache, table
 from structchunk.index.index import CATALOG, CHECKPOINT, LAST, Index
 from structchunk.index.page import count_rows as rows_of_page
 from structchunk.index.page import is_short
-from structchunk.index.table import Change, Table
-from structchunk.index.view import View
-from structchunk.runs.extent import KEY_END, ROW, TOMBSTONE, Extent, Run
-from structchunk.runs.run import Piece, Scattered, Stretch, joined, shorten
+from structchunk.index.table import Change, StoreIndex
+from structchunk.index.view import IndexSnapshot
+from structchunk.runs.extent import KEY_END, ROW, TOMBSTONE, Extent, RowArray
+from structchunk.runs.run import ArrayRun, ContiguousRun, Run, joined, shorten
 
 STORES = {1: 8, 2: 4}
 """Stores of the tests, and the sizes of their items."""
@@ -52,11 +52,11 @@ def small_limits(cache_size: int) -> Iterator[None]:
         yield
 
 
-def accept(run: Run) -> None:
+def accept(run: RowArray) -> None:
     """Find nothing wrong with a run."""
 
 
-def add_tables(index: Index, check: Callable[[Run], None] = accept) -> None:
+def add_tables(index: Index, check: Callable[[RowArray], None] = accept) -> None:
     for store, item_size in STORES.items():
         index.add_table(store, item_size, check)
 
@@ -70,7 +70,7 @@ def index(tmp_path: Path) -> Iterator[Index]:
         made.close()
 
 
-def dense(first: int, count: int, *, step: int = 1, chunk: int = 1, flags: int = 0) -> Run:
+def dense(first: int, count: int, *, step: int = 1, chunk: int = 1, flags: int = 0) -> RowArray:
     """Return rows of one item each, at evenly spaced keys."""
     return rows_of(
         (key, 0 if flags else 4096 + 8 * key % 2**40, 0 if flags else 1, chunk, flags)
@@ -78,19 +78,19 @@ def dense(first: int, count: int, *, step: int = 1, chunk: int = 1, flags: int =
     )
 
 
-def some(first: int, count: int, *, step: int = 1, chunk: int = 1, flags: int = 0) -> list[Piece]:
+def some(first: int, count: int, *, step: int = 1, chunk: int = 1, flags: int = 0) -> list[Run]:
     """Return the same rows as pieces."""
-    return [Scattered(dense(first, count, step=step, chunk=chunk, flags=flags))]
+    return [ArrayRun(dense(first, count, step=step, chunk=chunk, flags=flags))]
 
 
-def whole(pieces: Iterator[Piece], *, reverse: bool = False) -> Model:
+def whole(pieces: Iterator[Run], *, reverse: bool = False) -> Model:
     """Return consecutive pieces as a dictionary, having checked their order."""
     found = list(pieces)
     assert all(len(piece) for piece in found)
     return model_of(joined(found[::-1] if reverse else found))
 
 
-def as_rows(run: Run) -> Model:
+def as_rows(run: RowArray) -> Model:
     """Return the rows that lookup() found, having checked that the others are tombstones."""
     return {row[0]: row for row in run.tolist() if not row[4] & TOMBSTONE}
 
@@ -116,7 +116,7 @@ class Comparison(RuleBasedStateMachine):
         self.index = Index.create(f"{self.directory}/index", UUID)
         add_tables(self.index)
         self.models: dict[int, Model] = {store: {} for store in STORES}
-        self.views: list[tuple[View, dict[int, Model]]] = []
+        self.views: list[tuple[IndexSnapshot, dict[int, Model]]] = []
 
     def teardown(self) -> None:
         self.index.close()
@@ -125,7 +125,7 @@ class Comparison(RuleBasedStateMachine):
 
     def put(self, changes: dict[int, Model]) -> None:
         self.commit += 1
-        self.index.put(self.commit, {store: [Scattered(run_of(model))] for store, model in changes.items()})
+        self.index.put(self.commit, {store: [ArrayRun(run_of(model))] for store, model in changes.items()})
         for store, model in changes.items():
             self.models[store] = alive({**self.models[store], **model})
 
@@ -295,14 +295,14 @@ def test_a_sparse_large_run_does_not_rewrite_all_pages(index: Index) -> None:
 
 
 def test_views_taken_while_a_delta_is_folded(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[View] = []
-    due, fold = Table.needs_fold, Table.fold
+    taken: list[IndexSnapshot] = []
+    due, fold = StoreIndex.needs_fold, StoreIndex.fold
 
-    def needs_fold(self: Table, record_count: Callable[[], int]) -> bool:
+    def needs_fold(self: StoreIndex, record_count: Callable[[], int]) -> bool:
         taken.append(index.view())
         return due(self, record_count)
 
-    def folding(self: Table) -> Iterator[Change]:
+    def folding(self: StoreIndex) -> Iterator[Change]:
         for change in fold(self):
             yield change
             taken.append(index.view())
@@ -311,8 +311,8 @@ def test_views_taken_while_a_delta_is_folded(index: Index, monkeypatch: pytest.M
     index.put(1, {1: some(0, 40, step=2)})
     for commit in range(2, 8):
         index.put(commit, {1: some(10 * commit + 1, 1)})
-    monkeypatch.setattr(Table, "needs_fold", needs_fold)
-    monkeypatch.setattr(Table, "fold", folding)
+    monkeypatch.setattr(StoreIndex, "needs_fold", needs_fold)
+    monkeypatch.setattr(StoreIndex, "fold", folding)
     monkeypatch.setattr(table, "FOLD_FRACTION", 100)
     expected = whole(index.table(1).pieces(0, KEY_END)) | model_of(dense(81, 1))
     numbers = np.array(sorted(expected), np.uint64)
@@ -334,14 +334,14 @@ def test_views_taken_while_a_delta_is_folded(index: Index, monkeypatch: pytest.M
 
 def test_a_point_read_notices_a_commit_that_comes_in_between(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     index.put(1, {1: some(0, 8)})
-    view, find = index.view(), Table.find
+    view, find = index.view(), StoreIndex.find
 
-    def find_after_a_commit(self: Table, key: int) -> Extent | None:
-        monkeypatch.setattr(Table, "find", find)
+    def find_after_a_commit(self: StoreIndex, key: int) -> Extent | None:
+        monkeypatch.setattr(StoreIndex, "find", find)
         index.put(2, {1: some(0, 8, flags=TOMBSTONE)})
         return find(self, key)
 
-    monkeypatch.setattr(Table, "find", find_after_a_commit)
+    monkeypatch.setattr(StoreIndex, "find", find_after_a_commit)
     assert view.find(1, 3) == (3, 4120, 1, 1, 0)
     assert index.table(1).find(3) is None
 
@@ -372,7 +372,7 @@ def test_a_closed_view_refuses_rather_than_read_another_commit(index: Index) -> 
 
 def test_a_cached_page_does_not_hide_a_delta_that_is_not_loaded(index: Index) -> None:
     index.put(1, {1: some(0, 8)})
-    index.put(2, {1: [Scattered(rows_of([(3, 8000, 5, 1, 0)]))]})
+    index.put(2, {1: [ArrayRun(rows_of([(3, 8000, 5, 1, 0)]))]})
     index.forget()
     latest = index.table(1)
     latest._block(3, None)
@@ -393,12 +393,12 @@ def test_the_cache_keeps_to_its_limit(tmp_path: Path) -> None:
 def test_where_a_chunk_ends_sweeps_still_meet_stretches(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("structchunk.runs.run.LONG_STRETCH", 2)
     run = np.concatenate([dense(0, 6), dense(6, 30, chunk=2)])
-    index.put(1, {1: [Scattered(run)]})
+    index.put(1, {1: [ArrayRun(run)]})
     view = index.view()
     for _ in range(2):
         for reverse in (False, True):
             pieces = list(view.pieces(1, 0, KEY_END, reverse=reverse))
-            assert all(isinstance(piece, Stretch) for piece in pieces)
+            assert all(isinstance(piece, ContiguousRun) for piece in pieces)
             assert whole(iter(pieces), reverse=reverse) == model_of(run)
     assert view.lookup(1, run["key"]).tolist() == run.tolist()
 
@@ -409,13 +409,13 @@ spans = st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda span: (span
 @given(st.lists(st.tuples(spans, st.booleans()), max_size=20), st.integers(0, 90))
 def test_cached_blocks_are_disjoint_and_drop_drops_all(steps: list[tuple[tuple[int, int], bool]], key: int) -> None:
     budget = page_cache.Budget()
-    cache = page_cache.BlockCache(budget)
+    cache = page_cache.PageCache(budget)
     for (low, high), dropped in steps:
         if dropped:
             cache.drop(low, high)
         else:
             piece = shorten(dense(low, high - low + 1), 8)
-            cache.insert(page_cache.Block(piece, low, high))
+            cache.insert(page_cache.CachedPages(piece, low, high))
         found = [cache.find(at) for at in range(low, high + 1)]
         assert all((one is None) is dropped for one in found)
         lasts, blocks = cache.index
@@ -582,7 +582,7 @@ DAMAGE = {
     "delta row of another key": [delta(7, ROW.pack(6, 4096, 1, 1, 0))],
     "delta key too long": [(delta(7, b"")[0] + b"x", ROW.pack(7, 4096, 1, 1, 0))],
 }
-READS: dict[str, Callable[[Index, View], object]] = {
+READS: dict[str, Callable[[Index, IndexSnapshot], object]] = {
     "lookup": lambda index, view: index.table(1).lookup(np.arange(9, dtype=np.uint64)),
     "existing": lambda index, view: index.table(1).existing(np.arange(9, dtype=np.uint64)),
     "pieces": lambda index, view: list(index.table(1).pieces(0, KEY_END)),
@@ -593,7 +593,7 @@ READS: dict[str, Callable[[Index, View], object]] = {
 }
 
 
-def plant(index: Index, pairs: list[tuple[bytes, bytes]], *, older: bool) -> View:
+def plant(index: Index, pairs: list[tuple[bytes, bytes]], *, older: bool) -> IndexSnapshot:
     """Put raw pairs into LevelDB behind the index's back, and return a view that sees them."""
     index.leveldb.write(pairs)
     index.forget()
@@ -606,7 +606,9 @@ def plant(index: Index, pairs: list[tuple[bytes, bytes]], *, older: bool) -> Vie
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
 @pytest.mark.parametrize("pairs", DAMAGE.values(), ids=DAMAGE)
-def test_damaged_rows_are_found(index: Index, pairs: list[Any], read: Callable[[Index, View], object]) -> None:
+def test_damaged_rows_are_found(
+    index: Index, pairs: list[Any], read: Callable[[Index, IndexSnapshot], object]
+) -> None:
     view = plant(index, pairs, older=True)
     with pytest.raises(CorruptionError, match="rebuild_index"):
         read(index, view)
@@ -623,11 +625,11 @@ def test_a_point_read_finds_damage_or_nothing(index: Index, pairs: list[Any]) ->
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
 @pytest.mark.parametrize("pairs", [[page(5, 7)], [delta(7, ROW.pack(7, 4096, 1, 1, 0))]], ids=["page", "delta"])
 def test_rows_from_disk_are_checked(
-    tmp_path: Path, pairs: list[Any], read: Callable[[Index, View], object]
+    tmp_path: Path, pairs: list[Any], read: Callable[[Index, IndexSnapshot], object]
 ) -> None:
     seen: list[int] = []
 
-    def refuse(run: Run) -> None:
+    def refuse(run: RowArray) -> None:
         seen.extend(run["key"].tolist())
         if 7 in seen:
             raise CorruptionError("chunk", found="key 7", expected="less")

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from support import alive, models, rows_of, run_of
 
 from structchunk.index.page import TRAILER, count_rows, is_short, pack_pages, unpack_pages
-from structchunk.runs.extent import LIVE, ROW, TOMBSTONE, Extent, Run
+from structchunk.runs.extent import MUTABLE, ROW, TOMBSTONE, Extent, RowArray
 from structchunk.runs.packed import ALL, EVEN, KEYS
-from structchunk.runs.run import Piece, Scattered, joined, portions, shorten
+from structchunk.runs.run import ArrayRun, Run, joined, portions, shorten
 
 MOST = 512
 
@@ -24,9 +24,9 @@ def rows_back(pages: list[tuple[int, bytes]]) -> list[Extent]:
 @given(
     st.one_of(runs(), models().map(lambda model: run_of(alive(model)))),
     st.integers(1, 9),
-    st.sampled_from([Scattered, lambda run: shorten(run, SIZE)]),
+    st.sampled_from([ArrayRun, lambda run: shorten(run, SIZE)]),
 )
-def test_round_trip(run: Run, row_count: int, form: type[Scattered]) -> None:
+def test_round_trip(run: RowArray, row_count: int, form: type[ArrayRun]) -> None:
     pages = pack_pages([form(run)] if len(run) else [], SIZE, row_count)
     assert rows_back(pages) == run.tolist()
     keys = run["key"].tolist()
@@ -38,8 +38,8 @@ def test_round_trip(run: Run, row_count: int, form: type[Scattered]) -> None:
 
 
 @given(runs(), st.integers(1, 4), st.integers(1, 9))
-def test_each_piece_begins_a_page(run: Run, piece_size: int, row_count: int) -> None:
-    pieces: list[Piece] = list(portions(Scattered(run), piece_size))
+def test_each_piece_begins_a_page(run: RowArray, piece_size: int, row_count: int) -> None:
+    pieces: list[Run] = list(portions(ArrayRun(run), piece_size))
     pages = pack_pages(pieces, SIZE, row_count)
     assert rows_back(pages) == run.tolist()
     assert {int(piece.keys[-1]) for piece in pieces} <= {last for last, _ in pages}
@@ -67,7 +67,7 @@ GOLDEN = {
 @pytest.mark.parametrize("name", GOLDEN)
 def test_bytes(name: str) -> None:
     rows, golden = GOLDEN[name]
-    ((last, page),) = pack_pages([Scattered(rows_of(rows))], SIZE, MOST)
+    ((last, page),) = pack_pages([ArrayRun(rows_of(rows))], SIZE, MOST)
     assert (last, page.hex()) == (rows[-1][0], golden.replace(" ", ""))
     assert rows_back([(last, bytes.fromhex(golden))]) == rows
 
@@ -111,8 +111,8 @@ def test_damaged_ones_are_refused(page: bytes, last: int) -> None:
 @pytest.mark.parametrize("first", [PLAIN, trailed(SINGLE[:-3], 3, KEYS)])
 def test_pages_that_overlap_are_refused(first: bytes) -> None:
     last = 9 if first == PLAIN else 10
-    assert len(unpack_pages([(last, first), (16, ROW.pack(16, 0, 1, 1, LIVE))], SIZE, MOST)) in (1, 2)
-    for page in (SPACED, ROW.pack(15, 0, 1, 1, LIVE) + PLAIN):
+    assert len(unpack_pages([(last, first), (16, ROW.pack(16, 0, 1, 1, MUTABLE))], SIZE, MOST)) in (1, 2)
+    for page in (SPACED, ROW.pack(15, 0, 1, 1, MUTABLE) + PLAIN):
         with pytest.raises(ValueError, match=r"overlap|out of order"):
             unpack_pages([(last, first), (15 if page == SPACED else 9, page)], SIZE, MOST)
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from structchunk.index.page_cache import CROWD, WORTH_KEYS, Block, make_buckets
-from structchunk.runs.extent import KEY_END, Run, make_run
+from structchunk.index.page_cache import CROWD, WORTH_KEYS, CachedPages, make_buckets
+from structchunk.runs.extent import KEY_END, RowArray, make_run
 from structchunk.runs.run import shorten
 
 SIZE = 8
@@ -30,7 +30,7 @@ def key_sets(draw: st.DrawFn) -> list[int]:
     return sorted({key for base, gap, count in drawn for key in range(base, KEY_END, gap)[:count]})
 
 
-def rows_at(keys: list[int], *, scattered: bool) -> Run:
+def rows_at(keys: list[int], *, scattered: bool) -> RowArray:
     """Return one row for each key, back to back, or with one that is elsewhere."""
     offsets = 4096 + 2 * SIZE * np.arange(len(keys), dtype=np.uint64)
     if scattered and len(keys):
@@ -38,9 +38,9 @@ def rows_at(keys: list[int], *, scattered: bool) -> Run:
     return make_run(np.array(keys, np.uint64), offsets, 2, 1, 0)
 
 
-def block_of(keys: list[int], *, scattered: bool = False) -> Block:
+def block_of(keys: list[int], *, scattered: bool = False) -> CachedPages:
     """Return a block that answers for all keys."""
-    return Block(shorten(rows_at(keys, scattered=scattered), SIZE), 0, KEY_END - 1)
+    return CachedPages(shorten(rows_at(keys, scattered=scattered), SIZE), 0, KEY_END - 1)
 
 
 @given(key_sets(), st.lists(st.integers(0, KEY_END - 1), max_size=9), st.booleans())

@@ -30,8 +30,8 @@ from structchunk.chunks.segment import survey
 from structchunk.disk import files
 from structchunk.disk.superblock import read_superblock
 from structchunk.maintenance.backup import copy_storage
-from structchunk.runs.extent import LIVE
-from structchunk.runs.run import Scattered, Stretch
+from structchunk.runs.extent import MUTABLE
+from structchunk.runs.run import ArrayRun, ContiguousRun
 
 NewRoot = Callable[[], str]
 OpenDB = Callable[..., sc.Database]
@@ -552,10 +552,10 @@ def test_survey_says_what_a_walk_says(db: sc.Database) -> None:
             flags = np.concatenate([segment.rows.run["flags"] for segment in segments])
             assert surveyed[0] == np.bitwise_or.reduce(flags)
             assert surveyed[1] == segments[-2].low - segments[-1].low if len(segments) > 1 else surveyed[1]
-            count += bool(surveyed[0] & LIVE)
+            count += bool(surveyed[0] & MUTABLE)
             forms |= {(type(segment.rows), len(segment.rows) > 2) for segment in segments}
     assert count > 1
-    assert {(Stretch, True), (Scattered, False)} <= forms
+    assert {(ContiguousRun, True), (ArrayRun, False)} <= forms
 
 
 @pytest.mark.parametrize("is_live", [False, True])
@@ -571,7 +571,7 @@ def test_key_that_looks_like_a_record(db: sc.Database, tmp_path: Path, *, is_liv
     first = db._storage.heaps["a"].chunks[min(db._storage.heaps["a"].chunks)]
     surveyed = survey(memoryview(first.source)[first.directory :])
     assert surveyed is not None
-    assert bool(surveyed[0] & LIVE) == is_live
+    assert bool(surveyed[0] & MUTABLE) == is_live
     db.checkpoint(tmp_path / "copy.sc")
     assert (os.path.basename(first.path) in linked(db.path)) != is_live
     assert read(str(tmp_path / "copy.sc")) == contents(db)

@@ -17,7 +17,7 @@ from structchunk.runs.extent import (
     DROPPED,
     EXTENT_DTYPE,
     KEY_END,
-    LIVE,
+    MUTABLE,
     ROW,
     ROW_SIZE,
     TOMBSTONE,
@@ -34,7 +34,7 @@ any_rows = st.lists(st.tuples(uint64, uint64, uint64, st.integers(0, 2**32 - 1),
 
 
 def test_flags_are_those_of_the_format() -> None:
-    assert (TOMBSTONE, LIVE, ZERO, DROPPED, ALL_FLAGS) == (1, 2, 4, 8, 15)
+    assert (TOMBSTONE, MUTABLE, ZERO, DROPPED, ALL_FLAGS) == (1, 2, 4, 8, 15)
 
 
 @given(any_rows)
@@ -85,7 +85,7 @@ def test_last_wins(rows: list[Extent]) -> None:
 
 @given(models())
 def test_live(model: Model) -> None:
-    assert model_of(extent.live(run_of(model))) == alive(model)
+    assert model_of(extent.without_tombstones(run_of(model))) == alive(model)
 
 
 @given(models(), models())

@@ -14,7 +14,7 @@ from support import keys, run_of
 
 import structchunk as sc
 from structchunk.runs.key_ranges import KeyRange, split, weight
-from structchunk.runs.run import Scattered, shorten
+from structchunk.runs.run import ArrayRun, shorten
 
 Ranges = list[KeyRange]
 
@@ -48,7 +48,7 @@ def test_whatever_the_figures_say_the_key_space_is_covered(
         }
         run = run_of(rows)
         if len(run):
-            pieces.append((shorten(run, 8) if as_stretch else Scattered(run), 8))
+            pieces.append((shorten(run, 8) if as_stretch else ArrayRun(run), 8))
     check_cover(split(pieces, size, count), count)
 
 
@@ -57,7 +57,7 @@ def test_no_range_is_further_from_its_share_than_one_record(model: dict[int, int
     rows = {key: (key, 0, length, 1, 0) for key, length in model.items()}
     weights = {key: weight(1, 8 * length) for key, length in model.items()}
     total = sum(weights.values())
-    ranges = split([(Scattered(run_of(rows)), 8)], total, count)
+    ranges = split([(ArrayRun(run_of(rows)), 8)], total, count)
     check_cover(ranges, count)
     for start, stop in ranges:
         inside = sum(size for key, size in weights.items() if start <= key < stop)

@@ -10,9 +10,9 @@ from even_runs import SIZE, runs
 from hypothesis import given
 from support import rows_of
 
-from structchunk.runs.extent import TOMBSTONE, Run
+from structchunk.runs.extent import TOMBSTONE, RowArray
 from structchunk.runs.packed import ALL, EVEN, HEAD, KEYS, Packed, pack, packed_size, size_of, unpack
-from structchunk.runs.run import Piece, Scattered, Stretch, shorten
+from structchunk.runs.run import ArrayRun, ContiguousRun, Run, shorten
 
 
 def head(offset: int = 4096, length: int = 2, chunk: int = 1, flags: int = 0) -> bytes:
@@ -29,8 +29,8 @@ def numbers(*values: int) -> bytes:
 
 
 @given(runs())
-def test_round_trip(run: Run) -> None:
-    pieces: list[Piece] = [Scattered(run), shorten(run, SIZE)]
+def test_round_trip(run: RowArray) -> None:
+    pieces: list[Run] = [ArrayRun(run), shorten(run, SIZE)]
     for packed in (pack(piece, SIZE) for piece in pieces):
         assert packed.row_count == len(run)
         assert len(packed.body) == size_of(packed.form, len(run)) <= len(run) * 32
@@ -55,14 +55,14 @@ def test_round_trip(run: Run) -> None:
     ],
 )
 def test_form(rows: list[tuple[int, ...]], form: int, size: int) -> None:
-    packed = pack(Scattered(rows_of(rows)), SIZE)
+    packed = pack(ArrayRun(rows_of(rows)), SIZE)
     assert (packed.form, len(packed.body)) == (form, size)
 
 
 def test_keys_are_over_the_same_memory() -> None:
     body = padded(head(), numbers(3, 9, 10))
     piece = unpack(Packed(KEYS, 3, body), SIZE)
-    assert isinstance(piece, Stretch)
+    assert isinstance(piece, ContiguousRun)
     assert np.shares_memory(piece.keys, np.frombuffer(body, np.uint8))
 
 

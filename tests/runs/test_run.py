@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import Model, alive, between, model_of, models, rows_of, run_of
 
-from structchunk.index.page_cache import Block
-from structchunk.runs.extent import KEY_END, ROW_SIZE, Extent, Run, breaks, overlay
+from structchunk.index.page_cache import CachedPages
+from structchunk.runs.extent import KEY_END, ROW_SIZE, Extent, RowArray, breaks, overlay
 from structchunk.runs.run import (
     SHARED_OFFSETS,
-    Piece,
-    Scattered,
-    Stretch,
+    ArrayRun,
+    ContiguousRun,
+    Run,
     clip_piece,
     even_offsets,
     in_key_order,
@@ -33,7 +33,7 @@ from structchunk.runs.run import (
 
 
 @given(runs(), st.data())
-def test_any_form_has_the_same_rows(run: Run, data: st.DataObject) -> None:
+def test_any_form_has_the_same_rows(run: RowArray, data: st.DataObject) -> None:
     piece = shorten(run, SIZE)
     assert len(piece) == len(run)
     assert piece.run.tolist() == run.tolist()
@@ -57,9 +57,9 @@ def test_any_form_has_the_same_rows(run: Run, data: st.DataObject) -> None:
 
 
 @given(runs(), st.lists(st.integers(0, 40) | st.integers(0, KEY_END - 1)))
-def test_a_block_finds_what_is_there(run: Run, others: list[int]) -> None:
+def test_a_block_finds_what_is_there(run: RowArray, others: list[int]) -> None:
     piece = shorten(run, SIZE)
-    block = Block(piece, 0, KEY_END - 1, split(piece, SIZE))
+    block = CachedPages(piece, 0, KEY_END - 1, split(piece, SIZE))
     model = {row[0]: row for row in run.tolist()}
     wanted = sorted({*model, *others})
     assert [block.find(key) for key in wanted] == [model.get(key) for key in wanted]
@@ -70,7 +70,7 @@ def test_a_block_finds_what_is_there(run: Run, others: list[int]) -> None:
 
 
 @given(runs(), runs())
-def test_rows_are_split_where_that_leaves_long_stretches(run: Run, more: Run) -> None:
+def test_rows_are_split_where_that_leaves_long_stretches(run: RowArray, more: RowArray) -> None:
     more["key"] += 2**60 if more.size and int(more["key"][-1]) < 2**63 else 0
     more["chunk"] += 5
     run = overlay(more, run)
@@ -84,9 +84,9 @@ def test_rows_are_split_where_that_leaves_long_stretches(run: Run, more: Run) ->
 
 
 @given(runs())
-def test_a_stretch_says_where_its_items_are(run: Run) -> None:
+def test_a_stretch_says_where_its_items_are(run: RowArray) -> None:
     piece = shorten(run, SIZE)
-    if isinstance(piece, Scattered):
+    if isinstance(piece, ArrayRun):
         return
     assert piece.items == slice(int(run["offset"][0]) // SIZE, int(run["offset"][-1] // SIZE + run["length"][-1]))
     assert piece.offsets.tolist() == [0, *np.cumsum(run["length"]).tolist()]
@@ -121,7 +121,7 @@ def test_even_offsets(count: int) -> None:
 # ---------------------------------------------------------------------- overlay
 
 
-def cut(run: Run, places: list[int]) -> list[Piece]:
+def cut(run: RowArray, places: list[int]) -> list[Run]:
     """Return consecutive pieces of a run, empty ones too."""
     ends = [0, *sorted(min(place, len(run)) for place in places), len(run)]
     return [shorten(run[low:high], SIZE) for low, high in itertools.pairwise(ends)]
@@ -138,9 +138,9 @@ def test_overlay_pieces(*, reverse: bool, newer: Model, older: Model, places: li
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_overlay_pieces_is_lazy_and_leaves_the_rest_alone(*, reverse: bool) -> None:
-    drawn: list[Piece] = []
+    drawn: list[Run] = []
 
-    def older() -> Iterator[Piece]:
+    def older() -> Iterator[Run]:
         for keys in ((50, 51), (30, 31)) if reverse else ((30, 31), (50, 51)):
             drawn.append(shorten(rows_of([(key, 4096 + 8 * key, 1, 1, 0) for key in keys]), SIZE))
             yield drawn[-1]
@@ -148,7 +148,7 @@ def test_overlay_pieces_is_lazy_and_leaves_the_rest_alone(*, reverse: bool) -> N
     pieces = overlay_pieces(rows_of([(40, 0, 0, 1, 0)]), older(), reverse=reverse)
     assert next(pieces) is drawn[0]
     assert len(drawn) == 1
-    assert isinstance(drawn[0], Stretch)
+    assert isinstance(drawn[0], ContiguousRun)
     assert len(joined(pieces)) == 3
 
 
@@ -162,7 +162,7 @@ def test_clipping_is_what_it_says(model: Model, start: int, stop: int) -> None:
 
 
 @given(runs(), st.lists(st.integers(0, 9), max_size=4))
-def test_consecutive_pieces_are_the_same_rows_put_together(run: Run, places: list[int]) -> None:
+def test_consecutive_pieces_are_the_same_rows_put_together(run: RowArray, places: list[int]) -> None:
     pieces = cut(run, places)
     filled = [piece for piece in pieces if len(piece)]
     assert put_together(filled, SIZE).run.tolist() == run.tolist()

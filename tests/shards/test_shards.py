@@ -24,7 +24,7 @@ from support import count_descriptors, in_child, keys, run_of, run_python
 
 import structchunk as sc
 from structchunk.runs.extent import clip
-from structchunk.runs.run import Piece, joined, shorten
+from structchunk.runs.run import Run, joined, shorten
 from structchunk.shards.binding import merge
 from structchunk.shards.manifest import NAME, Manifest, _crc, read_manifest, write_manifest
 from structchunk.shards.writing import finish, make_shard, new_directory
@@ -92,7 +92,7 @@ def disjoint(new_root: Callable[[], str]) -> Iterator[sc.Shards]:
 models = st.lists(st.dictionaries(keys, st.just((4096, 1, 1, 0)), max_size=20), max_size=4)
 
 
-def pieces_of(model: dict[int, Any], cuts: list[int], *, reverse: bool) -> Iterator[Piece]:
+def pieces_of(model: dict[int, Any], cuts: list[int], *, reverse: bool) -> Iterator[Run]:
     run = run_of({key: (key, *row) for key, row in model.items()})
     bounds = [0, *sorted(cuts), 2**64]
     parts = [shorten(clip(run, low, high), 8) for low, high in itertools.pairwise(bounds)]

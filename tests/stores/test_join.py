@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from support import keys, run_of
 
 import structchunk as sc
-from structchunk.runs.extent import Run, clip, intersect
-from structchunk.runs.run import Piece, shorten
+from structchunk.runs.extent import RowArray, clip, intersect
+from structchunk.runs.run import Run, shorten
 from structchunk.stores.join import _collect, _join
 
 Rows = list[tuple[int, tuple[list[Any], ...]]]
@@ -70,7 +70,7 @@ def test_intersect_is_the_intersection(models: list[dict[int, Any]]) -> None:
         assert run["key"].tolist() == expected
 
 
-def pieces_of(run: Run, cuts: list[int]) -> Iterator[Piece]:
+def pieces_of(run: RowArray, cuts: list[int]) -> Iterator[Run]:
     bounds = [0, *sorted(cuts), 2**64]
     parts = [clip(run, low, high) for low, high in itertools.pairwise(bounds)]
     return iter([shorten(part, 8) for part in parts if len(part)])
