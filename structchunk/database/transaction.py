@@ -223,8 +223,8 @@ class Transaction(StoreCollection):
         FailedError
             An earlier write failed half-way: reopen the database.
         """
-        self._check_open()
         try:
+            self._check_open()
             self._storage.commit(
                 self._stagings.values(),
                 sync=self._sync,
@@ -261,7 +261,11 @@ class Transaction(StoreCollection):
         self._ticket.has_ended = True
 
     def __enter__(self) -> Transaction:
-        self._check_open()
+        try:
+            self._check_open()
+        except BaseException:
+            self.abort()
+            raise
         return self
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""View: the index as of one commit, and what stays alive as long as a view may read it."""
+"""IndexSnapshot: the index as of one commit, and what stays alive as long as a view may read it."""
 
 from __future__ import annotations
 
