@@ -60,4 +60,9 @@ __all__ = [
     "rebuild_index",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _pickling.register()

@@ -32,7 +32,7 @@ START_SIZE = 8 << 20
 
 
 class Space(Protocol):
-    """What gives a transaction files to store in."""
+    """The storage, as an allocator sees it."""
 
     @property
     def store_lock(self) -> Any:
@@ -50,11 +50,11 @@ class Space(Protocol):
 
     @property
     def reserve(self) -> Reserve:
-        """What may be given up for what frees space."""
+        """Disk space that is released when the disk is full, for what frees space."""
 
 
 class Room:
-    """What one transaction has taken of one chunk.
+    """The part of one chunk that a transaction writes.
 
     ``free`` is the next free byte. What lies between ``stored`` and it is still in ``pending``, by offset.
     ``limit`` is how far data may reach: it goes down by ``ROW_SIZE`` for every row that the segment will have. It

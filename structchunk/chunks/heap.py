@@ -120,7 +120,7 @@ class Heap:
         self._retired_bounds: dict[int, tuple[int, int]] = {}
 
     def find_chunk(self, chunk: int) -> Chunk | None:
-        """Return a chunk, one that is not committed yet too, or None."""
+        """Return a chunk by its id, committed or not yet, or None."""
         return self.chunks.get(chunk) or self.drafts.get(chunk)
 
     @property
@@ -155,7 +155,7 @@ class Heap:
             newer.unmap()  # two of each file until the garbage collector comes would be many descriptors
 
     def settle(self, chunk: Chunk) -> None:
-        """Take a chunk that a transaction has made for committed."""
+        """Mark a draft chunk as committed."""
         self.add(chunk)
         self.drafts.pop(chunk.id, None)
 

@@ -162,7 +162,7 @@ class Database(StoreCollection):
             raise ReadOnlyError(f"{self.path} is open with mode='r'; open it with mode='r+' to write")
 
     def refresh(self) -> None:
-        """Show the newest commit, in a database that is open for reading; any other one always does.
+        """Move a database that is open for reading to the newest commit. Any other one is always there.
 
         Notes
         -----

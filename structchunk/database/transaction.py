@@ -29,7 +29,7 @@ CLOSED = "was aborted when the database was closed"
 
 
 class Ticket:
-    """The right of a transaction to be the only one, from when it is asked for until it ends.
+    """The place of a transaction in the queue of writers, from when it is asked for until it ends.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class Ticket:
     def sleep(self, timeout: float) -> None:
         """Wait until it is called, some seconds at most."""
         turn = self._turn
-        if turn is None:  # of C: an interrupt in one that is written in Python would raise another error
+        if turn is None:  # a lock in C: an interrupt inside threading.Condition would raise another error
             turn = threading.Lock()
             turn.acquire()
             self._turn = turn

@@ -50,7 +50,7 @@ class InPlaceViews:
             array = heap.live_array(extent)
         except MovedError:
             return self._moved_array(heap, extent, checkpoint)
-        # After the view was made: so either moving() sees that it is out, or here it is seen that it must not be.
+        # After the view was made: so either begin_moving() sees the view, or this sees `moving`.
         if chunk.id in self.moving or heap.find_chunk(chunk.id) is None:
             return self._moved_array(heap, extent, checkpoint)
         self.chunks[chunk.id] = chunk
@@ -69,7 +69,7 @@ class InPlaceViews:
         return None if moved is None else self.array(heap, moved, checkpoint)
 
     def begin_moving(self, heap: Heap) -> list[Chunk]:
-        """Lend nothing of a heap's chunks, and return those of which nothing is lent.
+        """Hand out no writable view of a store any more, and return the chunks of which none is held.
 
         Who calls this sets ``moving`` to NOTHING at the end: one assignment, which nothing can interrupt.
         """

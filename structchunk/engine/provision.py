@@ -1,4 +1,4 @@
-"""Provision: that nothing finds the disk full between a commit's first segment and its end, or in a checkpoint.
+"""Provision: reserves disk space before a commit or a checkpoint writes, so that neither finds the disk full then.
 
 LevelDB does not recover from ENOSPC: its log may have a hole then, and it refuses all further writes. So the space
 is taken before the first step that cannot be undone, and the reserve holds as much as LevelDB will need to make

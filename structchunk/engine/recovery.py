@@ -196,7 +196,7 @@ def open_settled_copy(
 
 
 def _as_it_stands(paths: Paths, superblock: Superblock, index: Index, make: Make[S]) -> S:
-    """Open a copy whose every row is good: its chunks reach at least as far as it says."""
+    """Open a copy that needs no replay: its chunks reach at least as far as it says."""
     log = read_ends(paths, superblock, index)
     check_complete(paths, index, log)
     storage = make(superblock, index)

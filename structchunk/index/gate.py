@@ -1,4 +1,4 @@
-"""The gate before a LevelDB handle, and what lives as long as one: its snapshots, and the files of a private one.
+"""Gate: one call of a LevelDB handle at a time, none once it is closed; its snapshots and private directories.
 
 What is behind it may crash or hang if it is closed while a call is in flight, or in a forked child.
 """

@@ -1,4 +1,4 @@
-"""Growth: how many bytes of disk a LevelDB takes, and may be about to take, by what was written to it.
+"""Growth: how many bytes of disk a LevelDB takes, and may soon take, estimated from the bytes written to it.
 
 LevelDB makes a table of a log when that is full, in the background, and merges tables when it likes; it does not
 say when. So this counts what goes into the logs, and tells what is the most that may follow.

@@ -348,7 +348,7 @@ def _refuse_after_fork() -> None:
 
 
 def _close_abandoned(path: str) -> None:
-    """Close what was opened and belongs to no database: the exception that cut that short is kept, and holds it."""
+    """Close a LevelDB whose opening was interrupted: the exception's traceback keeps it alive."""
     gate = _opening.get(path)
     handle = None if gate is None else gate.shut("opening it was interrupted")
     if gate is not None and handle is not None:

@@ -1,4 +1,4 @@
-"""Where a reader keeps a commit for other processes, and what it writes down for them.
+"""Where a reader keeps a commit for other processes, and the file that tells them its chunks and lengths.
 
 In the directory of a clone of an index there is then a file ``chunks``, which LevelDB leaves alone. It is JSON: a
 list of chunk id, free offset and directory offset, for each chunk that the reader knew with that clone. Links there

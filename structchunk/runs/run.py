@@ -1,4 +1,4 @@
-"""Consecutive rows of one store, as a run, or in a shorter form where records lie back to back. Pure NumPy.
+"""Runs of consecutive rows: as an array, or as keys and offsets alone where records lie back to back. Pure NumPy.
 
 Most rows can be calculated from the one before: records that were written one after another lie one after another,
 and keys that count time or things rise by the same step. A piece keeps only what cannot be calculated, and makes
@@ -229,7 +229,7 @@ def _stretch(run: RowArray, starts: range | npt.NDArray[np.int64], item_size: in
 
 
 def split(piece: Run, item_size: int) -> list[Run]:
-    """Return a piece as those that it is made of: Stretches, where records seldom stop lying back to back."""
+    """Cut a run where records stop lying back to back, if that leaves long ContiguousRuns."""
     if isinstance(piece, ContiguousRun):
         return [piece]
     cuts = breaks(piece.run, item_size)

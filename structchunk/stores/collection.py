@@ -78,7 +78,7 @@ class StoreCollection(abc.ABC):
         raise ReadOnlyError(f"there is no store {name!r} here, and none can be created; do so through the database")
 
     def array_store(self, name: str, dtype: Any = None) -> ArrayStore:
-        """Open an array store, or create it where that is possible.
+        """Open an array store, or create it if this handle can write.
 
         Parameters
         ----------
@@ -108,7 +108,7 @@ class StoreCollection(abc.ABC):
     @overload
     def object_store(self, name: str, cls: np.dtype[Any]) -> ObjectStore[Any]: ...
     def object_store(self, name: str, cls: Any = None) -> ObjectStore[Any]:
-        """Open an object store, or create it where that is possible.
+        """Open an object store, or create it if this handle can write.
 
         Parameters
         ----------
@@ -209,7 +209,7 @@ class StoreCollection(abc.ABC):
 
 
 def open_store(stores: StoreCollection, name: str, schema: Schema) -> AnyStore:
-    """Open a store of a type, or create it where that is possible; see ``array_store`` and ``object_store``."""
+    """Open a store of a type, or create it if this handle can write; see ``array_store`` and ``object_store``."""
     stores._prepare(name, schema.kind, schema)
     return stores[name]
 

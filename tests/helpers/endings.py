@@ -1,4 +1,4 @@
-"""Processes that end in the middle of an operation, as a signal has them end: all the way, finalisers and all.
+"""Processes that end in the middle of an operation, as a signal has them end, with all their finalisers.
 
 Each is a child of its own, for which what it needs is made by others: who has opened a database may not fork.
 """

@@ -1,4 +1,4 @@
-"""Table and Index against dictionaries: runs large and small, folds, views of older commits, damage."""
+"""StoreIndex and Index against dictionaries: runs large and small, folds, snapshots of older commits, damage."""
 
 from __future__ import annotations
 
