@@ -65,26 +65,30 @@ class Copies:
     ----------
     source : Paths
         Of the database.
-    directory : ReaderDirectory
-        Where to put them.
+    parent, prefix : str
+        Where to make the directory for them, and how its name begins.
     link : bool
         Link tables and chunks; else copy the tables, and map the chunks where they are.
     database : bytes
         The uuid of the database.
     """
 
-    def __init__(self, source: Paths, directory: ReaderDirectory, database: bytes, *, link: bool) -> None:
+    def __init__(self, source: Paths, parent: str, prefix: str, database: bytes, *, link: bool) -> None:
         self.source = source
-        self.directory = directory
         self.link = link
         self._database = database
-        self._paths = OwnPaths(directory.path, None if link else source.chunks)
         self._generation = -1
         self._cloned = 0
         self._generations: dict[str, Generation] = {}
         self._kept: dict[str, PrivateDirectory] = {}
-        if link:
-            files.make_directory(self._paths.chunks)
+        self.directory = ReaderDirectory(parent, prefix)
+        try:
+            self._paths = OwnPaths(self.directory.path, None if link else source.chunks)
+            if link:
+                files.make_directory(self._paths.chunks)
+        except BaseException:  # which may be kept, and this with it
+            self.directory.release()
+            raise
 
     def release(self) -> None:
         """Remove what the reader has of its own. Idempotent."""

@@ -28,7 +28,7 @@ from ..index.index import Index
 from ..process import leftovers
 from ..runs.extent import empty_run
 from .copies import Copies, State
-from .directory import ReaderDirectory, make_parent, sweep
+from .directory import make_parent, sweep
 from .kept import Kept
 
 _NO_LINKS = {
@@ -217,7 +217,7 @@ def _places(paths: Paths, database: bytes) -> Iterator[Copies]:
     """Yield where a reader may have its own files: beside the originals, and else among temporary files."""
     try:
         make_parent(paths.readers)
-        yield Copies(paths, ReaderDirectory(paths.readers), database, link=True)
+        yield Copies(paths, paths.readers, "", database, link=True)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
@@ -225,4 +225,4 @@ def _places(paths: Paths, database: bytes) -> Iterator[Copies]:
 
     parent, prefix = tempfile.gettempdir(), f"structchunk-{database.hex()}-"
     sweep(parent, prefix)
-    yield Copies(paths, ReaderDirectory(parent, prefix), database, link=False)
+    yield Copies(paths, parent, prefix, database, link=False)
