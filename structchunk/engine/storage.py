@@ -101,7 +101,8 @@ class Storage:
 
     def add_heap(self, heap: Heap) -> None:
         """Make a committed store known."""
-        self._heaps = {**self._heaps, heap.store: heap}
+        self._heaps[heap.store] = heap
+        self._named = {}, {}, {}
         self.index.add_table(heap.store, heap.item_size, heap.check)
 
     def new_heap(self, name: str, schema: Schema) -> Heap:
@@ -375,12 +376,13 @@ class Storage:
     def _checkpoint(self, *, can_wait: bool = False) -> None:
         self.check_writable()
         self.check_place()
-        count = len(self._grown()) + len(self.gone)
+        grown = checkpoint.grown_chunks(self.heaps.values(), self.index.heads)
+        count = len(grown) + len(self.gone)
         if not provision.take_space_for_checkpoint(self.reserve, self.index, count, can_wait=can_wait):
             return
         self._unfinished = "a checkpoint"
         try:
-            self._write_checkpoint()
+            self._write_checkpoint(grown)
             self._unlink_gone()
         except Exception as error:
             self._fail(error)
@@ -394,12 +396,11 @@ class Storage:
             if self.reserve.is_short:
                 provision.renew(self.reserve, self.index)
 
-    def _write_checkpoint(self) -> None:
+    def _write_checkpoint(self, grown: list[Chunk]) -> None:
         self.dirty.update(
             {chunk.id: chunk for chunk in self.lending.chunks.values() if chunk.id not in self._unlinked}
         )
         self._flush()
-        grown = self._grown()
         checkpoint.write_index(self.index, grown, self.gone, self.next_chunk)
         path, new_epoch = self.paths.superblock, self.epoch_pending
         self.superblock = checkpoint.write_superblock(
@@ -409,10 +410,6 @@ class Storage:
         for chunk in grown:
             chunk.settled = chunk.committed
         self._uncheckpointed_size = 0
-
-    def _grown(self) -> list[Chunk]:
-        """Return the chunks that hold a commit and grew since the last checkpoint."""
-        return checkpoint.grown_chunks(self.heaps.values(), self.index.heads)
 
     def _unlink_gone(self) -> None:
         checkpoint.unlink(self.paths, self.gone)

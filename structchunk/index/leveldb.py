@@ -135,8 +135,6 @@ class LevelDB:
         if not private:
             _refuse_after_fork()
         files.make_directory(path)
-        if not private:
-            _close_abandoned(path)
         try:
             return cls._open(path, create=True, private=private)
         except plyvel.Error as error:
@@ -172,8 +170,6 @@ class LevelDB:
     def _open_existing(cls, path: str, *, private: bool) -> LevelDB:
         _check_entries(path)
         _check_tables(path)
-        if not private:
-            _close_abandoned(path)
         deadline = time.monotonic() + LINGER
         while True:
             try:
@@ -188,6 +184,8 @@ class LevelDB:
     def _open(cls, path: str, *, create: bool, private: bool) -> LevelDB:
         global _used
         _used = True  # first: another thread may fork while LevelDB opens
+        if not private:
+            _close_abandoned(path)
         options = _OPTIONS | {"write_buffer_size": _NEVER_FULL} if _inherited else _OPTIONS
         handle = plyvel.DB(os.fsencode(path), create_if_missing=create, **options)
         if _inherited:
