@@ -38,6 +38,16 @@ class Fault(NamedTuple):
     lasting: bool = False
 
 
+def caught(call: Callable[[], object]) -> BaseException | None:
+    """Make a call, and return what it raised, without what that holds."""
+    try:
+        call()
+    except BaseException as error:
+        error.__context__ = error.__cause__ = None
+        return error.with_traceback(None)
+    return None
+
+
 class Disk(Replacing):
     """While entered, counts this thread's calls of the operating system and of LevelDB, and fails some.
 
@@ -57,6 +67,14 @@ class Disk(Replacing):
         self._fault = fault
         super().__init__()
         self._thread = threading.get_ident()
+
+    def run(self, call: Callable[[], object]) -> BaseException | None:
+        """Make a call, of which calls may fail, and return what it raised."""
+        self.is_counting = True
+        try:
+            return caught(call)
+        finally:
+            self.is_counting = False
 
     def arm(self, fault: Fault) -> None:
         """Count from the beginning, and let something else fail."""

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
-from failures import Disk, Fault, Memory
+from failures import Disk, Fault, Memory, caught
 from interrupts import Interrupter
 
 import structchunk as sc
@@ -230,15 +230,11 @@ class Errors:
 
     def _run(self, call: Callable[[], object], fault: Fault) -> BaseException | None:
         self._disk.arm(fault)
-        self._disk.is_counting = True
-        try:
-            return caught(call)
-        finally:
-            self._disk.is_counting = False
+        return self._disk.run(call)
 
     def end(self) -> None:
         """Disturb nothing any more."""
-        self._disk.is_counting = False
+        self._disk.__exit__(None, None, None)
 
 
 class Shortages:
@@ -265,16 +261,6 @@ class Shortages:
 
 
 WAYS: dict[str, Any] = {"interrupt": Interrupts, "fail": Errors, "starve": Shortages}
-
-
-def caught(call: Callable[[], object]) -> BaseException | None:
-    """Make a call, and return what it raised, holding nothing."""
-    try:
-        call()
-    except BaseException as error:
-        error.__context__ = error.__cause__ = None
-        return error.with_traceback(None)
-    return None
 
 
 # ---------------------------------------------------------------------- the storm

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from failures import GROWING, LOSSLESS, READING, Disk, Fault, Memory
+from failures import GROWING, LOSSLESS, READING, Disk, Fault, Memory, caught
 from garbage import GARBAGE, check_writer, other_path
 from interrupts import Interrupter
 from operations import Judge, Operation, Scene, Stage, Violation
@@ -197,11 +197,7 @@ class Starved(Way):
 
     def run(self, scene: Scene, call: Callable[[], object]) -> BaseException | None:
         """Let one call fail."""
-        try:
-            self._memory.run(call)
-        except BaseException as error:
-            return bare(error)
-        return None
+        return caught(functools.partial(self._memory.run, call))
 
 
 def count_calls(stage: Stage, operation: Operation) -> list[Any]:
@@ -241,14 +237,7 @@ class Failing(Way):
 
     def run(self, scene: Scene, call: Callable[[], object]) -> BaseException | None:
         """Let calls fail."""
-        try:
-            self.disk.is_counting = True
-            call()
-        except BaseException as error:
-            return bare(error)
-        finally:
-            self.disk.is_counting = False
-        return None
+        return self.disk.run(call)
 
 
 def count_disk_calls(stage: Stage, operation: Operation) -> list[Any]:
@@ -276,13 +265,6 @@ FAULTS = (
 def fail(stage: Stage, operation: Operation, fault: list[Any], job: dict[str, Any]) -> None:
     """Let an operation work on a disk that fails."""
     attempt_at(stage, operation, fault, Failing(Fault(*fault)))
-
-
-def bare(error: BaseException) -> BaseException:
-    """Return an exception without what it holds."""
-    error = error.with_traceback(None)
-    error.__context__ = error.__cause__ = None
-    return error
 
 
 # ---------------------------------------------------------------------- the collector
@@ -317,13 +299,10 @@ class Collected(Way):
         gc.set_threshold(1)
         gc.enable()
         try:
-            call()
-        except BaseException as error:
-            return bare(error)
+            return caught(call)
         finally:
             gc.disable()
             gc.set_threshold(*thresholds)
-        return None
 
     def judge(self, scene: Scene) -> None:
         """Raise if another database is not as it was."""
