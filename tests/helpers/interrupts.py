@@ -219,7 +219,6 @@ def _checking(code: CodeType) -> frozenset[int]:
             instruction.offset
             for instruction in dis.get_instructions(code)
             if instruction.opname.startswith("CALL") or "JUMP_BACKWARD" in instruction.opname
-            or instruction.opname == "JUMP_ABSOLUTE"
-        )  # fmt: skip
+        )
         _checking_of[code] = found
     return found

@@ -15,7 +15,7 @@ import sys
 import traceback
 import zlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 from failures import GROWING, LOSSLESS, READING, Disk, Fault, Memory, caught
 from garbage import GARBAGE, check_writer, other_path
@@ -23,9 +23,6 @@ from interrupts import Interrupter
 from operations import Judge, Operation, Scene, Stage, Violation
 
 import structchunk as sc
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 WATCH = 12
 """Seconds after which an attempt that has found nothing is stuck."""
