@@ -137,34 +137,52 @@ class Allocator:
 
     # ------------------------------------------------------------------ records
 
-    def put(self, key: int, items: npt.NDArray[Any], flags: int = 0) -> bytes:
-        """Store one record and return its packed row.
+    def room_for(self, size: int) -> tuple[int, int]:
+        """Return where small records begin, the first of `size` bytes, and where they may end with their rows.
 
         Raises
         ------
         OSError
             ENOSPC when the disk is full; then nothing changed.
         """
-        size = items.nbytes
+        room = self._room(size)
+        room.chunk.reserve(room.free + size)
+        return room.free, _limit(room)
+
+    def extend(self, end: int) -> int:
+        """Return where small records may end, which is before `end` if there are too many; raises likewise."""
         room = self._open
-        if room is None or room.free + size + ROW_SIZE > room.limit:
-            room = self._room(size)
+        if room is None or end > min(room.limit, room.stored + SPILL_SIZE):
+            return 0
+        room.chunk.reserve(end)
+        return _limit(room)
+
+    def put(self, key: int, data: Any, size: int, flags: int = 0) -> bytes:
+        """Store one record, `size` bytes or an array of that size, and return its packed row.
+
+        Raises
+        ------
+        OSError
+            ENOSPC when the disk is full; then nothing changed.
+        """
+        room = self._room(size)
         offset = room.free
         chunk = room.chunk
-        end = offset + size
-        if end > chunk.reserved:
-            chunk.reserve(end)
+        chunk.reserve(offset + size)
+        self._add(room, data, size)
+        room.limit -= ROW_SIZE
+        return ROW.pack(key, offset, size // self.heap.item_size, chunk.id, flags)
+
+    def _add(self, room: Room, data: Any, size: int) -> None:
+        """Store records where the others end; small ones are collected."""
         if size > SPILL_SIZE:
-            self._store(room, items, size)
-            room.limit -= ROW_SIZE
-        else:
-            if size:
-                room.pending[offset] = items.tobytes()
-            room.free = end
-            room.limit -= ROW_SIZE
-            if end - room.stored > SPILL_SIZE:
+            self._spill(room)
+            self._store(room, data, size)
+        elif size:
+            room.pending[room.free] = data if type(data) is bytes else data.tobytes()
+            room.free += size
+            if room.free - room.stored > SPILL_SIZE:
                 self._spill(room)
-        return ROW.pack(key, offset, len(items), chunk.id, flags)
 
     def put_zeros(self, key: int, length: int, flags: int) -> bytes:
         """Allocate one zeroed record and return its packed row; a large one stays sparse."""
@@ -202,13 +220,7 @@ class Allocator:
         """Store the items of some records, for which a chunk has room, and return where, in items."""
         offset, size = room.free, items.nbytes
         room.chunk.reserve(offset + size)
-        if size > SPILL_SIZE:
-            self._store(room, items, size)
-        elif size:
-            room.pending[offset] = items.tobytes()
-            room.free = offset + size
-            if room.free - room.stored > SPILL_SIZE:
-                self._spill(room)
+        self._add(room, items, size)
         room.limit -= ROW_SIZE * row_count
         return offset // self.heap.item_size
 
@@ -290,14 +302,16 @@ class Allocator:
 
     def _store(self, room: Room, data: Any, size: int) -> None:
         """Write bytes that go on where the file ends, so that nothing is pending."""
-        if isinstance(data, np.ndarray):
-            self._spill(room)
         self._start_flush(room)
         with self._space.store_lock:
             self._space.check_writable()
             room.chunk.store(room.stored, data, size)
         room.free = room.stored = room.stored + size
         room.pending = {}
+
+
+def _limit(room: Room) -> int:
+    return min(room.limit, room.chunk.reserved)
 
 
 def _starts(lengths: npt.NDArray[np.int64]) -> range | npt.NDArray[np.int64]:

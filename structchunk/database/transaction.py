@@ -99,7 +99,8 @@ class TransactionBinding:
 
     def open_staging(self) -> Staging:
         """Return the transaction's staging, unless the transaction has ended."""
-        self._transaction._check_open()
+        if self._transaction._ended:
+            self._transaction._check_open()
         return self._staging
 
     def find(self, key: int) -> Extent | None:

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..chunks.allocator import Allocator
+from ..chunks.allocator import SPILL_SIZE, Allocator
 from ..chunks.heap import Retired
 from ..index.table import StoreIndex
 from ..runs.extent import (
     MUTABLE,
+    ROW_SIZE,
     TOMBSTONE,
     ZERO,
     Extent,
@@ -41,6 +42,8 @@ from ..runs.run import (
 )
 
 _MANY_ROWS = 1 << 16
+_FEW_PUTS = 16
+"""So many records or fewer get their places one by one."""
 _MANY_PIECES = 1 << 10
 
 
@@ -54,10 +57,11 @@ class Edit(NamedTuple):
 class Staging:
     """The uncommitted rows of one store.
 
-    Single writes collect in a dictionary of packed rows; bulk writes, and the dictionary when it has grown,
-    become runs. A run that is not much smaller than the one before it is merged into it, so that n rows cost
-    n log n in whatever pieces they come. Ascending bulk writes stay contiguous until a read or another write needs
-    them merged.
+    Records that are put alone collect in a dictionary and get their places many at a time: when they are read,
+    when anything else is written, or when there are many. Other single writes collect in a dictionary of packed
+    rows; bulk writes, and that dictionary when it has grown, become runs. A run that is not much smaller than the
+    one before it is merged into it, so that n rows cost n log n in whatever pieces they come. Ascending bulk
+    writes stay contiguous until a read or another write needs them merged.
 
     Whatever interrupts a call, what it changes is staged whole or not at all: each change is one assignment.
 
@@ -73,6 +77,10 @@ class Staging:
         self.table = table
         self.changes = 0
         self.rows: dict[int, bytes] = {}
+        self._puts: dict[int, bytes] = {}
+        self._put_flags = 0  # the same for all records that are put in a store
+        # Where the records that were put alone will end at most, with a row for each, and may end.
+        self._end = self._limit = 0
         self.edits: dict[int, Edit] = {}
         self.replaced: list[Retired] = []
         self._appended: list[Run] = []
@@ -86,19 +94,58 @@ class Staging:
         self.allocator.check_storable()
 
     def put(self, key: int, items: npt.NDArray[Any], flags: int = 0) -> None:
-        """Store one record."""
-        row = self.allocator.put(key, items, flags)
-        if self.edits:
-            self._stage(key, row)
-            return
-        rows = self.rows
-        rows[key] = row
+        """Store one record.
+
+        Raises
+        ------
+        OSError
+            ENOSPC when the disk is full; then nothing changed.
+        """
+        size = items.nbytes
+        end = self._end + size + ROW_SIZE
+        if end > self._limit or self.edits:
+            if size > SPILL_SIZE or self.edits:
+                self._place()
+                self._stage(key, self.allocator.put(key, items, size, flags))
+                return
+            end = self._go_on(end, size, flags)
+        self._end = end
+        self._puts[key] = items.tobytes()
         self.changes += 1
-        if len(rows) > _MANY_ROWS:
+
+    def _go_on(self, end: int, size: int, flags: int) -> int:
+        """Take more room for records that are put alone, one of `size` bytes at least; return where those end."""
+        limit = self.allocator.extend(end) if self._puts else 0
+        if limit < end:
+            self._place()
+            self._put_flags = flags
+            start, limit = self.allocator.room_for(size)
+            end = start + size + ROW_SIZE
+        self._limit = limit
+        return end
+
+    def _place(self) -> None:
+        """Give the records that were put alone their places. What else takes room does this first."""
+        self._end = self._limit = 0
+        puts, flags = self._puts, self._put_flags
+        if len(puts) > _FEW_PUTS:
+            self._place_many(puts, flags)
+        else:
+            for key, data in puts.items():
+                self.rows[key] = self.allocator.put(key, data, len(data), flags)
+        self._puts = {}
+        if len(self.rows) > _MANY_ROWS:
             self._pack_rows()
+
+    def _place_many(self, puts: dict[int, bytes], flags: int) -> None:
+        keys = np.fromiter(puts, np.uint64, len(puts))
+        sizes = np.fromiter(map(len, puts.values()), np.int64, len(puts))
+        items = np.frombuffer(b"".join(puts.values()), self.heap.schema.dtype)
+        self._put_many(keys, items, sizes // self.heap.item_size, flags)
 
     def put_zeros(self, key: int, length: int) -> Extent:
         """Allocate one zeroed record that may change in place."""
+        self._place()
         row = self.allocator.put_zeros(key, length, MUTABLE | ZERO)
         self._stage(key, row)
         return unpack_row(row)
@@ -117,9 +164,15 @@ class Staging:
         flags: int = 0,
     ) -> None:
         """Store many records; of equal keys the last one stays."""
+        self._place()
+        self._put_many(keys, items, lengths, flags)
+        self.changes += 1
+
+    def _put_many(
+        self, keys: npt.NDArray[np.uint64], items: npt.NDArray[Any], lengths: npt.NDArray[np.int64], flags: int
+    ) -> None:
         if is_sorted(keys) and self._is_beyond(keys):
             self._appended += self.allocator.put_many(_own(keys), items, lengths, flags)
-            self.changes += 1
             if len(self._appended) > _MANY_PIECES:
                 self._join_appended()
         else:
@@ -141,9 +194,11 @@ class Staging:
         """Take these rows for all that is worth keeping of some chunks, which go with the commit."""
         self.replaced = replaced
         self._add(run)
+        self.changes += 1
 
     def delete(self, key: int) -> bool:
         """Delete one record, and tell whether there was one."""
+        self._place()
         row = self.staged(key) or self.table.find(key)
         if row is None or row[4] & TOMBSTONE:
             return False
@@ -157,6 +212,7 @@ class Staging:
             return 0
         keys = np.concatenate(found)
         self._add(self.allocator.bury(keys))
+        self.changes += 1
         return len(keys)
 
     def delete_many(self, keys: npt.NDArray[np.uint64]) -> int:
@@ -164,6 +220,7 @@ class Staging:
         there = keys[self._lookup(keys)[0]["flags"] & TOMBSTONE == 0]
         if len(there):
             self._add(self.allocator.bury(there))
+            self.changes += 1
         return len(there)
 
     def add_edit(self, key: int, private: Any) -> None:
@@ -172,11 +229,12 @@ class Staging:
 
     def store_edits(self) -> None:
         """Store the objects whose bytes changed since they were last stored."""
+        if self.edits:
+            self._place()
         for key, (private, stored) in list(self.edits.items()):
             now = bytes(private)
             if now != stored:
-                items = np.frombuffer(now, self.heap.schema.dtype)
-                self.rows[key] = self.allocator.put(key, items, MUTABLE)
+                self.rows[key] = self.allocator.put(key, now, len(now), MUTABLE)
                 self.edits[key] = Edit(private, now)
                 self.changes += 1
 
@@ -185,7 +243,6 @@ class Staging:
         edits = {key: edit for key, edit in self.edits.items() if find_one(run, key) is None}
         runs = [*self._runs, run] if len(run) else self._runs
         self._runs, self.edits = runs, edits
-        self.changes += 1
         self._merge_tiers()
 
     def _pack_rows(self) -> None:
@@ -208,6 +265,7 @@ class Staging:
     def run(self) -> RowArray:
         """Return all staged rows, tombstones included."""
         self.store_edits()
+        self._place()
         self._pack_rows()
         while len(self._runs) > 1:
             self._merge_last()
@@ -221,11 +279,13 @@ class Staging:
 
     def only_row(self) -> bytes | None:
         """Return the staged row if there is just one, put alone."""
+        self._place()
         alone = len(self.rows) == 1 and not self._runs and not self._appended
         return next(iter(self.rows.values())) if alone else None
 
     def all_pieces(self) -> list[Run]:
         """Return all staged rows, tombstones included, as consecutive pieces."""
+        self._place()
         if self._appended and not self.rows and not self.edits:
             self._appended = in_key_order(self._appended, self.heap.item_size)  # which need not be done again
             return list(self._appended)
@@ -236,6 +296,8 @@ class Staging:
 
     def staged(self, key: int) -> Extent | None:
         """Return the staged row of a key, tombstone or not, or None if the key was not touched."""
+        if key in self._puts:
+            self._place()
         row = self.rows.get(key)
         if row is not None:
             return unpack_row(row)

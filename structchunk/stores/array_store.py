@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..errors import MovedError
 from ..runs.extent import MUTABLE, Extent
 from ..types.convert import as_block, as_items
-from ..types.keys import as_key, as_keys
+from ..types.keys import MAX_KEY, as_key, as_keys
 from .binding import Binding, lent
 from .store import Store
 
@@ -29,6 +29,7 @@ class ArrayStore(Store[Array]):
 
     def __init__(self, binding: Binding) -> None:
         super().__init__(binding)
+        self._dtype = self._heap.schema.dtype
         self._item_size = self._heap.item_size
         self._arrays = self._heap.arrays
 
@@ -80,8 +81,8 @@ class ArrayStore(Store[Array]):
         Outside a transaction this is a commit, durable on return unless the database was opened with
         ``sync=False``.
         """
-        items = as_items(values, self._heap.schema.dtype)
-        number = as_key(key)
+        items = as_items(values, self._dtype)
+        number = key if type(key) is int and 0 <= key <= MAX_KEY else as_key(key)
         staging = self._binding.open_staging()
         if staging is not None:
             staging.put(number, items)
