@@ -62,6 +62,8 @@ def as_source(values: Any, dtype: np.dtype[Any], ndim: int, where: str = "") -> 
         values = _from_ctypes(values)
     if isinstance(values, range):
         values = _from_range(values)
+    if hasattr(values, "as_py"):
+        values = _from_scalar(values, where)
     if not isinstance(values, (list, tuple)) and _is_list(values):
         values = list(values)
     if isinstance(values, (list, tuple)):
@@ -254,11 +256,22 @@ def _from_library(values: Any, dtype: np.dtype[Any], ndim: int, where: str) -> _
     if columns is not None and dtype.names is None:
         return _from_columns(columns, len(values), dtype, where)
     if dtype.kind not in "mM" and has_nulls(values):  # of times they are NaT
-        raise ValueError(f"{where}found nulls, which cannot be stored: fill or drop them first")
+        raise _nulls(where)
     to_list = _to_list(values) if dtype.kind in "SU" or are_wide(values) else None
     if to_list is not None:  # whose array would cut text at its last NULs, be of objects, or none at all
         return _from_list(to_list(), dtype, ndim, where)
     return _checked(array_of(values, where), values, dtype, where)
+
+
+def _from_scalar(scalar: Any, where: str) -> Any:
+    """Return the array that a list is which is one value of a pyarrow array, and another value as it is."""
+    if not scalar.is_valid:
+        raise _nulls(where)
+    return scalar.values if are_lists(scalar.type) else scalar
+
+
+def _nulls(where: str) -> ValueError:
+    return ValueError(f"{where}found nulls, which cannot be stored: fill or drop them first")
 
 
 def _is_plain(values: Any) -> bool:

@@ -251,3 +251,15 @@ def test_other_columns_are_refused_with_our_words(values: Any) -> None:
             as_items(values, np.dtype(dtype))
         with pytest.raises((TypeError, ValueError), match="found"):
             as_block(values, None, np.dtype(dtype))
+
+
+def test_one_list_of_an_arrow_array_is_a_record() -> None:
+    """What indexing a pyarrow array of lists gives is taken as the array that it is."""
+    for kind in (pa.list_(pa.float64()), pa.large_list(pa.float64()), pa.list_(pa.float64(), 2)):
+        lists = pa.array([[0.5, 1.0], [2.0, 3.0]], kind)
+        assert as_items(lists[1], np.dtype("f8")).tolist() == [2.0, 3.0]
+    for null in (pa.array([[0.5, None]])[0], pa.array([[0.5], None])[1], pa.scalar(None, pa.float64())):
+        with pytest.raises(ValueError, match="found nulls"):
+            as_items(null, np.dtype("f8"))
+    with pytest.raises(TypeError, match="StringArray"):
+        as_items(pa.array([["text"]])[0], np.dtype("f8"))
