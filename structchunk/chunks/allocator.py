@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..disk import files
 from ..disk.reserve import Reserve
-from ..runs.extent import ROW, ROW_SIZE, TOMBSTONE, RowArray, make_run
+from ..runs.extent import ROW, ROW_SIZE, TOMBSTONE, RowArray, make_rows
 from ..runs.run import ContiguousRun, Keys
 from .chunk import Chunk
 from .heap import Heap
@@ -42,7 +42,7 @@ class Space(Protocol):
         """Raise if the files are not to be written any more; the caller holds the lock."""
 
     @property
-    def lent(self) -> dict[int, Chunk]:
+    def exposed(self) -> dict[int, Chunk]:
         """Takes the chunks in which a transaction must not be followed by another: views were handed out."""
 
     def create_chunk(self, heap: Heap, size: int, last_size: int) -> Chunk:
@@ -177,7 +177,7 @@ class Allocator:
             chunk.reserve(offset + size)
         room.free = room.stored = offset + size
         room.limit -= ROW_SIZE
-        self.lend()
+        self.expose()
         return ROW.pack(key, offset, length, chunk.id, flags)
 
     def put_many(
@@ -186,7 +186,7 @@ class Allocator:
         """Store many records back to back, over as many chunks as they need, and return their rows in order."""
         item_size = self.heap.item_size
         starts = _starts(lengths)
-        stretches = []
+        runs = []
         first, last = 0, len(keys)
         while first < last:
             room = self._room(int(lengths[first]) * item_size)
@@ -194,9 +194,9 @@ class Allocator:
             upto = bisect_right(range(last + 1), room.limit - room.free, lo=first, key=needed) - 1
             start = self._put_some(room, items[starts[first] : starts[upto]], upto - first)
             moved = _moved(starts[first : upto + 1], start - int(starts[first]))
-            stretches.append(ContiguousRun(keys[first:upto], moved, room.chunk.id, flags, item_size))
+            runs.append(ContiguousRun(keys[first:upto], moved, room.chunk.id, flags, item_size))
             first = upto
-        return stretches
+        return runs
 
     def _put_some(self, room: Room, items: npt.NDArray[Any], row_count: int) -> int:
         """Store the items of some records, for which a chunk has room, and return where, in items."""
@@ -220,19 +220,19 @@ class Allocator:
             with self._space.store_lock:
                 return self._space.reserve.spend_on(partial(self._room, 0))
 
-    def bury(self, keys: npt.NDArray[np.uint64], flags: int = TOMBSTONE) -> RowArray:
+    def tombstones(self, keys: npt.NDArray[np.uint64], flags: int = TOMBSTONE) -> RowArray:
         """Return tombstones for these keys, with room made for them in the directories."""
-        runs = []
+        parts = []
         first = 0
         while first < len(keys):
             room = self._room_for_rows()
             upto = min(len(keys), first + (room.limit - room.free) // ROW_SIZE)
             room.limit -= ROW_SIZE * (upto - first)
-            runs.append(make_run(keys[first:upto], 0, 0, room.chunk.id, flags))
+            parts.append(make_rows(keys[first:upto], 0, 0, room.chunk.id, flags))
             first = upto
-        return np.concatenate(runs) if runs else make_run(keys, 0, 0, 0)
+        return np.concatenate(parts) if parts else make_rows(keys, 0, 0, 0)
 
-    def bury_one(self, key: int, flags: int = TOMBSTONE) -> bytes:
+    def tombstone(self, key: int, flags: int = TOMBSTONE) -> bytes:
         """Return one packed tombstone."""
         room = self._room_for_rows()
         room.limit -= ROW_SIZE
@@ -250,11 +250,11 @@ class Allocator:
         for room in self.rooms.values():
             self._spill(room)
 
-    def lend(self) -> None:
+    def expose(self) -> None:
         """Write what is pending, and let no later transaction store there: views of it are handed out."""
         self.flush()
         for room in self.rooms.values():
-            self._space.lent[room.chunk.id] = room.chunk
+            self._space.exposed[room.chunk.id] = room.chunk
             room.chunk.free = max(room.chunk.free, room.free)
 
     def start_flush(self) -> None:

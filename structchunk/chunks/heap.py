@@ -50,7 +50,7 @@ class Retired:
     Parameters
     ----------
     chunk : Chunk
-    old, new : Run
+    old, new : RowArray
         Its records that may change in place, and the same ones where they are now.
     """
 
@@ -218,21 +218,21 @@ class Heap:
             raise MovedError(f"chunk {chunk} of store {self.name!r} was replaced by compaction")
         return retired.chunk.items(self.schema.dtype)
 
-    def is_lent(self, chunk: int) -> bool:
+    def is_exposed(self, chunk: int) -> bool:
         """Tell whether anyone holds a writable view of a chunk."""
         # Every view of it holds the array of the whole chunk; the dictionary and this call hold it, too.
         return chunk in self.live_arrays and sys.getrefcount(self.live_arrays[chunk]) > 2
 
-    def check(self, run: RowArray) -> None:
-        """Raise CorruptionError unless all extents of a run lie inside this heap's chunks."""
-        chunks = run["chunk"]
-        ids = chunks_of(run)
+    def check(self, rows: RowArray) -> None:
+        """Raise CorruptionError unless all of these rows lie inside this heap's chunks."""
+        chunks = rows["chunk"]
+        ids = chunks_of(rows)
         for chunk_id in ids:
-            rows = run if len(ids) == 1 else run[chunks == chunk_id]
-            low, high = self._bounds(chunk_id, rows)
-            bad = misplaced(rows, low, high, self.item_size)
+            mine = rows if len(ids) == 1 else rows[chunks == chunk_id]
+            low, high = self._bounds(chunk_id, mine)
+            bad = misplaced(mine, low, high, self.item_size)
             if bad.any():
-                row = rows[np.argmax(bad)]
+                row = mine[np.argmax(bad)]
                 found = f"key {row['key']} with {row['length']} items, flags {row['flags']}"
                 expected = f"whole items inside bytes {low} to {high}"
                 chunk = self.chunks.get(chunk_id)

@@ -32,7 +32,7 @@ class Segment(NamedTuple):
     """What one commit appended to one chunk.
 
     ``start`` and ``end`` bound the commit's bytes in the file, ``low`` is the lowest byte of the segment's
-    rows, which lie just below its record; ``parts`` counts the chunks that the commit touched. ``rows`` is over
+    rows, which lie just below its record; ``parts`` counts the chunks that the commit touched. ``run`` is over
     the bytes that it was read from. ``replaces`` tells whether the commit replaces the chunks that the header
     names.
     """
@@ -45,7 +45,7 @@ class Segment(NamedTuple):
     start: int
     end: int
     data_crc: int
-    rows: Run
+    run: Run
     low: int
     replaces: bool = False
 
@@ -70,11 +70,11 @@ def pack_record(
     return head + OWN_CRC.pack(zlib.crc32(head, chunk))
 
 
-def data_crc(raw: memoryview, rows: Run, item_size: int) -> int:
+def data_crc(raw: memoryview, run: Run, item_size: int) -> int:
     """Return the CRC of the bytes of all records but ``ZERO`` ones, in the order in which they lie."""
-    if isinstance(rows, ContiguousRun):
-        return 0 if rows.flags & (TOMBSTONE | ZERO) else zlib.crc32(raw[rows.span])
-    return _crc_of_any(raw, rows.run, item_size)
+    if isinstance(run, ContiguousRun):
+        return 0 if run.flags & (TOMBSTONE | ZERO) else zlib.crc32(raw[run.span])
+    return _crc_of_any(raw, run.rows, item_size)
 
 
 def _crc_of_any(raw: memoryview, rows: RowArray, item_size: int) -> int:
@@ -108,26 +108,26 @@ def parse_segment(raw: memoryview, position: int, chunk: int, data_offset: int, 
             return None
         if zlib.crc32(raw[low:top]) != rows_crc:
             return None
-        rows = unpack(Packed(form, count, raw[low:top]), item_size)
+        run = unpack(Packed(form, count, raw[low:top]), item_size)
     except ValueError:
         return None
-    if not _are_sound(rows, chunk, start, end, item_size):
+    if not _are_sound(run, chunk, start, end, item_size):
         return None
-    return Segment(chunk, commit, epoch, parts, part, start, end, crc, rows, low, replaces)
+    return Segment(chunk, commit, epoch, parts, part, start, end, crc, run, low, replaces)
 
 
-def _are_sound(rows: Run, chunk: int, start: int, end: int, item_size: int) -> bool:
+def _are_sound(run: Run, chunk: int, start: int, end: int, item_size: int) -> bool:
     """Tell whether the records of rows, whose keys ascend, lie in ``[start, end)`` of this chunk."""
-    run = rows.run if isinstance(rows, ArrayRun) else rows.ends
-    flags = run["flags"]
+    rows = run.rows if isinstance(run, ArrayRun) else run.ends
+    flags = rows["flags"]
     zero_alone = (flags & ZERO != 0) & (flags & MUTABLE == 0)
-    records = run[flags & TOMBSTONE == 0]
+    records = rows[flags & TOMBSTONE == 0]
     # More bytes than there are would be records over one another, and each of them would have to be read. Summed as
     # floats, which no sum makes wrap around, and which are exact up to more than any file has.
-    is_sum_needed = isinstance(rows, ArrayRun) and len(records) > 1
+    is_sum_needed = isinstance(run, ArrayRun) and len(records) > 1
     size = float(records["length"].sum(dtype=np.float64)) * item_size if is_sum_needed else 0
     return (
-        bool((run["chunk"] == chunk).all())
+        bool((rows["chunk"] == chunk).all())
         and not bool(zero_alone.any())
         and not bool(misplaced(records, start, end, item_size).any())
         and size <= end - start

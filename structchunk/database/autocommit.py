@@ -63,19 +63,19 @@ class AutocommitBinding:
         self._database = database
         self._index = database._storage.index
         # Straight to the index: this is the path of every single read.
-        self.find: Callable[[int], Extent | None] = self._index.table(heap.store).find
+        self.find: Callable[[int], Extent | None] = self._index.store_index(heap.store).find
 
-    def open_staging(self) -> None:
+    def open_writer(self) -> None:
         """Return None: there is no open transaction here."""
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
-        with contextlib.closing(self._index.view()) as view:
-            return view.lookup(self.heap.store, keys)
+        with contextlib.closing(self._index.snapshot()) as snapshot:
+            return snapshot.lookup(self.heap.store, keys)
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range, all as of the present commit, as consecutive pieces."""
-        return self._index.view().pieces(self.heap.store, start, stop, reverse=reverse)
+    def runs(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows of a key range, all as of the present commit, as consecutive runs."""
+        return self._index.snapshot().runs(self.heap.store, start, stop, reverse=reverse)
 
     def record_count(self) -> int:
         """Return how many records the store has."""

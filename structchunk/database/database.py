@@ -180,7 +180,7 @@ class Database(StoreCollection):
         """Return the database as of the latest commit, for reading."""
         self._check_open()
         with self._storage.committing():  # else a store could come or go between the two
-            return Snapshot(self._storage.index.view(), self._storage.heaps, self)
+            return Snapshot(self._storage.index.snapshot(), self._storage.heaps, self)
 
     def verify(self, progress: Callable[[int, int], object] | None = None) -> list[Problem]:
         """Check headers, directories, checksums, and every index row against its chunk.

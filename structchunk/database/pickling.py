@@ -170,9 +170,9 @@ def _pickled(database: Database) -> tuple[Callable[..., Database], tuple[Any, ..
 
 
 def _pickled_snapshot(snapshot: Snapshot) -> tuple[Callable[..., Snapshot], tuple[Any, ...]]:
-    database, view = origin(snapshot)
+    database, index_snapshot = origin(snapshot)
     assert isinstance(database, Database)
-    return reopen_snapshot, (reading_storage(database).keep(view.snapshot.directory),)
+    return reopen_snapshot, (reading_storage(database).keep(index_snapshot.leveldb_snapshot.directory),)
 
 
 def _close_at_exit() -> None:

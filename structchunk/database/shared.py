@@ -37,10 +37,10 @@ class SharedBinding(AutocommitBinding):
         self._catch_up()
         return super().lookup(keys)
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range, all as of the present commit, as consecutive pieces."""
+    def runs(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows of a key range, all as of the present commit, as consecutive runs."""
         self._catch_up()
-        return super().pieces(start, stop, reverse=reverse)
+        return super().runs(start, stop, reverse=reverse)
 
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return None: what another process moves or replaces must not change in place here."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..chunks.heap import Heap
 from ..errors import ClosedError, ReadOnlyError, StoreNotFound
-from ..index.view import IndexSnapshot
+from ..index.index_snapshot import IndexSnapshot
 from ..runs.extent import KEY_END, Extent, RowArray
 from ..runs.key_ranges import KeyRange, split, weight
 from ..runs.run import Run
@@ -26,28 +26,28 @@ class SnapshotBinding:
         self.heap = heap
         self._snapshot = snapshot
 
-    def open_staging(self) -> None:
+    def open_writer(self) -> None:
         """Return None: a snapshot has no transaction."""
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key, or None."""
-        return self._snapshot._view().find(self.heap.store, as_key(key))
+        return self._snapshot._index_snapshot().find(self.heap.store, as_key(key))
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
-        return self._snapshot._view().lookup(self.heap.store, keys)
+        return self._snapshot._index_snapshot().lookup(self.heap.store, keys)
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range as consecutive pieces."""
-        return self._snapshot._view().pieces(self.heap.store, start, stop, reverse=reverse)
+    def runs(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows of a key range as consecutive runs."""
+        return self._snapshot._index_snapshot().runs(self.heap.store, start, stop, reverse=reverse)
 
     def record_count(self) -> int:
         """Return how many records the store has."""
-        return self._snapshot._view().record_count(self.heap.store)
+        return self._snapshot._index_snapshot().record_count(self.heap.store)
 
     def version(self) -> int:
         """Return the same number always."""
-        self._snapshot._view()
+        self._snapshot._index_snapshot()
         return 0
 
     def writing(self) -> NoReturn:
@@ -74,11 +74,11 @@ class Snapshot(StoreCollection):
     One of a database that is open with ``mode="r"`` can be pickled, as that can; see :func:`open`.
     """
 
-    def __init__(self, view: IndexSnapshot, heaps: dict[str, Heap], database: object) -> None:
+    def __init__(self, index_snapshot: IndexSnapshot, heaps: dict[str, Heap], database: object) -> None:
         self._database = database  # which stays open for as long as this lives
-        self._taken: IndexSnapshot | None = view
+        self._taken: IndexSnapshot | None = index_snapshot
         self._heaps = dict(heaps)
-        self._finalizer = weakref.finalize(self, view.close)
+        self._finalizer = weakref.finalize(self, index_snapshot.close)
 
     def __repr__(self) -> str:
         if self._taken is None:
@@ -88,9 +88,9 @@ class Snapshot(StoreCollection):
     @property
     def commit_number(self) -> int:
         """Number of the commit that this snapshot shows."""
-        return self._view().commit
+        return self._index_snapshot().commit
 
-    def _view(self) -> IndexSnapshot:
+    def _index_snapshot(self) -> IndexSnapshot:
         """Return the index as of the snapshot's commit."""
         if self._taken is None:
             raise ClosedError("the snapshot is closed; take another with db.snapshot()")
@@ -100,7 +100,7 @@ class Snapshot(StoreCollection):
         return self._heaps
 
     def _binding(self, name: str) -> SnapshotBinding:
-        self._view()
+        self._index_snapshot()
         heap = self._heaps.get(name)
         if heap is None:
             raise StoreNotFound(f"the snapshot has no store {name!r}; it has {sorted(self._heaps)}")
@@ -132,10 +132,12 @@ class Snapshot(StoreCollection):
         It reads the index, not the records.
         """
         heaps = [self._binding(name).heap for name in names]
-        live = [count for heap in heaps for count in self._view().live(heap.store).values()]
+        live = [count for heap in heaps for count in self._index_snapshot().live(heap.store).values()]
         size = sum(weight(count.record_count, count.size) for count in live)
-        rows = ((piece, heap.item_size) for heap in heaps for piece in self._view().pieces(heap.store, 0, KEY_END))
-        return split(rows, size, count)
+        runs = (
+            (run, heap.item_size) for heap in heaps for run in self._index_snapshot().runs(heap.store, 0, KEY_END)
+        )
+        return split(runs, size, count)
 
     def close(self) -> None:
         """Let the snapshot go. Idempotent."""
@@ -143,7 +145,7 @@ class Snapshot(StoreCollection):
         self._finalizer()
 
     def __enter__(self) -> Snapshot:
-        self._view()
+        self._index_snapshot()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -152,4 +154,4 @@ class Snapshot(StoreCollection):
 
 def origin(snapshot: Snapshot) -> tuple[object, IndexSnapshot]:
     """Return what a snapshot was taken of, and the index as of its commit."""
-    return snapshot._database, snapshot._view()
+    return snapshot._database, snapshot._index_snapshot()

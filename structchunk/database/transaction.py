@@ -45,7 +45,7 @@ class Ticket:
         self.thread = threading.get_ident()
         self.transaction: weakref.ref[Transaction] | None = None
         self.has_ended = False
-        self._turn: threading.Lock | None = None
+        self._wakeup: threading.Lock | None = None
         self._end = end
 
     def is_held(self) -> bool:
@@ -71,18 +71,18 @@ class Ticket:
 
     def sleep(self, timeout: float) -> None:
         """Wait until it is called, some seconds at most."""
-        turn = self._turn
-        if turn is None:  # a lock in C: an interrupt inside threading.Condition would raise another error
-            turn = threading.Lock()
-            turn.acquire()
-            self._turn = turn
-        turn.acquire(timeout=timeout)
+        wakeup = self._wakeup
+        if wakeup is None:  # a lock in C: an interrupt inside threading.Condition would raise another error
+            wakeup = threading.Lock()
+            wakeup.acquire()
+            self._wakeup = wakeup
+        wakeup.acquire(timeout=timeout)
 
     def call(self) -> None:
         """Wake who waits with it."""
-        if self._turn is not None:
+        if self._wakeup is not None:
             with contextlib.suppress(RuntimeError):  # it was woken before
-                self._turn.release()
+                self._wakeup.release()
 
     def end(self) -> None:
         """Give it up."""
@@ -97,41 +97,41 @@ class TransactionBinding:
         self._transaction = transaction
         self._staging = staging
 
-    def open_staging(self) -> Staging:
+    def open_writer(self) -> Staging:
         """Return the transaction's staging, unless the transaction has ended."""
         self._transaction._check_open()
         return self._staging
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key, or None."""
-        return self.open_staging().find(as_key(key))
+        return self.open_writer().find(as_key(key))
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
-        return self.open_staging().lookup(keys)
+        return self.open_writer().lookup(keys)
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range as consecutive pieces."""
-        pieces = self.open_staging().pieces(start, stop, reverse=reverse)
-        return self._while_open(pieces)
+    def runs(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows of a key range as consecutive runs."""
+        runs = self.open_writer().runs(start, stop, reverse=reverse)
+        return self._while_open(runs)
 
-    def _while_open(self, pieces: Iterator[Run]) -> Iterator[Run]:
-        for piece in pieces:
-            yield piece
+    def _while_open(self, runs: Iterator[Run]) -> Iterator[Run]:
+        for run in runs:
+            yield run
             self._transaction._check_open()
 
     def record_count(self) -> int:
         """Return how many records the store has."""
-        return self.open_staging().record_count()
+        return self.open_writer().record_count()
 
     def version(self) -> int:
         """Return a number that changes with every write."""
-        return self.open_staging().changes
+        return self.open_writer().changes
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Staging]:
         """Enter the transaction; leaving does not commit it."""
-        yield self.open_staging()
+        yield self.open_writer()
 
     def home(self) -> NoReturn:
         """Refuse."""
@@ -185,7 +185,7 @@ class Transaction(StoreCollection):
         heap = self._storage.new_heap(check_store_name(name), schema)
         allocator = self._allocator(heap)
         allocator.roll()
-        self._storage.index.add_table(heap.store, heap.item_size, heap.check)
+        self._storage.index.add_store(heap.store, heap.item_size, heap.check)
         staging = self._new_staging(allocator)
         self._stagings[name], self._created[name] = staging, heap
 
@@ -204,7 +204,7 @@ class Transaction(StoreCollection):
 
     def _new_staging(self, allocator: Allocator) -> Staging:
         index, store = self._storage.index, allocator.heap.store
-        return Staging(allocator, index.table(store), partial(index.record_count, store))
+        return Staging(allocator, index.store_index(store), partial(index.record_count, store))
 
     # ------------------------------------------------------------------ end
 
@@ -305,5 +305,5 @@ def drop_store(transaction: Transaction, name: str) -> None:
     if heap is None:
         raise StoreNotFound(f"{transaction._storage.paths.root} has no store {name!r}")
     staging = transaction._staging(heap)
-    row = staging.allocator.bury_one(0, TOMBSTONE | DROPPED)
-    staging.rows[0], transaction._dropped = row, heap
+    row = staging.allocator.tombstone(0, TOMBSTONE | DROPPED)
+    staging.packed[0], transaction._dropped = row, heap

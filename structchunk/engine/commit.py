@@ -14,7 +14,7 @@ from ..index.index import Catalog, Index, Prepared
 from ..process.background import Background
 from ..runs.extent import TOMBSTONE, ZERO, Extent, unpack_row
 from ..runs.packed import ALL, Packed, pack
-from ..runs.run import rows_of_chunk
+from ..runs.run import run_of_chunk
 from .staging import Staging
 
 
@@ -64,9 +64,9 @@ def _prepare(index: Index, stagings: Sequence[Staging], catalog: Catalog | None)
     row = stagings[0].only_row() if len(stagings) == 1 and catalog is None else None
     if row is not None:
         return index.prepare_one(stagings[0].heap.store, row)
-    rows = {staging.heap.store: staging.all_pieces() for staging in stagings}
+    runs_by_store = {staging.heap.store: staging.all_runs() for staging in stagings}
     compacted = {staging.heap.store for staging in stagings if staging.replaced}
-    return index.prepare(rows, catalog, compacted)
+    return index.prepare(runs_by_store, catalog, compacted)
 
 
 def _parts(staging: Staging, background: Background) -> list[Part]:
@@ -78,15 +78,15 @@ def _parts(staging: Staging, background: Background) -> list[Part]:
         crc = _row_crc(room, unpack_row(row), item_size)
         allocator.flush()
         return [Part(room, Packed(ALL, 1, row), crc)]
-    pieces = staging.all_pieces()
+    runs = staging.all_runs()
     allocator.flush()
     parts = []
     for room in allocator.rooms.values():
-        rows, chunk = rows_of_chunk(pieces, room.chunk.id), room.chunk
-        if len(rows) or room.has_changed():
-            summed = partial(data_crc, memoryview(chunk.source), rows, item_size)
+        run, chunk = run_of_chunk(runs, room.chunk.id), room.chunk
+        if len(run) or room.has_changed():
+            summed = partial(data_crc, memoryview(chunk.source), run, item_size)
             crc = background.begin(summed, room.free - chunk.committed)
-            parts.append(Part(room, pack(rows, item_size), crc, bool(staging.replaced)))
+            parts.append(Part(room, pack(run, item_size), crc, bool(staging.replaced)))
     return parts
 
 

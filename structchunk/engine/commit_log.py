@@ -302,7 +302,7 @@ def _is_whole(parts: list[Segment], log: Log) -> bool:
 
 
 def _data_is_sound(segment: Segment, chunk: Chunk) -> bool:
-    return data_crc(memoryview(chunk.source), segment.rows, chunk.header.item_size) == segment.data_crc
+    return data_crc(memoryview(chunk.source), segment.run, chunk.header.item_size) == segment.data_crc
 
 
 def check_complete(paths: Paths, index: Index, log: Log) -> None:
@@ -364,5 +364,5 @@ def replaced_chunks(log: Log, commit: int) -> set[int]:
 def dropped_stores(log: Log, commit: int) -> set[int]:
     """Return the stores that had been dropped as of a commit."""
     segments = [segment for segment in log.segments if segment.commit <= commit]
-    marked = {segment.chunk for segment in segments if (segment.rows.flag_values & DROPPED).any()}
+    marked = {segment.chunk for segment in segments if (segment.run.flag_values & DROPPED).any()}
     return {log.chunks[chunk].header.store for chunk in marked}

@@ -74,6 +74,6 @@ class InPlaceViews:
         Who calls this sets ``moving`` to NOTHING at the end: one assignment, which nothing can interrupt.
         """
         self._mover, self.moving = threading.get_ident(), frozenset(heap.chunks)
-        free = [chunk for chunk in heap.chunks.values() if not heap.is_lent(chunk.id)]
+        free = [chunk for chunk in heap.chunks.values() if not heap.is_exposed(chunk.id)]
         self.moving = frozenset(chunk.id for chunk in free)
         return free

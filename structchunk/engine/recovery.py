@@ -313,9 +313,9 @@ def _bring_forward(storage: Storage, log: Log) -> tuple[set[int], set[int]]:
     _add_heaps(storage, catalog, log)
     replaced = replaced_chunks(log, log.good)
     if log.good > log.base:
-        rows = {store: pieces for store, pieces in _rows(log).items() if store not in dropped}
+        runs_by_store = {store: runs for store, runs in _runs_by_store(log).items() if store not in dropped}
         compacted = {log.chunks[chunk].header.store for chunk in replaced & log.chunks.keys()}
-        index.put(log.good, rows, catalog if catalog != index.catalog else None, compacted)
+        index.put(log.good, runs_by_store, catalog if catalog != index.catalog else None, compacted)
     for heap in storage.heaps.values():
         for chunk in replaced & heap.chunks.keys():  # only now: until here the index named them
             heap.remove(chunk)
@@ -361,9 +361,9 @@ def _index_anew(
         catalog = {chunk.header.about["name"]: _entry(chunk) for chunk in kept}
         _add_heaps(storage, catalog, log, without=replaced)
         index.put(log.good, {}, catalog)
-        rows = _rows(log)
-        for store in rows.keys() - dropped:
-            for part in (part for piece in rows[store] for part in portions(piece, LOAD_ROWS)):
+        runs_by_store = _runs_by_store(log)
+        for store in runs_by_store.keys() - dropped:
+            for part in (part for run in runs_by_store[store] for part in portions(run, LOAD_ROWS)):
                 index.put(log.good, {store: [part]})
     except BaseException:
         index.close()
@@ -384,15 +384,15 @@ def _entry(chunk: Chunk) -> dict[str, object]:
     return {"store": chunk.header.store, "kind": about["kind"], "schema": about["schema"]}
 
 
-def _rows(log: Log) -> dict[int, list[Run]]:
+def _runs_by_store(log: Log) -> dict[int, list[Run]]:
     """Return what the log's segments leave of each store, the later commit winning; tombstones included."""
-    rows: dict[int, list[Run]] = {}
+    runs_by_store: dict[int, list[Run]] = {}
     item_sizes = {}
     for segment in sorted(log.segments, key=lambda segment: segment.commit):
         header = log.chunks[segment.chunk].header
-        rows.setdefault(header.store, []).append(segment.rows)
+        runs_by_store.setdefault(header.store, []).append(segment.run)
         item_sizes[header.store] = header.item_size
-    return {store: in_key_order(pieces, item_sizes[store]) for store, pieces in rows.items()}
+    return {store: in_key_order(runs, item_sizes[store]) for store, runs in runs_by_store.items()}
 
 
 def _add_heaps(storage: Storage, catalog: Catalog, log: Log, without: Container[int] = ()) -> None:

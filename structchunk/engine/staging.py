@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..chunks.allocator import Allocator
 from ..chunks.heap import Retired
-from ..index.table import StoreIndex
+from ..index.store_index import StoreIndex
 from ..runs.extent import (
     MUTABLE,
     TOMBSTONE,
@@ -18,13 +18,13 @@ from ..runs.extent import (
     Extent,
     RowArray,
     clip,
-    empty_run,
+    empty_rows,
     find_equal,
     find_one,
     is_sorted,
     last_wins,
     overlay,
-    run_from_bytes,
+    rows_from_bytes,
     unpack_row,
     without_tombstones,
 )
@@ -35,13 +35,13 @@ from ..runs.run import (
     in_key_order,
     joined,
     last_key,
-    overlay_pieces,
+    overlay_runs,
     read_only,
     spacing,
 )
 
 _MANY_ROWS = 1 << 16
-_MANY_PIECES = 1 << 10
+_MANY_RUNS = 1 << 10
 
 
 class Edit(NamedTuple):
@@ -55,9 +55,9 @@ class Staging:
     """The uncommitted rows of one store.
 
     Single writes collect in a dictionary of packed rows; bulk writes, and the dictionary when it has grown,
-    become runs. A run that is not much smaller than the one before it is merged into it, so that n rows cost
-    n log n in whatever pieces they come. Ascending bulk writes stay contiguous until a read or another write needs
-    them merged.
+    become sorted arrays, its *tiers*. One that is not much smaller than the one before it is merged into it, so
+    that n rows cost n log n however they come. Ascending bulk writes stay contiguous until a read or another write
+    needs them merged.
 
     Whatever interrupts a call, what it changes is staged whole or not at all: each change is one assignment.
 
@@ -67,16 +67,16 @@ class Staging:
         Counts writes.
     """
 
-    def __init__(self, allocator: Allocator, table: StoreIndex, record_count: Callable[[], int]) -> None:
+    def __init__(self, allocator: Allocator, index: StoreIndex, record_count: Callable[[], int]) -> None:
         self.heap = allocator.heap
         self.allocator = allocator
-        self.table = table
+        self.index = index
         self.changes = 0
-        self.rows: dict[int, bytes] = {}
+        self.packed: dict[int, bytes] = {}
         self.edits: dict[int, Edit] = {}
         self.replaced: list[Retired] = []
         self._appended: list[Run] = []
-        self._runs: list[RowArray] = []
+        self._tiers: list[RowArray] = []
         self._record_count = record_count
 
     # ------------------------------------------------------------------ writing
@@ -91,11 +91,11 @@ class Staging:
         if self.edits:
             self._stage(key, row)
             return
-        rows = self.rows
-        rows[key] = row
+        packed = self.packed
+        packed[key] = row
         self.changes += 1
-        if len(rows) > _MANY_ROWS:
-            self._pack_rows()
+        if len(packed) > _MANY_ROWS:
+            self._add_tiers()
 
     def put_zeros(self, key: int, length: int) -> Extent:
         """Allocate one zeroed record that may change in place."""
@@ -106,7 +106,7 @@ class Staging:
     def _stage(self, key: int, row: bytes) -> None:
         """Take a packed row in place of what the key had, an edited object too."""
         edits = {other: edit for other, edit in self.edits.items() if other != key}
-        self.rows[key], self.edits = row, edits
+        self.packed[key], self.edits = row, edits
         self.changes += 1
 
     def put_many(
@@ -120,50 +120,50 @@ class Staging:
         if is_sorted(keys) and self._is_beyond(keys):
             self._appended += self.allocator.put_many(_own(keys), items, lengths, flags)
             self.changes += 1
-            if len(self._appended) > _MANY_PIECES:
+            if len(self._appended) > _MANY_RUNS:
                 self._join_appended()
         else:
             self._add(last_wins(joined(self.allocator.put_many(keys, items, lengths, flags))))
 
     def _is_beyond(self, keys: npt.NDArray[np.uint64]) -> bool:
         """Tell whether ascending keys go on where those of bulk writes ended, and nothing else was staged."""
-        if self.rows or self._runs or self.edits:
+        if self.packed or self._tiers or self.edits:
             return False
         return not self._appended or not len(keys) or last_key(self._appended[-1]) < int(keys[0])
 
     def _join_appended(self) -> None:
-        """Make fewer pieces of many: longer ones, or a run like those of other writes."""
+        """Make fewer runs of many: longer ones, or an array like those of other writes."""
         self._appended = in_key_order(self._appended, self.heap.item_size)
-        if len(self._appended) > _MANY_PIECES // 2 or isinstance(self._appended[0], ArrayRun):
-            self._pack_rows()
+        if len(self._appended) > _MANY_RUNS // 2 or isinstance(self._appended[0], ArrayRun):
+            self._add_tiers()
 
-    def replace(self, replaced: list[Retired], run: RowArray) -> None:
+    def replace(self, replaced: list[Retired], rows: RowArray) -> None:
         """Take these rows for all that is worth keeping of some chunks, which go with the commit."""
         self.replaced = replaced
-        self._add(run)
+        self._add(rows)
 
     def delete(self, key: int) -> bool:
         """Delete one record, and tell whether there was one."""
-        row = self.staged(key) or self.table.find(key)
+        row = self.staged(key) or self.index.find(key)
         if row is None or row[4] & TOMBSTONE:
             return False
-        self._stage(key, self.allocator.bury_one(key))
+        self._stage(key, self.allocator.tombstone(key))
         return True
 
     def delete_range(self, start: int, stop: int) -> int:
         """Delete the records of a key range, and return how many there were."""
-        found = [piece.keys for piece in self._pieces(start, stop, reverse=False)]
+        found = [run.keys for run in self._runs(start, stop, reverse=False)]
         if not found:
             return 0
         keys = np.concatenate(found)
-        self._add(self.allocator.bury(keys))
+        self._add(self.allocator.tombstones(keys))
         return len(keys)
 
     def delete_many(self, keys: npt.NDArray[np.uint64]) -> int:
         """Delete the records of ascending keys, none of them twice, and return how many there were."""
         there = keys[self._lookup(keys)[0]["flags"] & TOMBSTONE == 0]
         if len(there):
-            self._add(self.allocator.bury(there))
+            self._add(self.allocator.tombstones(there))
         return len(there)
 
     def add_edit(self, key: int, private: Any) -> None:
@@ -176,42 +176,42 @@ class Staging:
             now = bytes(private)
             if now != stored:
                 items = np.frombuffer(now, self.heap.schema.dtype)
-                self.rows[key] = self.allocator.put(key, items, MUTABLE)
+                self.packed[key] = self.allocator.put(key, items, MUTABLE)
                 self.edits[key] = Edit(private, now)
                 self.changes += 1
 
-    def _add(self, run: RowArray) -> None:
-        self._pack_rows()
-        edits = {key: edit for key, edit in self.edits.items() if find_one(run, key) is None}
-        runs = [*self._runs, run] if len(run) else self._runs
-        self._runs, self.edits = runs, edits
+    def _add(self, rows: RowArray) -> None:
+        self._add_tiers()
+        edits = {key: edit for key, edit in self.edits.items() if find_one(rows, key) is None}
+        tiers = [*self._tiers, rows] if len(rows) else self._tiers
+        self._tiers, self.edits = tiers, edits
         self.changes += 1
         self._merge_tiers()
 
-    def _pack_rows(self) -> None:
+    def _add_tiers(self) -> None:
         if self._appended:  # older than all else
-            runs = [joined(self._appended), *self._runs]
-            self._runs, self._appended = runs, []
-        if self.rows:
-            runs = [*self._runs, last_wins(run_from_bytes(b"".join(self.rows.values())))]
-            self._runs, self.rows = runs, {}
+            tiers = [joined(self._appended), *self._tiers]
+            self._tiers, self._appended = tiers, []
+        if self.packed:
+            tiers = [*self._tiers, last_wins(rows_from_bytes(b"".join(self.packed.values())))]
+            self._tiers, self.packed = tiers, {}
             self._merge_tiers()
 
     def _merge_tiers(self) -> None:
-        while len(self._runs) > 1 and 2 * len(self._runs[-1]) >= len(self._runs[-2]):
+        while len(self._tiers) > 1 and 2 * len(self._tiers[-1]) >= len(self._tiers[-2]):
             self._merge_last()
 
     def _merge_last(self) -> None:
-        *older, one, newer = self._runs
-        self._runs = [*older, overlay(newer, one)]
+        *older, one, newer = self._tiers
+        self._tiers = [*older, overlay(newer, one)]
 
-    def run(self) -> RowArray:
+    def rows(self) -> RowArray:
         """Return all staged rows, tombstones included."""
         self.store_edits()
-        self._pack_rows()
-        while len(self._runs) > 1:
+        self._add_tiers()
+        while len(self._tiers) > 1:
             self._merge_last()
-        return self._runs[0] if self._runs else empty_run()
+        return self._tiers[0] if self._tiers else empty_rows()
 
     def is_changed(self) -> bool:
         """Tell whether there is anything to commit: rows, or a chunk that the store does not have yet."""
@@ -221,28 +221,28 @@ class Staging:
 
     def only_row(self) -> bytes | None:
         """Return the staged row if there is just one, put alone."""
-        alone = len(self.rows) == 1 and not self._runs and not self._appended
-        return next(iter(self.rows.values())) if alone else None
+        alone = len(self.packed) == 1 and not self._tiers and not self._appended
+        return next(iter(self.packed.values())) if alone else None
 
-    def all_pieces(self) -> list[Run]:
-        """Return all staged rows, tombstones included, as consecutive pieces."""
-        if self._appended and not self.rows and not self.edits:
+    def all_runs(self) -> list[Run]:
+        """Return all staged rows, tombstones included, as consecutive runs."""
+        if self._appended and not self.packed and not self.edits:
             self._appended = in_key_order(self._appended, self.heap.item_size)  # which need not be done again
             return list(self._appended)
-        run = self.run()
-        return [ArrayRun(run)] if len(run) else []
+        rows = self.rows()
+        return [ArrayRun(rows)] if len(rows) else []
 
     # ------------------------------------------------------------------ reading
 
     def staged(self, key: int) -> Extent | None:
         """Return the staged row of a key, tombstone or not, or None if the key was not touched."""
-        row = self.rows.get(key)
+        row = self.packed.get(key)
         if row is not None:
             return unpack_row(row)
         if self._appended:
-            self._pack_rows()
-        for run in reversed(self._runs):
-            extent = find_one(run, key)
+            self._add_tiers()
+        for rows in reversed(self._tiers):
+            extent = find_one(rows, key)
             if extent is not None:
                 return extent
         return None
@@ -251,42 +251,42 @@ class Staging:
         """Return the extent of a key as this transaction sees it, or None."""
         row = self.staged(key)
         if row is None:
-            return self.table.find(key)
+            return self.index.find(key)
         if row[4] & TOMBSTONE:
             return None
-        self.allocator.lend()
+        self.allocator.expose()
         return row
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
         rows, found = self._lookup(keys)
         if found.any():
-            self.allocator.lend()
+            self.allocator.expose()
         return rows
 
     def _lookup(self, keys: npt.NDArray[np.uint64]) -> tuple[RowArray, npt.NDArray[np.bool_]]:
         """Return one row per ascending key, and which of them are staged."""
-        staged = self.run()
+        staged = self.rows()
         where = np.searchsorted(staged["key"], keys)
         found = find_equal(staged, keys, where)
-        rows = self.table.lookup(keys)
+        rows = self.index.lookup(keys)
         rows[found] = staged[where[found]]
         return rows, found
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range, as this transaction sees it, as consecutive pieces."""
-        if len(clip(self.run(), start, stop)):
-            self.allocator.lend()
-        return self._pieces(start, stop, reverse=reverse)
+    def runs(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows of a key range, as this transaction sees it, as consecutive runs."""
+        if len(clip(self.rows(), start, stop)):
+            self.allocator.expose()
+        return self._runs(start, stop, reverse=reverse)
 
-    def _pieces(self, start: int, stop: int, *, reverse: bool) -> Iterator[Run]:
-        older = self.table.pieces(start, stop, reverse=reverse)
-        return overlay_pieces(clip(self.run(), start, stop), older, reverse=reverse)
+    def _runs(self, start: int, stop: int, *, reverse: bool) -> Iterator[Run]:
+        older = self.index.runs(start, stop, reverse=reverse)
+        return overlay_runs(clip(self.rows(), start, stop), older, reverse=reverse)
 
     def record_count(self) -> int:
         """Return how many records the store has, as this transaction sees it."""
-        staged = self.run()
-        replaced = self.table.existing(staged["key"])
+        staged = self.rows()
+        replaced = self.index.existing(staged["key"])
         return self._record_count() - len(replaced) + len(without_tombstones(staged))
 
 

@@ -46,7 +46,7 @@ class Storage:
         What went wrong half-way; from then on nothing is written.
     drafts : dict of int to Heap
         Whose heap a chunk file is that was made by a transaction and is not committed.
-    lent : dict of int to Chunk
+    exposed : dict of int to Chunk
         Those that a transaction has handed out views of.
 
     Notes
@@ -70,7 +70,7 @@ class Storage:
         self._heaps: dict[int, Heap] = {}
         self._named: tuple[Catalog, dict[int, Heap], dict[str, Heap]] = {}, {}, {}
         self.drafts: dict[int, Heap] = {}
-        self.lent: dict[int, Chunk] = {}
+        self.exposed: dict[int, Chunk] = {}
         self.next_chunk = max(superblock.next_chunk, index.next_chunk)
         self.dirty: dict[int, Chunk] = {}
         self.entries_dirty = False
@@ -78,7 +78,7 @@ class Storage:
         self.gone: list[Gone] = []
         self.failure = ""
         self.is_closed = False
-        self.lending = InPlaceViews()
+        self.in_place = InPlaceViews()
         self._unfinished = ""
         self._lock = lock
         self._unlinked: set[int] = set()
@@ -103,7 +103,7 @@ class Storage:
         """Make a committed store known."""
         self._heaps[heap.store] = heap
         self._named = {}, {}, {}
-        self.index.add_table(heap.store, heap.item_size, heap.check)
+        self.index.add_store(heap.store, heap.item_size, heap.check)
 
     def new_heap(self, name: str, schema: Schema) -> Heap:
         """Return the heap of a new store, whose id is that of its first chunk, the next one to be made."""
@@ -148,7 +148,7 @@ class Storage:
 
     def live_array(self, heap: Heap, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place; None if it is not current any more, or writing failed."""
-        return None if self.failure else self.lending.array(heap, extent, self.checkpoint)
+        return None if self.failure else self.in_place.array(heap, extent, self.checkpoint)
 
     # ------------------------------------------------------------------ what state it is in
 
@@ -184,7 +184,7 @@ class Storage:
         self._refuse_inside()
         with self._mutex.lock:
             self.check_writable()
-            if self.drafts or self.lent:
+            if self.drafts or self.exposed:
                 self._sweep()
 
     def _note_unfinished(self) -> None:
@@ -351,17 +351,17 @@ class Storage:
         """
         if not self.is_in_place():
             return
-        for chunk, lent in list(self.lent.items()):
-            if lent.free != lent.committed:
-                lent.committed = lent.free
-                self.dirty[chunk] = lent  # so that the next checkpoint keeps the gap
-            self.lent.pop(chunk)
+        for chunk, exposed in list(self.exposed.items()):
+            if exposed.free != exposed.committed:
+                exposed.committed = exposed.free
+                self.dirty[chunk] = exposed  # so that the next checkpoint keeps the gap
+            self.exposed.pop(chunk)
         for chunk, heap in list(self.drafts.items()):
-            self.lending.chunks.pop(chunk, None)
+            self.in_place.chunks.pop(chunk, None)
             self.dirty.pop(chunk, None)
             heap.discard(chunk)
             if chunk == heap.store:
-                self.index.remove_table(chunk)
+                self.index.remove_store(chunk)
             files.unlink(self.paths.chunk(chunk))
             self.drafts.pop(chunk)
 
@@ -398,7 +398,7 @@ class Storage:
 
     def _write_checkpoint(self, grown: list[Chunk]) -> None:
         self.dirty.update(
-            {chunk.id: chunk for chunk in self.lending.chunks.values() if chunk.id not in self._unlinked}
+            {chunk.id: chunk for chunk in self.in_place.chunks.values() if chunk.id not in self._unlinked}
         )
         self._flush()
         checkpoint.write_index(self.index, grown, self.gone, self.next_chunk)
@@ -414,8 +414,8 @@ class Storage:
     def _unlink_gone(self) -> None:
         checkpoint.unlink(self.paths, self.gone)
         for _, chunk in self.gone:
-            self._unlinked.add(chunk)  # who still holds the store may lend a view of it yet
-            self.lending.chunks.pop(chunk, None)
+            self._unlinked.add(chunk)  # who still holds the store may expose a view of it yet
+            self.in_place.chunks.pop(chunk, None)
             self.dirty.pop(chunk, None)
         self.gone = []
 
@@ -431,7 +431,7 @@ class Storage:
             try:
                 self._note_unfinished()
                 if self.index.leveldb.is_open():
-                    if self.drafts or self.lent:
+                    if self.drafts or self.exposed:
                         self._sweep()
                     if self._has_unsaved() and not self.failure:
                         self._checkpoint()
@@ -458,7 +458,7 @@ class Storage:
 
     def _has_unsaved(self) -> bool:
         is_behind = self.index.last != self.superblock.checkpoint
-        return bool(self.dirty or self.lending.chunks or self.gone or is_behind)
+        return bool(self.dirty or self.in_place.chunks or self.gone or is_behind)
 
     def __del__(self) -> None:
         if not getattr(self, "is_closed", True):

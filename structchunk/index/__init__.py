@@ -3,6 +3,6 @@
 (store, key) -> where the record lies, the catalog of stores, the heads of chunks, live counts, as of any commit
 that is still read. Knows rows, not the bytes of records; only ``leveldb`` imports plyvel.
 
-Modules, from the bottom up: counts, delta, leveldb_files, page, page_cache, version, growth, gate, leveldb,
-store_keys, table, view, index.
+Modules, from the bottom up: counts, delta, leveldb_files, page, page_cache, version, growth, private_directory,
+gate, leveldb, store_keys, store_index, index_snapshot, index.
 """

@@ -32,16 +32,16 @@ def recount_one(before: Mapping[int, LiveCount], item_size: int, old: Extent | N
 def recount(before: Mapping[int, LiveCount], item_size: int, old: RowArray, new: Iterable[Run]) -> Counts:
     """Return the figures that change when rows take the place of the live rows that their keys had."""
     counts: Counts = {}
-    _count_run(counts, before, -1, item_size, old)
-    for piece in new:
-        if isinstance(piece, ContiguousRun):
-            _count(counts, before, piece.chunk, len(piece), piece.span.stop - piece.span.start)
+    _count_rows(counts, before, -1, item_size, old)
+    for run in new:
+        if isinstance(run, ContiguousRun):
+            _count(counts, before, run.chunk, len(run), run.span.stop - run.span.start)
         else:
-            _count_run(counts, before, 1, item_size, without_tombstones(piece.run))
+            _count_rows(counts, before, 1, item_size, without_tombstones(run.rows))
     return counts
 
 
-def _count_run(counts: Counts, before: Mapping[int, LiveCount], sign: int, item_size: int, rows: RowArray) -> None:
+def _count_rows(counts: Counts, before: Mapping[int, LiveCount], sign: int, item_size: int, rows: RowArray) -> None:
     for chunk in chunks_of(rows):
         lengths = rows["length"][rows["chunk"] == chunk]
         _count(counts, before, chunk, sign * len(lengths), sign * int(lengths.sum()) * item_size)

@@ -1,23 +1,19 @@
-"""Gate: one call of a LevelDB handle at a time, none once it is closed; its snapshots and private directories.
+"""Gate: one call of a LevelDB handle at a time, none once it is closed; and its snapshots.
 
 What is behind it may crash or hang if it is closed while a call is in flight, or in a forked child.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import os
-import weakref
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-from ..disk import files
 from ..errors import ClosedError
-from ..process import forks, leftovers
+from ..process import forks
 from ..process.mutex import Mutex
+from .private_directory import PrivateDirectory
 
 FORKED = "this database was opened before fork(); open it again in this process"
 
@@ -102,34 +98,12 @@ class Gate:
             self._discarded.append(snapshot)
 
 
-class PrivateDirectory:
-    """A directory that is removed once nobody holds this object: neither its LevelDB, nor who keeps it for others.
-
-    It goes at once or not at all: who is cloning it never takes what is left of it for the whole.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        weakref.finalize(self, leftovers.leave, partial(_remove, path, os.getpid()))
-
-
-def _remove(path: str, owner: int) -> None:
-    """Remove a private directory that nobody needs any more; in a forked child it is the parent's."""
-    if os.getpid() == owner:
-        doomed = f"{path}.gone"
-        with contextlib.suppress(OSError):
-            files.rename(path, doomed)
-            path = doomed
-        with contextlib.suppress(OSError):
-            files.remove_tree(path)
-
-
 def leak(thing: Any) -> None:
     """Keep an object from ever being destroyed."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
-class Snapshot:
+class LevelDBSnapshot:
     """The state of a LevelDB at one time, for as long as this object lives."""
 
     __slots__ = ("_gate", "inner")

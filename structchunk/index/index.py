@@ -26,12 +26,12 @@ from ..process.mutex import Mutex
 from ..runs.extent import RowArray, unpack_row
 from ..runs.run import Run
 from .counts import Counts, LiveCount, recount, recount_one
+from .index_snapshot import IndexSnapshot, Pin, store_index_of
 from .leveldb import REBUILD, LevelDB, Pair
 from .page_cache import Budget
+from .store_index import Change, StoreIndex
 from .store_keys import keys_of_pages, keys_of_store
-from .table import Change, StoreIndex
 from .version import IndexVersion
-from .view import IndexSnapshot, Pin, table_of
 
 VERSION = 1
 LAST = b"Mlast"
@@ -82,7 +82,7 @@ class Index:
 
     def __init__(self, leveldb: LevelDB, *, is_sound: bool = False) -> None:
         self.leveldb = leveldb
-        self._tables: dict[int, StoreIndex] = {}
+        self._store_indexes: dict[int, StoreIndex] = {}
         self._item_sizes: dict[int, int] = {}
         last = leveldb.get(LAST)
         checkpoint = leveldb.get(CHECKPOINT)
@@ -91,7 +91,7 @@ class Index:
         self.database, version, self.next_chunk, self.checkpoint, batch = _CHECKPOINT.unpack(checkpoint)
         if version != VERSION:
             raise self._damaged(f"format version {version}", f"version {VERSION}")
-        self._clock = IndexVersion(_U8.unpack(last)[0], WeakMethod(self._mend))
+        self._version = IndexVersion(_U8.unpack(last)[0], WeakMethod(self._mend))
         self._budget = Budget()
         self._checkpoint_batch = batch
         batches = [] if is_sound else [key for key, _ in leveldb.read(b"B", b"C", 1 << 32)]
@@ -175,53 +175,55 @@ class Index:
     @property
     def last(self) -> int:
         """Number of the last commit."""
-        return self._clock.last
+        return self._version.last
 
     @property
     def catalog(self) -> Catalog:
         """The stores as of the last commit, by name; replaced by one that differs, never changed."""
-        self._clock.check()
+        self._version.check()
         return self._catalog
 
-    def table(self, store: int) -> StoreIndex:
-        """Return the table of a store that was added.
+    def store_index(self, store: int) -> StoreIndex:
+        """Return the index of a store that was added.
 
         Raises
         ------
         StoreNotFound
             The store was dropped.
         """
-        return table_of(self._tables, store)
+        return store_index_of(self._store_indexes, store)
 
-    def add_table(self, store: int, item_size: int, check: Check) -> StoreIndex:
-        """Make a store's rows readable; `check` raises if a run points outside the store's chunks."""
+    def add_store(self, store: int, item_size: int, check: Check) -> StoreIndex:
+        """Make a store's rows readable; `check` raises if rows point outside the store's chunks."""
         self._item_sizes[store] = item_size
         self.live[store] = self.read_live(store)
-        table = self._tables[store] = StoreIndex(self.leveldb, self._clock, store, item_size, check, self._budget)
-        return table
+        store_index = self._store_indexes[store] = StoreIndex(
+            self.leveldb, self._version, store, item_size, check, self._budget
+        )
+        return store_index
 
-    def remove_table(self, store: int) -> None:
+    def remove_store(self, store: int) -> None:
         """Forget a store that was never committed, if it is known."""
-        self._tables.pop(store, None)
+        self._store_indexes.pop(store, None)
         self.live.pop(store, None)
 
     def record_count(self, store: int) -> int:
         """Return how many records the store has, as of the latest commit."""
-        self.table(store)
-        self._clock.check()
+        self.store_index(store)
+        self._version.check()
         # A copy of the values: another thread may add a chunk meanwhile.
         return sum(count.record_count for count in list(self.live.get(store, {}).values()))
 
-    def view(self) -> IndexSnapshot:
+    def snapshot(self) -> IndexSnapshot:
         """Return the index as of the latest commit."""
-        clock = self._clock
-        clock.check()
-        with clock.lock:
-            return IndexSnapshot(self, self._tables, clock.last, clock.version, self.leveldb.snapshot())
+        version = self._version
+        version.check()
+        with version.lock:
+            return IndexSnapshot(self, self._store_indexes, version.last, version.number, self.leveldb.snapshot())
 
     def keep(self, things: Iterable[object]) -> None:
-        """Keep things alive for as long as there is a view that was taken before now."""
-        with self._clock.lock:
+        """Keep things alive for as long as there is a snapshot that was taken before now."""
+        with self._version.lock:
             old = self.pin
             self.pin = old.next = Pin()
             old.kept += things
@@ -229,23 +231,23 @@ class Index:
     def follow(self, newer: Index) -> None:
         """Show what another index does, which holds a newer state of the same database, and take its LevelDB.
 
-        Views of before go on with the LevelDB of before. Stores that are not there any more answer with
+        Snapshots of before go on with the LevelDB of before. Stores that are not there any more answer with
         StoreNotFound; new ones are the caller's to add.
         """
-        self._clock.check()
-        with self._clock.lock:
+        self._version.check()
+        with self._version.lock:
             self._adopt(newer)
 
     def _adopt(self, newer: Index) -> None:
-        self._clock.version += 1  # before the caches: a reader that saw them must see this
+        self._version.number += 1  # before the caches: a reader that saw them must see this
         self.leveldb = newer.leveldb
-        self._clock.last = newer.last
+        self._version.last = newer.last
         for name, entry in self._catalog.items():
-            if entry["store"] not in newer.live and entry["store"] in self._tables:
-                self._tables.pop(entry["store"]).drop(name)
-        for table in self._tables.values():
-            table.follow(newer.leveldb)
-        self.live = {store: counts for store, counts in newer.live.items() if store in self._tables}
+            if entry["store"] not in newer.live and entry["store"] in self._store_indexes:
+                self._store_indexes.pop(entry["store"]).drop(name)
+        for store_index in self._store_indexes.values():
+            store_index.follow(newer.leveldb)
+        self.live = {store: counts for store, counts in newer.live.items() if store in self._store_indexes}
         self._catalog, self.heads = newer.catalog, newer.heads
         self.checkpoint, self.next_chunk = newer.checkpoint, newer.next_chunk
 
@@ -253,29 +255,29 @@ class Index:
 
     def prepare_one(self, store: int, row: bytes) -> Prepared:
         """Return what a commit changes that is one packed row of one store."""
-        table, extent = self._tables[store], unpack_row(row)
-        counts = recount_one(self.live[store], self._item_sizes[store], table.find(extent[0]), extent)
-        return Prepared({store: table.put_one(extent[0], row)}, {store: counts})
+        store_index, extent = self._store_indexes[store], unpack_row(row)
+        counts = recount_one(self.live[store], self._item_sizes[store], store_index.find(extent[0]), extent)
+        return Prepared({store: store_index.put_one(extent[0], row)}, {store: counts})
 
     def prepare(
         self,
-        rows: Mapping[int, Sequence[Run]],
+        runs_by_store: Mapping[int, Sequence[Run]],
         catalog: Catalog | None = None,
         compacted: Container[int] = (),
     ) -> Prepared:
-        """Return what a commit changes: consecutive pieces, tombstones included, for each store; and the catalog.
+        """Return what a commit changes: consecutive runs, tombstones included, for each store; and the catalog.
 
         Stores that the new catalog does not have any more lose all their rows; those that were compacted are
         written anew.
         """
         dropped = self._dropped(catalog)
         changes, counts = {}, {}
-        for store, pieces in rows.items():
-            if store in dropped or not (any(map(len, pieces)) or store in compacted):
+        for store, runs in runs_by_store.items():
+            if store in dropped or not (any(map(len, runs)) or store in compacted):
                 continue
-            table = self._tables[store]
-            counts[store] = recount(self.live[store], self._item_sizes[store], table.replaced(pieces), pieces)
-            changes[store] = table.put_all(pieces) if store in compacted else table.put(pieces)
+            store_index = self._store_indexes[store]
+            counts[store] = recount(self.live[store], self._item_sizes[store], store_index.replaced(runs), runs)
+            changes[store] = store_index.put_all(runs) if store in compacted else store_index.put(runs)
         removed = [key for store in dropped for key in self._keys_of(store)]
         return Prepared(changes, counts, catalog, dropped, removed)
 
@@ -288,17 +290,17 @@ class Index:
     def put(
         self,
         commit: int,
-        rows: Mapping[int, Sequence[Run]],
+        runs_by_store: Mapping[int, Sequence[Run]],
         catalog: Catalog | None = None,
         compacted: Container[int] = (),
     ) -> None:
         """Prepare a commit and apply it."""
-        self.apply(commit, self.prepare(rows, catalog, compacted))
+        self.apply(commit, self.prepare(runs_by_store, catalog, compacted))
 
     def _replace_catalog(self, catalog: Catalog, dropped: Collection[int]) -> None:
         for name, entry in self._catalog.items():
-            if entry["store"] in dropped and entry["store"] in self._tables:
-                self._tables.pop(entry["store"]).drop(name)
+            if entry["store"] in dropped and entry["store"] in self._store_indexes:
+                self._store_indexes.pop(entry["store"]).drop(name)
         self._catalog = catalog
 
     def _dropped(self, catalog: Catalog | None) -> set[int]:
@@ -327,41 +329,41 @@ class Index:
         for change in changes.values():
             puts += change.puts
             removed += change.deletes
-        clock = self._clock
-        clock.check()
-        with clock.lock:
+        version = self._version
+        version.check()
+        with version.lock:
             try:
-                clock.is_changing = True
-                clock.version += 1  # before the caches: a reader that saw them must see this
+                version.is_changing = True
+                version.number += 1  # before the caches: a reader that saw them must see this
                 self.leveldb.write(puts, removed)
-                clock.last = commit
+                version.last = commit
                 for store, figures in counts.items():
                     self.live[store].update(figures)
                 for store, change in changes.items():
-                    self._tables[store].apply(change)
+                    self._store_indexes[store].apply(change)
                 if catalog is not None:
                     self._replace_catalog(catalog, dropped)
-                clock.is_changing = False
+                version.is_changing = False
             except BaseException:
-                clock.is_changing, clock.is_torn = False, True
+                version.is_changing, version.is_torn = False, True
                 raise
 
     def _mend(self) -> None:
         """Read from LevelDB again what an interrupted change may have left half-changed in memory."""
-        self._clock.version += 1
-        self._clock.last = _U8.unpack(self.leveldb.get(LAST) or b"")[0]
+        self._version.number += 1
+        self._version.last = _U8.unpack(self.leveldb.get(LAST) or b"")[0]
         catalog = self._read_catalog()
         known = {entry["store"] for entry in catalog.values()}
         self._replace_catalog(catalog, {entry["store"] for entry in self._catalog.values()} - known)
-        for store, table in self._tables.items():
+        for store, store_index in self._store_indexes.items():
             self.live[store] = self.read_live(store)
-            table.forget()
+            store_index.forget()
 
     def _fold_if_due(self, store: int) -> None:
-        table = self._tables[store]
-        if table.needs_fold(partial(self.record_count, store)):
-            for change in takewhile(lambda change: self.leveldb.growth.has_room(change.size()), table.fold()):
-                self._write(self._clock.last, Prepared({store: change}, {}))
+        store_index = self._store_indexes[store]
+        if store_index.needs_fold(partial(self.record_count, store)):
+            for change in takewhile(lambda change: self.leveldb.growth.has_room(change.size()), store_index.fold()):
+                self._write(self._version.last, Prepared({store: change}, {}))
 
     # ------------------------------------------------------------------ checkpoint
 
@@ -385,7 +387,7 @@ class Index:
             Chunks that are about to be unlinked.
         """
         self.leveldb.flush_logs()
-        last = self._clock.last
+        last = self._version.last
         puts = [(_HEAD_KEY.pack(b"H", chunk), _TWO_U8.pack(*head)) for chunk, head in heads.items()]
         puts.append((CHECKPOINT, _CHECKPOINT.pack(self.database, VERSION, next_chunk, last, self._batch)))
         gone = list(gone)
@@ -408,18 +410,18 @@ class Index:
 
     def is_entered(self) -> bool:
         """Tell whether this thread is in the middle of a call here, which something has interrupted to ask."""
-        return self._clock.mutex.is_mine() or self.leveldb.is_entered()
+        return self._version.mutex.is_mine() or self.leveldb.is_entered()
 
     def disown(self) -> None:
         """Forget everything in a forked child, whatever locks other threads held when it was forked."""
-        self._clock.mutex = Mutex()
-        self._clock.is_changing = self._clock.is_torn = False
+        self._version.mutex = Mutex()
+        self._version.is_changing = self._version.is_torn = False
         self.forget()
 
     def forget(self) -> None:
-        """Drop all caches, so that the next read of any table asks LevelDB."""
-        for table in self._tables.values():
-            table.forget()
+        """Drop all caches, so that the next read of any store asks LevelDB."""
+        for store_index in self._store_indexes.values():
+            store_index.forget()
 
     def close(self, *, tidy: bool = True) -> None:
         """Close LevelDB, once the calls in flight are done; see `LevelDB.close`. Idempotent."""
@@ -427,12 +429,12 @@ class Index:
         self.forget()
 
 
-def copy_view(view: IndexSnapshot, path: str, database: bytes, next_chunk: int) -> Index:
-    """Create an index that holds what a view shows; not durable before its first checkpoint."""
-    index = Index.create(path, database, view.commit, next_chunk)
+def copy_snapshot(snapshot: IndexSnapshot, path: str, database: bytes, next_chunk: int) -> Index:
+    """Create an index that holds what a snapshot shows; not durable before its first checkpoint."""
+    index = Index.create(path, database, snapshot.commit, next_chunk)
     try:
         for start, stop in _OF_STORES:
-            _write_pairs(index.leveldb, view.pairs(start, stop))
+            _write_pairs(index.leveldb, snapshot.pairs(start, stop))
     except BaseException:
         index.close()
         raise

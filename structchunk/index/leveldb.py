@@ -29,9 +29,10 @@ else:
 from ..disk import files
 from ..errors import CLOSED, ClosedError, CorruptionError, LockedError
 from ..process import forks
-from .gate import Gate, PrivateDirectory, Snapshot, leak
+from .gate import Gate, LevelDBSnapshot, leak
 from .growth import BUFFER_SIZE, Growth
 from .leveldb_files import damaged_tables
+from .private_directory import PrivateDirectory
 
 Pair = tuple[bytes, bytes]
 _SMALL_LOG = 1 << 16
@@ -72,7 +73,7 @@ _used = False
 _inherited = False
 
 
-def _source(handle: Any, snapshot: Snapshot | None) -> Any:
+def _source(handle: Any, snapshot: LevelDBSnapshot | None) -> Any:
     return handle if snapshot is None else snapshot.inner
 
 
@@ -209,19 +210,19 @@ class LevelDB:
         """Tell whether this thread is in the middle of a call, which something has interrupted to ask."""
         return self._gate.mutex.is_mine()
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> LevelDBSnapshot:
         """Return the present state, for `get`, `read` and `read_back`."""
         with self._gate.lock, self._gate as handle:
-            snapshot = Snapshot(self._gate, handle.snapshot())
+            snapshot = LevelDBSnapshot(self._gate, handle.snapshot())
         return snapshot
 
-    def get(self, key: bytes, snapshot: Snapshot | None = None) -> bytes | None:
+    def get(self, key: bytes, snapshot: LevelDBSnapshot | None = None) -> bytes | None:
         """Return the value of a key, or None."""
         with self._gate.lock, self._gate as handle:
             value: bytes | None = _source(handle, snapshot).get(key, verify_checksums=True)
             return value
 
-    def read(self, start: bytes, stop: bytes, count: int, snapshot: Snapshot | None = None) -> list[Pair]:
+    def read(self, start: bytes, stop: bytes, count: int, snapshot: LevelDBSnapshot | None = None) -> list[Pair]:
         """Return the first `count` pairs with ``start <= key < stop``."""
         with (
             self._gate.lock,
@@ -231,7 +232,9 @@ class LevelDB:
             pairs = _first(iterator, start, stop, count)
         return pairs
 
-    def read_back(self, start: bytes, stop: bytes, count: int, snapshot: Snapshot | None = None) -> list[Pair]:
+    def read_back(
+        self, start: bytes, stop: bytes, count: int, snapshot: LevelDBSnapshot | None = None
+    ) -> list[Pair]:
         """Return the last `count` pairs with ``start <= key < stop``, in ascending order."""
         with (
             self._gate.lock,

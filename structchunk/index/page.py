@@ -12,7 +12,7 @@ from itertools import groupby, pairwise
 
 import numpy as np
 
-from ..runs.extent import ROW_SIZE, TOMBSTONE, is_sorted, run_from_bytes
+from ..runs.extent import ROW_SIZE, TOMBSTONE, is_sorted, rows_from_bytes
 from ..runs.packed import ALL, Packed, pack, unpack
 from ..runs.run import ArrayRun, Run, first_key, last_key, portions
 
@@ -20,9 +20,9 @@ TRAILER = struct.Struct("<HB")
 assert TRAILER.size % ROW_SIZE
 
 
-def pack_pages(pieces: Iterable[Run], item_size: int, row_count: int) -> list[tuple[int, bytes]]:
-    """Return consecutive pieces as pages of up to `row_count` rows, each with its last key."""
-    parts = (part for piece in pieces for part in portions(piece, row_count))
+def pack_pages(runs: Iterable[Run], item_size: int, row_count: int) -> list[tuple[int, bytes]]:
+    """Return consecutive runs as pages of up to `row_count` rows, each with its last key."""
+    parts = (part for run in runs for part in portions(run, row_count))
     return [(last_key(part), _page(pack(part, item_size))) for part in parts]
 
 
@@ -49,15 +49,15 @@ def unpack_pages(pages: Sequence[tuple[int, bytes]], item_size: int, row_count: 
     ValueError
         Some is none, or its last key is another one. Where records lie is not checked.
     """
-    pieces: list[Run] = []
+    runs: list[Run] = []
     for short, group in groupby(pages, key=lambda page: is_short(page[1])):
         if short:
-            pieces += [_unpack_short(last, page, item_size, row_count) for last, page in group]
+            runs += [_unpack_short(last, page, item_size, row_count) for last, page in group]
         else:
-            pieces.append(_unpack_rows(list(group), row_count))
-    if any(last_key(before) >= first_key(after) for before, after in pairwise(pieces)):
+            runs.append(_unpack_rows(list(group), row_count))
+    if any(last_key(before) >= first_key(after) for before, after in pairwise(runs)):
         raise ValueError("pages that overlap")
-    return pieces
+    return runs
 
 
 def _unpack_short(last: int, page: bytes, item_size: int, row_count: int) -> Run:
@@ -66,20 +66,20 @@ def _unpack_short(last: int, page: bytes, item_size: int, row_count: int) -> Run
     count, form = TRAILER.unpack_from(page, len(page) - TRAILER.size)
     if form == ALL or not 1 <= count <= row_count:
         raise ValueError(f"a short page of {count} rows of form {form}")
-    piece = unpack(Packed(form, count, memoryview(page)[: -TRAILER.size]), item_size)
-    if last_key(piece) != last:
-        raise ValueError(f"a short page of keys up to {last_key(piece)}, which is not its own key, {last}")
-    return piece
+    run = unpack(Packed(form, count, memoryview(page)[: -TRAILER.size]), item_size)
+    if last_key(run) != last:
+        raise ValueError(f"a short page of keys up to {last_key(run)}, which is not its own key, {last}")
+    return run
 
 
 def _unpack_rows(pages: list[tuple[int, bytes]], row_count: int) -> Run:
     for _, page in pages:
         if not 1 <= len(page) // ROW_SIZE <= row_count:
             raise ValueError(f"a page of {len(page)} bytes")
-    run = run_from_bytes(b"".join([page for _, page in pages]) if len(pages) > 1 else pages[0][1])
+    rows = rows_from_bytes(b"".join([page for _, page in pages]) if len(pages) > 1 else pages[0][1])
     ends = np.cumsum([len(page) // ROW_SIZE for _, page in pages]) - 1
-    if run["key"][ends].tolist() != [last for last, _ in pages] or not is_sorted(run["key"]):
+    if rows["key"][ends].tolist() != [last for last, _ in pages] or not is_sorted(rows["key"]):
         raise ValueError("a page whose keys are out of order")
-    if (run["flags"] & TOMBSTONE).any():
+    if (rows["flags"] & TOMBSTONE).any():
         raise ValueError("a tombstone in a page")
-    return ArrayRun(run)
+    return ArrayRun(rows)

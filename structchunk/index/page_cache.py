@@ -43,7 +43,7 @@ def make_buckets(keys: npt.NDArray[np.uint64]) -> Buckets:
 class CachedPages:
     """Consecutive pages of one store, decoded: all its rows with ``floor <= key <= last``. Immutable.
 
-    ``piece`` has all rows, for finding some. ``pieces`` has them for scans, cut where records stop lying back to
+    ``run`` has all rows, for finding some. ``runs`` has them for scans, cut where records stop lying back to
     back, so that a scan need not look at each row.
 
     Two kinds of data are common and need few memory accesses: keys that rise by the same step need no search, and
@@ -63,40 +63,40 @@ class CachedPages:
         "floor",
         "keys",
         "last",
-        "piece",
-        "pieces",
+        "run",
+        "runs",
         "size",
     )
 
-    def __init__(self, piece: Run, floor: int, last: int, pieces: Sequence[Run] = ()) -> None:
+    def __init__(self, run: Run, floor: int, last: int, runs: Sequence[Run] = ()) -> None:
         self.floor = floor
         self.last = last
-        self.count = len(piece)
+        self.count = len(run)
         self._first = self._step = self._length = self._lookups = 0
         self._keys = array("Q")  # of all sequences it gives single numbers fastest
         self._buckets: Buckets | None = None
-        if isinstance(piece, ContiguousRun) and isinstance(piece.spacing, range):
-            self._first, self._step = piece.spacing.start, piece.spacing.step
+        if isinstance(run, ContiguousRun) and isinstance(run.spacing, range):
+            self._first, self._step = run.spacing.start, run.spacing.step
         else:
-            self._keys.frombytes(piece.keys.data.cast("B") if len(piece) else b"")
+            self._keys.frombytes(run.keys.data.cast("B") if len(run) else b"")
         self.keys = np.frombuffer(self._keys, np.uint64)
         self.keys.flags.writeable = False
-        if isinstance(piece, ContiguousRun):
-            self._length = piece.length
-            self._origin = (piece.span.start, self._length * piece.item_size, piece.chunk, piece.flags)
-            piece = piece if self._step else piece.over(self.keys)
-        self.piece = piece
-        self.pieces = pieces if len(pieces) > 1 else [piece]
-        self.size = piece.size + (0 if isinstance(piece, ContiguousRun) else self.keys.nbytes)
+        if isinstance(run, ContiguousRun):
+            self._length = run.length
+            self._origin = (run.span.start, self._length * run.item_size, run.chunk, run.flags)
+            run = run if self._step else run.over(self.keys)
+        self.run = run
+        self.runs = runs if len(runs) > 1 else [run]
+        self.size = run.size + (0 if isinstance(run, ContiguousRun) else self.keys.nbytes)
         self.size += self.keys.nbytes // 4  # what buckets take, but for two of them
-        self.size += sum(part.size for part in self.pieces if part is not piece)
+        self.size += sum(part.size for part in self.runs if part is not run)
 
     def is_whole(self) -> bool:
-        """Tell whether this block answers for all keys."""
+        """Tell whether these pages answer for all keys."""
         return self.floor == 0 and self.last == KEY_END - 1
 
     def find(self, key: int) -> Extent | None:
-        """Return the extent of a key that this block answers for, or None."""
+        """Return the extent of a key that these pages answer for, or None."""
         if self._step:
             at, rest = divmod(key - self._first, self._step)
             if rest or not 0 <= at < self.count:
@@ -118,7 +118,7 @@ class CachedPages:
         if self._length:
             offset, size, chunk, flags = self._origin
             return key, offset + at * size, self._length, chunk, flags
-        return self.piece.extent(at)
+        return self.run.extent(at)
 
     def _make_buckets(self) -> Buckets:
         """Return a bucket of all keys, until so many were looked up that smaller ones are worth their making."""
@@ -130,7 +130,7 @@ class CachedPages:
         return buckets
 
     def search(self, keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-        """Return where in the piece each of many keys is, and whether it is there at all."""
+        """Return where in the run each of many keys is, and whether it is there at all."""
         if self._step:
             where, rest = np.divmod(keys - np.uint64(self._first), np.uint64(self._step))
             return where.astype(np.intp), (rest == 0) & (where < self.count)  # what is below first wraps around
@@ -148,19 +148,19 @@ class Budget:
         self.caches: weakref.WeakSet[PageCache] = weakref.WeakSet()
 
     def is_full(self) -> bool:
-        """Tell whether a further block would drive another one out: then single keys are not worth one."""
+        """Tell whether further pages would drive others out: then single keys are not worth any."""
         return self.size > CACHE_SIZE - CACHE_SIZE // 8
 
     def enforce(self) -> None:
-        """Drop blocks at random, of any cache, until they are not too many."""
-        if self.size > CACHE_SIZE:  # an interrupt may have come between a block and its figure
-            self.size = sum(block.size for cache in list(self.caches) for block in cache.index[1])
+        """Drop pages at random, of any cache, until they are not too many."""
+        if self.size > CACHE_SIZE:  # an interrupt may have come between pages and their figure
+            self.size = sum(pages.size for cache in list(self.caches) for pages in cache.index[1])
         while self.size > CACHE_SIZE:
             random.choice([cache for cache in self.caches if cache.index[1]]).drop_any()
 
 
 class PageCache:
-    """Blocks of one store, disjoint and sorted, beside the last key of each. The caller locks, but for finding.
+    """Pages of one store, disjoint and sorted, beside the last key of each. The caller locks, but for finding.
 
     ``index`` is both lists. They are never changed, only replaced together, so that who looks needs no lock.
     """
@@ -176,47 +176,47 @@ class PageCache:
         return min(self._inserted // EAGER_AFTER, 4)
 
     def find(self, key: int) -> CachedPages | None:
-        """Return the block that answers for a key, or None."""
-        lasts, blocks = self.index
+        """Return the pages that answer for a key, or None."""
+        lasts, cached = self.index
         at = bisect_left(lasts, key)
-        return blocks[at] if at < len(blocks) and blocks[at].floor <= key else None
+        return cached[at] if at < len(cached) and cached[at].floor <= key else None
 
     def next_floor(self, key: int) -> int:
-        """Return the lowest key above `key` that a block answers for, or the end of all keys."""
-        lasts, blocks = self.index
+        """Return the lowest key above `key` that cached pages answer for, or the end of all keys."""
+        lasts, cached = self.index
         at = bisect_left(lasts, key)
-        return blocks[at].floor if at < len(blocks) else KEY_END
+        return cached[at].floor if at < len(cached) else KEY_END
 
-    def insert(self, block: CachedPages) -> None:
-        """Add a block in place of those that it overlaps; drop others at random when there are too many."""
-        self.drop(block.floor, block.last)
-        if block.size > CACHE_SIZE:
+    def insert(self, pages: CachedPages) -> None:
+        """Add pages in place of those that they overlap; drop others at random when there are too many."""
+        self.drop(pages.floor, pages.last)
+        if pages.size > CACHE_SIZE:
             return
-        lasts, blocks = self.index
-        at = bisect_left(lasts, block.last)
-        self.index = [*lasts[:at], block.last, *lasts[at:]], [*blocks[:at], block, *blocks[at:]]
+        lasts, cached = self.index
+        at = bisect_left(lasts, pages.last)
+        self.index = [*lasts[:at], pages.last, *lasts[at:]], [*cached[:at], pages, *cached[at:]]
         self._inserted += 1
-        self.budget.size += block.size
+        self.budget.size += pages.size
         self.budget.enforce()
 
     def drop(self, low: int, high: int) -> None:
-        """Remove the blocks that answer for any key in ``[low, high]``."""
-        lasts, blocks = self.index
+        """Remove the pages that answer for any key in ``[low, high]``."""
+        lasts, cached = self.index
         first = upto = bisect_left(lasts, low)
-        while upto < len(blocks) and blocks[upto].floor <= high:
+        while upto < len(cached) and cached[upto].floor <= high:
             upto += 1
         self._remove(first, upto)
 
     def drop_any(self) -> None:
-        """Remove one block."""
+        """Remove what was inserted at one time."""
         at = random.randrange(len(self.index[1]))
         self._remove(at, at + 1)
 
     def clear(self) -> None:
-        """Remove all blocks."""
+        """Remove all pages."""
         self._remove(0, len(self.index[1]))
 
     def _remove(self, first: int, upto: int) -> None:
-        lasts, blocks = self.index
-        self.index = lasts[:first] + lasts[upto:], blocks[:first] + blocks[upto:]
-        self.budget.size -= sum(block.size for block in blocks[first:upto])
+        lasts, cached = self.index
+        self.index = lasts[:first] + lasts[upto:], cached[:first] + cached[upto:]
+        self.budget.size -= sum(pages.size for pages in cached[first:upto])

@@ -10,7 +10,7 @@ from ..process.mutex import Mutex
 
 
 class IndexState(Protocol):
-    """One state of the index: a plyvel snapshot, and the clock's version when it was taken.
+    """One state of the index: a plyvel snapshot, and the number of the IndexVersion when it was taken.
 
     The number of the commit would not do: a fold, which is no commit, moves rows from the delta into pages, and
     the delta of after it does not go with the pages of before it.
@@ -18,10 +18,10 @@ class IndexState(Protocol):
 
     @property
     def version(self) -> int:
-        """The clock's version."""
+        """The number of the IndexVersion."""
 
     @property
-    def snapshot(self) -> Any:
+    def leveldb_snapshot(self) -> Any:
         """The plyvel snapshot."""
 
 
@@ -33,7 +33,7 @@ class IndexVersion:
     mutex : Mutex
     last : int
         The last commit.
-    version : int
+    number : int
         Counts changes.
     is_changing : bool
         A change is being made, by the thread that holds the lock.
@@ -46,7 +46,7 @@ class IndexVersion:
     def __init__(self, last: int, mend: WeakMethod[Callable[[], None]] | None = None) -> None:
         self.mutex = Mutex()
         self.last = last
-        self.version = 0
+        self.number = 0
         self.is_changing = False
         self.is_torn = False
         self.mend = mend

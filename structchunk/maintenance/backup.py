@@ -30,8 +30,8 @@ from ..disk import files
 from ..disk.paths import AnyPath, Paths, absolute
 from ..disk.superblock import Superblock, crc_of_heads, create_superblock
 from ..engine.storage import Storage
-from ..index.index import copy_view
-from ..index.view import IndexSnapshot
+from ..index.index import copy_snapshot
+from ..index.index_snapshot import IndexSnapshot
 from ..runs.extent import MUTABLE
 
 
@@ -50,7 +50,7 @@ class Taken(NamedTuple):
     ``heads`` has the free and directory offset of every chunk, ``sources`` those that were not linked.
     """
 
-    view: IndexSnapshot
+    snapshot: IndexSnapshot
     superblock: Superblock
     heads: dict[int, tuple[int, int]]
     sources: list[Source]
@@ -143,12 +143,12 @@ def _take(storage: Storage, frozen: set[int], draft: Paths, held: contextlib.Exi
     """Link chunks, or open them, and fix the commit. Commits wait meanwhile, so nothing here may take long."""
     with storage.committing():
         storage.check_not_failed()
-        view = storage.index.view()
-        held.callback(view.close)
+        snapshot = storage.index.snapshot()
+        held.callback(snapshot.close)
         superblock = Superblock(
-            storage.superblock.database, 1, 1, view.commit, storage.newest_epoch(), storage.next_chunk
+            storage.superblock.database, 1, 1, snapshot.commit, storage.newest_epoch(), storage.next_chunk
         )
-        taken = Taken(view, superblock, {}, [], list(storage.gone))
+        taken = Taken(snapshot, superblock, {}, [], list(storage.gone))
         for heap in storage.heaps.values():
             _take_chunks(storage, heap, frozen, draft, held, taken)
     return taken
@@ -157,9 +157,9 @@ def _take(storage: Storage, frozen: set[int], draft: Paths, held: contextlib.Exi
 def _take_chunks(
     storage: Storage, heap: Heap, frozen: set[int], draft: Paths, held: contextlib.ExitStack, taken: Taken
 ) -> None:
-    for chunk, *ends in storage.places(heap, taken.view.commit):
+    for chunk, *ends in storage.places(heap, taken.snapshot.commit):
         taken.heads[chunk.id] = head = (ends[0], ends[1])
-        linkable = chunk.id in frozen and not heap.is_lent(chunk.id)
+        linkable = chunk.id in frozen and not heap.is_exposed(chunk.id)
         if not linkable or not files.link(chunk.path, draft.chunk(chunk.id)):
             with files.advised(chunk.path):
                 fd = held.enter_context(files.opened(chunk.path))
@@ -184,7 +184,7 @@ def _copy_chunk(source: Source, path: str) -> None:
 def _copy_index(taken: Taken, draft: Paths) -> None:
     superblock = taken.superblock
     path = draft.index(superblock.generation)
-    index = copy_view(taken.view, path, superblock.database, superblock.next_chunk)
+    index = copy_snapshot(taken.snapshot, path, superblock.database, superblock.next_chunk)
     try:
         index.write_checkpoint(superblock.next_chunk, taken.heads, taken.gone)
     finally:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine.storage import Storage
-from ..runs.extent import KEY_END, RowArray, coalesce, empty_run
+from ..runs.extent import KEY_END, RowArray, coalesce, empty_rows
 
 Ranges: TypeAlias = npt.NDArray[np.int64]
 
@@ -67,15 +67,15 @@ def map_chunks(storage: Storage, names: Iterable[str]) -> Iterator[ChunkMap]:
 
     Notes
     -----
-    Takes memory for the stretches of records that lie back to back, not for the records.
+    Takes memory for where records stop lying back to back, not for each record.
     """
     for name in names:
         with storage.committing():
             heap = storage.heaps[name]
-            view = storage.index.view()
-            places = sorted(storage.places(heap, view.commit), key=lambda place: place.chunk.id)
-        with contextlib.closing(view):
-            records = _stretches((piece.run for piece in view.pieces(heap.store, 0, KEY_END)), heap.item_size)
+            snapshot = storage.index.snapshot()
+            places = sorted(storage.places(heap, snapshot.commit), key=lambda place: place.chunk.id)
+        with contextlib.closing(snapshot):
+            records = _coalesced((run.rows for run in snapshot.runs(heap.store, 0, KEY_END)), heap.item_size)
         for chunk, free, directory in places:
             header = chunk.header
             live = _ranges(records[records["chunk"] == chunk.id], heap.item_size)
@@ -90,19 +90,19 @@ def map_chunks(storage: Storage, names: Iterable[str]) -> Iterator[ChunkMap]:
             )
 
 
-def _stretches(runs: Iterable[RowArray], item_size: int) -> RowArray:
-    """Return the stretches of records, in the order in which they lie."""
-    return _joined(np.concatenate([empty_run(), *(_joined(run, item_size) for run in runs)]), item_size)
+def _coalesced(parts: Iterable[RowArray], item_size: int) -> RowArray:
+    """Return the rows of each array in the order in which records lie, one row for all that lie back to back."""
+    return _joined(np.concatenate([empty_rows(), *(_joined(rows, item_size) for rows in parts)]), item_size)
 
 
-def _joined(run: RowArray, item_size: int) -> RowArray:
-    filled = run[run["length"] > 0]
+def _joined(rows: RowArray, item_size: int) -> RowArray:
+    filled = rows[rows["length"] > 0]
     return coalesce(filled[np.lexsort((filled["offset"], filled["chunk"]))], item_size)
 
 
-def _ranges(stretches: RowArray, item_size: int) -> Ranges:
-    starts = stretches["offset"].astype(np.int64)
-    return np.stack([starts, starts + stretches["length"].astype(np.int64) * item_size], axis=-1)
+def _ranges(rows: RowArray, item_size: int) -> Ranges:
+    starts = rows["offset"].astype(np.int64)
+    return np.stack([starts, starts + rows["length"].astype(np.int64) * item_size], axis=-1)
 
 
 def _between(ranges: Ranges, start: int, stop: int) -> Ranges:

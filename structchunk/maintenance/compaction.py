@@ -36,8 +36,8 @@ from ..runs.extent import (
     ZERO,
     RowArray,
     breaks,
-    empty_run,
-    make_run,
+    empty_rows,
+    make_rows,
     overlay,
     rows_in_chunk,
     without_tombstones,
@@ -49,7 +49,7 @@ from .stats import StoreStats, store_stats
 
 STEP_SIZE = 16 << 20
 """How many bytes are gathered at a time."""
-LENT = "a view through which its records can be changed in place is still held"
+EXPOSED = "a view through which its records can be changed in place is still held"
 
 Progress = Callable[[int], object]
 
@@ -119,14 +119,14 @@ def compact_store(
     heap = staging.heap
     before = _stats(storage, heap)
     try:
-        chunks = storage.lending.begin_moving(heap)
+        chunks = storage.in_place.begin_moving(heap)
         free = {chunk.id for chunk in chunks}
-        skipped = tuple(Skipped(chunk, LENT) for chunk in sorted(heap.chunks.keys() - free))
+        skipped = tuple(Skipped(chunk, EXPOSED) for chunk in sorted(heap.chunks.keys() - free))
         staged = _stage(storage, staging, chunks, progress)
         if staged:
             commit()
     finally:
-        storage.lending.moving = NOTHING
+        storage.in_place.moving = NOTHING
     if staged:
         checkpoint()
     after = _stats(storage, heap)
@@ -171,30 +171,30 @@ def _retire(chunk: Chunk, rows: RowArray, moved: RowArray) -> Retired:
 
 def _rows_to_keep(staging: Staging, chunks: list[Chunk]) -> RowArray:
     """Return the rows of chunks that must not be lost with them: of live records, and tombstones."""
-    pieces = staging.table.pieces(0, KEY_END)
+    runs = staging.index.runs(0, KEY_END)
     if len(chunks) == len(staging.heap.chunks):
-        return joined(pieces)
+        return joined(runs)
     ids = np.array([chunk.id for chunk in chunks], np.uint32)
     alive = np.concatenate(
-        [empty_run(), *(run[np.isin(run["chunk"], ids)] for run in (piece.run for piece in pieces))]
+        [empty_rows(), *(rows[np.isin(rows["chunk"], ids)] for rows in (run.rows for run in runs))]
     )
     return overlay(alive, _tombstones(staging, chunks))
 
 
 def _tombstones(staging: Staging, chunks: list[Chunk]) -> RowArray:
     """Return tombstones for what chunks say was deleted, and still is; each is in the last chunk that says so."""
-    buried = empty_run()
+    deleted = empty_rows()
     for chunk in chunks:
-        buried = overlay(make_run(_buried(chunk), 0, 0, chunk.id, TOMBSTONE), buried)
-    dead = staging.table.lookup(buried["key"])["flags"] & TOMBSTONE != 0
-    return buried.compress(dead)
+        deleted = overlay(make_rows(_deleted_keys(chunk), 0, 0, chunk.id, TOMBSTONE), deleted)
+    dead = staging.index.lookup(deleted["key"])["flags"] & TOMBSTONE != 0
+    return deleted.compress(dead)
 
 
-def _buried(chunk: Chunk) -> npt.NDArray[np.uint64]:
+def _deleted_keys(chunk: Chunk) -> npt.NDArray[np.uint64]:
     """Return the keys of the tombstones in a chunk's directory."""
-    rows = [segment.rows for segment in chunk.segments() if segment.low >= chunk.directory]
-    runs = [piece.run for piece in rows if isinstance(piece, ArrayRun)]  # no others have any
-    keys = [run["key"][run["flags"] & TOMBSTONE != 0] for run in runs]
+    runs = [segment.run for segment in chunk.segments() if segment.low >= chunk.directory]
+    arrays = [run.rows for run in runs if isinstance(run, ArrayRun)]  # no others have any
+    keys = [rows["key"][rows["flags"] & TOMBSTONE != 0] for rows in arrays]
     found: npt.NDArray[np.uint64] = np.unique(np.concatenate([np.empty(0, "<u8"), *keys]))
     return found
 

@@ -14,8 +14,8 @@ from ..chunks.heap import Heap, Place
 from ..chunks.segment import Segment, data_crc
 from ..engine.storage import Storage
 from ..errors import ClosedError, Error
+from ..index.index_snapshot import IndexSnapshot
 from ..index.leveldb import REBUILD
-from ..index.view import IndexSnapshot
 from ..runs.extent import MUTABLE, TOMBSTONE, ZERO, RowArray, by_offset, last_wins, misplaced, without_tombstones
 from ..runs.run import joined
 
@@ -57,8 +57,8 @@ def verify_storage(storage: Storage, progress: Progress | None = None) -> list[P
     if displaced := storage.displaced():
         return [Problem(displaced, storage.paths.root, "close the database and open it again")]
     with storage.committing():
-        view = storage.index.view()
-        stores = [(heap, storage.places(heap, view.commit)) for heap in storage.heaps.values()]
+        snapshot = storage.index.snapshot()
+        stores = [(heap, storage.places(heap, snapshot.commit)) for heap in storage.heaps.values()]
     # Beside a writer that may have gone on, and after a write that failed, what each commit changes says nothing.
     is_settled = not (storage.is_copy or storage.failure)
     problems = list(_check_files(storage)) if is_settled else []
@@ -75,8 +75,8 @@ def verify_storage(storage: Storage, progress: Progress | None = None) -> list[P
             done += 1
             if progress is not None:
                 progress(done, total)
-        problems += _check_index(storage, heap, places, segments, view)
-    view.close()
+        problems += _check_index(storage, heap, places, segments, snapshot)
+    snapshot.close()
     return [Problem(storage.original(what), storage.original(where), advice) for what, where, advice in problems]
 
 
@@ -140,7 +140,7 @@ def _check_segments(heap: Heap, place: Place, segments: list[Segment], checkpoin
             yield Problem(what, where, RESTORE)
             continue  # what lies over what was read already is not read again: it could be any number of times
         commit, epoch, end = segment.commit, segment.epoch, segment.end
-        if _is_covered(segment, checkpoint) and data_crc(raw, segment.rows, heap.item_size) != segment.data_crc:
+        if _is_covered(segment, checkpoint) and data_crc(raw, segment.run, heap.item_size) != segment.data_crc:
             what = f"records of commit {commit} that do not match their CRC"
             yield Problem(what, f"{chunk.path}, bytes {segment.start} to {segment.end}", RESTORE)
     if end > place.free:
@@ -149,7 +149,7 @@ def _check_segments(heap: Heap, place: Place, segments: list[Segment], checkpoin
 
 def _is_covered(segment: Segment, checkpoint: float) -> bool:
     """Tell whether a segment's CRC must hold: records that changed in place since a checkpoint do not match it."""
-    flags = segment.rows.flag_values
+    flags = segment.run.flag_values
     changeable = (flags & MUTABLE != 0) & (flags & (ZERO | TOMBSTONE) == 0)
     return segment.commit > checkpoint or not bool(changeable.any())
 
@@ -169,56 +169,56 @@ def _check_working_fields(place: Place, segments: list[Segment]) -> Iterator[Pro
 
 
 def _check_index(
-    storage: Storage, heap: Heap, places: list[Place], segments: list[Segment], view: IndexSnapshot
+    storage: Storage, heap: Heap, places: list[Place], segments: list[Segment], snapshot: IndexSnapshot
 ) -> Iterator[Problem]:
     """Compare the index rows of a store with its directories, both ways."""
     where = f"{storage.index.leveldb.path}, store {heap.name!r}"
     try:
-        run = joined(view.pieces(heap.store, 0, 2**64))
-        counts = view.live(heap.store)
+        rows = joined(snapshot.runs(heap.store, 0, 2**64))
+        counts = snapshot.live(heap.store)
     except ClosedError:  # closed by another thread meanwhile: that is no damage
         raise
     except (Error, OSError) as error:
         yield Problem(str(error), where, REBUILD)
         return
     # None of a chunk that another one here replaces: with the commit that replaces it, it leaves the heap.
-    rows = [segment.rows for segment in sorted(segments, key=lambda s: s.commit)]
-    expected = without_tombstones(last_wins(joined(rows)))
-    yield from _compare(run, expected, where)
-    yield from _check_extents(heap, places, run)
+    runs = [segment.run for segment in sorted(segments, key=lambda s: s.commit)]
+    expected = without_tombstones(last_wins(joined(runs)))
+    yield from _compare(rows, expected, where)
+    yield from _check_extents(heap, places, rows)
     for place in places:
-        mine = run[run["chunk"] == place.chunk.id]
+        mine = rows[rows["chunk"] == place.chunk.id]
         actual = len(mine), int(mine["length"].sum()) * heap.item_size
         if tuple(counts.get(place.chunk.id, (0, 0))) != actual:
             what = f"live records and bytes {tuple(counts.get(place.chunk.id, (0, 0)))}, expected {actual}"
             yield Problem(what, f"{where}, chunk {place.chunk.id}", REBUILD)
 
 
-def _compare(run: RowArray, expected: RowArray, where: str) -> Iterator[Problem]:
-    if len(run) == len(expected) and np.array_equal(run.view("<u8"), expected.view("<u8")):
+def _compare(rows: RowArray, expected: RowArray, where: str) -> Iterator[Problem]:
+    if len(rows) == len(expected) and np.array_equal(rows.view("<u8"), expected.view("<u8")):
         return
-    missing = np.setdiff1d(expected["key"], run["key"])
-    surplus = np.setdiff1d(run["key"], expected["key"])
+    missing = np.setdiff1d(expected["key"], rows["key"])
+    surplus = np.setdiff1d(rows["key"], expected["key"])
     if len(missing):
         yield Problem(f"{len(missing)} keys of the chunks are not in the index, first {missing[0]}", where, REBUILD)
     if len(surplus):
         yield Problem(f"{len(surplus)} keys of the index are not in the chunks, first {surplus[0]}", where, REBUILD)
-    if not len(missing) and not len(surplus) and (run != expected).any():
-        key = run["key"][np.argmax(run != expected)]
+    if not len(missing) and not len(surplus) and (rows != expected).any():
+        key = rows["key"][np.argmax(rows != expected)]
         yield Problem(f"another extent than the chunk's directory has, first for key {key}", where, REBUILD)
 
 
-def _check_extents(heap: Heap, places: list[Place], run: RowArray) -> Iterator[Problem]:
+def _check_extents(heap: Heap, places: list[Place], rows: RowArray) -> Iterator[Problem]:
     """Yield the chunks in which live records lie outside, or over one another."""
     for place in places:
         chunk = place.chunk
-        rows = by_offset(run[run["chunk"] == chunk.id])
-        bad = misplaced(rows, chunk.header.data_offset, place.free, heap.item_size)
+        mine = by_offset(rows[rows["chunk"] == chunk.id])
+        bad = misplaced(mine, chunk.header.data_offset, place.free, heap.item_size)
         if bad.any():
-            key = rows["key"][np.argmax(bad)]
+            key = mine["key"][np.argmax(bad)]
             yield Problem(f"{int(bad.sum())} records outside the data, first key {key}", chunk.path, REBUILD)
             continue
-        filled = rows[rows["length"] > 0]
+        filled = mine[mine["length"] > 0]
         ends = filled["offset"] + filled["length"] * np.uint64(heap.item_size)
         over = filled["offset"][1:] < ends[:-1]
         if over.any():

@@ -19,8 +19,8 @@ from ..disk.superblock import Superblock, read_superblock
 from ..engine.recovery import open_copy, open_settled_copy
 from ..engine.storage import Storage
 from ..errors import CorruptionError, FailedError
-from ..index.gate import PrivateDirectory
 from ..index.index import Index
+from ..index.private_directory import PrivateDirectory
 from .directory import ReaderDirectory
 from .kept import Ends, Kept, read_ends, write_ends
 from .leveldb_clone import clone_leveldb, link_file, state_of

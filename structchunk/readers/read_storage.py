@@ -23,10 +23,10 @@ from ..disk.superblock import Superblock, read_superblock
 from ..engine.commit_log import ends_at
 from ..engine.storage import Storage
 from ..errors import CorruptionError, ReadOnlyError
-from ..index.gate import PrivateDirectory
 from ..index.index import Index
+from ..index.private_directory import PrivateDirectory
 from ..process import leftovers
-from ..runs.extent import empty_run
+from ..runs.extent import empty_rows
 from .copies import Copies, State
 from .directory import make_parent, sweep
 from .kept import Kept
@@ -103,7 +103,7 @@ class ReadStorage(Storage):
         self.index.follow(newer.index)
         self._forget(mine, theirs)
         for store in theirs.keys() - mine.keys():
-            self.index.add_table(store, theirs[store].item_size, theirs[store].check)
+            self.index.add_store(store, theirs[store].item_size, theirs[store].check)
         self._heaps = {store: mine.get(store, heap) for store, heap in theirs.items()}
         self.superblock = newer.superblock
         self._copies.unlink_chunks()
@@ -122,7 +122,7 @@ class ReadStorage(Storage):
                 if _was_renumbered(chunk):
                     heap.remove(chunk.id)
                 else:
-                    old = Retired(chunk, empty_run(), empty_run())
+                    old = Retired(chunk, empty_rows(), empty_rows())
                     self.index.keep([old])
                     heap.retire(old)
 

@@ -1,9 +1,9 @@
-"""Extents and runs: where records lie, and the algebra of sorted rows. Pure NumPy: no I/O, no ctypes.
+"""Extents and rows: where records lie, and the algebra of sorted rows. Pure NumPy: no I/O, no ctypes.
 
 An *extent* is one 32-byte row ``(key, offset, length, chunk, flags)``, little-endian. ``offset`` is bytes from
-the start of the chunk file, ``length`` is items. A *run* is an array of extents sorted by key, no key twice.
-The overlay of a newer run on an older one is written here once, and serves delta over pages, transaction over
-index, and compaction.
+the start of the chunk file, ``length`` is items. *Rows* are an array of extents, sorted by key, no key twice,
+unless a function says otherwise. The overlay of newer rows on older ones is written here once, and serves delta
+over pages, transaction over index, and compaction.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ KEY_END = 2**64
 """One above the largest key: the stop of a range that has none."""
 
 
-def empty_run(count: int = 0) -> RowArray:
+def empty_rows(count: int = 0) -> RowArray:
     """Return `count` zeroed rows."""
     return np.zeros(count, EXTENT_DTYPE)
 
 
-def run_from_bytes(rows: bytes | bytearray | memoryview) -> RowArray:
+def rows_from_bytes(rows: bytes | bytearray | memoryview) -> RowArray:
     """Return packed rows as an array over the same bytes."""
     return np.frombuffer(rows, EXTENT_DTYPE)
 
@@ -56,18 +56,24 @@ def unpack_row(row: bytes) -> Extent:
     return extent
 
 
-def make_run(keys: npt.NDArray[np.uint64], offsets: Any, lengths: Any, chunks: Any, flags: int = 0) -> RowArray:
+def make_rows(keys: npt.NDArray[np.uint64], offsets: Any, lengths: Any, chunks: Any, flags: int = 0) -> RowArray:
     """Return rows with these columns; scalars are spread over all rows."""
-    run = np.empty(len(keys), EXTENT_DTYPE)
-    run["key"], run["offset"], run["length"], run["chunk"], run["flags"] = keys, offsets, lengths, chunks, flags
-    return run
+    rows = np.empty(len(keys), EXTENT_DTYPE)
+    rows["key"], rows["offset"], rows["length"], rows["chunk"], rows["flags"] = (
+        keys,
+        offsets,
+        lengths,
+        chunks,
+        flags,
+    )
+    return rows
 
 
-def concatenate(runs: Sequence[RowArray]) -> RowArray:
-    """Return runs end to end; of one alone, itself."""
-    if len(runs) == 1:
-        return runs[0]
-    return np.concatenate([run.view(_ROW_BYTES) for run in runs]).view(EXTENT_DTYPE) if runs else empty_run()
+def concatenate(parts: Sequence[RowArray]) -> RowArray:
+    """Return arrays of rows end to end; of one alone, itself."""
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([rows.view(_ROW_BYTES) for rows in parts]).view(EXTENT_DTYPE) if parts else empty_rows()
 
 
 def is_sorted(keys: npt.NDArray[np.uint64]) -> bool:
@@ -76,7 +82,7 @@ def is_sorted(keys: npt.NDArray[np.uint64]) -> bool:
 
 
 def last_wins(rows: RowArray) -> RowArray:
-    """Return rows, given in the order of writing, as a run: of equal keys the last one stays."""
+    """Return rows, given in the order of writing, sorted by key: of equal keys the last one stays."""
     if is_sorted(rows["key"]):
         return rows
     rows = rows.take(np.argsort(rows["key"], kind="stable"))
@@ -85,14 +91,14 @@ def last_wins(rows: RowArray) -> RowArray:
     return rows if is_last.all() else rows.compress(is_last)
 
 
-def without_tombstones(run: RowArray) -> RowArray:
-    """Return the run without its tombstones."""
-    dead = run["flags"] & np.uint32(TOMBSTONE)
-    return run.compress(dead == 0) if dead.any() else run
+def without_tombstones(rows: RowArray) -> RowArray:
+    """Return the rows that are not tombstones."""
+    dead = rows["flags"] & np.uint32(TOMBSTONE)
+    return rows.compress(dead == 0) if dead.any() else rows
 
 
 def overlay(newer: RowArray, older: RowArray) -> RowArray:
-    """Return both runs as one; where both have a key, the newer row stays. Tombstones are kept."""
+    """Return newer and older rows as one array; where both have a key, the newer row stays. Tombstones are kept."""
     if not len(newer) or not len(older):
         return newer if len(newer) else older
     if newer["key"][0] > older["key"][-1]:
@@ -108,7 +114,7 @@ def overlay(newer: RowArray, older: RowArray) -> RowArray:
 
 
 def _interleave(newer: RowArray, older: RowArray) -> RowArray:
-    """Merge two runs that share no key."""
+    """Merge rows that share no key."""
     slots = np.searchsorted(older["key"], newer["key"]) + np.arange(len(newer))
     merged = np.empty(len(newer) + len(older), EXTENT_DTYPE)
     from_older = np.ones(len(merged), bool)
@@ -119,138 +125,138 @@ def _interleave(newer: RowArray, older: RowArray) -> RowArray:
     return merged
 
 
-def find_equal(run: RowArray, keys: npt.NDArray[np.uint64], where: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
-    """Tell for which keys the run's row at `where` (from ``searchsorted``) has that very key."""
-    if not len(run):
+def find_equal(rows: RowArray, keys: npt.NDArray[np.uint64], where: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+    """Tell for which keys the row at `where` (from ``searchsorted``) has that very key."""
+    if not len(rows):
         return np.zeros(len(keys), bool)
-    found: npt.NDArray[np.bool_] = run["key"][np.minimum(where, len(run) - 1)] == keys
-    return found & (where < len(run))
+    found: npt.NDArray[np.bool_] = rows["key"][np.minimum(where, len(rows) - 1)] == keys
+    return found & (where < len(rows))
 
 
-def find_one(run: RowArray, key: int) -> Extent | None:
-    """Return the run's row of one key, or None."""
-    at = int(np.searchsorted(run["key"], np.uint64(key)))
+def find_one(rows: RowArray, key: int) -> Extent | None:
+    """Return the row of one key, or None."""
+    at = int(np.searchsorted(rows["key"], np.uint64(key)))
     # As Python's integers: NumPy before 2.0 compares its own with those as floats.
-    if at == len(run) or int(run["key"][at]) != key:
+    if at == len(rows) or int(rows["key"][at]) != key:
         return None
-    extent: Extent = run[at].item()
+    extent: Extent = rows[at].item()
     return extent
 
 
-def clip(run: RowArray, start: int, stop: int) -> RowArray:
+def clip(rows: RowArray, start: int, stop: int) -> RowArray:
     """Return the rows with ``start <= key < stop``, as a view."""
-    low = _count_below(run, start)
-    part: RowArray = run[low : max(low, _count_below(run, stop))]
+    low = _count_below(rows, start)
+    part: RowArray = rows[low : max(low, _count_below(rows, stop))]
     return part
 
 
-def _count_below(run: RowArray, bound: int) -> int:
+def _count_below(rows: RowArray, bound: int) -> int:
     """Return how many rows have a key below `bound`, which may be ``KEY_END``."""
-    return int(np.searchsorted(run["key"], np.uint64(bound))) if bound < KEY_END else len(run)
+    return int(np.searchsorted(rows["key"], np.uint64(bound))) if bound < KEY_END else len(rows)
 
 
-def rows_with(run: RowArray, keys: npt.NDArray[np.uint64]) -> RowArray:
-    """Return the run's rows that have one of these ascending keys."""
-    if not len(run) or not len(keys):
-        return empty_run()
-    run = clip(run, int(keys[0]), int(keys[-1]) + 1)
+def rows_with(rows: RowArray, keys: npt.NDArray[np.uint64]) -> RowArray:
+    """Return the rows that have one of these ascending keys."""
+    if not len(rows) or not len(keys):
+        return empty_rows()
+    rows = clip(rows, int(keys[0]), int(keys[-1]) + 1)
     shared: RowArray
-    if len(run) < len(keys):
-        where = np.searchsorted(keys, run["key"])
-        shared = run[keys[np.minimum(where, len(keys) - 1)] == run["key"]]
+    if len(rows) < len(keys):
+        where = np.searchsorted(keys, rows["key"])
+        shared = rows[keys[np.minimum(where, len(keys) - 1)] == rows["key"]]
     else:
-        where = np.searchsorted(run["key"], keys)
-        shared = run[where[find_equal(run, keys, where)]]
+        where = np.searchsorted(rows["key"], keys)
+        shared = rows[where[find_equal(rows, keys, where)]]
     return shared
 
 
-def intersect(runs: Sequence[RowArray]) -> list[RowArray]:
-    """Return of each run the rows whose keys all runs have."""
-    keys = min(runs, key=len)["key"]
-    if all(np.array_equal(run["key"], keys) for run in runs):
-        return list(runs)
-    for run in runs:
-        keys = np.ascontiguousarray(rows_with(run, keys)["key"])
-    return [rows_with(run, keys) for run in runs]
+def intersect(parts: Sequence[RowArray]) -> list[RowArray]:
+    """Return of each array the rows whose keys all of them have."""
+    keys = min(parts, key=len)["key"]
+    if all(np.array_equal(rows["key"], keys) for rows in parts):
+        return list(parts)
+    for rows in parts:
+        keys = np.ascontiguousarray(rows_with(rows, keys)["key"])
+    return [rows_with(rows, keys) for rows in parts]
 
 
-def breaks(run: RowArray, item_size: int) -> npt.NDArray[np.intp]:
-    """Return where the records of the run stop lying back to back: positions in ``(0, len(run))``."""
-    if len(run) < 2:
+def breaks(rows: RowArray, item_size: int) -> npt.NDArray[np.intp]:
+    """Return where the records of rows stop lying back to back: positions in ``(0, len(rows))``."""
+    if len(rows) < 2:
         return np.empty(0, np.intp)
-    size = run["length"] * np.uint64(item_size)
-    offset = run["offset"]
-    chunk = run["chunk"]
+    size = rows["length"] * np.uint64(item_size)
+    offset = rows["offset"]
+    chunk = rows["chunk"]
     apart = (offset[1:] != offset[:-1] + size[:-1]) | (chunk[1:] != chunk[:-1])
     return np.flatnonzero(apart) + 1
 
 
-def uniform_length(run: RowArray, item_size: int) -> int:
+def uniform_length(rows: RowArray, item_size: int) -> int:
     """Return the length that all records have, if they lie back to back in one chunk as well, else 0."""
-    if not len(run):
+    if not len(rows):
         return 0
-    length, offset = int(run["length"][0]), run["offset"]
-    if not length or int(offset[-1]) - int(offset[0]) != length * item_size * (len(run) - 1):
+    length, offset = int(rows["length"][0]), rows["offset"]
+    if not length or int(offset[-1]) - int(offset[0]) != length * item_size * (len(rows) - 1):
         return 0  # without a look at each row
-    alike = (run["length"] == length).all() and (run["chunk"] == run["chunk"][0]).all()
+    alike = (rows["length"] == length).all() and (rows["chunk"] == rows["chunk"][0]).all()
     even = alike and (offset[1:] - offset[:-1] == length * item_size).all()
     return length if even else 0
 
 
-def coalesce(run: RowArray, item_size: int) -> RowArray:
-    """Return the stretches of records that lie back to back: one row each, with the first row's key.
+def coalesce(rows: RowArray, item_size: int) -> RowArray:
+    """Return one row for each sequence of records that lie back to back, with the first row's key.
 
     The input may be in any order; neighbours in that order are joined. ``length`` is the sum of lengths.
     """
-    if not len(run):
-        return run
-    starts = np.concatenate([[0], breaks(run, item_size)])
-    joined: RowArray = run[starts]
-    joined["length"] = np.add.reduceat(run["length"], starts)
+    if not len(rows):
+        return rows
+    starts = np.concatenate([[0], breaks(rows, item_size)])
+    joined: RowArray = rows[starts]
+    joined["length"] = np.add.reduceat(rows["length"], starts)
     return joined
 
 
-def chunks_of(run: RowArray) -> list[int]:
-    """Return the ids of a run's chunks, ascending: of long runs these are few, and change rarely."""
-    chunks = run["chunk"]
+def chunks_of(rows: RowArray) -> list[int]:
+    """Return the ids of the chunks of rows, ascending: even of many rows these are few, and change rarely."""
+    chunks = rows["chunk"]
     changes = chunks[1:][chunks[1:] != chunks[:-1]]
     return sorted({*chunks[:1].tolist(), *np.unique(changes).tolist()})
 
 
-def rows_in_chunk(run: RowArray, chunk: int) -> RowArray:
+def rows_in_chunk(rows: RowArray, chunk: int) -> RowArray:
     """Return the rows of one chunk, as a view where they stand together."""
-    mine = run["chunk"] == chunk
+    mine = rows["chunk"] == chunk
     count = int(np.count_nonzero(mine))
     first = int(np.argmax(mine)) if count else 0
-    together: RowArray = run[first : first + count]
+    together: RowArray = rows[first : first + count]
     if bool(mine[first : first + count].all()):
         return together
-    picked: RowArray = run[mine]
+    picked: RowArray = rows[mine]
     return picked
 
 
-def by_offset(run: RowArray) -> RowArray:
+def by_offset(rows: RowArray) -> RowArray:
     """Return the rows of one chunk in the order in which their bytes lie."""
-    offset = run["offset"]
+    offset = rows["offset"]
     if bool((offset[1:] >= offset[:-1]).all()):
-        return run
-    return run.take(np.argsort(offset, kind="stable"))
+        return rows
+    return rows.take(np.argsort(offset, kind="stable"))
 
 
-def misplaced(run: RowArray, low: int, high: int, item_size: int) -> npt.NDArray[np.bool_]:
+def misplaced(rows: RowArray, low: int, high: int, item_size: int) -> npt.NDArray[np.bool_]:
     """Tell which records do not lie, aligned, within bytes ``[low, high)``. No sum here can wrap around."""
-    if uniform_length(run, item_size) and not (run["flags"] & ~np.uint32(ALL_FLAGS)).any():
-        ends = run[[0, -1]]  # between them offsets rise evenly, in steps of whole items
+    if uniform_length(rows, item_size) and not (rows["flags"] & ~np.uint32(ALL_FLAGS)).any():
+        ends = rows[[0, -1]]  # between them offsets rise evenly, in steps of whole items
         if not misplaced_one_by_one(ends, low, high, item_size).any():
-            return np.zeros(len(run), bool)
-    return misplaced_one_by_one(run, low, high, item_size)
+            return np.zeros(len(rows), bool)
+    return misplaced_one_by_one(rows, low, high, item_size)
 
 
-def misplaced_one_by_one(run: RowArray, low: int, high: int, item_size: int) -> npt.NDArray[np.bool_]:
+def misplaced_one_by_one(rows: RowArray, low: int, high: int, item_size: int) -> npt.NDArray[np.bool_]:
     """Tell the same as :func:`misplaced`, looking at every row."""
-    offset, length = run["offset"], run["length"]
+    offset, length = rows["offset"], rows["length"]
     outside = (offset < np.uint64(low)) | (offset > np.uint64(high)) | (offset % np.uint64(item_size) != 0)
     room = (np.uint64(high) - np.minimum(offset, np.uint64(high))) // np.uint64(item_size)
-    unknown = run["flags"] & ~np.uint32(ALL_FLAGS) != 0
+    unknown = rows["flags"] & ~np.uint32(ALL_FLAGS) != 0
     bad: npt.NDArray[np.bool_] = outside | (length > room) | unknown
     return bad

@@ -39,74 +39,74 @@ Gathered: TypeAlias = "tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.
 whether those are a view of records that may change in place."""
 
 
-def gather(mapped: Mapped, run: RowArray, keys: npt.NDArray[np.uint64]) -> Gathered:
-    """Return the records of a run, whose keys are given, in its order, which need not be that of the keys."""
-    offsets = np.zeros(len(run) + 1, np.int64)
-    np.cumsum(run["length"], out=offsets[1:])
-    if len(breaks(run, mapped.item_size)):
-        return keys, offsets, _copy(mapped, run, offsets), False
-    in_place = bool(np.bitwise_or.reduce(run["flags"]) & MUTABLE)
-    return keys, offsets, _stretch(mapped, run, int(offsets[-1])), in_place
+def gather(mapped: Mapped, rows: RowArray, keys: npt.NDArray[np.uint64]) -> Gathered:
+    """Return the records of rows, whose keys are given, in their order, which need not be that of the keys."""
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(rows["length"], out=offsets[1:])
+    if len(breaks(rows, mapped.item_size)):
+        return keys, offsets, _copy(mapped, rows, offsets), False
+    in_place = bool(np.bitwise_or.reduce(rows["flags"]) & MUTABLE)
+    return keys, offsets, _view(mapped, rows, int(offsets[-1])), in_place
 
 
-def gather_pieces(mapped: Mapped, pieces: Sequence[Run]) -> Gathered:
-    """Return the records of consecutive pieces: a view where all of it lies back to back."""
-    stretches = _unbroken(pieces)
-    if not stretches:
-        run = joined(pieces)
-        return gather(mapped, run, np.ascontiguousarray(run["key"]))
-    first = stretches[0].items.start
-    offsets = [piece.offsets[1:] + (piece.items.start - first) for piece in stretches]
+def gather_runs(mapped: Mapped, runs: Sequence[Run]) -> Gathered:
+    """Return the records of consecutive runs: a view where all of it lies back to back."""
+    contiguous = _unbroken(runs)
+    if not contiguous:
+        rows = joined(runs)
+        return gather(mapped, rows, np.ascontiguousarray(rows["key"]))
+    first = contiguous[0].items.start
+    offsets = [run.offsets[1:] + (run.items.start - first) for run in contiguous]
     return (
-        np.concatenate([piece.keys for piece in stretches]),
+        np.concatenate([run.keys for run in contiguous]),
         np.concatenate([np.zeros(1, np.int64), *offsets]),
-        _values(mapped, stretches),
-        any(piece.flags & MUTABLE for piece in stretches),
+        _values(mapped, contiguous),
+        any(run.flags & MUTABLE for run in contiguous),
     )
 
 
-def gather_values(mapped: Mapped, pieces: Sequence[Run]) -> npt.NDArray[Any]:
-    """Return the values of the records of consecutive pieces alone. Read-only."""
-    stretches = _unbroken(pieces)
-    if stretches:
-        return _values(mapped, stretches)
-    run = joined(pieces)
-    _, _, values, _ = gather(mapped, run, run["key"])
+def gather_values(mapped: Mapped, runs: Sequence[Run]) -> npt.NDArray[Any]:
+    """Return the values of the records of consecutive runs alone. Read-only."""
+    contiguous = _unbroken(runs)
+    if contiguous:
+        return _values(mapped, contiguous)
+    rows = joined(runs)
+    _, _, values, _ = gather(mapped, rows, rows["key"])
     return read_only(values)
 
 
-def _unbroken(pieces: Sequence[Run]) -> list[ContiguousRun]:
-    """Return consecutive pieces if all their records lie back to back, else none."""
-    stretches = [piece for piece in pieces if isinstance(piece, ContiguousRun)]
-    goes_on = len(stretches) == len(pieces) and all(after.follows(piece) for piece, after in pairwise(stretches))
-    return stretches if goes_on else []
+def _unbroken(runs: Sequence[Run]) -> list[ContiguousRun]:
+    """Return consecutive runs if all their records lie back to back, else none."""
+    contiguous = [run for run in runs if isinstance(run, ContiguousRun)]
+    goes_on = len(contiguous) == len(runs) and all(after.follows(run) for run, after in pairwise(contiguous))
+    return contiguous if goes_on else []
 
 
-def _values(mapped: Mapped, stretches: Sequence[ContiguousRun]) -> npt.NDArray[Any]:
-    return mapped.arrays[stretches[0].chunk][stretches[0].items.start : stretches[-1].items.stop]
+def _values(mapped: Mapped, contiguous: Sequence[ContiguousRun]) -> npt.NDArray[Any]:
+    return mapped.arrays[contiguous[0].chunk][contiguous[0].items.start : contiguous[-1].items.stop]
 
 
-def _stretch(mapped: Mapped, run: RowArray, length: int) -> npt.NDArray[Any]:
+def _view(mapped: Mapped, rows: RowArray, length: int) -> npt.NDArray[Any]:
     """Return records that lie back to back, without a copy."""
     if not length:
         return np.empty(0, mapped.dtype)
-    start = int(run["offset"][0]) // mapped.item_size
-    return mapped.arrays[int(run["chunk"][0])][start : start + length]
+    start = int(rows["offset"][0]) // mapped.item_size
+    return mapped.arrays[int(rows["chunk"][0])][start : start + length]
 
 
 # ---------------------------------------------------------------------- copying
 
 
-def _copy(mapped: Mapped, run: RowArray, offsets: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+def _copy(mapped: Mapped, rows: RowArray, offsets: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     """Return a copy of scattered records, one after the other."""
     out = np.empty(int(offsets[-1]), mapped.dtype)
-    lengths = run["length"].astype(np.int64)
-    chunks = run["chunk"]
+    lengths = rows["length"].astype(np.int64)
+    chunks = rows["chunk"]
     uniform = bool((lengths == lengths[0]).all()) and int(lengths[0]) * mapped.item_size < MAX_RECORD_TYPE
-    for chunk in chunks_of(run):
+    for chunk in chunks_of(rows):
         chosen = np.flatnonzero(chunks == chunk)
         items = mapped.arrays[chunk]
-        starts = run["offset"][chosen].astype(np.int64) // mapped.item_size
+        starts = rows["offset"][chosen].astype(np.int64) // mapped.item_size
         if uniform:
             _copy_windows(items, starts, int(lengths[0]), out, chosen)
         elif int(lengths[chosen].sum()) > WIDE_ITEMS * len(chosen):

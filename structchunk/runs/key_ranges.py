@@ -18,13 +18,13 @@ GRAIN = 64
 KeyRange = tuple[int, int]
 
 
-def split(rows: Iterable[tuple[Run, int]], size: int, count: int) -> list[KeyRange]:
+def split(runs: Iterable[tuple[Run, int]], size: int, count: int) -> list[KeyRange]:
     """Return key ranges that cover the key space.
 
     Parameters
     ----------
-    rows : iterable of (Run, int)
-        Consecutive pieces of one store after the other, each beside the store's item size.
+    runs : iterable of (Run, int)
+        Consecutive runs of one store after the other, each beside the store's item size.
     size : int
         Bytes of all records, and of their rows (an empty record is work, too). If it is wrong, so is the balance;
         the key space is covered even so.
@@ -33,7 +33,7 @@ def split(rows: Iterable[tuple[Run, int]], size: int, count: int) -> list[KeyRan
     """
     if count < 1:
         raise ValueError(f"{count} key ranges; there must be at least 1")
-    marks = sorted(_marks(rows, size / (GRAIN * count))) if size else []
+    marks = sorted(_marks(runs, size / (GRAIN * count))) if size else []
     cuts = set(marks[GRAIN - 1 :: GRAIN][: count - 1]) - {0, KEY_END}
     return list(pairwise([0, *sorted(cuts), KEY_END]))
 
@@ -43,28 +43,28 @@ def weight(record_count: int, size: int) -> int:
     return size + record_count * ROW_SIZE
 
 
-def _marks(rows: Iterable[tuple[Run, int]], share: float) -> Iterator[int]:
+def _marks(runs: Iterable[tuple[Run, int]], share: float) -> Iterator[int]:
     """Yield a key for every `share` bytes: that of the record that begins nearest to there."""
     done = 0
-    for piece, item_size in rows:
-        size = weight(len(piece), _item_count(piece) * item_size)
+    for run, item_size in runs:
+        size = weight(len(run), _item_count(run) * item_size)
         targets = np.arange(done // share + 1, (done + size) // share + 1) * share - done
         if len(targets):
-            yield from _keys_at(piece, item_size, targets)
+            yield from _keys_at(run, item_size, targets)
         done += size
 
 
-def _item_count(piece: Run) -> int:
-    if isinstance(piece, ContiguousRun):
-        return int(piece.items.stop - piece.items.start)
-    return int(piece.run["length"].sum())
+def _item_count(run: Run) -> int:
+    if isinstance(run, ContiguousRun):
+        return int(run.items.stop - run.items.start)
+    return int(run.rows["length"].sum())
 
 
-def _keys_at(piece: Run, item_size: int, targets: npt.NDArray[np.floating[Any]]) -> Iterator[int]:
+def _keys_at(run: Run, item_size: int, targets: npt.NDArray[np.floating[Any]]) -> Iterator[int]:
     """Yield the keys of the records that begin nearest to these bytes; one beyond the last key for its end."""
-    run = piece.run
-    sizes = run["length"] * float(item_size) + ROW_SIZE
+    rows = run.rows
+    sizes = rows["length"] * float(item_size) + ROW_SIZE
     middles = np.cumsum(sizes) - sizes / 2
-    after = last_key(piece) + 1
+    after = last_key(run) + 1
     for at in np.searchsorted(middles, targets).tolist():
-        yield int(run["key"][at]) if at < len(run) else after
+        yield int(rows["key"][at]) if at < len(rows) else after

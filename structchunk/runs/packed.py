@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .extent import ROW_SIZE, TOMBSTONE, is_sorted, run_from_bytes
+from .extent import ROW_SIZE, TOMBSTONE, is_sorted, rows_from_bytes
 from .run import ArrayRun, ContiguousRun, Keys, Run, regular, spacing
 
 ALL, KEYS, EVEN = range(3)
@@ -37,24 +37,24 @@ class Packed(NamedTuple):
     body: bytes | memoryview
 
 
-def pack(piece: Run, item_size: int) -> Packed:
+def pack(run: Run, item_size: int) -> Packed:
     """Return rows in their shortest form."""
-    piece = _shortest(piece, item_size)
-    if isinstance(piece, ArrayRun):
-        return Packed(ALL, len(piece), np.ascontiguousarray(piece.run).view(np.uint8).data)
-    head = HEAD.pack(piece.span.start, piece.length, piece.chunk, piece.flags)
-    keys = piece.spacing
+    run = _shortest(run, item_size)
+    if isinstance(run, ArrayRun):
+        return Packed(ALL, len(run), np.ascontiguousarray(run.rows).view(np.uint8).data)
+    head = HEAD.pack(run.span.start, run.length, run.chunk, run.flags)
+    keys = run.spacing
     if isinstance(keys, range):
-        return Packed(EVEN, len(piece), _filled(head, _ENDS.pack(keys.start, keys.step)))
-    return Packed(KEYS, len(piece), _filled(head, keys.data))
+        return Packed(EVEN, len(run), _filled(head, _ENDS.pack(keys.start, keys.step)))
+    return Packed(KEYS, len(run), _filled(head, keys.data))
 
 
-def packed_size(piece: Run, item_size: int) -> int:
+def packed_size(run: Run, item_size: int) -> int:
     """Return how many bytes rows take in their shortest form."""
-    piece = _shortest(piece, item_size)
-    if isinstance(piece, ArrayRun):
-        return size_of(ALL, len(piece))
-    return size_of(EVEN if isinstance(piece.spacing, range) else KEYS, len(piece))
+    run = _shortest(run, item_size)
+    if isinstance(run, ArrayRun):
+        return size_of(ALL, len(run))
+    return size_of(EVEN if isinstance(run.spacing, range) else KEYS, len(run))
 
 
 def size_of(form: int, count: int) -> int:
@@ -76,20 +76,20 @@ def flags_of(packed: Packed) -> int:
     """Return the flags that any of some rows has, which are sound."""
     form, count, body = packed
     if form == ALL and count != 1:
-        return int(np.bitwise_or.reduce(run_from_bytes(body)["flags"], initial=0))
+        return int(np.bitwise_or.reduce(rows_from_bytes(body)["flags"], initial=0))
     flags: int = HEAD.unpack_from(body, KEY_SIZE if form == ALL else 0)[3]  # a row is its key and the same fields
     return flags
 
 
-def _shortest(piece: Run, item_size: int) -> Run:
+def _shortest(run: Run, item_size: int) -> Run:
     """Return rows as a ContiguousRun of one length, keys in the shortest form; an ArrayRun if there are none."""
-    if len(piece) < _FEWEST:
-        return ArrayRun(piece.run)
-    if isinstance(piece, ArrayRun):
-        piece = regular(piece.run, item_size)
-    if isinstance(piece, ArrayRun) or not piece.length:
-        return ArrayRun(piece.run)
-    return piece if isinstance(piece.spacing, range) else piece.over(spacing(piece.spacing))
+    if len(run) < _FEWEST:
+        return ArrayRun(run.rows)
+    if isinstance(run, ArrayRun):
+        run = regular(run.rows, item_size)
+    if isinstance(run, ArrayRun) or not run.length:
+        return ArrayRun(run.rows)
+    return run if isinstance(run.spacing, range) else run.over(spacing(run.spacing))
 
 
 def _filled(head: bytes, rest: bytes | memoryview) -> bytes:
@@ -110,10 +110,10 @@ def unpack(packed: Packed, item_size: int) -> Run:
     if len(body) != size_of(form, count):
         raise ValueError(f"{len(body)} bytes for {count} rows of form {form}")
     if form == ALL:
-        run = run_from_bytes(body)
-        if not is_sorted(run["key"]):
+        rows = rows_from_bytes(body)
+        if not is_sorted(rows["key"]):
             raise ValueError("keys out of order")
-        return ArrayRun(run)
+        return ArrayRun(rows)
     offset, length, chunk, flags = HEAD.unpack_from(body)
     if not length or offset % item_size or offset + count * length * item_size >= 1 << 63 or flags & TOMBSTONE:
         raise ValueError(f"records of {length} items at {offset}, flags {flags}")

@@ -1,7 +1,7 @@
 """Runs of consecutive rows: as an array, or as keys and offsets alone where records lie back to back. Pure NumPy.
 
 Most rows can be calculated from the one before: records that were written one after another lie one after another,
-and keys that count time or things rise by the same step. A piece keeps only what cannot be calculated, and makes
+and keys that count time or things rise by the same step. A run keeps only what cannot be calculated, and makes
 the rows when they are asked for.
 """
 
@@ -24,7 +24,7 @@ from .extent import (
     breaks,
     concatenate,
     last_wins,
-    make_run,
+    make_rows,
     overlay,
     rows_in_chunk,
     uniform_length,
@@ -33,10 +33,10 @@ from .extent import (
 
 T = TypeVar("T", bound=np.generic)
 Keys: TypeAlias = "range | npt.NDArray[np.uint64]"
-LONG_STRETCH = 1024
+LONG_RUN = 1024
 """Rows are cut where records stop lying back to back if that leaves this many together, on average."""
 WORTH_JOINING = 16
-"""Pieces of fewer rows than this, on average, are not looked at one by one."""
+"""Runs of fewer rows than this, on average, are not looked at one by one."""
 SHARED_OFFSETS = 1 << 16
 """Offsets of no more records than this are worth keeping for the next batch of the same shape."""
 
@@ -44,45 +44,45 @@ SHARED_OFFSETS = 1 << 16
 class ArrayRun:
     """Rows as a run, whatever they are."""
 
-    __slots__ = ("_rows", "run")
+    __slots__ = ("_bytes", "rows")
 
-    def __init__(self, run: RowArray) -> None:
-        self.run = run
-        self._rows: memoryview | None = None
+    def __init__(self, rows: RowArray) -> None:
+        self.rows = rows
+        self._bytes: memoryview | None = None
 
     def __len__(self) -> int:
-        return len(self.run)
+        return len(self.rows)
 
     @property
     def size(self) -> int:
         """Bytes of memory that the rows take."""
-        return len(self.run) * ROW_SIZE
+        return len(self.rows) * ROW_SIZE
 
     @property
     def keys(self) -> npt.NDArray[np.uint64]:
         """The keys, back to back."""
-        return np.ascontiguousarray(self.run["key"], np.uint64)
+        return np.ascontiguousarray(self.rows["key"], np.uint64)
 
     @property
     def flag_values(self) -> npt.NDArray[np.uint32]:
         """The flags that rows have."""
-        flags: npt.NDArray[np.uint32] = self.run["flags"]
+        flags: npt.NDArray[np.uint32] = self.rows["flags"]
         return flags
 
     def extent(self, at: int) -> Extent:
         """Return the row at a position."""
-        if self._rows is None:
-            self._rows = self.run.view(np.uint8).data
-        extent: Extent = ROW.unpack_from(self._rows, at * ROW_SIZE)
+        if self._bytes is None:
+            self._bytes = self.rows.view(np.uint8).data
+        extent: Extent = ROW.unpack_from(self._bytes, at * ROW_SIZE)
         return extent
 
     def part(self, low: int, high: int) -> ArrayRun:
         """Return the rows at positions ``[low, high)``."""
-        return ArrayRun(self.run[low:high])
+        return ArrayRun(self.rows[low:high])
 
     def take(self, where: npt.NDArray[np.intp]) -> RowArray:
         """Return the rows at many positions."""
-        return self.run.take(where)  # which copies a row as one; an index would do it field by field
+        return self.rows.take(where)  # which copies a row as one; an index would do it field by field
 
 
 class ContiguousRun:
@@ -140,18 +140,18 @@ class ContiguousRun:
 
     @property
     def offsets(self) -> npt.NDArray[np.int64]:
-        """Where each record begins among those of this piece, and where the last one ends. Read-only."""
+        """Where each record begins among those of this run, and where the last one ends. Read-only."""
         if isinstance(self.starts, range):
             return even_offsets(len(self), self.starts.step)
         offsets: npt.NDArray[np.int64] = self.starts - self.starts[0]
         return offsets
 
     @property
-    def run(self) -> RowArray:
-        """The rows as a run."""
+    def rows(self) -> RowArray:
+        """The rows as an array."""
         keys, offsets = self.keys, self.offsets
         lengths = self.length or offsets[1:] - offsets[:-1]
-        return make_run(keys, (offsets[:-1] + self.items.start) * self.item_size, lengths, self.chunk, self.flags)
+        return make_rows(keys, (offsets[:-1] + self.items.start) * self.item_size, lengths, self.chunk, self.flags)
 
     @property
     def ends(self) -> RowArray:
@@ -180,16 +180,16 @@ class ContiguousRun:
         spacing, starts, size = self.spacing, self.starts, self.item_size
         keys = _at(spacing, where) if isinstance(spacing, range) else spacing[where]
         if isinstance(starts, range):
-            return make_run(keys, _at(starts, where) * np.uint64(size), starts.step, self.chunk, self.flags)
+            return make_rows(keys, _at(starts, where) * np.uint64(size), starts.step, self.chunk, self.flags)
         offsets, lengths = starts[where], starts[where + 1] - starts[where]
-        return make_run(keys, offsets * size, lengths, self.chunk, self.flags)
+        return make_rows(keys, offsets * size, lengths, self.chunk, self.flags)
 
     def over(self, keys: Keys) -> ContiguousRun:
         """Return the same rows with their keys in other memory."""
         return ContiguousRun(keys, self.starts, self.chunk, self.flags, self.item_size)
 
     def follows(self, other: ContiguousRun) -> bool:
-        """Tell whether these records begin where those of another stretch end."""
+        """Tell whether these records begin where those of another run end."""
         return self.chunk == other.chunk and self.items.start == other.items.stop
 
 
@@ -201,46 +201,46 @@ def _at(column: range, where: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
     return where.astype(np.uint64) * np.uint64(column.step) + np.uint64(first)
 
 
-def regular(run: RowArray, item_size: int) -> Run:
-    """Return a run as a ContiguousRun if its records have one length and the same flags, and lie back to back."""
-    length = uniform_length(run, item_size)
-    if not length or (run["flags"] != run["flags"][0]).any():
-        return ArrayRun(run)
-    first = int(run["offset"][0]) // item_size
-    return _stretch(run, range(first, first + length * len(run) + 1, length), item_size)
+def regular(rows: RowArray, item_size: int) -> Run:
+    """Return rows as a ContiguousRun if their records have one length and the same flags, and lie back to back."""
+    length = uniform_length(rows, item_size)
+    if not length or (rows["flags"] != rows["flags"][0]).any():
+        return ArrayRun(rows)
+    first = int(rows["offset"][0]) // item_size
+    return _contiguous(rows, range(first, first + length * len(rows) + 1, length), item_size)
 
 
-def shorten(run: RowArray, item_size: int) -> Run:
-    """Return a run in the shortest form that it has in memory: records may differ in length, too."""
-    piece = regular(run, item_size)
-    if isinstance(piece, ContiguousRun) or not len(run) or len(breaks(run, item_size)):
-        return piece
-    if (run["flags"] != run["flags"][0]).any():
-        return piece
-    starts = np.empty(len(run) + 1, np.int64)
-    starts[:-1] = run["offset"] // np.uint64(item_size)
-    starts[-1] = starts[-2] + int(run["length"][-1])
-    return _stretch(run, read_only(starts), item_size)
+def shorten(rows: RowArray, item_size: int) -> Run:
+    """Return rows as a run, in the shortest form that they have in memory: records may differ in length, too."""
+    run = regular(rows, item_size)
+    if isinstance(run, ContiguousRun) or not len(rows) or len(breaks(rows, item_size)):
+        return run
+    if (rows["flags"] != rows["flags"][0]).any():
+        return run
+    starts = np.empty(len(rows) + 1, np.int64)
+    starts[:-1] = rows["offset"] // np.uint64(item_size)
+    starts[-1] = starts[-2] + int(rows["length"][-1])
+    return _contiguous(rows, read_only(starts), item_size)
 
 
-def _stretch(run: RowArray, starts: range | npt.NDArray[np.int64], item_size: int) -> ContiguousRun:
-    keys = spacing(read_only(run["key"].copy()))
-    return ContiguousRun(keys, starts, int(run["chunk"][0]), int(run["flags"][0]), item_size)
+def _contiguous(rows: RowArray, starts: range | npt.NDArray[np.int64], item_size: int) -> ContiguousRun:
+    keys = spacing(read_only(rows["key"].copy()))
+    return ContiguousRun(keys, starts, int(rows["chunk"][0]), int(rows["flags"][0]), item_size)
 
 
-def split(piece: Run, item_size: int) -> list[Run]:
+def split(run: Run, item_size: int) -> list[Run]:
     """Cut a run where records stop lying back to back, if that leaves long ContiguousRuns."""
-    if isinstance(piece, ContiguousRun):
-        return [piece]
-    cuts = breaks(piece.run, item_size)
-    if not len(cuts) or not are_seldom(cuts, len(piece)):
-        return [piece]
-    return [shorten(piece.run[low:high], item_size) for low, high in pairwise([0, *cuts.tolist(), len(piece)])]
+    if isinstance(run, ContiguousRun):
+        return [run]
+    cuts = breaks(run.rows, item_size)
+    if not len(cuts) or not are_seldom(cuts, len(run)):
+        return [run]
+    return [shorten(run.rows[low:high], item_size) for low, high in pairwise([0, *cuts.tolist(), len(run)])]
 
 
 def are_seldom(cuts: Sized, row_count: int) -> bool:
     """Tell whether rows are worth cutting where records stop lying back to back."""
-    return (len(cuts) + 1) * LONG_STRETCH <= row_count
+    return (len(cuts) + 1) * LONG_RUN <= row_count
 
 
 def spacing(keys: npt.NDArray[np.uint64]) -> Keys:
@@ -260,52 +260,52 @@ def read_only(array: npt.NDArray[T]) -> npt.NDArray[T]:
     return array
 
 
-def first_key(piece: Run) -> int:
-    """Return the lowest key of a piece that has rows."""
-    return int(piece.spacing[0]) if isinstance(piece, ContiguousRun) else int(piece.run["key"][0])
+def first_key(run: Run) -> int:
+    """Return the lowest key of a run that has rows."""
+    return int(run.spacing[0]) if isinstance(run, ContiguousRun) else int(run.rows["key"][0])
 
 
-def last_key(piece: Run) -> int:
-    """Return the highest key of a piece that has rows."""
-    return int(piece.spacing[-1]) if isinstance(piece, ContiguousRun) else int(piece.run["key"][-1])
+def last_key(run: Run) -> int:
+    """Return the highest key of a run that has rows."""
+    return int(run.spacing[-1]) if isinstance(run, ContiguousRun) else int(run.rows["key"][-1])
 
 
-def clip_piece(piece: Run, start: int, stop: int) -> Run:
+def clip_run(run: Run, start: int, stop: int) -> Run:
     """Return the rows with ``start <= key < stop``."""
-    keys = piece.spacing if isinstance(piece, ContiguousRun) else piece.run["key"]
+    keys = run.spacing if isinstance(run, ContiguousRun) else run.rows["key"]
     if not len(keys) or (start <= int(keys[0]) and int(keys[-1]) < stop):
-        return piece
-    low, high = _count_below(piece, start), _count_below(piece, stop)
-    return piece.part(low, max(low, high))
+        return run
+    low, high = _count_below(run, start), _count_below(run, stop)
+    return run.part(low, max(low, high))
 
 
-def _count_below(piece: Run, bound: int) -> int:
+def _count_below(run: Run, bound: int) -> int:
     """Return how many rows have a key below `bound`, which may be beyond all keys."""
     if bound > 2**64 - 1:
-        return len(piece)
-    if isinstance(piece, ArrayRun):
-        return int(np.searchsorted(piece.run["key"], np.uint64(bound)))
-    if isinstance(piece.spacing, range):
-        spacing = piece.spacing
+        return len(run)
+    if isinstance(run, ArrayRun):
+        return int(np.searchsorted(run.rows["key"], np.uint64(bound)))
+    if isinstance(run.spacing, range):
+        spacing = run.spacing
         return min(max(-((spacing.start - bound) // spacing.step), 0), len(spacing))
-    return int(np.searchsorted(piece.spacing, np.uint64(bound)))
+    return int(np.searchsorted(run.spacing, np.uint64(bound)))
 
 
-def overlay_pieces(newer: RowArray, older: Iterable[Run], *, reverse: bool = False) -> Iterator[Run]:
-    """Overlay a run on consecutive pieces of an older one, piece by piece, and leave out what is dead.
+def overlay_runs(newer: RowArray, older: Iterable[Run], *, reverse: bool = False) -> Iterator[Run]:
+    """Overlay rows on consecutive runs of older ones, run by run, and leave out what is dead.
 
-    `older` yields pieces in ascending order of key (descending with `reverse`; each piece itself ascends).
+    `older` yields runs in ascending order of key (descending with `reverse`; each run itself ascends).
     """
-    for piece in older:
-        if not len(piece):
+    for run in older:
+        if not len(run):
             continue
         if reverse:
-            cut = _cut(newer, piece.part(0, 1), "left")
+            cut = _cut(newer, run.part(0, 1), "left")
             part, newer = newer[cut:], newer[:cut]
         else:
-            cut = _cut(newer, piece.part(len(piece) - 1, len(piece)), "right")
+            cut = _cut(newer, run.part(len(run) - 1, len(run)), "right")
             part, newer = newer[:cut], newer[cut:]
-        merged = ArrayRun(without_tombstones(overlay(part, piece.run))) if len(part) else piece
+        merged = ArrayRun(without_tombstones(overlay(part, run.rows))) if len(part) else run
         if len(merged):
             yield merged
     rest = without_tombstones(newer)
@@ -313,14 +313,14 @@ def overlay_pieces(newer: RowArray, older: Iterable[Run], *, reverse: bool = Fal
         yield ArrayRun(rest)
 
 
-def _cut(run: RowArray, end: Run, side: Any) -> int:
-    return int(np.searchsorted(run["key"], end.keys[0], side=side)) if len(run) else 0
+def _cut(rows: RowArray, end: Run, side: Any) -> int:
+    return int(np.searchsorted(rows["key"], end.keys[0], side=side)) if len(rows) else 0
 
 
 def lockstep(
     streams: Iterable[Iterator[Run]], counts: Callable[[list[Run]], list[int]], *, reverse: bool = False
 ) -> Iterator[list[Run]]:
-    """Go through streams of consecutive pieces side by side, part by part.
+    """Go through streams of consecutive runs side by side, part by part.
 
     Parameters
     ----------
@@ -329,62 +329,62 @@ def lockstep(
         Is given the next rows of each stream that has not ended, and returns how many of each to yield now; at
         least one row of one stream.
     reverse : bool
-        The pieces come in descending order of key, though each itself ascends.
+        The runs come in descending order of key, though each itself ascends.
 
     Yields
     ------
     list of Run
         One part, which may have no rows, of each stream that has not ended, in the order of the streams.
     """
-    heads = [(stream, piece) for stream in streams if (piece := next(stream, None)) is not None]
+    heads = [(stream, run) for stream in streams if (run := next(stream, None)) is not None]
     while heads:
-        pieces = [piece for _, piece in heads]
-        cuts = [_parted(piece, count, reverse=reverse) for piece, count in zip(pieces, counts(pieces), strict=True)]
+        runs = [run for _, run in heads]
+        cuts = [_parted(run, count, reverse=reverse) for run, count in zip(runs, counts(runs), strict=True)]
         yield [part for part, _ in cuts]
         rests = zip(heads, cuts, strict=True)
         after = [(stream, rest if len(rest) else next(stream, None)) for (stream, _), (_, rest) in rests]
-        heads = [(stream, piece) for stream, piece in after if piece is not None]
+        heads = [(stream, run) for stream, run in after if run is not None]
 
 
-def _parted(piece: Run, count: int, *, reverse: bool) -> tuple[Run, Run]:
-    """Return the first rows of a piece, in the direction in which pieces come, and the rest."""
-    at = len(piece) - count if reverse else count
-    low, high = piece.part(0, at), piece.part(at, len(piece))
+def _parted(run: Run, count: int, *, reverse: bool) -> tuple[Run, Run]:
+    """Return the first rows of a run, in the direction in which runs come, and the rest."""
+    at = len(run) - count if reverse else count
+    low, high = run.part(0, at), run.part(at, len(run))
     return (high, low) if reverse else (low, high)
 
 
-def counts_between(pieces: Iterable[Run], start: int, stop: int) -> list[int]:
-    """Return how many rows of each piece have ``start <= key < stop``."""
-    return [len(clip_piece(piece, start, stop)) for piece in pieces]
+def counts_between(runs: Iterable[Run], start: int, stop: int) -> list[int]:
+    """Return how many rows of each run have ``start <= key < stop``."""
+    return [len(clip_run(run, start, stop)) for run in runs]
 
 
-def portions(piece: Run, count: int, *, reverse: bool = False) -> Iterator[Run]:
-    """Yield a piece in parts of at most `count` rows, from either end on."""
-    firsts = range(0, len(piece), count)
+def portions(run: Run, count: int, *, reverse: bool = False) -> Iterator[Run]:
+    """Yield a run in parts of at most `count` rows, from either end on."""
+    firsts = range(0, len(run), count)
     for first in reversed(firsts) if reverse else firsts:
-        yield piece.part(first, min(first + count, len(piece)))
+        yield run.part(first, min(first + count, len(run)))
 
 
-def put_together(pieces: Sequence[Run], item_size: int) -> Run:
-    """Return consecutive pieces as one, in the shortest form that it has."""
-    stretches = [piece for piece in pieces if isinstance(piece, ContiguousRun) and piece.length]
-    if not pieces or len(stretches) < len(pieces) or not all(starmap(_goes_on, pairwise(stretches))):
-        return shorten(joined(pieces), item_size)
-    first, last = stretches[0], stretches[-1]
+def put_together(runs: Sequence[Run], item_size: int) -> Run:
+    """Return consecutive runs as one, in the shortest form that it has."""
+    contiguous = [run for run in runs if isinstance(run, ContiguousRun) and run.length]
+    if not runs or len(contiguous) < len(runs) or not all(starmap(_goes_on, pairwise(contiguous))):
+        return shorten(joined(runs), item_size)
+    first, last = contiguous[0], contiguous[-1]
     starts = range(first.items.start, last.items.stop + 1, first.length)
-    return ContiguousRun(_chained(stretches), starts, first.chunk, first.flags, item_size)
+    return ContiguousRun(_chained(contiguous), starts, first.chunk, first.flags, item_size)
 
 
 def _goes_on(before: ContiguousRun, after: ContiguousRun) -> bool:
     return after.follows(before) and (after.length, after.flags) == (before.length, before.flags)
 
 
-def in_key_order(pieces: Iterable[Run], item_size: int) -> list[Run]:
-    """Return pieces, given in the order of writing, as consecutive ones; of equal keys the last row stays.
+def in_key_order(runs: Iterable[Run], item_size: int) -> list[Run]:
+    """Return runs, given in the order of writing, as consecutive ones; of equal keys the last row stays.
 
     What was written in ascending order, much at a time, stays in the form that it has.
     """
-    given = [piece for piece in pieces if len(piece)]
+    given = [run for run in runs if len(run)]
     row_count = sum(map(len, given))
     if len(given) <= 1:
         return given
@@ -395,47 +395,47 @@ def in_key_order(pieces: Iterable[Run], item_size: int) -> list[Run]:
     return [ArrayRun(last_wins(joined(given)))]
 
 
-def _join_adjacent(pieces: Iterable[Run], item_size: int) -> list[Run]:
-    """Return consecutive pieces with those made one that records of one length, back to back, go on from."""
+def _join_adjacent(runs: Iterable[Run], item_size: int) -> list[Run]:
+    """Return consecutive runs with those made one that records of one length, back to back, go on from."""
     groups: list[list[Run]] = []
-    for piece in pieces:
+    for run in runs:
         before = groups[-1][-1] if groups else None
         if (
             isinstance(before, ContiguousRun)
-            and isinstance(piece, ContiguousRun)
-            and piece.length
-            and _goes_on(before, piece)
+            and isinstance(run, ContiguousRun)
+            and run.length
+            and _goes_on(before, run)
         ):
-            groups[-1].append(piece)
+            groups[-1].append(run)
         else:
-            groups.append([piece])
+            groups.append([run])
     return [group[0] if len(group) == 1 else put_together(group, item_size) for group in groups]
 
 
-def rows_of_chunk(pieces: Iterable[Run], chunk: int) -> Run:
-    """Return the rows of consecutive pieces that are in one chunk."""
-    mine = [piece for piece in pieces if isinstance(piece, ArrayRun) or piece.chunk == chunk]
+def run_of_chunk(runs: Iterable[Run], chunk: int) -> Run:
+    """Return the rows of consecutive runs that are in one chunk."""
+    mine = [run for run in runs if isinstance(run, ArrayRun) or run.chunk == chunk]
     if len(mine) == 1 and isinstance(mine[0], ContiguousRun):
         return mine[0]
     return ArrayRun(rows_in_chunk(joined(mine), chunk))
 
 
-def _chained(pieces: list[ContiguousRun]) -> Keys:
-    """Return the keys of consecutive stretches."""
-    first, last = pieces[0].spacing, last_key(pieces[-1])
+def _chained(runs: list[ContiguousRun]) -> Keys:
+    """Return the keys of consecutive runs."""
+    first, last = runs[0].spacing, last_key(runs[-1])
     if isinstance(first, range):
         whole = range(first[0], last + 1, first.step)
-        parts = [piece.spacing for piece in pieces if isinstance(piece.spacing, range)]
+        parts = [run.spacing for run in runs if isinstance(run.spacing, range)]
         even = all(part.step == whole.step and part[0] in whole for part in parts)
         # By steps, as len() fails for a range of half of all keys.
         if even and whole[0] + whole.step * (sum(map(len, parts)) - 1) == last:
             return whole
-    return read_only(np.concatenate([piece.keys for piece in pieces]))
+    return read_only(np.concatenate([run.keys for run in runs]))
 
 
-def joined(pieces: Iterable[Run]) -> RowArray:
-    """Return consecutive pieces as one run."""
-    return concatenate([piece.run for piece in pieces])
+def joined(runs: Iterable[Run]) -> RowArray:
+    """Return the rows of consecutive runs as one array."""
+    return concatenate([run.rows for run in runs])
 
 
 def even_offsets(count: int, length: int) -> npt.NDArray[np.int64]:

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorruptionError, ReadOnlyError
-from ..runs.extent import KEY_END, TOMBSTONE, Extent, RowArray, last_wins, make_run
+from ..runs.extent import KEY_END, TOMBSTONE, Extent, RowArray, last_wins, make_rows
 from ..runs.gather import Mapped
 from ..runs.run import (
-    LONG_STRETCH,
+    LONG_RUN,
     ArrayRun,
     ContiguousRun,
     Run,
@@ -66,7 +66,7 @@ class Home(Protocol):
         """Raise ClosedError once it is closed."""
 
 
-class MergedArrays(dict[int, npt.NDArray[Any]]):
+class ShardedArrays(dict[int, npt.NDArray[Any]]):
     """Each chunk of all parts as one array of items, by a number of its own."""
 
     def __init__(self) -> None:
@@ -100,22 +100,22 @@ class ShardedHeap:
         self.schema = schema
         self.dtype = schema.dtype
         self.item_size = schema.item_size
-        self.arrays = MergedArrays()
+        self.arrays = ShardedArrays()
 
     def array(self, extent: Extent) -> npt.NDArray[Any]:
         """Return an extent's items, read-only, without a copy."""
         start = extent[1] // self.item_size
         return self.arrays[extent[3]][start : start + extent[2]]
 
-    def take_over(self, piece: Run, heap: Mapped) -> Run:
+    def take_over(self, run: Run, heap: Mapped) -> Run:
         """Return rows of a part with the numbers that its chunks have here."""
-        if isinstance(piece, ContiguousRun):
-            number = self.arrays.number(heap, piece.chunk)
-            return ContiguousRun(piece.spacing, piece.starts, number, piece.flags, piece.item_size)
-        chunks, which = np.unique(piece.run["chunk"], return_inverse=True)
-        run = piece.run.copy()
-        run["chunk"] = np.array([self.arrays.number(heap, chunk) for chunk in chunks.tolist()], np.uint32)[which]
-        return ArrayRun(run)
+        if isinstance(run, ContiguousRun):
+            number = self.arrays.number(heap, run.chunk)
+            return ContiguousRun(run.spacing, run.starts, number, run.flags, run.item_size)
+        chunks, which = np.unique(run.rows["chunk"], return_inverse=True)
+        rows = run.rows.copy()
+        rows["chunk"] = np.array([self.arrays.number(heap, chunk) for chunk in chunks.tolist()], np.uint32)[which]
+        return ArrayRun(rows)
 
 
 class ShardedBinding:
@@ -150,7 +150,7 @@ class ShardedBinding:
         groups = [group for group in _groups(self._parts) if len(group) > 1]
         try:
             for group in groups:
-                deque(self._rows(group, 0, KEY_END), maxlen=0)
+                deque(self._runs_of_group(group, 0, KEY_END), maxlen=0)
         except RepeatedKey as repeated:
             key = repeated.key
             owners = [part.where for part in self._between(key, key + 1) if part.open().find(key)]
@@ -173,7 +173,7 @@ class ShardedBinding:
     def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
         self._home._check_open()
-        rows = make_run(keys, 0, 0, 0, TOMBSTONE)
+        rows = make_rows(keys, 0, 0, 0, TOMBSTONE)
         for part in self._between(int(keys[0]), int(keys[-1]) + 1) if len(keys) else []:
             low = int(np.searchsorted(keys, np.uint64(part.first)))
             high = int(np.searchsorted(keys, np.uint64(part.last), side="right"))
@@ -182,28 +182,30 @@ class ShardedBinding:
             binding = part.open()
             theirs = binding.lookup(keys[low:high])
             found = theirs["flags"] & TOMBSTONE == 0
-            rows[low:high][found] = self.heap.take_over(ArrayRun(theirs[found]), binding.heap).run
+            rows[low:high][found] = self.heap.take_over(ArrayRun(theirs[found]), binding.heap).rows
         return rows
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range as consecutive pieces."""
+    def runs(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows of a key range as consecutive runs."""
         self._home._check_open()
         groups = _groups(self._between(start, stop))
         try:
             for group in reversed(groups) if reverse else groups:
-                yield from self._rows(group, start, stop, reverse=reverse)
+                yield from self._runs_of_group(group, start, stop, reverse=reverse)
         except RepeatedKey as repeated:
             found = f"key {repeated.key} of store {self.heap.name!r} in more than one shard"
             raise CorruptionError(self._home.path, found=found, expected="it in one of them") from None
 
-    def _rows(self, group: Sequence[Part], start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        streams = [self._pieces_of(part, start, stop, reverse=reverse) for part in group]
+    def _runs_of_group(
+        self, group: Sequence[Part], start: int, stop: int, *, reverse: bool = False
+    ) -> Iterator[Run]:
+        streams = [self._runs_of(part, start, stop, reverse=reverse) for part in group]
         return streams[0] if len(streams) == 1 else merge(streams, reverse=reverse)
 
-    def _pieces_of(self, part: Part, start: int, stop: int, *, reverse: bool) -> Iterator[Run]:
+    def _runs_of(self, part: Part, start: int, stop: int, *, reverse: bool) -> Iterator[Run]:
         binding = part.open()
-        for piece in binding.pieces(start, stop, reverse=reverse):
-            yield self.heap.take_over(piece, binding.heap)
+        for run in binding.runs(start, stop, reverse=reverse):
+            yield self.heap.take_over(run, binding.heap)
 
     def record_count(self) -> int:
         """Return how many records the store has."""
@@ -221,7 +223,7 @@ class ShardedBinding:
         """Refuse."""
         raise ReadOnlyError("shards are for reading; write another set of them")
 
-    def open_staging(self) -> None:
+    def open_writer(self) -> None:
         """Return None: there is no transaction here."""
 
     def live_array(self, extent: Extent) -> None:
@@ -245,7 +247,7 @@ def _groups(parts: Sequence[Part]) -> list[list[Part]]:
 
 
 def merge(streams: Iterable[Iterator[Run]], *, reverse: bool) -> Iterator[Run]:
-    """Yield the rows of several streams of consecutive pieces as one such stream.
+    """Yield the rows of several streams of consecutive runs as one such stream.
 
     Raises
     ------
@@ -257,23 +259,23 @@ def merge(streams: Iterable[Iterator[Run]], *, reverse: bool) -> Iterator[Run]:
 
 
 def _counts(heads: Sequence[Run], *, reverse: bool) -> list[int]:
-    """Return how many rows of each piece come before any that is still to come.
+    """Return how many rows of each run come before any that is still to come.
 
-    Where one piece has many rows before any of another, they are taken alone, so that they stay what they are.
+    Where one run has many rows before any of another, they are taken alone, so that they stay what they are.
     """
     firsts, lasts = sorted(map(first_key, heads)), sorted(map(last_key, heads))
     alone = ([-1, *lasts][-2] + 1, KEY_END) if reverse else (0, [*firsts, KEY_END][1])
     together = (firsts[-1], KEY_END) if reverse else (0, lasts[0] + 1)
     counts = counts_between(heads, *alone)
-    return counts if max(counts) >= LONG_STRETCH else counts_between(heads, *together)
+    return counts if max(counts) >= LONG_RUN else counts_between(heads, *together)
 
 
 def _together(parts: Sequence[Run]) -> Run:
     if len(parts) == 1:
         return parts[0]
     rows = joined(parts)
-    run = last_wins(rows)
-    if len(run) < len(rows):
+    kept = last_wins(rows)
+    if len(kept) < len(rows):
         keys = np.sort(rows["key"])
         raise RepeatedKey(int(keys[np.argmax(keys[1:] == keys[:-1])]))
-    return ArrayRun(run)
+    return ArrayRun(kept)

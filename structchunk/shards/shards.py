@@ -99,8 +99,8 @@ class Shards(StoreCollection):
         bindings = [self._binding(name) for name in names]
         held = [shard.stores[name] for name in names for shard in self._manifest.shards if name in shard.stores]
         size = sum(weight(holding.records, holding.size) for holding in held)
-        rows = ((piece, binding.heap.item_size) for binding in bindings for piece in binding.pieces(0, KEY_END))
-        return split(rows, size, count)
+        runs = ((run, binding.heap.item_size) for binding in bindings for run in binding.runs(0, KEY_END))
+        return split(runs, size, count)
 
     # ------------------------------------------------------------------ databases
 

@@ -11,7 +11,7 @@ from ..errors import MovedError
 from ..runs.extent import MUTABLE, Extent
 from ..types.convert import as_block, as_items
 from ..types.keys import as_key, as_keys
-from .binding import Binding, lent
+from .binding import Binding, array_in_place
 from .store import Store
 
 Array = npt.NDArray[Any]
@@ -82,9 +82,9 @@ class ArrayStore(Store[Array]):
         """
         items = as_items(values, self._heap.schema.dtype)
         number = as_key(key)
-        staging = self._binding.open_staging()
-        if staging is not None:
-            staging.put(number, items)
+        writer = self._binding.open_writer()
+        if writer is not None:
+            writer.put(number, items)
             return
         with self._binding.writing() as own:
             own.put(number, items)
@@ -117,8 +117,8 @@ class ArrayStore(Store[Array]):
         items, counts = as_block(values, lengths, self.dtype)
         if len(counts) != len(numbers):
             raise ValueError(f"{len(numbers)} keys for {len(counts)} records; give one key per record")
-        with self._binding.writing() as staging:
-            staging.put_many(numbers, items, counts)
+        with self._binding.writing() as writer:
+            writer.put_many(numbers, items, counts)
 
     def new(self, key: int, length: int) -> Array:
         """Make a zeroed array that can be changed in place, and return it.
@@ -146,7 +146,7 @@ class ArrayStore(Store[Array]):
             raise ValueError(f"length is {count}; it must be at least 0")
         if count > (1 << 62) // self._item_size:
             raise ValueError(f"length is {count}: no file holds so many items of {self._item_size} bytes")
-        with self._binding.writing() as staging:
-            extent = staging.put_zeros(number, count)
+        with self._binding.writing() as writer:
+            extent = writer.put_zeros(number, count)
             # Before the commit: from then on compact() may move it.
-            return lent(self._binding, staging, extent)
+            return array_in_place(self._binding, writer, extent)

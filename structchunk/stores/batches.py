@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runs.extent import MUTABLE, Extent, RowArray, breaks
-from ..runs.gather import Mapped, gather, gather_pieces
+from ..runs.gather import Mapped, gather, gather_runs
 from ..runs.run import ArrayRun, Run, are_seldom
 from ..types.schema import Schema
 from .batch import Batch
@@ -39,28 +39,28 @@ class MappedStore(Mapped, Protocol):
         """Return an extent's items, read-only, without a copy."""
 
 
-def batch_of(heap: MappedStore, run: RowArray) -> Batch:
-    """Return the records of a run, in its order, which need not be that of the keys."""
-    return _read_only(heap, *gather(heap, run, np.ascontiguousarray(run["key"])))
+def batch_of(heap: MappedStore, rows: RowArray) -> Batch:
+    """Return the records of rows, in their order, which need not be that of the keys."""
+    return _read_only(heap, *gather(heap, rows, np.ascontiguousarray(rows["key"])))
 
 
-def batch_of_pieces(heap: MappedStore, pieces: Sequence[Run]) -> Batch:
-    """Return the records of consecutive pieces as one batch: a view where all of it lies back to back."""
-    return _read_only(heap, *gather_pieces(heap, pieces))
+def batch_of_runs(heap: MappedStore, runs: Sequence[Run]) -> Batch:
+    """Return the records of consecutive runs as one batch: a view where all of it lies back to back."""
+    return _read_only(heap, *gather_runs(heap, runs))
 
 
-def batches(heap: MappedStore, piece: Run, batch_size: int) -> Iterator[Batch]:
-    """Yield the records of a piece as batches of at most `batch_size` records."""
-    return map(itemgetter(0), aligned_batches([heap], [piece], batch_size))  # keeps none that it has given out
+def batches(heap: MappedStore, run: Run, batch_size: int) -> Iterator[Batch]:
+    """Yield the records of a run as batches of at most `batch_size` records."""
+    return map(itemgetter(0), aligned_batches([heap], [run], batch_size))  # keeps none that it has given out
 
 
 def aligned_batches(
-    heaps: Sequence[MappedStore], pieces: Sequence[Run], batch_size: int
+    heaps: Sequence[MappedStore], runs: Sequence[Run], batch_size: int
 ) -> Iterator[tuple[Batch, ...]]:
-    """Yield the records of pieces that have the same keys, one piece for each heap, batch by batch."""
-    sides = list(zip(heaps, pieces, strict=True))
-    cuts = [_cuts(piece.run, heap.item_size) for heap, piece in sides if isinstance(piece, ArrayRun)]
-    bounds = np.unique(np.concatenate([[0, len(pieces[0])], *cuts])).tolist()
+    """Yield the records of runs that have the same keys, one run for each heap, batch by batch."""
+    sides = list(zip(heaps, runs, strict=True))
+    cuts = [_cuts(run.rows, heap.item_size) for heap, run in sides if isinstance(run, ArrayRun)]
+    bounds = np.unique(np.concatenate([[0, len(runs[0])], *cuts])).tolist()
     for low, high in pairwise(bounds):
         for first in range(low, high, batch_size):
             upto = min(first + batch_size, high)
@@ -69,14 +69,14 @@ def aligned_batches(
 
 def _side_by_side(sides: Sequence[tuple[MappedStore, Run]], first: int, upto: int) -> tuple[Batch, ...]:
     keys = sides[0][1].part(first, upto).keys
-    return tuple(_batch(heap, piece.part(first, upto), keys) for heap, piece in sides)
+    return tuple(_batch(heap, run.part(first, upto), keys) for heap, run in sides)
 
 
-def _batch(heap: MappedStore, piece: Run, keys: npt.NDArray[np.uint64]) -> Batch:
-    if isinstance(piece, ArrayRun):
-        return _read_only(heap, *gather(heap, piece.run, keys))
-    values = heap.arrays[piece.chunk][piece.items]
-    return _read_only(heap, keys, piece.offsets, values, bool(piece.flags & MUTABLE))
+def _batch(heap: MappedStore, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
+    if isinstance(run, ArrayRun):
+        return _read_only(heap, *gather(heap, run.rows, keys))
+    values = heap.arrays[run.chunk][run.items]
+    return _read_only(heap, keys, run.offsets, values, bool(run.flags & MUTABLE))
 
 
 def _read_only(
@@ -92,13 +92,13 @@ def _read_only(
     return Batch(keys, offsets, values, heap.schema.kind, in_place)
 
 
-def _cuts(run: RowArray, item_size: int) -> npt.NDArray[np.intp]:
-    """Return where to cut a run: where records stop lying back to back, unless that would leave little pieces."""
-    cuts = breaks(run, item_size)
-    return cuts if not len(cuts) or are_seldom(cuts, len(run)) else _copy_cuts(run, item_size)
+def _cuts(rows: RowArray, item_size: int) -> npt.NDArray[np.intp]:
+    """Return where to cut rows: where records stop lying back to back, unless that would leave short runs."""
+    cuts = breaks(rows, item_size)
+    return cuts if not len(cuts) or are_seldom(cuts, len(rows)) else _copy_cuts(rows, item_size)
 
 
-def _copy_cuts(run: RowArray, item_size: int) -> npt.NDArray[Any]:
-    """Return where to cut a run so that no piece has many more bytes than are to be copied at once."""
-    portion = np.cumsum(run["length"]) * np.uint64(item_size) // np.uint64(COPY_SIZE)
+def _copy_cuts(rows: RowArray, item_size: int) -> npt.NDArray[Any]:
+    """Return where to cut rows so that no part has many more bytes than are to be copied at once."""
+    portion = np.cumsum(rows["length"]) * np.uint64(item_size) // np.uint64(COPY_SIZE)
     return np.flatnonzero(portion[1:] != portion[:-1]) + 1

@@ -82,8 +82,8 @@ class Binding(Protocol):
     def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per key, in ascending order, repeated or not; a tombstone for the key that has none."""
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range as consecutive pieces."""
+    def runs(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows of a key range as consecutive runs."""
 
     def record_count(self) -> int:
         """Return how many records the store has."""
@@ -94,7 +94,7 @@ class Binding(Protocol):
     def writing(self) -> AbstractContextManager[Writer]:
         """Enter the transaction that a write belongs to; one of its own outside of any."""
 
-    def open_staging(self) -> Writer | None:
+    def open_writer(self) -> Writer | None:
         """Return what the open transaction writes through, or None outside of one."""
 
     def home(self) -> Any:
@@ -104,8 +104,8 @@ class Binding(Protocol):
         """Return an extent's items for changing in place, or None where that is not allowed."""
 
 
-def lent(binding: Binding, writer: Writer, extent: Extent) -> npt.NDArray[Any]:
-    """Return what a binding lends of a record that it has just made; raise if it lends nothing."""
+def array_in_place(binding: Binding, writer: Writer, extent: Extent) -> npt.NDArray[Any]:
+    """Return a record that was just made through a binding, to be changed in place; raise if it may not be."""
     array = binding.live_array(extent)
     if array is None:
         writer.check_storable()  # a signal handler may have closed the database meanwhile

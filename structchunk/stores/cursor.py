@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 from ..errors import KeyNotFound
-from ..runs.extent import KEY_END, RowArray, empty_run
+from ..runs.extent import KEY_END, RowArray, empty_rows
 from ..runs.run import Run, portions
 from ..types.keys import as_key
 
@@ -18,8 +18,8 @@ WINDOW = 256
 class Rows(Protocol):
     """Where the rows of a store are read: a binding."""
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range as consecutive pieces."""
+    def runs(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows of a key range as consecutive runs."""
 
     def version(self) -> int:
         """Return a number that changes whenever the rows may have."""
@@ -38,7 +38,7 @@ class Cursor(Generic[R]):
     def __init__(self, rows: Rows, record: Callable[[int], R]) -> None:
         self._rows = rows
         self._record = record
-        self._window: RowArray = empty_run()
+        self._window: RowArray = empty_rows()
         self._version = -1
         self._at = 0
         self._key: int | None = None
@@ -111,10 +111,10 @@ class Cursor(Generic[R]):
     def _jump(self, start: int, stop: int, *, reverse: bool) -> bool:
         """Read the rows from one end of a range on, and move there."""
         version = self._rows.version()
-        piece = next(self._rows.pieces(start, stop, reverse=reverse), None)
-        if piece is None:
+        run = next(self._rows.runs(start, stop, reverse=reverse), None)
+        if run is None:
             return False
-        window = next(portions(piece, WINDOW, reverse=reverse)).run
+        window = next(portions(run, WINDOW, reverse=reverse)).rows
         self._window, self._version = window, version
         self._at = len(window) - 1 if reverse else 0
         self._key = int(window["key"][self._at])

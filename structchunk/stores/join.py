@@ -59,13 +59,13 @@ def scan_arrow(
 
 def _batches(bindings: Sequence[Binding], start: int, stop: int, batch_size: int) -> Iterator[tuple[Batch, ...]]:
     heaps = [binding.heap for binding in bindings]
-    shared = _join([binding.pieces(start, stop) for binding in bindings])
-    for pieces in _collect(shared, batch_size // 2):
-        yield from aligned_batches(heaps, pieces, batch_size)
+    shared = _join([binding.runs(start, stop) for binding in bindings])
+    for runs in _collect(shared, batch_size // 2):
+        yield from aligned_batches(heaps, runs, batch_size)
 
 
 def _join(streams: Sequence[Iterator[Run]]) -> Iterator[list[Run]]:
-    """Yield the rows whose keys all streams of consecutive pieces have, one piece for each stream."""
+    """Yield the rows whose keys all streams of consecutive runs have, one run for each stream."""
     for parts in lockstep(streams, _counts):
         if len(parts) < len(streams):
             return
@@ -73,16 +73,16 @@ def _join(streams: Sequence[Iterator[Run]]) -> Iterator[list[Run]]:
 
 
 def _counts(heads: Sequence[Run]) -> list[int]:
-    """Return how many rows of each piece come before any that is still to come."""
+    """Return how many rows of each run come before any that is still to come."""
     return counts_between(heads, 0, min(map(last_key, heads)) + 1)
 
 
-def _intersect(pieces: list[Run]) -> list[Run]:
-    """Return of each piece the rows whose keys all pieces have."""
-    keys = pieces[0].keys
-    if all(np.array_equal(piece.keys, keys) for piece in pieces[1:]):
-        return pieces
-    return [ArrayRun(run) for run in intersect([piece.run for piece in pieces])]
+def _intersect(runs: list[Run]) -> list[Run]:
+    """Return of each run the rows whose keys all runs have."""
+    keys = runs[0].keys
+    if all(np.array_equal(run.keys, keys) for run in runs[1:]):
+        return runs
+    return [ArrayRun(rows) for rows in intersect([run.rows for run in runs])]
 
 
 def _collect(parts: Iterable[list[Run]], row_count: int) -> Iterator[list[Run]]:
@@ -90,12 +90,12 @@ def _collect(parts: Iterable[list[Run]], row_count: int) -> Iterator[list[Run]]:
     pending: list[list[Run]] = []
     for part in parts:
         pending.append(part)
-        if sum(len(pieces[0]) for pieces in pending) > row_count:
+        if sum(len(runs[0]) for runs in pending) > row_count:
             yield _put_together(pending)
             pending = []
-    if any(len(pieces[0]) for pieces in pending):
+    if any(len(runs[0]) for runs in pending):
         yield _put_together(pending)
 
 
 def _put_together(parts: list[list[Run]]) -> list[Run]:
-    return parts[0] if len(parts) == 1 else [ArrayRun(joined(pieces)) for pieces in zip(*parts, strict=True)]
+    return parts[0] if len(parts) == 1 else [ArrayRun(joined(runs)) for runs in zip(*parts, strict=True)]

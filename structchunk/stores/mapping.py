@@ -108,8 +108,8 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
             The store is bound to a snapshot, or the database is open for reading.
         """
         key = as_key(key)
-        with self._binding.writing() as staging:
-            return staging.delete(key)
+        with self._binding.writing() as writer:
+            return writer.delete(key)
 
     def setdefault(self, key: int, default: Any = None) -> R:
         """Return the record of a key; if it has none, store the default first, as ``put`` does.
@@ -122,9 +122,9 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
         number = as_key(key)
         if self._find(number) is None:
             items = self._items(default)
-            with self._binding.writing() as staging:
-                if staging.find(number) is None:  # another thread may have been faster
-                    staging.put(number, items, self._put_flags)
+            with self._binding.writing() as writer:
+                if writer.find(number) is None:  # another thread may have been faster
+                    writer.put(number, items, self._put_flags)
         try:
             return self[number]
         except KeyNotFound:  # deleted meanwhile
@@ -174,8 +174,8 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
 
     def _delete_at(self, key: int, extent: Extent) -> bool:
         """Delete the record of a key if it lies at an extent, and tell whether it did."""
-        with self._binding.writing() as staging:
-            return staging.find(key) == extent and staging.delete(key)
+        with self._binding.writing() as writer:
+            return writer.find(key) == extent and writer.delete(key)
 
     # ------------------------------------------------------------------ ranges
 
@@ -207,8 +207,8 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
     def delete_range(self, start: int | None = None, stop: int | None = None) -> int:
         """Delete all records with keys in ``[start, stop)``, and return how many there were."""
         low, high = as_bound(start, 0), as_bound(stop, KEY_END)
-        with self._binding.writing() as staging:
-            return staging.delete_range(low, high)
+        with self._binding.writing() as writer:
+            return writer.delete_range(low, high)
 
     def clear(self) -> None:
         """Delete all records, in one transaction."""
@@ -218,9 +218,9 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
         """Store many records in one transaction, as ``dict.update`` does (use ``put_many`` for arrays)."""
         pairs = itertools.chain(_pairs(other), kwargs.items())
         records = [(as_key(key), self._items(value)) for key, value in pairs]
-        with self._binding.writing() as staging:
+        with self._binding.writing() as writer:
             for key, items in records:
-                staging.put(key, items, self._put_flags)
+                writer.put(key, items, self._put_flags)
 
     @abc.abstractmethod
     def _items(self, value: Any) -> npt.NDArray[Any]:

@@ -14,7 +14,7 @@ from ..types.convert import as_new, as_record, as_records
 from ..types.keys import as_bound, as_key, as_keys
 from ..types.objects import Array, Object
 from ..types.schema import check_same, object_schema
-from .binding import Binding, Writer, lent, until_found
+from .binding import Binding, Writer, array_in_place, until_found
 from .store import Store
 
 __all__ = ["Array", "Object", "ObjectStore"]
@@ -64,13 +64,13 @@ class ObjectStore(Store[T], Generic[T]):
     # ------------------------------------------------------------------ one object
 
     def _record(self, extent: Extent) -> T:
-        staging = self._binding.open_staging()
-        if staging is not None:
-            edited = staging.edits.get(extent[0])
+        writer = self._binding.open_writer()
+        if writer is not None:
+            edited = writer.edits.get(extent[0])
             if edited is not None:
                 return cast(T, edited.object)
-            if staging.staged(extent[0]) is not None and not extent[4] & ZERO:
-                return self._edit(staging, extent)
+            if writer.staged(extent[0]) is not None and not extent[4] & ZERO:
+                return self._edit(writer, extent)
         live = self._binding.live_array(extent)
         return self._copy(extent) if live is None else self._over(live)
 
@@ -111,9 +111,9 @@ class ObjectStore(Store[T], Generic[T]):
         """
         number = as_key(key)
         record = as_new(fields, self._cls, self.dtype)
-        with self._binding.writing() as staging:
-            extent = staging.put_zeros(number, 1)
-            live = lent(self._binding, staging, extent)
+        with self._binding.writing() as writer:
+            extent = writer.put_zeros(number, 1)
+            live = array_in_place(self._binding, writer, extent)
             if fields:
                 live[0] = record[0]
         return self._over(live)
@@ -135,8 +135,8 @@ class ObjectStore(Store[T], Generic[T]):
         """
         record = as_record(value, self._heap.schema)
         number = as_key(key)
-        with self._binding.writing() as staging:
-            staging.put(number, record, MUTABLE)
+        with self._binding.writing() as writer:
+            writer.put(number, record, MUTABLE)
 
     def put_many(self, keys: npt.ArrayLike, records: Any) -> None:
         """Store many objects at once, in one transaction; of equal keys the last one stays.
@@ -151,8 +151,8 @@ class ObjectStore(Store[T], Generic[T]):
         rows = as_records(records, self._heap.schema)
         if len(rows) != len(numbers):
             raise ValueError(f"{len(numbers)} keys for {len(rows)} records; give one key per record")
-        with self._binding.writing() as staging:
-            staging.put_many(numbers, rows, np.ones(len(rows), np.int64), MUTABLE)
+        with self._binding.writing() as writer:
+            writer.put_many(numbers, rows, np.ones(len(rows), np.int64), MUTABLE)
 
     def edit(self, key: int) -> T:
         """Return a private copy of an object, which replaces the record when the transaction commits.
@@ -165,16 +165,16 @@ class ObjectStore(Store[T], Generic[T]):
             There is no such record.
         """
         number = as_key(key)
-        staging = self._binding.open_staging()
-        if staging is None:
+        writer = self._binding.open_writer()
+        if writer is None:
             raise Error("edit() needs a transaction: with db.transaction() as txn: txn[name].edit(key)")
-        edited = staging.edits.get(number)
+        edited = writer.edits.get(number)
         if edited is not None:
             return cast(T, edited.object)
-        extent = staging.find(number)
+        extent = writer.find(number)
         if extent is None:
             raise KeyNotFound(f"store {self.name!r} has no record {key}")
-        return self._edit(staging, extent)
+        return self._edit(writer, extent)
 
     # ------------------------------------------------------------------ many objects
 
@@ -188,7 +188,7 @@ class ObjectStore(Store[T], Generic[T]):
             the one field ``items``.
         """
         low, high = as_bound(start, 0), as_bound(stop, KEY_END)
-        return until_found(lambda: gather_values(self._heap, list(self._binding.pieces(low, high))))
+        return until_found(lambda: gather_values(self._heap, list(self._binding.runs(low, high))))
 
 
 def _of_class(home: Any, name: str, cls: type[Any]) -> Any:

@@ -24,8 +24,8 @@ class Rows(Protocol):
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key, or None."""
 
-    def pieces(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range as consecutive pieces."""
+    def runs(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows of a key range as consecutive runs."""
 
     def record_count(self) -> int:
         """Return how many records the store has."""
@@ -44,19 +44,19 @@ class Range(Generic[R]):
     def __len__(self) -> int:
         if (self._start, self._stop) == (0, KEY_END):
             return self._rows.record_count()
-        return sum(len(piece) for piece in self._rows.pieces(self._start, self._stop))
+        return sum(len(run) for run in self._rows.runs(self._start, self._stop))
 
     def extents(self, *, flip: bool = False) -> Iterator[Extent]:
         """Yield the extents in the direction of the range, or against it."""
         reverse = self._reverse != flip
-        for piece in self._rows.pieces(self._start, self._stop, reverse=reverse):
-            for part in portions(piece, PORTION, reverse=reverse):
-                rows = part.run.tolist()
+        for run in self._rows.runs(self._start, self._stop, reverse=reverse):
+            for part in portions(run, PORTION, reverse=reverse):
+                rows = part.rows.tolist()
                 yield from reversed(rows) if reverse else rows
 
     def keys(self) -> npt.NDArray[np.uint64]:
         """Return the keys in the direction of the range, in memory of their own."""
-        found = [piece.keys for piece in self._rows.pieces(self._start, self._stop)]
+        found = [run.keys for run in self._rows.runs(self._start, self._stop)]
         keys = np.concatenate(found) if found else np.empty(0, np.uint64)
         return keys[::-1] if self._reverse else keys
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import KeyNotFound
-from ..runs.extent import KEY_END, TOMBSTONE, RowArray, empty_run
+from ..runs.extent import KEY_END, TOMBSTONE, RowArray, empty_rows
 from ..types.keys import as_bound, as_keys, distinct, keys_among
 from .batch import Batch
-from .batches import batch_of, batch_of_pieces, batches
+from .batches import batch_of, batch_of_runs, batches
 from .binding import until_found
 from .mapping import RecordMapping
 
@@ -99,7 +99,7 @@ class Store(RecordMapping[R], Generic[R]):
     def _lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per key, in their order; a tombstone for the key that has none."""
         order = np.argsort(keys)
-        rows = empty_run(len(keys))
+        rows = empty_rows(len(keys))
         rows[order] = self._binding.lookup(keys[order])
         return rows
 
@@ -119,8 +119,8 @@ class Store(RecordMapping[R], Generic[R]):
             As for :meth:`delete`.
         """
         unwanted = distinct(as_keys(keys))
-        with self._binding.writing() as staging:
-            return staging.delete_many(unwanted)
+        with self._binding.writing() as writer:
+            return writer.delete_many(unwanted)
 
     def read(self, start: int | None = None, stop: int | None = None) -> Batch:
         """Return the records with keys in ``[start, stop)`` as one batch, in ascending order of key.
@@ -137,7 +137,7 @@ class Store(RecordMapping[R], Generic[R]):
             sweeps what is more than memory holds.
         """
         low, high = as_bound(start, 0), as_bound(stop, KEY_END)
-        return until_found(lambda: batch_of_pieces(self._heap, list(self._binding.pieces(low, high))))
+        return until_found(lambda: batch_of_runs(self._heap, list(self._binding.runs(low, high))))
 
     def scan(
         self, start: int | None = None, stop: int | None = None, *, batch_size: int = BATCH_SIZE
@@ -159,8 +159,8 @@ class Store(RecordMapping[R], Generic[R]):
         return self._scan(as_bound(start, 0), as_bound(stop, KEY_END), check_batch_size(batch_size))
 
     def _scan(self, start: int, stop: int, batch_size: int) -> Iterator[Batch]:
-        for piece in self._binding.pieces(start, stop):
-            yield from batches(self._heap, piece, batch_size)
+        for run in self._binding.runs(start, stop):
+            yield from batches(self._heap, run, batch_size)
 
     # ------------------------------------------------------------------ NumPy, Arrow and pandas
 
@@ -254,9 +254,9 @@ class Store(RecordMapping[R], Generic[R]):
         """
         from ..interop.arrow import read_blocks  # noqa: PLC0415
 
-        with self._binding.writing() as staging:
+        with self._binding.writing() as writer:
             for keys, items, lengths in read_blocks(source, self.name, self._heap.schema):
-                staging.put_many(keys, items, lengths, self._put_flags)
+                writer.put_many(keys, items, lengths, self._put_flags)
 
     def to_pandas(self, start: int | None = None, stop: int | None = None) -> pd.Series[Any] | pd.DataFrame:
         """Return the records with keys in ``[start, stop)`` as pandas data.

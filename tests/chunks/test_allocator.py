@@ -1,4 +1,4 @@
-"""Where a transaction's records go: collected, written, lent, and given up without a trace."""
+"""Where a transaction's records go: collected, written, exposed, and given up without a trace."""
 
 from __future__ import annotations
 
@@ -124,5 +124,5 @@ def test_no_segment_has_more_rows_than_are_read(
 def check_rows(db: sc.Database) -> None:
     assert db.verify() == []
     chunks = db._storage.heaps["a"].chunks.values()
-    counts = [len(part.rows) for chunk in chunks for part in chunk.segments()]
+    counts = [len(part.run) for chunk in chunks for part in chunk.segments()]
     assert max(counts) <= 50

@@ -196,7 +196,7 @@ def test_the_whole_file_is_one_array(path: str, item_size: int) -> None:
     assert len(items) == SIZE // item_size
     assert items[start : start + extent[2]].tobytes() == files.read(path, extent[1], extent[2] * item_size)
     again = Chunk.open(path)
-    assert [segment.rows.run.tolist() for segment in again.segments()] == [[extent]]
+    assert [segment.run.rows.tolist() for segment in again.segments()] == [[extent]]
 
 
 @given(st.integers(1, 200), st.lists(st.integers(0, 60), min_size=1, max_size=8))
@@ -394,7 +394,7 @@ def test_segments_are_found_again(chunk: Chunk) -> None:
     again = Chunk.open(chunk.path)
     assert (again.free, again.directory) == (4096, SIZE)
     found = list(again.segments())
-    assert [segment.rows.run.tolist() for segment in found] == [[extent] for extent in extents]
+    assert [segment.run.rows.tolist() for segment in found] == [[extent] for extent in extents]
     assert [segment.commit for segment in again.segments(found[0].low)] == [2, 3]
     assert (found[-1].end, found[-1].low) == (chunk.free, chunk.directory) == chunk.working_offsets()
 

@@ -187,13 +187,13 @@ def test_a_failed_write_aborts_nothing_by_itself(db: sc.Database, store: sc.Arra
     assert list(store) == [1]
 
 
-def test_views_lent_by_an_aborted_transaction_stay_intact(db: sc.Database, store: sc.ArrayStore) -> None:
+def test_views_exposed_by_an_aborted_transaction_stay_intact(db: sc.Database, store: sc.ArrayStore) -> None:
     txn = db.transaction()
-    lent = txn["floats"]
-    lent.put_many(range(100), np.arange(10_000.0).reshape(100, 100))
+    floats = txn["floats"]
+    floats.put_many(range(100), np.arange(10_000.0).reshape(100, 100))
     live = txn["floats"].new(200, 50)
     live[:] = 3
-    views = [lent[5], next(iter(lent.values(50))), lent.get_many([7]).values, next(lent.scan(90)).values]
+    views = [floats[5], next(iter(floats.values(50))), floats.get_many([7]).values, next(floats.scan(90)).values]
     copies = [view.copy() for view in views]
     txn.abort()
     store.put_many(range(300), np.full((300, 100), -1.0))
@@ -440,17 +440,17 @@ def test_readers_see_whole_commits(db: sc.Database) -> None:
     assert not torn
 
 
-def test_views_lent_by_an_aborted_transaction_survive_reopening(open_db: OpenDB) -> None:
+def test_views_exposed_by_an_aborted_transaction_survive_reopening(open_db: OpenDB) -> None:
     with open_db(sync=False) as db:
         db.array_store("floats", "f8")[1] = [1.0]
         db.sync()
         txn = db.transaction()
         txn["floats"][2] = [2.0, 3.0]
-        lent = txn["floats"][2]
+        exposed = txn["floats"][2]
         txn.abort()
     with open_db(sync=False) as db:
         db["floats"].put_many([2, 3], [[4.0, 5.0], [6.0, 7.0]])
-        assert lent.tolist() == [2, 3]
+        assert exposed.tolist() == [2, 3]
 
 
 def test_closing_the_database_inside_tells_so(open_db: OpenDB) -> None:

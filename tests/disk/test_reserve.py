@@ -23,7 +23,7 @@ import structchunk as sc
 from structchunk.disk import files
 from structchunk.disk.reserve import Reserve
 from structchunk.engine import provision
-from structchunk.index import table
+from structchunk.index import store_index
 from structchunk.index.growth import Growth
 
 DISK_SIZE = 40 << 20
@@ -358,7 +358,7 @@ def test_spending(tmp_path: Path) -> None:
 
 def test_a_fold_that_waits_for_room(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is made up for by a later commit, whose chunk may be new, so that pages name it already."""
-    monkeypatch.setattr(table, "MIN_FOLD_ROWS", 8)
+    monkeypatch.setattr(store_index, "MIN_FOLD_ROWS", 8)
     db = open_db(chunk_size=CHUNK_SIZE, sync=False)
     store = db.array_store("a", "<i8")
     store.put_many(np.arange(0, 2000, 2, dtype=np.uint64), np.arange(1000)[:, None])
@@ -366,10 +366,10 @@ def test_a_fold_that_waits_for_room(open_db: OpenDB, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Growth, "has_room", lambda growth, size: False)
     for key in range(1, 400, 2):
         store[key] = [key]
-    delta = db._storage.index.table(store._heap.store)._delta
-    assert len(delta.rows) > 100
+    delta = db._storage.index.store_index(store._heap.store)._delta
+    assert len(delta.packed) > 100
     monkeypatch.setattr(Growth, "has_room", has_room)
     store.put_many(np.arange(0, 4000, 2, dtype=np.uint64), np.arange(0, 4000, 2)[:, None])
     assert len(db._storage.heaps["a"].chunks) > 1
-    assert not delta.rows
+    assert not delta.packed
     assert [int(record[0]) for record in store.values()] == sorted({*range(0, 4000, 2), *range(1, 400, 2)})

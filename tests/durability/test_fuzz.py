@@ -32,9 +32,9 @@ from structchunk.disk.superblock import CRC, SLOT, Superblock, parse_slot
 from structchunk.index.index import CATALOG, CHECKPOINT, LAST, Index
 from structchunk.index.leveldb import LevelDB
 from structchunk.index.page_cache import Budget
-from structchunk.index.table import StoreIndex
+from structchunk.index.store_index import StoreIndex
 from structchunk.index.version import IndexVersion
-from structchunk.runs.extent import EXTENT_DTYPE, MUTABLE, ROW, TOMBSTONE, ZERO, is_sorted, make_run, misplaced
+from structchunk.runs.extent import EXTENT_DTYPE, MUTABLE, ROW, TOMBSTONE, ZERO, is_sorted, make_rows, misplaced
 from structchunk.runs.packed import EVEN, Packed, pack
 from structchunk.runs.run import ArrayRun
 from structchunk.types.schema import schema_from_descriptor
@@ -96,9 +96,9 @@ def packed_rows(draw: st.DrawFn) -> tuple[int, int, bytes]:
         packed = b"".join(ROW.pack(*row) for row in draw(rows))
         return draw(st.sampled_from([0, 0, 0, 1, 2, 3])), len(packed) // ROW.size, packed
     count, step, length = draw(st.integers(3, 9)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
-    run = make_run(np.arange(count, dtype=np.uint64) * step, DATA + 8 * length * np.arange(count), length, 1)
-    run["key"][-1] += draw(st.integers(0, 1))
-    form, count, body = pack(ArrayRun(run), 8)
+    array = make_rows(np.arange(count, dtype=np.uint64) * step, DATA + 8 * length * np.arange(count), length, 1)
+    array["key"][-1] += draw(st.integers(0, 1))
+    form, count, body = pack(ArrayRun(array), 8)
     return form, count, draw(st.one_of(st.just(bytes(body)), edited(bytes(body))))
 
 
@@ -129,13 +129,13 @@ def test_directory(raw: bytes, item_size: int, start: int) -> None:
         for segment in walk(view, position, 1, DATA, item_size):
             assert DATA <= segment.start <= segment.end <= segment.low < low
             low = segment.low
-            run = segment.rows.run
-            assert is_sorted(run["key"])
-            records = run[run["flags"] & TOMBSTONE == 0]
+            rows = segment.run.rows
+            assert is_sorted(rows["key"])
+            records = rows[rows["flags"] & TOMBSTONE == 0]
             assert not misplaced(records, segment.start, segment.end, item_size).any()
             for _, offset, length, _, _ in records.tolist():
                 assert offset + length * item_size <= SIZE
-            data_crc(view, segment.rows, item_size)
+            data_crc(view, segment.run, item_size)
 
 
 def test_directory_of_a_size_that_wraps_around() -> None:
@@ -220,9 +220,9 @@ def leveldb(tmp_path_factory: pytest.TempPathFactory) -> Any:
     made.close()
 
 
-def check_rows(run: Any) -> None:
+def check_rows(rows: Any) -> None:
     """What Heap.check does for a store of one chunk."""
-    if misplaced(run, DATA, SIZE, 8).any() or (run["chunk"] != 1).any():
+    if misplaced(rows, DATA, SIZE, 8).any() or (rows["chunk"] != 1).any():
         raise sc.CorruptionError("path", found="a bad row", expected="a good one")
 
 
@@ -242,18 +242,18 @@ def test_pages_and_delta(leveldb: LevelDB, drawn: list[tuple[bytes, int, bool, b
         pairs[region + b"\0\0\0\1" + last.to_bytes(8, "big")] = value
     leveldb.write(pairs.items(), [key for key, _ in leveldb.read(b"D", b"Q", 1 << 20)])
     for read in (
-        lambda table: [piece.run for piece in table.pieces(0, 2**64)],
-        lambda table: [piece.run for piece in table.pieces(0, 2**64, reverse=True)],
-        lambda table: [table.lookup(np.arange(0, 50, dtype=np.uint64))],
-        lambda table: [np.array([table.find(key) or (key, DATA, 0, 1, 0)], EXTENT_DTYPE)],
+        lambda store_index: [run.rows for run in store_index.runs(0, 2**64)],
+        lambda store_index: [run.rows for run in store_index.runs(0, 2**64, reverse=True)],
+        lambda store_index: [store_index.lookup(np.arange(0, 50, dtype=np.uint64))],
+        lambda store_index: [np.array([store_index.find(key) or (key, DATA, 0, 1, 0)], EXTENT_DTYPE)],
     ):
         try:
-            pieces = read(StoreIndex(leveldb, IndexVersion(0), 1, 8, check_rows, Budget()))
+            found = read(StoreIndex(leveldb, IndexVersion(0), 1, 8, check_rows, Budget()))
         except sc.CorruptionError:
             continue
-        for piece in pieces:
-            assert is_sorted(piece["key"])
-            alive = piece[piece["flags"] & TOMBSTONE == 0]
+        for rows in found:
+            assert is_sorted(rows["key"])
+            alive = rows[rows["flags"] & TOMBSTONE == 0]
             assert not misplaced(alive, DATA, SIZE, 8).any()
 
 

@@ -20,14 +20,14 @@ import structchunk as sc
 TYPES: dict[str, Any] = {"left": np.dtype("i8"), "right": np.dtype(">f4"), "pairs": Pair}
 ARRAYS = ("left", "right")
 SMALL = {
-    "index.table.MIN_FOLD_ROWS": 5,
-    "index.table.PAGE_ROWS": 4,
-    "index.table.GROUP_PAGES": 2,
-    "index.table.FEW_KEYS": 3,
+    "index.store_index.MIN_FOLD_ROWS": 5,
+    "index.store_index.PAGE_ROWS": 4,
+    "index.store_index.GROUP_PAGES": 2,
+    "index.store_index.FEW_KEYS": 3,
     "index.delta._MERGE_AT": 3,
     "index.page_cache.CACHE_SIZE": 200,
     "engine.staging._MANY_ROWS": 9,
-    "runs.run.LONG_STRETCH": 3,
+    "runs.run.LONG_RUN": 3,
     "runs.gather.WIDE_ITEMS": 4,
     "stores.batches.COPY_SIZE": 256,
     "chunks.allocator.SPILL_SIZE": 1024,

@@ -223,8 +223,8 @@ def test_segment() -> None:
 def test_segment_round_trip() -> None:
     segment = parsed(ROWS, RECORD_GOLDEN)
     assert segment is not None
-    assert segment._replace(rows=None) == (7, 9, 2, 3, 1, 4104, 4176, 0xDEADBEEF, None, END - 128, False)
-    assert segment.rows.run.tobytes() == ROWS
+    assert segment._replace(run=None) == (7, 9, 2, 3, 1, 4104, 4176, 0xDEADBEEF, None, END - 128, False)
+    assert segment.run.rows.tobytes() == ROWS
 
 
 def test_segment_of_a_commit_that_replaces_chunks() -> None:
@@ -233,7 +233,7 @@ def test_segment_of_a_commit_that_replaces_chunks() -> None:
     assert record == marked + zlib.crc32(marked, 7).to_bytes(4, "little")
     plain, segment = parsed(ROWS, RECORD_GOLDEN), parsed(ROWS, record)
     assert plain is not None and segment is not None
-    assert segment._replace(rows=plain.rows, replaces=False) == plain
+    assert segment._replace(run=plain.run, replaces=False) == plain
     assert segment.replaces
 
 
@@ -312,7 +312,7 @@ def test_a_segment_with_a_wrong_row_is_refused(rows: list[Extent]) -> None:
 def test_a_segment_without_rows_or_bytes_is_sound() -> None:
     segment = parsed(b"", record_of(b"", start=4104, end=4104))
     assert segment is not None
-    assert len(segment.rows) == 0
+    assert len(segment.run) == 0
 
 
 @pytest.mark.parametrize("position", [0, 63, 4104, 4104 + 63])
@@ -347,11 +347,11 @@ def test_data_crc_covers_all_but_tombstones_and_zeros_by_offset() -> None:
 def test_data_crc_is_the_same_of_whatever_form(lengths: tuple[int, ...], flags: int) -> None:
     raw = memoryview(bytes(range(256)))
     starts = [8, *itertools.accumulate(lengths, initial=8)][1:]
-    run = rows_of((key, 8 * starts[key], length, 1, flags) for key, length in enumerate(lengths))
-    piece = shorten(run, 8)
-    assert isinstance(piece, ContiguousRun)
+    rows = rows_of((key, 8 * starts[key], length, 1, flags) for key, length in enumerate(lengths))
+    run = shorten(rows, 8)
+    assert isinstance(run, ContiguousRun)
     expected = 0 if flags & ZERO else zlib.crc32(raw[64 : 8 * starts[-1]])
-    assert data_crc(raw, piece, 8) == data_crc(raw, ArrayRun(run), 8) == expected
+    assert data_crc(raw, run, 8) == data_crc(raw, ArrayRun(rows), 8) == expected
 
 
 # ---------------------------------------------------------------------- the other forms of rows
@@ -381,7 +381,7 @@ def test_segment_of_regular_records(form: int) -> None:
     assert record == record_of(bytes(packed.body), count=3, form=form)
     segment = parsed(bytes(packed.body), record)
     assert segment is not None
-    assert (segment.rows.run.tolist(), segment.low) == (rows, END - 64 - 64)
+    assert (segment.run.rows.tolist(), segment.low) == (rows, END - 64 - 64)
 
 
 @pytest.mark.parametrize("form", SHORT_FORMS)
@@ -416,7 +416,7 @@ def test_no_form_says_more_rows_than_have_room_in_form_all(count: int, *, is_sou
     raw = memoryview(bytes(4096 + 250 + 250 * 32 - len(body)) + body + record)
     segment = parse_segment(raw, len(raw), 7, 4096, 1)
     assert (segment is not None) == is_sound
-    assert not is_sound or (segment is not None and len(segment.rows) == count)
+    assert not is_sound or (segment is not None and len(segment.run) == count)
 
 
 # ---------------------------------------------------------------------- superblock
@@ -483,7 +483,7 @@ def test_a_superblock_that_is_cut_off_is_damage(tmp_path: Path) -> None:
 
 def test_leveldb_keys_and_values(tmp_path: Path) -> None:
     index = Index.create(str(tmp_path / "index"), UUID, next_chunk=1)
-    index.add_table(0x0102, 8, lambda run: None)
+    index.add_store(0x0102, 8, lambda rows: None)
     page = rows_of((key, 4096 + 8 * key, 1, 7, 0) for key in range(513))
     catalog = {"temps": {"store": 0x0102, "kind": "array", "schema": ABOUT["schema"]}}
     index.put(1, {0x0102: [ArrayRun(page)]}, catalog)

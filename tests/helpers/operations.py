@@ -452,7 +452,7 @@ def abort(scene: Scene) -> None:
 
 
 @operation(prepare=in_transaction, begins=True)
-def abort_of_what_was_lent(scene: Scene) -> None:
+def abort_of_what_was_exposed(scene: Scene) -> None:
     txn = scene.held.pop("transaction")
     _ = txn["floats"][NEW], txn["floats"][NEW + 101]
     txn.abort()

@@ -13,7 +13,7 @@ import numpy as np
 import structchunk as sc
 from structchunk.chunks import allocator, chunk
 from structchunk.engine import storage
-from structchunk.index import leveldb, table
+from structchunk.index import leveldb, store_index
 from structchunk.process import background
 
 CHUNK_SIZE = 16 << 10
@@ -37,9 +37,9 @@ NAMES = [*TYPES, "bytes2", "points2"]
 
 LIMITS: list[tuple[Any, str, Any]] = [
     (background, "WORTH_SIZE", 900),
-    (table, "PAGE_ROWS", 16),
-    (table, "GROUP_PAGES", 3),
-    (table, "MIN_FOLD_ROWS", 24),
+    (store_index, "PAGE_ROWS", 16),
+    (store_index, "GROUP_PAGES", 3),
+    (store_index, "MIN_FOLD_ROWS", 24),
     (allocator, "SPILL_SIZE", 700),
     (chunk, "MIN_STEP", 4096),
     (allocator, "START_SIZE", 900),
@@ -408,7 +408,7 @@ def work(db: sc.Database, oracle: Oracle, planner: Planner, count: int) -> sc.Da
 
 
 def contents(db: sc.Database) -> Contents:
-    """Return the bytes of all records, read through a snapshot: it lends nothing that can be changed."""
+    """Return the bytes of all records, read through a snapshot: it gives nothing that can be changed."""
     with db.snapshot() as snapshot:
         return {name: {key: as_bytes(record) for key, record in snapshot[name].items()} for name in snapshot}
 

@@ -1,4 +1,4 @@
-"""Helpers that several test modules share: runs against dictionaries, and a database's files by hand."""
+"""Helpers that several test modules share: rows against dictionaries, and a database's files by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from hypothesis import strategies as st
 
-from structchunk.runs.extent import EXTENT_DTYPE, TOMBSTONE, Extent, RowArray, empty_run
+from structchunk.runs.extent import EXTENT_DTYPE, TOMBSTONE, Extent, RowArray, empty_rows
 
 UUID = bytes(range(16))
 """The database uuid of files that tests make by hand."""
@@ -33,26 +33,26 @@ def row_lists(max_size: int = 30) -> st.SearchStrategy[list[Extent]]:
 
 
 def models(max_size: int = 30) -> st.SearchStrategy[Model]:
-    """Draw a run as a dictionary from key to row."""
+    """Draw sorted rows as a dictionary from key to row."""
     return row_lists(max_size).map(lambda rows: {row[0]: row for row in rows})
 
 
 def rows_of(rows: Iterable[Extent]) -> RowArray:
     """Return rows, in their order, as an array."""
     made = list(rows)
-    return np.array(made, EXTENT_DTYPE) if made else empty_run()
+    return np.array(made, EXTENT_DTYPE) if made else empty_rows()
 
 
-def run_of(model: Model) -> RowArray:
-    """Return a dictionary's rows as a run."""
+def rows_of_model(model: Model) -> RowArray:
+    """Return a dictionary's rows, sorted by key."""
     return rows_of(model[key] for key in sorted(model))
 
 
-def model_of(run: RowArray) -> Model:
-    """Return a run as a dictionary, having checked that it is one: ascending, no key twice."""
-    model = {row[0]: row for row in run.tolist()}
+def model_of(rows: RowArray) -> Model:
+    """Return rows as a dictionary, having checked that their keys ascend, none of them twice."""
+    model = {row[0]: row for row in rows.tolist()}
     assert list(model) == sorted(model)
-    assert len(model) == len(run)
+    assert len(model) == len(rows)
     return model
 
 

@@ -1,4 +1,4 @@
-"""StoreIndex and Index against dictionaries: runs large and small, folds, snapshots of older commits, damage."""
+"""StoreIndex and Index against dictionaries: many rows and few, folds, snapshots of older commits, damage."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from support import UUID, Model, alive, between, keys, model_of, models, rows_of, run_of, single_rows
+from support import UUID, Model, alive, between, keys, model_of, models, rows_of, rows_of_model, single_rows
 
 from structchunk.errors import ClosedError, CorruptionError, StoreNotFound
-from structchunk.index import page_cache, table
+from structchunk.index import page_cache, store_index
 from structchunk.index.index import CATALOG, CHECKPOINT, LAST, Index
+from structchunk.index.index_snapshot import IndexSnapshot
 from structchunk.index.page import count_rows as rows_of_page
 from structchunk.index.page import is_short
-from structchunk.index.table import Change, StoreIndex
-from structchunk.index.view import IndexSnapshot
+from structchunk.index.store_index import Change, StoreIndex
 from structchunk.runs.extent import KEY_END, ROW, TOMBSTONE, Extent, RowArray
 from structchunk.runs.run import ArrayRun, ContiguousRun, Run, joined, shorten
 
@@ -47,25 +47,25 @@ def small_limits(cache_size: int) -> Iterator[None]:
     """Make pages, groups, deltas and the cache so small that a few rows exercise them all."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SMALL.items():
-            patch.setattr(table, name, value)
+            patch.setattr(store_index, name, value)
         patch.setattr(page_cache, "CACHE_SIZE", cache_size)
         yield
 
 
-def accept(run: RowArray) -> None:
-    """Find nothing wrong with a run."""
+def accept(rows: RowArray) -> None:
+    """Find nothing wrong with rows."""
 
 
-def add_tables(index: Index, check: Callable[[RowArray], None] = accept) -> None:
+def add_stores(index: Index, check: Callable[[RowArray], None] = accept) -> None:
     for store, item_size in STORES.items():
-        index.add_table(store, item_size, check)
+        index.add_store(store, item_size, check)
 
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
     with small_limits(cache_size=1 << 20):
         made = Index.create(str(tmp_path / "index"), UUID)
-        add_tables(made)
+        add_stores(made)
         yield made
         made.close()
 
@@ -79,20 +79,20 @@ def dense(first: int, count: int, *, step: int = 1, chunk: int = 1, flags: int =
 
 
 def some(first: int, count: int, *, step: int = 1, chunk: int = 1, flags: int = 0) -> list[Run]:
-    """Return the same rows as pieces."""
+    """Return the same rows as runs."""
     return [ArrayRun(dense(first, count, step=step, chunk=chunk, flags=flags))]
 
 
-def whole(pieces: Iterator[Run], *, reverse: bool = False) -> Model:
-    """Return consecutive pieces as a dictionary, having checked their order."""
-    found = list(pieces)
-    assert all(len(piece) for piece in found)
+def whole(runs: Iterator[Run], *, reverse: bool = False) -> Model:
+    """Return consecutive runs as a dictionary, having checked their order."""
+    found = list(runs)
+    assert all(len(run) for run in found)
     return model_of(joined(found[::-1] if reverse else found))
 
 
-def as_rows(run: RowArray) -> Model:
+def as_rows(rows: RowArray) -> Model:
     """Return the rows that lookup() found, having checked that the others are tombstones."""
-    return {row[0]: row for row in run.tolist() if not row[4] & TOMBSTONE}
+    return {row[0]: row for row in rows.tolist() if not row[4] & TOMBSTONE}
 
 
 def figures(model: Model, item_size: int) -> dict[int, tuple[int, int]]:
@@ -114,9 +114,9 @@ class Comparison(RuleBasedStateMachine):
         self.directory = tempfile.mkdtemp()
         self.commit = 0
         self.index = Index.create(f"{self.directory}/index", UUID)
-        add_tables(self.index)
+        add_stores(self.index)
         self.models: dict[int, Model] = {store: {} for store in STORES}
-        self.views: list[tuple[IndexSnapshot, dict[int, Model]]] = []
+        self.snapshots: list[tuple[IndexSnapshot, dict[int, Model]]] = []
 
     def teardown(self) -> None:
         self.index.close()
@@ -125,7 +125,7 @@ class Comparison(RuleBasedStateMachine):
 
     def put(self, changes: dict[int, Model]) -> None:
         self.commit += 1
-        self.index.put(self.commit, {store: [ArrayRun(run_of(model))] for store, model in changes.items()})
+        self.index.put(self.commit, {store: [ArrayRun(rows_of_model(model))] for store, model in changes.items()})
         for store, model in changes.items():
             self.models[store] = alive({**self.models[store], **model})
 
@@ -157,16 +157,16 @@ class Comparison(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ readers
 
-    @precondition(lambda self: len(self.views) < 4)
+    @precondition(lambda self: len(self.snapshots) < 4)
     @rule()
-    def take_view(self) -> None:
-        self.views.append((self.index.view(), {store: dict(model) for store, model in self.models.items()}))
+    def take_snapshot(self) -> None:
+        self.snapshots.append((self.index.snapshot(), {store: dict(model) for store, model in self.models.items()}))
 
-    @precondition(lambda self: self.views)
+    @precondition(lambda self: self.snapshots)
     @rule(data=st.data())
-    def drop_view(self, data: st.DataObject) -> None:
-        view, _ = self.views.pop(data.draw(st.integers(0, len(self.views) - 1)))
-        view.close()
+    def drop_snapshot(self, data: st.DataObject) -> None:
+        snapshot, _ = self.snapshots.pop(data.draw(st.integers(0, len(self.snapshots) - 1)))
+        snapshot.close()
 
     @rule()
     def forget(self) -> None:
@@ -174,18 +174,18 @@ class Comparison(RuleBasedStateMachine):
 
     @rule()
     def reopen(self) -> None:
-        self.views = []
+        self.snapshots = []
         self.index.write_checkpoint(5, {1: (4096, 8192)})
         self.index.close()
         self.index = Index.open(f"{self.directory}/index")
-        add_tables(self.index)
+        add_stores(self.index)
         assert (self.index.last, self.index.checkpoint, self.index.next_chunk) == (self.commit, self.commit, 5)
 
     @rule(store=st.sampled_from(list(STORES)), wanted=st.lists(keys, unique=True, max_size=12).map(sorted))
     def look_up(self, store: int, wanted: list[int]) -> None:
         numbers = np.array(wanted, np.uint64)
         expected = {key: row for key, row in self.models[store].items() if key in wanted}
-        latest = self.index.table(store)
+        latest = self.index.store_index(store)
         found = latest.lookup(numbers)
         assert found["key"].tolist() == wanted
         assert as_rows(found) == expected
@@ -197,23 +197,23 @@ class Comparison(RuleBasedStateMachine):
     def read_range(self, store: int, ends: tuple[int, int], *, reverse: bool) -> None:
         low, high = sorted(ends)
         for stop in (high, high + 1):
-            got = whole(self.index.table(store).pieces(low, stop, reverse=reverse), reverse=reverse)
+            got = whole(self.index.store_index(store).runs(low, stop, reverse=reverse), reverse=reverse)
             assert got == between(self.models[store], low, stop)
 
-    @precondition(lambda self: self.views)
+    @precondition(lambda self: self.snapshots)
     @rule(data=st.data(), store=st.sampled_from(list(STORES)), wanted=st.lists(keys, unique=True, max_size=8))
-    def read_view(self, data: st.DataObject, store: int, wanted: list[int]) -> None:
-        view, expected = data.draw(st.sampled_from(self.views))
+    def read_snapshot(self, data: st.DataObject, store: int, wanted: list[int]) -> None:
+        snapshot, expected = data.draw(st.sampled_from(self.snapshots))
         model = expected[store]
-        assert view.record_count(store) == len(model)
+        assert snapshot.record_count(store) == len(model)
         for reverse in (False, True):
-            assert whole(view.pieces(store, 0, KEY_END, reverse=reverse), reverse=reverse) == model
+            assert whole(snapshot.runs(store, 0, KEY_END, reverse=reverse), reverse=reverse) == model
         wanted = sorted({*wanted, *list(model)[:5]})
-        found = view.lookup(store, np.array(wanted, np.uint64))
+        found = snapshot.lookup(store, np.array(wanted, np.uint64))
         assert found["key"].tolist() == wanted
         assert as_rows(found) == {key: model[key] for key in wanted if key in model}
         for key in wanted:
-            assert view.find(store, key) == model.get(key)
+            assert snapshot.find(store, key) == model.get(key)
 
     # ------------------------------------------------------------------ always
 
@@ -221,9 +221,9 @@ class Comparison(RuleBasedStateMachine):
     def everything_is_there(self) -> None:
         for store, model in self.models.items():
             for reverse in (False, True):
-                pieces = self.index.table(store).pieces(0, KEY_END, reverse=reverse)
-                assert whole(pieces, reverse=reverse) == model
-            assert all(self.index.table(store).find(key) == row for key, row in model.items())
+                runs = self.index.store_index(store).runs(0, KEY_END, reverse=reverse)
+                assert whole(runs, reverse=reverse) == model
+            assert all(self.index.store_index(store).find(key) == row for key, row in model.items())
 
     @invariant()
     def figures_are_right(self) -> None:
@@ -254,7 +254,7 @@ def test_rows_that_go_on_behind_a_page_stay_short(index: Index) -> None:
     index.put(1, {1: some(0, 43)})
     index.put(2, {1: some(43, 45)})
     assert {is_short(value) for _, value in index.leveldb.read(b"P", b"Q", 99)} == {True}
-    assert whole(index.table(1).pieces(0, KEY_END)) == model_of(dense(0, 88))
+    assert whole(index.store_index(1).runs(0, KEY_END)) == model_of(dense(0, 88))
 
 
 def count_rows(index: Index, region: bytes, store: int = 1) -> int:
@@ -264,7 +264,7 @@ def count_rows(index: Index, region: bytes, store: int = 1) -> int:
     return sum(rows_of_page(value) if region == b"P" else len(value) // 32 for _, value in pairs)
 
 
-def test_small_runs_go_to_the_delta_and_large_ones_to_pages(index: Index) -> None:
+def test_few_rows_go_to_the_delta_and_many_to_pages(index: Index) -> None:
     index.put(1, {1: some(0, 3)})
     assert (count_rows(index, b"D"), count_rows(index, b"P")) == (3, 0)
     index.put(2, {1: some(2, 9)})
@@ -288,24 +288,24 @@ def test_pages_are_full_and_appending_fills_the_last_one(index: Index) -> None:
     assert sizes == [4, 4, 4, 1]
 
 
-def test_a_sparse_large_run_does_not_rewrite_all_pages(index: Index) -> None:
+def test_many_sparse_rows_do_not_rewrite_all_pages(index: Index) -> None:
     index.put(1, {1: some(0, 400)})
     index.put(2, {1: some(0, 5, step=80)})
     assert (count_rows(index, b"D"), count_rows(index, b"P")) == (5, 400)
 
 
-def test_views_taken_while_a_delta_is_folded(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snapshots_taken_while_a_delta_is_folded(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[IndexSnapshot] = []
     due, fold = StoreIndex.needs_fold, StoreIndex.fold
 
     def needs_fold(self: StoreIndex, record_count: Callable[[], int]) -> bool:
-        taken.append(index.view())
+        taken.append(index.snapshot())
         return due(self, record_count)
 
     def folding(self: StoreIndex) -> Iterator[Change]:
         for change in fold(self):
             yield change
-            taken.append(index.view())
+            taken.append(index.snapshot())
             assert set(taken[-1].lookup(1, numbers)["flags"].tolist()) == {0}
 
     index.put(1, {1: some(0, 40, step=2)})
@@ -313,28 +313,28 @@ def test_views_taken_while_a_delta_is_folded(index: Index, monkeypatch: pytest.M
         index.put(commit, {1: some(10 * commit + 1, 1)})
     monkeypatch.setattr(StoreIndex, "needs_fold", needs_fold)
     monkeypatch.setattr(StoreIndex, "fold", folding)
-    monkeypatch.setattr(table, "FOLD_FRACTION", 100)
-    expected = whole(index.table(1).pieces(0, KEY_END)) | model_of(dense(81, 1))
+    monkeypatch.setattr(store_index, "FOLD_FRACTION", 100)
+    expected = whole(index.store_index(1).runs(0, KEY_END)) | model_of(dense(81, 1))
     numbers = np.array(sorted(expected), np.uint64)
     index.put(8, {1: some(81, 1)})
     assert count_rows(index, b"D") == 0
     assert len(taken) > 3
-    for view in taken:
+    for snapshot in taken:
         index.forget()
-        assert whole(view.pieces(1, 0, KEY_END)) == expected
-        assert as_rows(view.lookup(1, numbers)) == expected
-        assert {key: view.find(1, key) for key in expected} == expected
-        assert whole(index.table(1).pieces(0, KEY_END)) == expected  # nothing out of date was cached
-    started = [view.pieces(1, 0, KEY_END) for view in taken]
-    first = [next(pieces) for pieces in started]
+        assert whole(snapshot.runs(1, 0, KEY_END)) == expected
+        assert as_rows(snapshot.lookup(1, numbers)) == expected
+        assert {key: snapshot.find(1, key) for key in expected} == expected
+        assert whole(index.store_index(1).runs(0, KEY_END)) == expected  # nothing out of date was cached
+    started = [snapshot.runs(1, 0, KEY_END) for snapshot in taken]
+    first = [next(runs) for runs in started]
     index.put(9, {1: some(0, 60, flags=TOMBSTONE)})
-    for piece, rest in zip(first, started, strict=True):
-        assert whole(itertools.chain([piece], rest)) == expected
+    for run, rest in zip(first, started, strict=True):
+        assert whole(itertools.chain([run], rest)) == expected
 
 
 def test_a_point_read_notices_a_commit_that_comes_in_between(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     index.put(1, {1: some(0, 8)})
-    view, find = index.view(), StoreIndex.find
+    snapshot, find = index.snapshot(), StoreIndex.find
 
     def find_after_a_commit(self: StoreIndex, key: int) -> Extent | None:
         monkeypatch.setattr(StoreIndex, "find", find)
@@ -342,30 +342,30 @@ def test_a_point_read_notices_a_commit_that_comes_in_between(index: Index, monke
         return find(self, key)
 
     monkeypatch.setattr(StoreIndex, "find", find_after_a_commit)
-    assert view.find(1, 3) == (3, 4120, 1, 1, 0)
-    assert index.table(1).find(3) is None
+    assert snapshot.find(1, 3) == (3, 4120, 1, 1, 0)
+    assert index.store_index(1).find(3) is None
 
 
-def test_a_range_goes_on_as_of_its_view(index: Index) -> None:
+def test_a_range_goes_on_as_of_its_snapshot(index: Index) -> None:
     index.put(1, {1: some(0, 40)})
     for reverse in (False, True):
-        expected = whole(index.table(1).pieces(0, KEY_END))
-        view = index.view()
-        pieces = view.pieces(1, 0, KEY_END, reverse=reverse)
-        first = next(pieces)
+        expected = whole(index.store_index(1).runs(0, KEY_END))
+        snapshot = index.snapshot()
+        runs = snapshot.runs(1, 0, KEY_END, reverse=reverse)
+        first = next(runs)
         index.put(index.last + 1, {1: some(0, 40, flags=TOMBSTONE)})
-        assert whole(itertools.chain([first], pieces), reverse=reverse) == expected
+        assert whole(itertools.chain([first], runs), reverse=reverse) == expected
         index.put(index.last + 1, {1: some(0, 50)})
 
 
-def test_a_closed_view_refuses_rather_than_read_another_commit(index: Index) -> None:
+def test_a_closed_snapshot_refuses_rather_than_read_another_commit(index: Index) -> None:
     index.put(1, {1: some(0, 40)})
-    view = index.view()
-    pieces = view.pieces(1, 0, KEY_END)
-    next(pieces)
+    snapshot = index.snapshot()
+    runs = snapshot.runs(1, 0, KEY_END)
+    next(runs)
     index.put(2, {1: some(0, 40, flags=TOMBSTONE)})
-    view.close()
-    for read in (lambda: list(pieces), lambda: view.find(1, 3), lambda: view.record_count(1)):
+    snapshot.close()
+    for read in (lambda: list(runs), lambda: snapshot.find(1, 3), lambda: snapshot.record_count(1)):
         with pytest.raises(ClosedError, match="snapshot is closed"):
             read()
 
@@ -374,55 +374,55 @@ def test_a_cached_page_does_not_hide_a_delta_that_is_not_loaded(index: Index) ->
     index.put(1, {1: some(0, 8)})
     index.put(2, {1: [ArrayRun(rows_of([(3, 8000, 5, 1, 0)]))]})
     index.forget()
-    latest = index.table(1)
-    latest._block(3, None)
+    latest = index.store_index(1)
+    latest._cached_pages(3, None)
     assert latest.find(3) == (3, 8000, 5, 1, 0)
 
 
 def test_the_cache_keeps_to_its_limit(tmp_path: Path) -> None:
     with small_limits(cache_size=100):
         index = Index.create(str(tmp_path / "index"), UUID)
-        add_tables(index)
+        add_stores(index)
         index.put(1, {1: some(0, 200)})
         for key in range(200):
-            assert index.table(1).find(key) is not None
+            assert index.store_index(1).find(key) is not None
             assert index._budget.size <= 100
         index.close()
 
 
-def test_where_a_chunk_ends_sweeps_still_meet_stretches(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("structchunk.runs.run.LONG_STRETCH", 2)
-    run = np.concatenate([dense(0, 6), dense(6, 30, chunk=2)])
-    index.put(1, {1: [ArrayRun(run)]})
-    view = index.view()
+def test_where_a_chunk_ends_sweeps_still_meet_runs(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("structchunk.runs.run.LONG_RUN", 2)
+    rows = np.concatenate([dense(0, 6), dense(6, 30, chunk=2)])
+    index.put(1, {1: [ArrayRun(rows)]})
+    snapshot = index.snapshot()
     for _ in range(2):
         for reverse in (False, True):
-            pieces = list(view.pieces(1, 0, KEY_END, reverse=reverse))
-            assert all(isinstance(piece, ContiguousRun) for piece in pieces)
-            assert whole(iter(pieces), reverse=reverse) == model_of(run)
-    assert view.lookup(1, run["key"]).tolist() == run.tolist()
+            runs = list(snapshot.runs(1, 0, KEY_END, reverse=reverse))
+            assert all(isinstance(run, ContiguousRun) for run in runs)
+            assert whole(iter(runs), reverse=reverse) == model_of(rows)
+    assert snapshot.lookup(1, rows["key"]).tolist() == rows.tolist()
 
 
 spans = st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda span: (span[0], sum(span)))
 
 
 @given(st.lists(st.tuples(spans, st.booleans()), max_size=20), st.integers(0, 90))
-def test_cached_blocks_are_disjoint_and_drop_drops_all(steps: list[tuple[tuple[int, int], bool]], key: int) -> None:
+def test_cached_pages_are_disjoint_and_drop_drops_all(steps: list[tuple[tuple[int, int], bool]], key: int) -> None:
     budget = page_cache.Budget()
     cache = page_cache.PageCache(budget)
     for (low, high), dropped in steps:
         if dropped:
             cache.drop(low, high)
         else:
-            piece = shorten(dense(low, high - low + 1), 8)
-            cache.insert(page_cache.CachedPages(piece, low, high))
+            run = shorten(dense(low, high - low + 1), 8)
+            cache.insert(page_cache.CachedPages(run, low, high))
         found = [cache.find(at) for at in range(low, high + 1)]
         assert all((one is None) is dropped for one in found)
-        lasts, blocks = cache.index
-        edges = [edge for one in blocks for edge in (one.floor, one.last)]
+        lasts, cached = cache.index
+        edges = [edge for one in cached for edge in (one.floor, one.last)]
         assert edges == sorted(edges)
         assert lasts == edges[1::2]
-        assert budget.size == sum(one.size for one in blocks)
+        assert budget.size == sum(one.size for one in cached)
     answer = cache.find(key)
     assert answer is None or answer.floor <= key <= answer.last
     cache.clear()
@@ -432,12 +432,12 @@ def test_cached_blocks_are_disjoint_and_drop_drops_all(steps: list[tuple[tuple[i
 
 def test_a_point_read_comes_from_the_cache(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     index.put(1, {1: some(0, 8)})
-    view = index.view()
-    expected = index.table(1).find(3), index.table(1).find(99)
+    snapshot = index.snapshot()
+    expected = index.store_index(1).find(3), index.store_index(1).find(99)
     monkeypatch.setattr(index.leveldb, "read", None)
     monkeypatch.setattr(index.leveldb, "get", None)
-    assert (index.table(1).find(3), index.table(1).find(99)) == expected
-    assert (view.find(1, 3), view.find(1, 99)) == expected
+    assert (index.store_index(1).find(3), index.store_index(1).find(99)) == expected
+    assert (snapshot.find(1, 3), snapshot.find(1, 99)) == expected
 
 
 # ---------------------------------------------------------------------- stores, catalog, checkpoint
@@ -456,25 +456,25 @@ def test_dropping_a_store_takes_all_its_rows(index: Index) -> None:
     assert [count_rows(index, region) for region in (b"D", b"P", b"C")] == [0, 0, 0]
     assert [count_rows(index, region, 2) for region in (b"D", b"P")] == [1, 9]
     assert set(index.catalog) == {"b"}
-    for read in (lambda: index.table(1), lambda: index.record_count(1), lambda: index.view().find(1, 0)):
+    for read in (lambda: index.store_index(1), lambda: index.record_count(1), lambda: index.snapshot().find(1, 0)):
         with pytest.raises(StoreNotFound, match="dropped"):
             read()
     assert index.record_count(2) == 9
 
 
-def test_a_table_that_was_dropped_says_so(index: Index) -> None:
+def test_a_store_that_was_dropped_says_so(index: Index) -> None:
     index.put(1, {1: some(0, 9)}, {"a": {"store": 1, **ENTRY}})
-    mine = index.table(1)
+    mine = index.store_index(1)
     assert mine.find(0) is not None
     index.put(2, {}, {})
-    for read in (lambda: mine.find(0), lambda: list(mine.pieces(0, 9)), lambda: mine.lookup(dense(0, 9)["key"])):
+    for read in (lambda: mine.find(0), lambda: list(mine.runs(0, 9)), lambda: mine.lookup(dense(0, 9)["key"])):
         with pytest.raises(StoreNotFound, match="'a'"):
             read()
 
 
 def test_checkpoint_is_kept(tmp_path: Path) -> None:
     index = Index.create(str(tmp_path / "index"), UUID, last=6, next_chunk=3)
-    add_tables(index)
+    add_stores(index)
     assert (index.last, index.checkpoint, index.next_chunk, index.database) == (6, 0, 3, UUID)
     index.put(
         7,
@@ -538,13 +538,13 @@ def test_figures_never_go_below_zero(index: Index) -> None:
 
 def test_closed_it_refuses(index: Index) -> None:
     index.put(1, {1: some(0, 9)})
-    index.table(1).find(3)
-    view = index.view()
+    index.store_index(1).find(3)
+    snapshot = index.snapshot()
     index.close()
     for read in (
-        lambda: index.table(1).find(3),
-        lambda: view.find(1, 3),
-        lambda: list(view.pieces(1, 0, 9)),
+        lambda: index.store_index(1).find(3),
+        lambda: snapshot.find(1, 3),
+        lambda: list(snapshot.runs(1, 0, 9)),
         lambda: index.put(2, {1: some(0, 9)}),
         lambda: index.write_checkpoint(1, {}),
     ):
@@ -583,25 +583,25 @@ DAMAGE = {
     "delta key too long": [(delta(7, b"")[0] + b"x", ROW.pack(7, 4096, 1, 1, 0))],
 }
 READS: dict[str, Callable[[Index, IndexSnapshot], object]] = {
-    "lookup": lambda index, view: index.table(1).lookup(np.arange(9, dtype=np.uint64)),
-    "existing": lambda index, view: index.table(1).existing(np.arange(9, dtype=np.uint64)),
-    "pieces": lambda index, view: list(index.table(1).pieces(0, KEY_END)),
-    "pieces back": lambda index, view: list(index.table(1).pieces(0, KEY_END, reverse=True)),
-    "put a large run": lambda index, view: index.put(9, {1: some(0, 9)}),
-    "view lookup": lambda index, view: view.lookup(1, np.arange(9, dtype=np.uint64)),
-    "view pieces": lambda index, view: list(view.pieces(1, 0, KEY_END)),
+    "lookup": lambda index, snapshot: index.store_index(1).lookup(np.arange(9, dtype=np.uint64)),
+    "existing": lambda index, snapshot: index.store_index(1).existing(np.arange(9, dtype=np.uint64)),
+    "runs": lambda index, snapshot: list(index.store_index(1).runs(0, KEY_END)),
+    "runs back": lambda index, snapshot: list(index.store_index(1).runs(0, KEY_END, reverse=True)),
+    "put many rows": lambda index, snapshot: index.put(9, {1: some(0, 9)}),
+    "snapshot lookup": lambda index, snapshot: snapshot.lookup(1, np.arange(9, dtype=np.uint64)),
+    "snapshot runs": lambda index, snapshot: list(snapshot.runs(1, 0, KEY_END)),
 }
 
 
 def plant(index: Index, pairs: list[tuple[bytes, bytes]], *, older: bool) -> IndexSnapshot:
-    """Put raw pairs into LevelDB behind the index's back, and return a view that sees them."""
+    """Put raw pairs into LevelDB behind the index's back, and return a snapshot that sees them."""
     index.leveldb.write(pairs)
     index.forget()
-    view = index.view()
+    snapshot = index.snapshot()
     if older:
         index.put(1, {2: some(0, 1)})
         index.forget()
-    return view
+    return snapshot
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
@@ -609,15 +609,15 @@ def plant(index: Index, pairs: list[tuple[bytes, bytes]], *, older: bool) -> Ind
 def test_damaged_rows_are_found(
     index: Index, pairs: list[Any], read: Callable[[Index, IndexSnapshot], object]
 ) -> None:
-    view = plant(index, pairs, older=True)
+    snapshot = plant(index, pairs, older=True)
     with pytest.raises(CorruptionError, match="rebuild_index"):
-        read(index, view)
+        read(index, snapshot)
 
 
 @pytest.mark.parametrize("pairs", DAMAGE.values(), ids=DAMAGE)
 def test_a_point_read_finds_damage_or_nothing(index: Index, pairs: list[Any]) -> None:
-    view = plant(index, pairs, older=True)
-    for find in (index.table(1).find, lambda key: view.find(1, key)):
+    snapshot = plant(index, pairs, older=True)
+    for find in (index.store_index(1).find, lambda key: snapshot.find(1, key)):
         with contextlib.suppress(CorruptionError):
             assert find(7) in (None, (7, 4096, 1, 1, 0))
 
@@ -629,19 +629,19 @@ def test_rows_from_disk_are_checked(
 ) -> None:
     seen: list[int] = []
 
-    def refuse(run: RowArray) -> None:
-        seen.extend(run["key"].tolist())
+    def refuse(rows: RowArray) -> None:
+        seen.extend(rows["key"].tolist())
         if 7 in seen:
             raise CorruptionError("chunk", found="key 7", expected="less")
 
     with small_limits(cache_size=1 << 20):
         index = Index.create(str(tmp_path / "index"), UUID)
-        add_tables(index, refuse)
-        view = plant(index, pairs, older=False)
+        add_stores(index, refuse)
+        snapshot = plant(index, pairs, older=False)
         with pytest.raises(CorruptionError, match="key 7"):
-            read(index, view)
+            read(index, snapshot)
         with pytest.raises(CorruptionError, match="key 7"):
-            index.table(1).find(7)
+            index.store_index(1).find(7)
         index.close()
 
 
@@ -685,4 +685,4 @@ def test_damaged_meta_values_are_found(index: Index, damage: dict[bytes, bytes |
 def test_damaged_figures_are_found(index: Index, pair: tuple[bytes, bytes]) -> None:
     index.leveldb.write([pair])
     with pytest.raises(CorruptionError, match="rebuild_index"):
-        index.add_table(1, 8, accept)
+        index.add_store(1, 8, accept)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from even_runs import SIZE, runs
+from even_rows import SIZE, even_rows
 from hypothesis import given
 from hypothesis import strategies as st
-from support import alive, models, rows_of, run_of
+from support import alive, models, rows_of, rows_of_model
 
 from structchunk.index.page import TRAILER, count_rows, is_short, pack_pages, unpack_pages
 from structchunk.runs.extent import MUTABLE, ROW, TOMBSTONE, Extent, RowArray
@@ -22,27 +22,27 @@ def rows_back(pages: list[tuple[int, bytes]]) -> list[Extent]:
 
 
 @given(
-    st.one_of(runs(), models().map(lambda model: run_of(alive(model)))),
+    st.one_of(even_rows(), models().map(lambda model: rows_of_model(alive(model)))),
     st.integers(1, 9),
-    st.sampled_from([ArrayRun, lambda run: shorten(run, SIZE)]),
+    st.sampled_from([ArrayRun, lambda rows: shorten(rows, SIZE)]),
 )
-def test_round_trip(run: RowArray, row_count: int, form: type[ArrayRun]) -> None:
-    pages = pack_pages([form(run)] if len(run) else [], SIZE, row_count)
-    assert rows_back(pages) == run.tolist()
-    keys = run["key"].tolist()
+def test_round_trip(rows: RowArray, row_count: int, form: type[ArrayRun]) -> None:
+    pages = pack_pages([form(rows)] if len(rows) else [], SIZE, row_count)
+    assert rows_back(pages) == rows.tolist()
+    keys = rows["key"].tolist()
     assert [last for last, _ in pages] == keys[row_count - 1 :: row_count] + (
-        keys[-1:] if len(run) % row_count else []
+        keys[-1:] if len(rows) % row_count else []
     )
     assert all(count_rows(page) == row_count for _, page in pages[:-1])
     assert all(len(page) <= 32 * count_rows(page) for _, page in pages)
 
 
-@given(runs(), st.integers(1, 4), st.integers(1, 9))
-def test_each_piece_begins_a_page(run: RowArray, piece_size: int, row_count: int) -> None:
-    pieces: list[Run] = list(portions(ArrayRun(run), piece_size))
-    pages = pack_pages(pieces, SIZE, row_count)
-    assert rows_back(pages) == run.tolist()
-    assert {int(piece.keys[-1]) for piece in pieces} <= {last for last, _ in pages}
+@given(even_rows(), st.integers(1, 4), st.integers(1, 9))
+def test_each_run_begins_a_page(rows: RowArray, run_size: int, row_count: int) -> None:
+    runs: list[Run] = list(portions(ArrayRun(rows), run_size))
+    pages = pack_pages(runs, SIZE, row_count)
+    assert rows_back(pages) == rows.tolist()
+    assert {int(run.keys[-1]) for run in runs} <= {last for last, _ in pages}
 
 
 GOLDEN = {
@@ -121,10 +121,10 @@ def test_pages_that_overlap_are_refused(first: bytes) -> None:
 def test_any_bytes_are_rows_or_refused(page: bytes, last: int) -> None:
     count = count_rows(page)  # which a page that is no good says, too
     try:
-        pieces = unpack_pages([(last, page)], SIZE, MOST)
+        runs = unpack_pages([(last, page)], SIZE, MOST)
     except ValueError:
         return
-    rows = joined(pieces)
+    rows = joined(runs)
     assert len(rows) == count
     assert rows["key"][-1] == last
     assert is_short(page) or rows.tobytes() == page

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from structchunk.index.page_cache import CROWD, WORTH_KEYS, CachedPages, make_buckets
-from structchunk.runs.extent import KEY_END, RowArray, make_run
+from structchunk.runs.extent import KEY_END, RowArray, make_rows
 from structchunk.runs.run import shorten
 
 SIZE = 8
@@ -35,22 +35,22 @@ def rows_at(keys: list[int], *, scattered: bool) -> RowArray:
     offsets = 4096 + 2 * SIZE * np.arange(len(keys), dtype=np.uint64)
     if scattered and len(keys):
         offsets[0] = 0
-    return make_run(np.array(keys, np.uint64), offsets, 2, 1, 0)
+    return make_rows(np.array(keys, np.uint64), offsets, 2, 1, 0)
 
 
-def block_of(keys: list[int], *, scattered: bool = False) -> CachedPages:
-    """Return a block that answers for all keys."""
+def pages_of(keys: list[int], *, scattered: bool = False) -> CachedPages:
+    """Return pages that answer for all keys."""
     return CachedPages(shorten(rows_at(keys, scattered=scattered), SIZE), 0, KEY_END - 1)
 
 
 @given(key_sets(), st.lists(st.integers(0, KEY_END - 1), max_size=9), st.booleans())
 def test_a_key_is_found_where_a_plain_search_finds_it(keys: list[int], others: list[int], scattered: bool) -> None:
-    block = block_of(keys, scattered=scattered)
+    pages = pages_of(keys, scattered=scattered)
     model = {row[0]: row for row in rows_at(keys, scattered=scattered).tolist()}
     near = {key + step for key in keys for step in (-1, 0, 1)}
     for key in sorted(near | {0, KEY_END - 1} | set(others)):
         if 0 <= key < KEY_END:
-            assert block.find(key) == model.get(key)
+            assert pages.find(key) == model.get(key)
 
 
 @given(key_sets())
@@ -90,34 +90,34 @@ class Counted:
     ids=["gaps", "random", "one far above", "one far below", "two clusters", "steep"],
 )
 def test_a_key_is_found_in_few_steps(keys: list[int]) -> None:
-    block = block_of(keys)
+    pages = pages_of(keys)
     for key in keys[: len(keys) // WORTH_KEYS + 1]:
-        block.find(key)
-    block._keys = counted = Counted(keys)
+        pages.find(key)
+    pages._keys = counted = Counted(keys)
     for key in keys[::7]:
         for wanted in (key, min(key + 1, KEY_END - 1)):
             counted.looks = 0
-            block.find(wanted)
+            pages.find(wanted)
             assert counted.looks <= max(CROWD + 1, log2(len(keys)) + 3)
 
 
 def test_buckets_are_made_once_they_are_worth_it() -> None:
     keys = [key * key for key in range(3 * WORTH_KEYS)]
-    block = block_of(keys)
-    size = block.size
-    block.search(np.array(keys, np.uint64))
+    pages = pages_of(keys)
+    size = pages.size
+    pages.search(np.array(keys, np.uint64))
     for key in keys[:3]:
-        assert block.find(key) is not None
-        assert block._buckets is None
-    assert block.find(keys[3]) is not None
-    assert block._buckets is not None
-    assert block.size == size
+        assert pages.find(key) is not None
+        assert pages._buckets is None
+    assert pages.find(keys[3]) is not None
+    assert pages._buckets is not None
+    assert pages.size == size
 
 
 def test_a_key_is_found_before_there_are_buckets() -> None:
     keys = [1, *range(3, 4 * WORTH_KEYS, 3), KEY_END - 1]
     rows = {row[0]: row for row in rows_at(keys, scattered=False).tolist()}
     for key in (0, 1, 2, 3, 4, keys[-2], keys[-2] + 1, KEY_END - 2, KEY_END - 1):
-        block = block_of(keys)
-        assert block.find(key) == rows.get(key)
-        assert block._buckets is None
+        pages = pages_of(keys)
+        assert pages.find(key) == rows.get(key)
+        assert pages._buckets is None

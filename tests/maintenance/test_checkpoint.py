@@ -549,11 +549,11 @@ def test_survey_says_what_a_walk_says(db: sc.Database) -> None:
             segments = list(chunk.segments())
             surveyed = survey(memoryview(chunk.source)[chunk.directory :])
             assert surveyed is not None
-            flags = np.concatenate([segment.rows.run["flags"] for segment in segments])
+            flags = np.concatenate([segment.run.rows["flags"] for segment in segments])
             assert surveyed[0] == np.bitwise_or.reduce(flags)
             assert surveyed[1] == segments[-2].low - segments[-1].low if len(segments) > 1 else surveyed[1]
             count += bool(surveyed[0] & MUTABLE)
-            forms |= {(type(segment.rows), len(segment.rows) > 2) for segment in segments}
+            forms |= {(type(segment.run), len(segment.run) > 2) for segment in segments}
     assert count > 1
     assert {(ContiguousRun, True), (ArrayRun, False)} <= forms
 

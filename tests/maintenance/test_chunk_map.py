@@ -43,7 +43,7 @@ def byte_by_byte(db: sc.Database, name: str) -> dict[int, np.ndarray[Any, Any]]:
         kind[chunk.header.data_offset : chunk.committed] = KINDS.index("garbage")
         kinds[chunk.id] = kind
     for key in db[name]:
-        _, offset, length, chunk, _ = db._storage.index.table(heap.store).find(key)
+        _, offset, length, chunk, _ = db._storage.index.store_index(heap.store).find(key)
         kinds[chunk][offset : offset + length * heap.item_size] = KINDS.index("live")
     return kinds
 

@@ -62,7 +62,7 @@ def check_whole(path: Any) -> None:
 
 
 def contents(db: sc.Database) -> dict[str, dict[int, bytes]]:
-    """Return the bytes of all records, read through a snapshot, which lends nothing."""
+    """Return the bytes of all records, read through a snapshot, which gives nothing to be changed."""
     with db.snapshot() as snapshot:
         return {name: {key: bytes(record) for key, record in snapshot[name].items()} for name in snapshot}
 
@@ -309,7 +309,7 @@ def test_a_chunk_of_a_held_object_is_skipped(db: sc.Database) -> None:
     store.put_many(range(1000), [(key, key) for key in range(1000)])
     point = store[500]
     heap = db._storage.heaps["points"]
-    chunk = next(chunk for chunk in heap.chunks if heap.is_lent(chunk))
+    chunk = next(chunk for chunk in heap.chunks if heap.is_exposed(chunk))
     store.put_many(range(0, 1000, 2), [(-key, key) for key in range(0, 1000, 2)])
     point = store[501]
     (report,) = db.compact()
@@ -332,7 +332,7 @@ def test_a_chunk_of_a_held_object_is_skipped(db: sc.Database) -> None:
 def test_tombstones_stay_beside_a_skipped_chunk(db: sc.Database) -> None:
     """A key that a skipped chunk still has must not come back when the index is made anew."""
     store = db.array_store("a", "f8")
-    lent = store.new(0, 3)
+    exposed = store.new(0, 3)
     store.update({key: [float(key)] * 10 for key in range(1, 100)})
     heap = db._storage.heaps["a"]
     skipped = max(heap.chunks)
@@ -348,18 +348,18 @@ def test_tombstones_stay_beside_a_skipped_chunk(db: sc.Database) -> None:
     chunks = set(heap.chunks)
     db.compact()
     assert set(heap.chunks) == chunks  # it was compact already
-    lent[0] = model[0][0] = 4.0
+    exposed[0] = model[0][0] = 4.0
     db.close()
     check_whole(db.path)
     with sc.open(db.path) as again:
         assert as_model(again["a"]) == model
         (report,) = again.compact()
-        assert report.skipped == () or not again._storage.heaps["a"].is_lent(skipped)
+        assert report.skipped == () or not again._storage.heaps["a"].is_exposed(skipped)
         assert as_model(again["a"]) == model
         assert again.verify() == []
 
 
-def test_a_range_in_progress_lends_what_was_moved(db: sc.Database) -> None:
+def test_a_range_in_progress_exposes_what_was_moved(db: sc.Database) -> None:
     store = db.object_store("points", Point)
     store.put_many(range(100), [(key, key) for key in range(100)])
     values = iter(store.items())

@@ -1,4 +1,4 @@
-"""The algebra of runs, each function against a dictionary or a loop over plain ints."""
+"""The algebra of rows, each function against a dictionary or a loop over plain ints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import Model, alive, between, keys, model_of, models, row_lists, rows_of, run_of
+from support import Model, alive, between, keys, model_of, models, row_lists, rows_of, rows_of_model
 
 from structchunk.runs import extent
 from structchunk.runs.extent import (
@@ -40,34 +40,34 @@ def test_flags_are_those_of_the_format() -> None:
 @given(any_rows)
 def test_rows_and_bytes_are_each_other(rows: list[Extent]) -> None:
     packed = b"".join(struct.pack("<QQQII", *row) for row in rows)
-    run = extent.run_from_bytes(packed) if packed else extent.empty_run()
-    assert run.tolist() == rows
-    assert run.tobytes() == packed
+    array = extent.rows_from_bytes(packed) if packed else extent.empty_rows()
+    assert array.tolist() == rows
+    assert array.tobytes() == packed
     assert b"".join(ROW.pack(*row) for row in rows) == packed
 
 
-def test_run_from_bytes_does_not_copy() -> None:
+def test_rows_from_bytes_does_not_copy() -> None:
     packed = bytearray(2 * ROW_SIZE)
-    run = extent.run_from_bytes(packed)
+    rows = extent.rows_from_bytes(packed)
     packed[0] = 7
-    assert run["key"].tolist() == [7, 0]
+    assert rows["key"].tolist() == [7, 0]
 
 
-def test_empty_run_is_zeroed() -> None:
-    assert extent.empty_run().tolist() == []
-    assert extent.empty_run(2).tolist() == [(0, 0, 0, 0, 0)] * 2
-    assert extent.empty_run().dtype == EXTENT_DTYPE
+def test_empty_rows_are_zeroed() -> None:
+    assert extent.empty_rows().tolist() == []
+    assert extent.empty_rows(2).tolist() == [(0, 0, 0, 0, 0)] * 2
+    assert extent.empty_rows().dtype == EXTENT_DTYPE
 
 
 @given(any_rows)
-def test_make_run_takes_columns(rows: list[Extent]) -> None:
-    run = rows_of(rows)
-    made = extent.make_run(run["key"], run["offset"], run["length"], run["chunk"], flags=3)
+def test_make_rows_takes_columns(rows: list[Extent]) -> None:
+    array = rows_of(rows)
+    made = extent.make_rows(array["key"], array["offset"], array["length"], array["chunk"], flags=3)
     assert made.tolist() == [(*row[:4], 3) for row in rows]
 
 
-def test_make_run_spreads_scalars() -> None:
-    made = extent.make_run(np.array([3, 5], np.uint64), 64, 2, 9)
+def test_make_rows_spreads_scalars() -> None:
+    made = extent.make_rows(np.array([3, 5], np.uint64), 64, 2, 9)
     assert made.tolist() == [(3, 64, 2, 9, 0), (5, 64, 2, 9, 0)]
 
 
@@ -84,38 +84,38 @@ def test_last_wins(rows: list[Extent]) -> None:
 
 
 @given(models())
-def test_live(model: Model) -> None:
-    assert model_of(extent.without_tombstones(run_of(model))) == alive(model)
+def test_without_tombstones(model: Model) -> None:
+    assert model_of(extent.without_tombstones(rows_of_model(model))) == alive(model)
 
 
 @given(models(), models())
 def test_overlay(newer: Model, older: Model) -> None:
-    both = run_of(newer), run_of(older)
-    before = [run.copy() for run in both]
+    both = rows_of_model(newer), rows_of_model(older)
+    before = [rows.copy() for rows in both]
     assert model_of(extent.overlay(*both)) == {**older, **newer}
-    assert all((run == copy).all() for run, copy in zip(both, before, strict=True))
+    assert all((rows == copy).all() for rows, copy in zip(both, before, strict=True))
 
 
 @given(models(), models())
 def test_overlay_of_the_same_keys_and_of_a_tail(model: Model, other: Model) -> None:
     shared = {key: other[key] for key in other if key in model}
-    assert model_of(extent.overlay(run_of(shared), run_of(model))) == {**model, **shared}
+    assert model_of(extent.overlay(rows_of_model(shared), rows_of_model(model))) == {**model, **shared}
     tail = {key: row for key, row in other.items() if key > max(model, default=-1)}
-    assert model_of(extent.overlay(run_of(tail), run_of(model))) == {**model, **tail}
+    assert model_of(extent.overlay(rows_of_model(tail), rows_of_model(model))) == {**model, **tail}
 
 
 @given(models(), st.lists(keys, max_size=10).map(sorted))
 def test_find_equal(model: Model, wanted: list[int]) -> None:
-    run, numbers = run_of(model), np.array(wanted, np.uint64)
-    found = extent.find_equal(run, numbers, np.searchsorted(run["key"], numbers))
+    rows, numbers = rows_of_model(model), np.array(wanted, np.uint64)
+    found = extent.find_equal(rows, numbers, np.searchsorted(rows["key"], numbers))
     assert found.tolist() == [key in model for key in wanted]
 
 
 @given(models(), keys)
 def test_find_one(model: Model, key: int) -> None:
-    run = run_of(model)
+    rows = rows_of_model(model)
     for wanted in (key, *model):
-        assert extent.find_one(run, wanted) == model.get(wanted)
+        assert extent.find_one(rows, wanted) == model.get(wanted)
 
 
 def test_find_one_returns_plain_ints() -> None:
@@ -126,16 +126,16 @@ def test_find_one_returns_plain_ints() -> None:
 
 @given(models(), bounds, bounds)
 def test_clip(model: Model, start: int, stop: int) -> None:
-    run = run_of(model)
-    part = extent.clip(run, start, stop)
+    rows = rows_of_model(model)
+    part = extent.clip(rows, start, stop)
     assert model_of(part) == between(model, start, stop)
-    assert not len(part) or np.shares_memory(part, run)
+    assert not len(part) or np.shares_memory(part, rows)
 
 
 small_rows = st.tuples(st.integers(0, 9), st.integers(0, 6), st.integers(0, 3), st.integers(1, 2), st.just(0))
 
 
-def stretches(rows: list[Extent], item_size: int) -> list[list[Extent]]:
+def contiguous_parts(rows: list[Extent], item_size: int) -> list[list[Extent]]:
     """Split rows where they stop lying back to back, one by one."""
     found: list[list[Extent]] = []
     for row in rows:
@@ -149,14 +149,14 @@ def stretches(rows: list[Extent], item_size: int) -> list[list[Extent]]:
 
 @given(st.lists(small_rows, max_size=12), st.sampled_from([1, 2, 3]))
 def test_breaks_and_coalesce(rows: list[Extent], item_size: int) -> None:
-    expected, run = stretches(rows, item_size), rows_of(rows)
-    places = np.cumsum([len(stretch) for stretch in expected])[:-1]
-    assert extent.breaks(run, item_size).tolist() == places.tolist()
-    joined = extent.coalesce(run, item_size)
+    expected, array = contiguous_parts(rows, item_size), rows_of(rows)
+    places = np.cumsum([len(part) for part in expected])[:-1]
+    assert extent.breaks(array, item_size).tolist() == places.tolist()
+    joined = extent.coalesce(array, item_size)
     assert joined.tolist() == [
         (first[0], first[1], sum(row[2] for row in [first, *rest]), *first[3:]) for first, *rest in expected
     ]
-    assert run.tolist() == rows
+    assert array.tolist() == rows
 
 
 @given(st.lists(small_rows, max_size=12))
@@ -209,7 +209,7 @@ def test_unpack_row() -> None:
 
 
 def test_concatenate() -> None:
-    runs = [rows_of([(key, 8, 1, 1, 0)]) for key in (3, 1)]
-    assert concatenate(runs).tolist() == [(3, 8, 1, 1, 0), (1, 8, 1, 1, 0)]
-    assert concatenate(runs[:1]) is runs[0]
+    parts = [rows_of([(key, 8, 1, 1, 0)]) for key in (3, 1)]
+    assert concatenate(parts).tolist() == [(3, 8, 1, 1, 0), (1, 8, 1, 1, 0)]
+    assert concatenate(parts[:1]) is parts[0]
     assert concatenate([]).tolist() == [] and concatenate([]).dtype == EXTENT_DTYPE

@@ -10,7 +10,7 @@ import pytest
 from conftest import OpenDB
 from hypothesis import given
 from hypothesis import strategies as st
-from support import keys, run_of
+from support import keys, rows_of_model
 
 import structchunk as sc
 from structchunk.runs.key_ranges import KeyRange, split, weight
@@ -38,18 +38,18 @@ lengths = st.dictionaries(keys, st.integers(0, 50), max_size=40)
 
 @given(st.lists(lengths, min_size=1, max_size=3), st.integers(1, 9), st.integers(0, 10**6), st.booleans())
 def test_whatever_the_figures_say_the_key_space_is_covered(
-    models: list[dict[int, int]], count: int, size: int, as_stretch: bool
+    models: list[dict[int, int]], count: int, size: int, contiguous: bool
 ) -> None:
-    pieces = []
+    runs = []
     for model in models:
         offsets = itertools.accumulate(model.values(), initial=0)
         rows = {
             key: (key, 8 * offset, model[key], 1, 0) for key, offset in zip(sorted(model), offsets, strict=False)
         }
-        run = run_of(rows)
-        if len(run):
-            pieces.append((shorten(run, 8) if as_stretch else ArrayRun(run), 8))
-    check_cover(split(pieces, size, count), count)
+        array = rows_of_model(rows)
+        if len(array):
+            runs.append((shorten(array, 8) if contiguous else ArrayRun(array), 8))
+    check_cover(split(runs, size, count), count)
 
 
 @given(st.dictionaries(keys, st.integers(0, 50), min_size=1, max_size=60), st.integers(1, 9))
@@ -57,7 +57,7 @@ def test_no_range_is_further_from_its_share_than_one_record(model: dict[int, int
     rows = {key: (key, 0, length, 1, 0) for key, length in model.items()}
     weights = {key: weight(1, 8 * length) for key, length in model.items()}
     total = sum(weights.values())
-    ranges = split([(ArrayRun(run_of(rows)), 8)], total, count)
+    ranges = split([(ArrayRun(rows_of_model(rows)), 8)], total, count)
     check_cover(ranges, count)
     for start, stop in ranges:
         inside = sum(size for key, size in weights.items() if start <= key < stop)

@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from even_runs import SIZE, runs
+from even_rows import SIZE, even_rows
 from hypothesis import given
 from support import rows_of
 
@@ -28,14 +28,14 @@ def numbers(*values: int) -> bytes:
     return struct.pack(f"<{len(values)}Q", *values)
 
 
-@given(runs())
-def test_round_trip(run: RowArray) -> None:
-    pieces: list[Run] = [ArrayRun(run), shorten(run, SIZE)]
-    for packed in (pack(piece, SIZE) for piece in pieces):
-        assert packed.row_count == len(run)
-        assert len(packed.body) == size_of(packed.form, len(run)) <= len(run) * 32
-        assert unpack(packed._replace(body=bytes(packed.body)), SIZE).run.tolist() == run.tolist()
-        assert {packed_size(piece, SIZE) for piece in pieces} == {len(packed.body)}
+@given(even_rows())
+def test_round_trip(rows: RowArray) -> None:
+    runs: list[Run] = [ArrayRun(rows), shorten(rows, SIZE)]
+    for packed in (pack(run, SIZE) for run in runs):
+        assert packed.row_count == len(rows)
+        assert len(packed.body) == size_of(packed.form, len(rows)) <= len(rows) * 32
+        assert unpack(packed._replace(body=bytes(packed.body)), SIZE).rows.tolist() == rows.tolist()
+        assert {packed_size(run, SIZE) for run in runs} == {len(packed.body)}
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_form(rows: list[tuple[int, ...]], form: int, size: int) -> None:
 
 def test_keys_are_over_the_same_memory() -> None:
     body = padded(head(), numbers(3, 9, 10))
-    piece = unpack(Packed(KEYS, 3, body), SIZE)
-    assert isinstance(piece, ContiguousRun)
-    assert np.shares_memory(piece.keys, np.frombuffer(body, np.uint8))
+    run = unpack(Packed(KEYS, 3, body), SIZE)
+    assert isinstance(run, ContiguousRun)
+    assert np.shares_memory(run.keys, np.frombuffer(body, np.uint8))
 
 
 @pytest.mark.parametrize(

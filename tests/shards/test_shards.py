@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mapping_contract import KINDS, Kind, all_raise, check_reading, check_refuses_writes, fill, kinds, reads
-from support import count_descriptors, in_child, keys, run_of, run_python
+from support import count_descriptors, in_child, keys, rows_of_model, run_python
 
 import structchunk as sc
 from structchunk.runs.extent import clip
@@ -92,29 +92,29 @@ def disjoint(new_root: Callable[[], str]) -> Iterator[sc.Shards]:
 models = st.lists(st.dictionaries(keys, st.just((4096, 1, 1, 0)), max_size=20), max_size=4)
 
 
-def pieces_of(model: dict[int, Any], cuts: list[int], *, reverse: bool) -> Iterator[Run]:
-    run = run_of({key: (key, *row) for key, row in model.items()})
+def runs_of(model: dict[int, Any], cuts: list[int], *, reverse: bool) -> Iterator[Run]:
+    rows = rows_of_model({key: (key, *row) for key, row in model.items()})
     bounds = [0, *sorted(cuts), 2**64]
-    parts = [shorten(clip(run, low, high), 8) for low, high in itertools.pairwise(bounds)]
+    parts = [shorten(clip(rows, low, high), 8) for low, high in itertools.pairwise(bounds)]
     filled = [part for part in parts if len(part)]
     return reversed(filled) if reverse else iter(filled)
 
 
 @given(models, st.lists(keys, max_size=4), st.booleans(), st.sampled_from([1, 3, 1024]))
 def test_merging_streams_gives_all_rows_in_order(
-    models: list[dict[int, Any]], cuts: list[int], reverse: bool, long_stretch: int
+    models: list[dict[int, Any]], cuts: list[int], reverse: bool, long_run: int
 ) -> None:
     taken: set[int] = set()
     for model in models:
         for key in taken & model.keys():
             del model[key]
         taken |= model.keys()
-    streams = [pieces_of(model, cuts, reverse=reverse) for model in models]
+    streams = [runs_of(model, cuts, reverse=reverse) for model in models]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("structchunk.shards.binding.LONG_STRETCH", long_stretch)
-        pieces = list(merge(streams, reverse=reverse))
-    assert all(len(piece) for piece in pieces)
-    assert joined(reversed(pieces) if reverse else pieces)["key"].tolist() == sorted(taken)
+        patch.setattr("structchunk.shards.binding.LONG_RUN", long_run)
+        runs = list(merge(streams, reverse=reverse))
+    assert all(len(run) for run in runs)
+    assert joined(reversed(runs) if reverse else runs)["key"].tolist() == sorted(taken)
 
 
 # ---------------------------------------------------------------- one map
@@ -203,7 +203,7 @@ def test_disjoint_shards_are_swept_without_a_copy(disjoint: sc.Shards) -> None:
     assert left.keys.tolist() == right.keys.tolist() == list(range(0, 50, 2))
 
 
-def test_long_stretches_of_shards_in_turn_are_not_copied(tmp_path: Path) -> None:
+def test_long_runs_of_shards_in_turn_are_not_copied(tmp_path: Path) -> None:
     with sc.open_shards(
         write(
             tmp_path / "set",

@@ -504,7 +504,7 @@ def test_batch_size_is_positive(store: sc.ArrayStore, size: int) -> None:
 
 
 def test_a_sweep_sees_one_commit(monkeypatch: pytest.MonkeyPatch, db: sc.Database, store: sc.ArrayStore) -> None:
-    monkeypatch.setattr("structchunk.index.table.GROUP_PAGES", 1)
+    monkeypatch.setattr("structchunk.index.store_index.GROUP_PAGES", 1)
     store.put_many(range(0, 4000, 2), np.arange(2000.0)[:, None])
     walks = [store.scan(batch_size=10), iter(store.items()), iter(store.items(reverse=True))]
     seen: list[list[tuple[int, list[float]]]] = [[(key, value.tolist()) for key, value in next(walks[0])]]

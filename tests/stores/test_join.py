@@ -12,7 +12,7 @@ import pytest
 from conftest import OpenDB
 from hypothesis import given
 from hypothesis import strategies as st
-from support import keys, run_of
+from support import keys, rows_of_model
 
 import structchunk as sc
 from structchunk.runs.extent import RowArray, clip, intersect
@@ -59,29 +59,29 @@ def spread(start: int, stop: int, step: int, length: int) -> dict[int, list[floa
 # ---------------------------------------------------------------- the join
 
 
-runs = st.lists(st.dictionaries(keys, st.just((4096, 1, 1, 0)), max_size=30), min_size=1, max_size=4)
+model_lists = st.lists(st.dictionaries(keys, st.just((4096, 1, 1, 0)), max_size=30), min_size=1, max_size=4)
 
 
-@given(runs)
+@given(model_lists)
 def test_intersect_is_the_intersection(models: list[dict[int, Any]]) -> None:
-    made = [run_of({key: (key, *row) for key, row in model.items()}) for model in models]
+    made = [rows_of_model({key: (key, *row) for key, row in model.items()}) for model in models]
     expected = sorted(set(models[0]).intersection(*models))
-    for run in intersect(made):
-        assert run["key"].tolist() == expected
+    for rows in intersect(made):
+        assert rows["key"].tolist() == expected
 
 
-def pieces_of(run: RowArray, cuts: list[int]) -> Iterator[Run]:
+def runs_of(rows: RowArray, cuts: list[int]) -> Iterator[Run]:
     bounds = [0, *sorted(cuts), 2**64]
-    parts = [clip(run, low, high) for low, high in itertools.pairwise(bounds)]
+    parts = [clip(rows, low, high) for low, high in itertools.pairwise(bounds)]
     return iter([shorten(part, 8) for part in parts if len(part)])
 
 
-@given(runs, st.lists(st.lists(keys, max_size=4), min_size=4, max_size=4), st.integers(0, 12))
+@given(model_lists, st.lists(st.lists(keys, max_size=4), min_size=4, max_size=4), st.integers(0, 12))
 def test_join_of_streams_is_the_intersection(
     models: list[dict[int, Any]], cuts: list[list[int]], row_count: int
 ) -> None:
-    made = [run_of({key: (key, *row) for key, row in model.items()}) for model in models]
-    streams = [pieces_of(run, at) for run, at in zip(made, cuts, strict=False)]
+    made = [rows_of_model({key: (key, *row) for key, row in model.items()}) for model in models]
+    streams = [runs_of(rows, at) for rows, at in zip(made, cuts, strict=False)]
     joined = list(_collect(_join(streams), row_count))
     assert all(len(parts[0]) > row_count for parts in joined[:-1])
     for i in range(len(made)):

@@ -1,4 +1,4 @@
-"""IndexSnapshot: the index as of one commit, and what stays alive as long as a view may read it."""
+"""IndexSnapshot: the index as of one commit, and what stays alive as long as a snapshot may read it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..runs.extent import Extent, RowArray
 from ..runs.run import Run
 from .counts import LiveCount
 from .leveldb import LevelDB, Pair
-from .table import StoreIndex
+from .store_index import StoreIndex
 
 COPY_PAIRS = 256
 """How many pairs are read at a time."""
 
 
 class Pin:
-    """Keeps alive what was current and is not any more, for the views that go on reading it.
+    """Keeps alive what was current and is not any more, for the snapshots that go on reading it.
 
-    Every view holds the pin of its time, and every pin the next one, so that what is kept goes with the last
-    view that might read it.
+    Every snapshot holds the pin of its time, and every pin the next one, so that what is kept goes with the last
+    snapshot that might read it.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Pin:
 
 
 class Source(Protocol):
-    """The index that a view was taken of."""
+    """The index that a snapshot was taken of."""
 
     leveldb: LevelDB
     pin: Pin
@@ -51,17 +51,17 @@ class IndexSnapshot:
     """
 
     def __init__(
-        self, source: Source, tables: Mapping[int, StoreIndex], commit: int, version: int, snapshot: Any
+        self, source: Source, store_indexes: Mapping[int, StoreIndex], commit: int, version: int, snapshot: Any
     ) -> None:
-        self._tables = dict(tables)  # a store that is dropped later stays readable here
+        self._store_indexes = dict(store_indexes)  # a store that is dropped later stays readable here
         self.commit = commit
         self.version = version
-        self._snapshot = snapshot
+        self._leveldb_snapshot = snapshot
         self._source = source
         self._pin = source.pin
 
     @property
-    def snapshot(self) -> Any:
+    def leveldb_snapshot(self) -> Any:
         """The plyvel snapshot.
 
         Raises
@@ -69,25 +69,25 @@ class IndexSnapshot:
         ClosedError
             It was let go, so that a range that is still being read cannot go on as of another commit.
         """
-        if self._snapshot is None:
+        if self._leveldb_snapshot is None:
             raise ClosedError("the snapshot is closed; take another with db.snapshot()")
-        return self._snapshot
+        return self._leveldb_snapshot
 
     def find(self, store: int, key: int) -> Extent | None:
         """Return the extent of a key, or None."""
-        return table_of(self._tables, store).find_at(key, self)
+        return store_index_of(self._store_indexes, store).find_at(key, self)
 
     def lookup(self, store: int, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
-        return table_of(self._tables, store).lookup(keys, self)
+        return store_index_of(self._store_indexes, store).lookup(keys, self)
 
-    def pieces(self, store: int, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield the live rows of a key range as consecutive pieces."""
-        return self._held(table_of(self._tables, store).pieces(start, stop, self, reverse=reverse))
+    def runs(self, store: int, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows of a key range as consecutive runs."""
+        return self._held(store_index_of(self._store_indexes, store).runs(start, stop, self, reverse=reverse))
 
-    def _held(self, pieces: Iterator[Run]) -> Iterator[Run]:
-        """Pass pieces on, so that this view, and what it pins, lives until the last of them has been read."""
-        yield from pieces
+    def _held(self, runs: Iterator[Run]) -> Iterator[Run]:
+        """Pass runs on, so that this snapshot, and what it pins, lives until the last of them has been read."""
+        yield from runs
 
     def record_count(self, store: int) -> int:
         """Return how many records the store has."""
@@ -95,28 +95,28 @@ class IndexSnapshot:
 
     def live(self, store: int) -> dict[int, LiveCount]:
         """Return what is live in each chunk of a store."""
-        return self._source.read_live(store, self.snapshot)
+        return self._source.read_live(store, self.leveldb_snapshot)
 
     def pairs(self, start: bytes, stop: bytes) -> Iterator[list[Pair]]:
         """Yield what LevelDB holds in a range of keys, some pairs at a time."""
-        while pairs := self._source.leveldb.read(start, stop, COPY_PAIRS, self.snapshot):
+        while pairs := self._source.leveldb.read(start, stop, COPY_PAIRS, self.leveldb_snapshot):
             yield pairs
             start = pairs[-1][0] + b"\0"
 
     def close(self) -> None:
         """Let the snapshot go."""
-        self._snapshot = None
+        self._leveldb_snapshot = None
 
 
-def table_of(tables: Mapping[int, StoreIndex], store: int) -> StoreIndex:
-    """Return the table of a store.
+def store_index_of(store_indexes: Mapping[int, StoreIndex], store: int) -> StoreIndex:
+    """Return the index of a store.
 
     Raises
     ------
     StoreNotFound
         The store was dropped.
     """
-    table = tables.get(store)
-    if table is None:
+    store_index = store_indexes.get(store)
+    if store_index is None:
         raise StoreNotFound("the store was dropped")
-    return table
+    return store_index

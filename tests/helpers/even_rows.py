@@ -1,4 +1,4 @@
-"""Runs whose rows nearly always lie back to back, under nearly even keys: those that are kept in a short form."""
+"""Rows that nearly always lie back to back, under nearly even keys: those that are kept in a short form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ lengths = st.one_of(st.just(2), st.integers(0, 3))
 
 
 @st.composite
-def runs(draw: st.DrawFn) -> RowArray:
+def even_rows(draw: st.DrawFn) -> RowArray:
     """Draw rows that nearly always lie back to back, in nearly evenly spaced keys."""
     even, uniform = draw(st.booleans()), draw(st.booleans())
     key, offset, chunk, flags = draw(st.integers(0, 5)), 4096, 1, 0

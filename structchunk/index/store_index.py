@@ -20,25 +20,25 @@ from ..runs.extent import (
     RowArray,
     clip,
     concatenate,
-    empty_run,
+    empty_rows,
     find_equal,
     find_one,
-    make_run,
+    make_rows,
     overlay,
+    rows_from_bytes,
     rows_with,
-    run_from_bytes,
     without_tombstones,
 )
 from ..runs.run import (
     ArrayRun,
     ContiguousRun,
     Run,
-    clip_piece,
+    clip_run,
     first_key,
     in_key_order,
     joined,
     last_key,
-    overlay_pieces,
+    overlay_runs,
     put_together,
     split,
 )
@@ -59,11 +59,11 @@ MIN_FOLD_ROWS = 32768
 FOLD_FRACTION = 16
 FEW_KEYS = 32
 DENSE_KEYS = 4
-"""Where more looked-up keys than this meet one block, the next is read with many pages."""
+"""Where more looked-up keys than this meet the pages that were read, the next are read many at a time."""
 
 
 class Change(NamedTuple):
-    """What a commit or a fold does to one table: LevelDB's puts and deletes, then the caches."""
+    """What a commit or a fold does to the index of one store: LevelDB's puts and deletes, then the caches."""
 
     puts: list[Pair]
     deletes: list[bytes]
@@ -88,27 +88,27 @@ class StoreIndex:
 
     Parameters
     ----------
-    leveldb, clock : LevelDB, IndexVersion
-        Shared by all tables of the index.
+    leveldb, version : LevelDB, IndexVersion
+        Shared by the indexes of all stores.
     store, item_size : int
         The store's id, and the bytes of one of its items.
     check : callable
-        Raises CorruptionError if a run, read from disk, points outside the store's chunks.
+        Raises CorruptionError if rows, read from disk, point outside the store's chunks.
     budget : Budget
-        Of the caches of all tables.
+        Of the caches of all stores.
     """
 
     def __init__(
         self,
         leveldb: LevelDB,
-        clock: IndexVersion,
+        version: IndexVersion,
         store: int,
         item_size: int,
         check: Callable[[RowArray], None],
         budget: Budget,
     ) -> None:
         self._leveldb = leveldb
-        self._clock = clock
+        self._version = version
         self._store = store
         self._item_size = item_size
         self._check = check
@@ -127,16 +127,16 @@ class StoreIndex:
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key as of the latest commit, or None. The hot path: no lock, no LevelDB."""
-        rows = self._delta.rows
-        if rows and (row := rows.get(key)) is not None:
+        packed = self._delta.packed
+        if packed and (row := packed.get(key)) is not None:
             extent: Extent = ROW.unpack(row)
             return None if extent[4] & TOMBSTONE else extent
-        lasts, blocks = self._cache.index
+        lasts, cached = self._cache.index
         try:
-            block = blocks[bisect_left(lasts, key)]
+            pages = cached[bisect_left(lasts, key)]
         except IndexError:
             return self._find_uncached(key)
-        return block.find(key) if block.floor <= key else self._find_uncached(key)
+        return pages.find(key) if pages.floor <= key else self._find_uncached(key)
 
     def _find_uncached(self, key: int) -> Extent | None:
         as_key(key)  # the hot path leaves this to here: no cache answers for what is out of range
@@ -145,7 +145,7 @@ class StoreIndex:
             return self.find(key)
         if self._cache.budget.is_full():
             return self._find_in_page(key, None)
-        return self._block(key, None).find(key)
+        return self._cached_pages(key, None).find(key)
 
     def _find_in_page(self, key: int, snapshot: Any) -> Extent | None:
         """Return the extent of a key from the one page that answers for it, decoding just its row."""
@@ -155,7 +155,7 @@ class StoreIndex:
         page = pages[0][1]
         if is_short(page) or not 1 <= len(page) // ROW_SIZE <= PAGE_ROWS:
             return CachedPages(self._decode_pages(pages), 0, KEY_END - 1).find(key)
-        extent = find_one(run_from_bytes(page), key)
+        extent = find_one(rows_from_bytes(page), key)
         if extent is None:
             return None
         if extent[4] & TOMBSTONE:
@@ -165,28 +165,28 @@ class StoreIndex:
 
     def find_at(self, key: int, at: IndexState) -> Extent | None:
         """Return the extent of a key as of a commit, or None."""
-        if at.version == self._clock.version:
+        if at.version == self._version.number:
             extent = self.find(key)
-            if at.version == self._clock.version:  # else a commit came in between, and may be what was seen
+            if at.version == self._version.number:  # else a commit came in between, and may be what was seen
                 return extent
-        row = self._leveldb.get(self._key(b"D", key), at.snapshot)
+        row = self._leveldb.get(self._key(b"D", key), at.leveldb_snapshot)
         if row is not None:
-            run = self._decode_delta([(self._key(b"D", key), row)])
-            return None if run["flags"][0] & TOMBSTONE else run[0].item()
-        return self._find_in_page(key, at.snapshot)
+            rows = self._decode_delta([(self._key(b"D", key), row)])
+            return None if rows["flags"][0] & TOMBSTONE else rows[0].item()
+        return self._find_in_page(key, at.leveldb_snapshot)
 
     def lookup(self, keys: npt.NDArray[np.uint64], at: IndexState | None = None) -> RowArray:
         """Return one row per key, in ascending order, repeated or not; a tombstone for the key that has none."""
         if len(keys) <= FEW_KEYS:
             return np.array([self._row(key, at) for key in keys.tolist()], EXTENT_DTYPE)
-        rows = make_run(keys, 0, 0, 0, TOMBSTONE)
-        for block, first, upto in self._blocks_of(keys, at):
-            where, found = block.search(keys[first:upto])
+        rows = make_rows(keys, 0, 0, 0, TOMBSTONE)
+        for pages, first, upto in self._pages_of(keys, at):
+            where, found = pages.search(keys[first:upto])
             if found.all():
-                rows[first:upto] = block.piece.take(where)
+                rows[first:upto] = pages.run.take(where)
             else:
-                rows[first:upto][found] = block.piece.take(where[found])
-        delta = self.delta_run(at)
+                rows[first:upto][found] = pages.run.take(where[found])
+        delta = self.delta_rows(at)
         where = np.searchsorted(delta["key"], keys)
         found = find_equal(delta, keys, where)
         rows[found] = delta[where[found]]
@@ -201,74 +201,74 @@ class StoreIndex:
         if len(keys) <= FEW_KEYS:
             return without_tombstones(self.lookup(keys))
         parts = []
-        for block, first, upto in self._blocks_of(keys, None):
-            where, found = block.search(keys[first:upto])
-            parts.append(block.piece.take(where[found]))
-        return without_tombstones(overlay(rows_with(self.delta_run(), keys), concatenate(parts)))
+        for pages, first, upto in self._pages_of(keys, None):
+            where, found = pages.search(keys[first:upto])
+            parts.append(pages.run.take(where[found]))
+        return without_tombstones(overlay(rows_with(self.delta_rows(), keys), concatenate(parts)))
 
-    def replaced(self, pieces: Iterable[Run]) -> RowArray:
-        """Return the live rows that pieces with the same keys take the place of."""
-        return concatenate([self.existing(piece.keys) for piece in pieces if len(piece) and self._is_met(piece)])
+    def replaced(self, runs: Iterable[Run]) -> RowArray:
+        """Return the live rows that runs with the same keys take the place of."""
+        return concatenate([self.existing(run.keys) for run in runs if len(run) and self._is_met(run)])
 
-    def _is_met(self, piece: Run) -> bool:
-        """Tell whether there may be live rows among the keys of a piece: appended keys mostly have none."""
-        if len(piece) <= FEW_KEYS:
+    def _is_met(self, run: Run) -> bool:
+        """Tell whether there may be live rows among the keys of a run: appended keys mostly have none."""
+        if len(run) <= FEW_KEYS:
             return True
-        start, stop = first_key(piece), last_key(piece) + 1
-        if len(clip(self.delta_run(), start, stop)):
+        start, stop = first_key(run), last_key(run) + 1
+        if len(clip(self.delta_rows(), start, stop)):
             return True
-        block = self._block(start, None)
-        return block.last < stop - 1 or len(clip_piece(block.piece, start, stop)) > 0
+        pages = self._cached_pages(start, None)
+        return pages.last < stop - 1 or len(clip_run(pages.run, start, stop)) > 0
 
-    def _blocks_of(
+    def _pages_of(
         self, keys: npt.NDArray[np.uint64], at: IndexState | None
     ) -> Iterator[tuple[CachedPages, int, int]]:
-        """Yield the blocks that answer for ascending keys, each with its first and last position among them."""
+        """Yield the pages that answer for ascending keys, and between which positions among these they do."""
         first, wide = 0, False
         while first < len(keys):
-            block = self._block(int(keys[first]), at, wide=wide)
-            upto = first + int(np.searchsorted(keys[first:], np.uint64(block.last), side="right"))
-            yield block, first, upto
+            pages = self._cached_pages(int(keys[first]), at, wide=wide)
+            upto = first + int(np.searchsorted(keys[first:], np.uint64(pages.last), side="right"))
+            yield pages, first, upto
             wide = upto - first > DENSE_KEYS
             first = upto
 
     # ------------------------------------------------------------------ range reads
 
-    def pieces(
-        self, start: int, stop: int, at: IndexState | None = None, *, reverse: bool = False
-    ) -> Iterator[Run]:
-        """Yield the live rows with ``start <= key < stop`` as consecutive pieces, in either direction."""
-        delta = clip(self.delta_run(at), start, stop)
-        return overlay_pieces(delta, self._page_pieces(start, stop, at, reverse=reverse), reverse=reverse)
+    def runs(self, start: int, stop: int, at: IndexState | None = None, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield the live rows with ``start <= key < stop`` as consecutive runs, in either direction."""
+        delta = clip(self.delta_rows(at), start, stop)
+        return overlay_runs(delta, self._page_runs(start, stop, at, reverse=reverse), reverse=reverse)
 
-    def _page_pieces(self, start: int, stop: int, at: IndexState | None, *, reverse: bool) -> Iterator[Run]:
+    def _page_runs(self, start: int, stop: int, at: IndexState | None, *, reverse: bool) -> Iterator[Run]:
         while start < stop:
             at_key = stop - 1 if reverse else start
-            block = self._block(at_key, at, wide=stop - start > 1, reverse=reverse)
-            for piece in reversed(block.pieces) if reverse else block.pieces:
-                yield clip_piece(piece, start, stop)
+            pages = self._cached_pages(at_key, at, wide=stop - start > 1, reverse=reverse)
+            for run in reversed(pages.runs) if reverse else pages.runs:
+                yield clip_run(run, start, stop)
             if reverse:
-                stop = block.floor
+                stop = pages.floor
             else:
-                start = block.last + 1
+                start = pages.last + 1
 
-    def _block(self, key: int, at: IndexState | None, *, wide: bool = False, reverse: bool = False) -> CachedPages:
-        """Return a block that answers for a key; a `wide` one holds many pages, if there are many."""
-        clock = self._clock
-        clock.check()
-        with clock.lock:
-            version = clock.version
-            latest = at is None or at.version == version
+    def _cached_pages(
+        self, key: int, at: IndexState | None, *, wide: bool = False, reverse: bool = False
+    ) -> CachedPages:
+        """Return pages of which one answers for a key; with `wide` many, if there are many."""
+        version = self._version
+        version.check()
+        with version.lock:
+            number = version.number
+            latest = at is None or at.version == number
             if latest:
-                block = self._cache.find(key)
-                if block is not None and (not wide or block.count > POINT_PAGES * PAGE_ROWS or block.is_whole()):
-                    return block
+                pages = self._cache.find(key)
+                if pages is not None and (not wide or pages.count > POINT_PAGES * PAGE_ROWS or pages.is_whole()):
+                    return pages
             stop = KEY_END if wide or not latest else self._cache.next_floor(key)
             count = GROUP_PAGES if wide else POINT_PAGES << self._cache.eagerness()
-        loaded = self._load(key, count, at.snapshot if at else None, stop=stop, reverse=reverse)
-        with clock.lock:
-            if latest and version == clock.version:
-                self._load_delta()  # find() trusts a cached block where the delta has no row
+        loaded = self._load(key, count, at.leveldb_snapshot if at else None, stop=stop, reverse=reverse)
+        with version.lock:
+            if latest and number == version.number:
+                self._load_delta()  # find() trusts cached pages where the delta has no row
                 self._cache.insert(loaded)
         return loaded
 
@@ -287,10 +287,10 @@ class StoreIndex:
         if reverse:
             pages = before[1:] + pages if len(before) == count else before + pages
             floor = floor if len(before) == count else 0
-        piece = self._decode_pages(pages)
-        if len(piece) and first_key(piece) < floor:
+        run = self._decode_pages(pages)
+        if len(run) and first_key(run) < floor:
             raise self._damaged("pages that overlap", "each page's keys above those of the page before")
-        return CachedPages(piece, floor, last, split(piece, self._item_size))
+        return CachedPages(run, floor, last, split(run, self._item_size))
 
     def _last_key(self, page: Pair) -> int:
         if len(page[0]) != KEY.size:
@@ -301,42 +301,40 @@ class StoreIndex:
 
     def _decode_pages(self, pages: list[Pair]) -> Run:
         try:
-            pieces = unpack_pages([(self._last_key(page), page[1]) for page in pages], self._item_size, PAGE_ROWS)
+            runs = unpack_pages([(self._last_key(page), page[1]) for page in pages], self._item_size, PAGE_ROWS)
         except ValueError as error:
             raise self._damaged(str(error), "one as page.py describes it, and each above the one before") from error
-        for piece in pieces:
-            if isinstance(piece, ArrayRun):
-                self._check(piece.run)
+        for run in runs:
+            if isinstance(run, ArrayRun):
+                self._check(run.rows)
         # Between the ends of a ContiguousRun offsets rise evenly.
-        ends = [
-            piece.extent(at) for piece in pieces if isinstance(piece, ContiguousRun) for at in (0, len(piece) - 1)
-        ]
+        ends = [run.extent(at) for run in runs if isinstance(run, ContiguousRun) for at in (0, len(run) - 1)]
         self._check(np.array(ends, EXTENT_DTYPE))
-        return put_together(pieces, self._item_size)
+        return put_together(runs, self._item_size)
 
     def _decode_delta(self, pairs: list[Pair]) -> RowArray:
         if any(len(value) != ROW_SIZE for _, value in pairs):
             raise self._damaged("a delta row of another size", f"{ROW_SIZE} bytes")
         if not pairs:
-            return empty_run()
-        run = run_from_bytes(b"".join([value for _, value in pairs]))
-        if run["key"].tolist() != [self._last_key(pair) for pair in pairs]:
+            return empty_rows()
+        rows = rows_from_bytes(b"".join([value for _, value in pairs]))
+        if rows["key"].tolist() != [self._last_key(pair) for pair in pairs]:
             raise self._damaged("a delta row of another key", "the key that it is stored under")
-        self._check(without_tombstones(run))
-        return run
+        self._check(without_tombstones(rows))
+        return rows
 
     def _damaged(self, found: str, expected: str) -> CorruptionError:
         path = self._leveldb.path
         return CorruptionError(path, found=f"{found} (store {self._store})", expected=expected, advice=REBUILD)
 
-    def delta_run(self, at: IndexState | None = None) -> RowArray:
+    def delta_rows(self, at: IndexState | None = None) -> RowArray:
         """Return the delta, tombstones included, as of a commit or the latest one."""
-        self._clock.check()
-        with self._clock.lock:
-            if at is None or at.version == self._clock.version:
+        self._version.check()
+        with self._version.lock:
+            if at is None or at.version == self._version.number:
                 self._load_delta()
-                return self._delta.run()
-        return self._decode_delta(self._read_delta(at.snapshot))
+                return self._delta.rows()
+        return self._decode_delta(self._read_delta(at.leveldb_snapshot))
 
     def _read_delta(self, snapshot: Any = None) -> list[Pair]:
         count = 1 << 62
@@ -345,8 +343,8 @@ class StoreIndex:
     def _load_delta(self) -> None:
         if self._dropped:
             raise StoreNotFound(f"store {self._dropped!r} was dropped")
-        self._clock.check()
-        with self._clock.lock:
+        self._version.check()
+        with self._version.lock:
             if not self._delta_loaded:
                 pairs = self._read_delta()
                 self._decode_delta(pairs)
@@ -360,50 +358,50 @@ class StoreIndex:
 
     def forget(self) -> None:
         """Drop all that is cached, so that the next read asks LevelDB."""
-        with self._clock.lock:
-            self._cache.clear()  # first: find() takes no lock, and a block without the delta may be out of date
+        with self._version.lock:
+            self._cache.clear()  # first: find() takes no lock, and pages without the delta may be out of date
             delta = Delta()
             self._delta, self._delta_loaded = delta, False
 
     def follow(self, leveldb: LevelDB) -> None:
         """Read from another LevelDB, which holds a newer state of the same store."""
-        with self._clock.lock:
+        with self._version.lock:
             self._leveldb = leveldb
             self.forget()
 
     # ------------------------------------------------------------------ changes
 
-    def put(self, pieces: Sequence[Run]) -> Change:
-        """Return what putting pieces, tombstones included, changes: pages if they are dense, else delta rows."""
+    def put(self, runs: Sequence[Run]) -> Change:
+        """Return what putting runs, tombstones included, changes: pages if they are dense, else delta rows."""
         self._load_delta()
-        pieces = [piece for piece in pieces if len(piece)]
-        pages = self._dense_pages(pieces) if sum(map(len, pieces)) >= PAGE_ROWS else None
+        runs = [run for run in runs if len(run)]
+        pages = self._dense_pages(runs) if sum(map(len, runs)) >= PAGE_ROWS else None
         if pages is not None:
-            return self._rewrite(pieces, pages, self._delta.shared(joined(pieces)) if self._delta.rows else [])
-        run = joined(pieces)
-        rows = run.view(np.uint8).data
-        keys = run["key"].tolist()
-        packed = [(key, bytes(rows[i * ROW_SIZE : (i + 1) * ROW_SIZE])) for i, key in enumerate(keys)]
+            return self._rewrite(runs, pages, self._delta.shared(joined(runs)) if self._delta.packed else [])
+        rows = joined(runs)
+        raw = rows.view(np.uint8).data
+        keys = rows["key"].tolist()
+        packed = [(key, bytes(raw[i * ROW_SIZE : (i + 1) * ROW_SIZE])) for i, key in enumerate(keys)]
         return Change([(self._key(b"D", key), row) for key, row in packed], [], packed, [], 0, -1)
 
-    def put_all(self, pieces: Sequence[Run]) -> Change:
-        """Return what putting pieces changes if all of the store is written anew, as pages.
+    def put_all(self, runs: Sequence[Run]) -> Change:
+        """Return what putting runs changes if all of the store is written anew, as pages.
 
         No row stays that another one shadows: it may point into a chunk that is to be unlinked.
         """
-        rows = without_tombstones(overlay(joined(pieces), joined(self.pieces(0, KEY_END))))
+        rows = without_tombstones(overlay(joined(runs), joined(self.runs(0, KEY_END))))
         deletes = list(keys_of_store(self._leveldb, self._store))
-        return Change(self._pages([ArrayRun(rows)]), deletes, [], list(self._delta.rows), 0, KEY_END - 1)
+        return Change(self._pages([ArrayRun(rows)]), deletes, [], list(self._delta.packed), 0, KEY_END - 1)
 
     def put_one(self, key: int, row: bytes) -> Change:
         """Return what putting one packed row changes."""
         self._load_delta()
         return Change([(self._key(b"D", key), row)], [], [(key, row)], [], 0, -1)
 
-    def _dense_pages(self, pieces: Sequence[Run]) -> list[Pair] | None:
-        """Return the pages that pieces overlap, or None if they hold far more rows than those."""
-        low, high = first_key(pieces[0]), last_key(pieces[-1])
-        limit = 2 + sum(map(len, pieces)) * FOLD_FRACTION // PAGE_ROWS
+    def _dense_pages(self, runs: Sequence[Run]) -> list[Pair] | None:
+        """Return the pages that runs overlap, or None if they hold far more rows than those."""
+        low, high = first_key(runs[0]), last_key(runs[-1])
+        limit = 2 + sum(map(len, runs)) * FOLD_FRACTION // PAGE_ROWS
         pages = self._leveldb.read(self._key(b"P", low), self._end(b"P"), 1)
         if not pages:
             before = self._leveldb.read_back(self._key(b"P", 0), self._key(b"P", low), 1)
@@ -413,24 +411,21 @@ class StoreIndex:
             return None
         return pages + self._leveldb.read(self._key(b"P", high), self._end(b"P"), 1)
 
-    def _rewrite(self, pieces: Sequence[Run], pages: list[Pair], folded: list[int]) -> Change:
-        """Put pieces into these pages, which are all that they overlap, in place of their present rows."""
+    def _rewrite(self, runs: Sequence[Run], pages: list[Pair], folded: list[int]) -> Change:
+        """Put runs into these pages, which are all that they overlap, in place of their present rows."""
         present = self._decode_pages(pages)
-        if len(present) and last_key(present) >= first_key(pieces[0]):
-            merged: list[Run] = [ArrayRun(without_tombstones(overlay(joined(pieces), present.run)))]
+        if len(present) and last_key(present) >= first_key(runs[0]):
+            merged: list[Run] = [ArrayRun(without_tombstones(overlay(joined(runs), present.rows)))]
         else:
-            alive = [
-                ArrayRun(without_tombstones(piece.run)) if isinstance(piece, ArrayRun) else piece
-                for piece in pieces
-            ]
+            alive = [ArrayRun(without_tombstones(run.rows)) if isinstance(run, ArrayRun) else run for run in runs]
             merged = in_key_order([present, *alive], self._item_size)
         deletes = [key for key, _ in pages] + [self._key(b"D", key) for key in folded]
-        bounds = [first_key(pieces[0]), last_key(pieces[-1])] + [self._last_key(page) for page in pages]
+        bounds = [first_key(runs[0]), last_key(runs[-1])] + [self._last_key(page) for page in pages]
         return Change(self._pages(merged), deletes, [], folded, min(bounds), max(bounds))
 
-    def _pages(self, pieces: Iterable[Run]) -> list[Pair]:
-        """Return consecutive pieces as pages."""
-        return [(self._key(b"P", last), page) for last, page in pack_pages(pieces, self._item_size, PAGE_ROWS)]
+    def _pages(self, runs: Iterable[Run]) -> list[Pair]:
+        """Return consecutive runs as pages."""
+        return [(self._key(b"P", last), page) for last, page in pack_pages(runs, self._item_size, PAGE_ROWS)]
 
     def apply(self, change: Change) -> None:
         """Bring the caches up to date with a change that LevelDB has taken. The caller holds the lock."""
@@ -443,12 +438,12 @@ class StoreIndex:
 
     def needs_fold(self, record_count: Callable[[], int]) -> bool:
         """Tell whether the delta has outgrown its fraction of the store; its size is asked for only then."""
-        count = len(self._delta.rows)
+        count = len(self._delta.packed)
         return count > MIN_FOLD_ROWS and count > record_count() // FOLD_FRACTION
 
     def fold(self) -> Iterator[Change]:
         """Yield changes that move the delta into pages, a group at a time; apply each before the next."""
-        rest = self.delta_run()
+        rest = self.delta_rows()
         while len(rest):
             low = int(rest["key"][0])
             pages = self._leveldb.read(self._key(b"P", low), self._end(b"P"), GROUP_PAGES)
