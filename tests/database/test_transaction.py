@@ -511,9 +511,9 @@ def write_once(transaction: Any, model: dict[int, list[int]], rng: random.Random
 @pytest.mark.parametrize("turn", range(30))
 def test_bulk_writes_among_others(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch, seed: int, turn: int) -> None:
     """Whatever is written and read between bulk writes, and where chunks end, what counts is what came last."""
-    for name in ("LONG_STRETCH", "WORTH_JOINING"):
+    for name in ("LONG_RUN", "WORTH_JOINING"):
         monkeypatch.setattr(run, name, 2)
-    monkeypatch.setattr(staging, "_MANY_PIECES", 3)
+    monkeypatch.setattr(staging, "_MANY_RUNS", 3)
     rng = random.Random(f"{seed} {turn}")
     db = open_db(chunk_size=16384)
     db.array_store("a", "i8")
