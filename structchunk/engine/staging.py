@@ -127,6 +127,8 @@ class Staging:
     def _place(self) -> None:
         """Give the records that were put alone their places. What else takes room does this first."""
         self._end = self._limit = 0
+        if not self._puts:
+            return
         puts, flags = self._puts, self._put_flags
         if len(puts) > _FEW_PUTS:
             self._place_many(puts, flags)
