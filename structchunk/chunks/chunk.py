@@ -79,7 +79,7 @@ from ..disk import files
 from ..errors import CLOSED, ClosedError, CorruptionError, FailedError
 from ..runs.extent import ROW_SIZE
 from .header import MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
-from .segment import SEGMENT_SIZE, Segment, walk
+from .segment import MAGIC, SEGMENT_SIZE, Segment, parse_segment, walk
 
 MIN_STEP = 1 << 16
 """The least that is reserved ahead, in bytes."""
@@ -276,6 +276,18 @@ class Chunk:
             return iter(())
         raw = memoryview(self.source)
         return walk(raw, start, self.id, header.data_offset, header.item_size)
+
+    def segment_above(self, low: int) -> tuple[int, Segment] | None:
+        """Return the segment whose lowest byte is at `low`, and where it ends, or None."""
+        header, source = self.header, self.source
+        at = low
+        while (at := source.find(MAGIC, at)) >= 0:
+            end = at + SEGMENT_SIZE
+            segment = parse_segment(memoryview(source), end, self.id, header.data_offset, header.item_size)
+            if segment is not None and segment.low == low:
+                return end, segment
+            at += 1
+        return None
 
     # ------------------------------------------------------------------ writing
 

@@ -13,7 +13,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..runs.extent import MUTABLE, ROW_SIZE, TOMBSTONE, ZERO, RowArray, by_offset, coalesce, misplaced
+from ..runs.extent import (
+    ALL_FLAGS,
+    MUTABLE,
+    ROW_SIZE,
+    TOMBSTONE,
+    ZERO,
+    Extent,
+    RowArray,
+    by_offset,
+    coalesce,
+    misplaced,
+)
 from ..runs.packed import Packed, flags_of, size_of, unpack
 from ..runs.run import ArrayRun, ContiguousRun, Run
 
@@ -119,6 +130,8 @@ def parse_segment(raw: memoryview, position: int, chunk: int, data_offset: int, 
 def _are_sound(run: Run, chunk: int, start: int, end: int, item_size: int) -> bool:
     """Tell whether the records of rows, whose keys ascend, lie in ``[start, end)`` of this chunk."""
     rows = run.rows if isinstance(run, ArrayRun) else run.ends
+    if len(rows) == 1:
+        return _is_sound(rows[0].item(), chunk, start, end, item_size)
     flags = rows["flags"]
     zero_alone = (flags & ZERO != 0) & (flags & MUTABLE == 0)
     records = rows[flags & TOMBSTONE == 0]
@@ -132,6 +145,15 @@ def _are_sound(run: Run, chunk: int, start: int, end: int, item_size: int) -> bo
         and not bool(misplaced(records, start, end, item_size).any())
         and size <= end - start
     )
+
+
+def _is_sound(row: Extent, chunk: int, start: int, end: int, item_size: int) -> bool:
+    """Tell the same of one row, without arrays: many commits have no more."""
+    _, offset, length, found, flags = row
+    if found != chunk or flags & (ZERO | MUTABLE) == ZERO:
+        return False
+    is_inside = start <= offset and offset + length * item_size <= end and not offset % item_size
+    return bool(flags & TOMBSTONE) or (is_inside and not flags & ~ALL_FLAGS)
 
 
 def survey(directory: memoryview) -> tuple[int, int] | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator
@@ -29,6 +31,9 @@ from .writer_queue import WriterQueue
 
 CLOSE_WAIT = 1.0
 """Seconds that closing waits for a transaction of another thread."""
+
+_SHORTEST_PAUSE, _LONGEST_PAUSE, _LONGEST_PAUSE_UNFOLLOWED = 0.00005, 0.001, 0.02
+"""Seconds between two looks whether there is a newer commit."""
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
@@ -161,20 +166,73 @@ class Database(StoreCollection):
         if self._mode == "r":
             raise ReadOnlyError(f"{self.path} is open with mode='r'; open it with mode='r+' to write")
 
-    def refresh(self) -> None:
+    @property
+    def last_commit(self) -> int:
+        """Number of the last commit that is shown: 0 of an empty database, and one more for each commit."""
+        self._check_open()
+        return self._storage.index.last
+
+    def refresh(self) -> bool:
         """Move a database that is open for reading to the newest commit. Any other one is always there.
+
+        Returns
+        -------
+        bool
+            Whether it moved.
 
         Notes
         -----
         Stores and cursors that were got before go on from the new commit; a range read that was begun
         goes on with the old one, and so do snapshots. Arrays and objects that were handed out stay as they are.
-        While a snapshot is held, files that the writer has dropped keep their disk space. Costs next to
-        nothing if there is no newer commit. In a forked child whose parent had used a database, each one that
-        finds a newer commit takes some file descriptors for good: where that is done often, spawn instead.
+        While a snapshot is held, files that the writer has dropped keep their disk space.
+
+        It costs next to nothing if there is no newer commit, and little more than to read what a few commits have
+        changed. After many, after one that compacted or dropped a store, when another process has begun to write,
+        and after this was pickled, the index is cloned anew, which takes some milliseconds. In a forked child whose
+        parent had used a database, each clone takes some file descriptors for good: where that is done often, spawn
+        instead.
         """
         self._check_open()
-        if isinstance(self._storage, ReadStorage):
-            self._storage.refresh()
+        storage = self._storage
+        return isinstance(storage, ReadStorage) and storage.refresh()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep until there is a newer commit than the one that is shown, then :meth:`refresh`.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most; None means for ever.
+
+        Returns
+        -------
+        bool
+            Whether it moved; False when the time is up.
+
+        Raises
+        ------
+        TypeError
+            The database is open for writing: it always shows the newest commit.
+        ClosedError
+            It is closed, also by another thread meanwhile.
+
+        Notes
+        -----
+        It looks a thousand times a second, about, which takes some percent of a processor, and sees a commit one or
+        two milliseconds after it was made. A database that no release with this has written yet has nothing that is
+        as cheap to look at: there it looks fifty times a second.
+        """
+        if not isinstance(self._storage, ReadStorage):
+            raise TypeError(f"{self.path} is open for writing, and always shows the newest commit; mode='r' waits")
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        pause = _SHORTEST_PAUSE
+        while not self.refresh():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, _LONGEST_PAUSE if self._storage.is_followed else _LONGEST_PAUSE_UNFOLLOWED)
+        return True
 
     def snapshot(self) -> Snapshot:
         """Return the database as of the latest commit, for reading."""

@@ -142,7 +142,10 @@ def rebuild_index(path: AnyPath, progress: Callable[[int, int], object] | None =
     except BaseException:
         lock.release()
         raise
-    leftovers.finish(storage.close)
+    try:
+        storage.begin_publishing()
+    finally:
+        leftovers.finish(storage.close)
 
 
 def _make_root(root: str) -> None:
@@ -172,6 +175,7 @@ def _open_for_writing(paths: Paths, mode: str, chunk_size: int, timeout: float |
         raise
     try:
         storage.renew_reserve()
+        storage.begin_publishing()
         welcome(paths, lock)
         storage.index.leveldb.adopt()
     except BaseException:

@@ -129,7 +129,7 @@ def reopen_snapshot(kept: Kept) -> Snapshot:
     """Return a snapshot that was pickled: another one, as of the same commit."""
     while True:
         snapshot = reopen(kept).snapshot()
-        if snapshot.commit_number == kept.commit:
+        if snapshot.last_commit == kept.commit:
             return snapshot
         snapshot.close()  # another thread has refreshed the handle
 
@@ -162,7 +162,7 @@ def _latest(paths: Paths, kept: Kept, error: Exception) -> ReadStorage:
 def keep(database: Database) -> Kept:
     """Return where others find the commit that a database shows, which is open for reading."""
     storage = reading_storage(database)
-    return storage.keep(storage.index.leveldb.directory)
+    return storage.keep()
 
 
 def _pickled(database: Database) -> tuple[Callable[..., Database], tuple[Any, ...]]:
@@ -172,7 +172,7 @@ def _pickled(database: Database) -> tuple[Callable[..., Database], tuple[Any, ..
 def _pickled_snapshot(snapshot: Snapshot) -> tuple[Callable[..., Snapshot], tuple[Any, ...]]:
     database, index_snapshot = origin(snapshot)
     assert isinstance(database, Database)
-    return reopen_snapshot, (reading_storage(database).keep(index_snapshot.leveldb_snapshot.directory),)
+    return reopen_snapshot, (reading_storage(database).keep(index_snapshot),)
 
 
 def _close_at_exit() -> None:

@@ -86,8 +86,8 @@ class Snapshot(StoreCollection):
         return f"<Snapshot of commit {self._taken.commit}, {len(self._heaps)} stores>"
 
     @property
-    def commit_number(self) -> int:
-        """Number of the commit that this snapshot shows."""
+    def last_commit(self) -> int:
+        """Number of the last commit that this snapshot shows."""
         return self._index_snapshot().commit
 
     def _index_snapshot(self) -> IndexSnapshot:

@@ -38,6 +38,7 @@ class Paths:
         self.superblock = os.path.join(root, "superblock")
         self.lock = os.path.join(root, "lock")
         self.reserve = os.path.join(root, "reserve")
+        self.tail = os.path.join(root, "tail")
         self.chunks = os.path.join(root, "chunks") if chunks is None else chunks
         self.owns_chunks = chunks is None
         self.readers = os.path.join(root, "readers")

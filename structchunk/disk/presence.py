@@ -8,7 +8,7 @@ from ..errors import CorruptionError
 from . import files
 from .paths import Paths
 
-_OWN = {"superblock", "superblock.new", "lock", "chunks", "readers", "reserve"}
+_OWN = {"superblock", "superblock.new", "lock", "chunks", "readers", "reserve", "tail", "tail.new"}
 """What a process that creates a database, or died while it did, may have put there, beside an index."""
 
 

@@ -4,5 +4,5 @@ Staging, commit, checkpoint, the log in the chunks' directories, recovery. Whate
 is here. Knows chunks and the index, but none of the objects that users hold.
 
 Modules, from the bottom up: commit_log, in_place, drafts, staging, commit, completeness,
-provision, checkpoint, storage, recovery.
+provision, checkpoint, storage, recovery, follow.
 """

@@ -5,7 +5,7 @@ The directories are the log of the database. This module reads it and decides; a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..chunks.chunk import Chunk
@@ -18,6 +18,7 @@ from ..errors import CorruptionError
 from ..index.index import Index
 from ..index.leveldb import REBUILD
 from ..runs.extent import DROPPED
+from ..runs.run import Run, in_key_order
 
 Progress = Callable[[int, int], object]
 
@@ -290,18 +291,24 @@ def find_good(log: Log) -> None:
         if segment.commit > log.base:
             commits.setdefault(segment.commit, []).append(segment)
     log.good = log.base
-    while _is_whole(commits.get(log.good + 1, []), log):
+    while _is_sound(commits.get(log.good + 1, []), log):
         log.good += 1
     log.segments = [segment for segment in log.segments if segment.commit <= log.good]
 
 
-def _is_whole(parts: list[Segment], log: Log) -> bool:
-    if not parts or len(parts) != parts[0].parts or sorted(part.part for part in parts) != list(range(len(parts))):
+def _is_sound(parts: list[Segment], log: Log) -> bool:
+    return has_all_parts(parts) and all(data_is_sound(part, log.chunks[part.chunk]) for part in parts)
+
+
+def has_all_parts(parts: list[Segment]) -> bool:
+    """Tell whether these segments of one commit are all that it has."""
+    if not parts or len(parts) != parts[0].parts:
         return False
-    return all(_data_is_sound(part, log.chunks[part.chunk]) for part in parts)
+    return sorted(part.part for part in parts) == list(range(len(parts)))
 
 
-def _data_is_sound(segment: Segment, chunk: Chunk) -> bool:
+def data_is_sound(segment: Segment, chunk: Chunk) -> bool:
+    """Tell whether the records of a segment are what they were when it was written."""
     return data_crc(memoryview(chunk.source), segment.run, chunk.header.item_size) == segment.data_crc
 
 
@@ -335,6 +342,22 @@ def rewind(log: Log) -> None:
 
 
 # ---------------------------------------------------------------------- what it says
+
+
+def catalog_entry(header: Header) -> dict[str, object]:
+    """Return what the catalog says of the store of a chunk."""
+    return {"store": header.store, "kind": header.about["kind"], "schema": header.about["schema"]}
+
+
+def rows_by_store(segments: Iterable[Segment], chunks: Mapping[int, Chunk]) -> dict[int, list[Run]]:
+    """Return what segments of these chunks leave of each store, the later commit winning; tombstones included."""
+    rows: dict[int, list[Run]] = {}
+    item_sizes = {}
+    for segment in sorted(segments, key=lambda segment: segment.commit):
+        header = chunks[segment.chunk].header
+        rows.setdefault(header.store, []).append(segment.run)
+        item_sizes[header.store] = header.item_size
+    return {store: in_key_order(runs, item_sizes[store]) for store, runs in rows.items()}
 
 
 def good_chunks(log: Log) -> list[Chunk]:

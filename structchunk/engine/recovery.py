@@ -22,11 +22,12 @@ from ..disk.superblock import Superblock, create_superblock, read_superblock
 from ..errors import CorruptionError
 from ..index.index import Catalog, Index
 from ..index.leveldb import REBUILD
-from ..runs.run import Run, in_key_order, portions
+from ..runs.run import portions
 from ..types.schema import schema_from_descriptor
 from .commit_log import (
     Log,
     Progress,
+    catalog_entry,
     check_complete,
     check_heads,
     dropped_stores,
@@ -39,6 +40,7 @@ from .commit_log import (
     read_whole_log,
     replaced_chunks,
     rewind,
+    rows_by_store,
 )
 from .completeness import check_commits
 from .storage import Storage
@@ -306,14 +308,16 @@ def _bring_forward(storage: Storage, log: Log) -> tuple[set[int], set[int]]:
     catalog = {name: entry for name, entry in index.catalog.items() if entry["store"] not in dropped}
     known = {entry["store"] for entry in catalog.values()}
     catalog |= {
-        chunk.header.about["name"]: _entry(chunk)
+        chunk.header.about["name"]: catalog_entry(chunk.header)
         for chunk in good_chunks(log)
         if chunk.header.store not in known | dropped
     }
     _add_heaps(storage, catalog, log)
     replaced = replaced_chunks(log, log.good)
     if log.good > log.base:
-        runs_by_store = {store: runs for store, runs in _runs_by_store(log).items() if store not in dropped}
+        runs_by_store = {
+            store: runs for store, runs in rows_by_store(log.segments, log.chunks).items() if store not in dropped
+        }
         compacted = {log.chunks[chunk].header.store for chunk in replaced & log.chunks.keys()}
         index.put(log.good, runs_by_store, catalog if catalog != index.catalog else None, compacted)
     for heap in storage.heaps.values():
@@ -358,10 +362,10 @@ def _index_anew(
     index = Index.create(path, superblock.database, log.good, next_chunk, private=private)
     try:
         storage = make(superblock._replace(generation=generation), index)
-        catalog = {chunk.header.about["name"]: _entry(chunk) for chunk in kept}
+        catalog = {chunk.header.about["name"]: catalog_entry(chunk.header) for chunk in kept}
         _add_heaps(storage, catalog, log, without=replaced)
         index.put(log.good, {}, catalog)
-        runs_by_store = _runs_by_store(log)
+        runs_by_store = rows_by_store(log.segments, log.chunks)
         for store in runs_by_store.keys() - dropped:
             for part in (part for run in runs_by_store[store] for part in portions(run, LOAD_ROWS)):
                 index.put(log.good, {store: [part]})
@@ -377,22 +381,6 @@ def _remove_index(path: str) -> None:
         files.remove_tree(path)
     else:
         files.unlink(path)
-
-
-def _entry(chunk: Chunk) -> dict[str, object]:
-    about = chunk.header.about
-    return {"store": chunk.header.store, "kind": about["kind"], "schema": about["schema"]}
-
-
-def _runs_by_store(log: Log) -> dict[int, list[Run]]:
-    """Return what the log's segments leave of each store, the later commit winning; tombstones included."""
-    runs_by_store: dict[int, list[Run]] = {}
-    item_sizes = {}
-    for segment in sorted(log.segments, key=lambda segment: segment.commit):
-        header = log.chunks[segment.chunk].header
-        runs_by_store.setdefault(header.store, []).append(segment.run)
-        item_sizes[header.store] = header.item_size
-    return {store: in_key_order(runs, item_sizes[store]) for store, runs in runs_by_store.items()}
 
 
 def _add_heaps(storage: Storage, catalog: Catalog, log: Log, without: Container[int] = ()) -> None:

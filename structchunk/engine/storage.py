@@ -7,7 +7,7 @@ read or write, is for the layers above; what opening does after a crash is in ``
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from ..disk.lock import Hold
 from ..disk.paths import Paths
 from ..disk.reserve import Reserve
 from ..disk.superblock import Superblock
+from ..disk.tail import Head, Tail
 from ..errors import FailedError
 from ..index.index import Catalog, Index
 from ..process import forks, leftovers
@@ -85,6 +86,7 @@ class Storage:
         self._mutex = Mutex()
         self.reserve = Reserve(paths.reserve)
         self._uncheckpointed_size = 0
+        self._tail: Tail | None = None
         forks.on_fork(self)
 
     # ------------------------------------------------------------------ stores and chunks
@@ -101,9 +103,13 @@ class Storage:
 
     def add_heap(self, heap: Heap) -> None:
         """Make a committed store known."""
+        self.index.add_store(heap.store, heap.item_size, heap.check)  # first: who has the heap needs its table
         self._heaps[heap.store] = heap
         self._named = {}, {}, {}
-        self.index.add_store(heap.store, heap.item_size, heap.check)
+
+    def find_heap(self, store: int) -> Heap | None:
+        """Return the heap of a store by its id, or None."""
+        return self._heaps.get(store)
 
     def new_heap(self, name: str, schema: Schema) -> Heap:
         """Return the heap of a new store, whose id is that of its first chunk, the next one to be made."""
@@ -262,6 +268,7 @@ class Storage:
                 self._heaps = self._heaps | {heap.store: heap for heap in created}
             self._write_commit(ready, sync=sync)
             self._settle(changed, dropped)
+            self._publish([part.room.chunk.id for part in ready.parts], is_durable=sync)
             self._unfinished = ""
             self._go_on()
 
@@ -295,6 +302,24 @@ class Storage:
         except Exception as error:
             self._fail(error)
             raise
+
+    def begin_publishing(self) -> None:
+        """Write the page that others follow anew, now that recovery is over; they can do without."""
+        if not self.is_in_place():
+            return
+        superblock, last = self.superblock, self.index.last
+        epoch = superblock.epoch + self.epoch_pending
+        head = Head(superblock.generation, superblock.database, epoch, last, last, 0, 0, 0, self.next_chunk, 0)
+        try:
+            self._tail = Tail(self.paths.tail, head)
+        except OSError:  # nobody must take the one that is there for this one's
+            with contextlib.suppress(OSError):
+                files.unlink(self.paths.tail)
+
+    def _publish(self, chunks: Collection[int] = (), *, is_durable: bool) -> None:
+        """Tell others of the last commit, which appended to these chunks, and whether all is on disk."""
+        if self._tail is not None:
+            self._tail.publish(self.index.last, chunks, self.next_chunk, is_durable=is_durable)
 
     def _settle(self, stagings: list[Staging], dropped: Heap | None) -> None:
         for staging in stagings:
@@ -387,6 +412,7 @@ class Storage:
         except Exception as error:
             self._fail(error)
             raise
+        self._publish(is_durable=True)
         self._unfinished = ""
         provision.renew(self.reserve, self.index)
 
@@ -449,6 +475,8 @@ class Storage:
                 provision.leave(self.reserve, self.index)
         finally:
             try:
+                if self._tail is not None:
+                    self._tail.close()
                 for heap in self._heaps.values():
                     heap.close()
             finally:

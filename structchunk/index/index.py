@@ -429,9 +429,11 @@ class Index:
         self.forget()
 
 
-def copy_snapshot(snapshot: IndexSnapshot, path: str, database: bytes, next_chunk: int) -> Index:
+def copy_snapshot(
+    snapshot: IndexSnapshot, path: str, database: bytes, next_chunk: int, *, private: bool = False
+) -> Index:
     """Create an index that holds what a snapshot shows; not durable before its first checkpoint."""
-    index = Index.create(path, database, snapshot.commit, next_chunk)
+    index = Index.create(path, database, snapshot.commit, next_chunk, private=private)
     try:
         for start, stop in _OF_STORES:
             _write_pairs(index.leveldb, snapshot.pairs(start, stop))

@@ -1,7 +1,7 @@
 """The private files of one reader: clones of the index, and links to the chunks that any of them needs.
 
-A clone stays as of its commit for good, so other processes can clone it again: what is pickled of a reader says
-where the clone is, and the reader keeps that for them, with its links to the chunks that the clone names.
+Other processes can clone a clone again: what is pickled of a reader says where the clone is, and the reader keeps
+that for them as it is, with its links to the chunks that the clone names. One that is not kept follows the log.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple, TypeAlias, TypeVar
 
+from ..chunks.chunk import Chunk
 from ..disk import files
 from ..disk.lock import is_held
 from ..disk.paths import Paths
@@ -19,7 +20,8 @@ from ..disk.superblock import Superblock, read_superblock
 from ..engine.recovery import open_copy, open_settled_copy
 from ..engine.storage import Storage
 from ..errors import CorruptionError, FailedError
-from ..index.index import Index
+from ..index.index import Index, copy_snapshot
+from ..index.index_snapshot import IndexSnapshot
 from ..index.private_directory import PrivateDirectory
 from .directory import ReaderDirectory
 from .kept import Ends, Kept, read_ends, write_ends
@@ -32,7 +34,7 @@ KEPT = 16
 
 
 class Generation(NamedTuple):
-    """What a reader knows of a clone that it made, which is as of one commit for good.
+    """What a reader knows of a clone that it made: of which commit it is by now, or for good if it is kept.
 
     ``ends`` has its chunks, and how far it looks at each: None where no commit has that, so that it may yet go.
     """
@@ -81,6 +83,7 @@ class Copies:
         self._cloned = 0
         self._generations: dict[str, Generation] = {}
         self._kept: dict[str, PrivateDirectory] = {}
+        self._copied: dict[tuple[str, int], str] = {}
         self.directory = ReaderDirectory(parent, prefix)
         try:
             self._paths = OwnPaths(self.directory.path, None if link else source.chunks)
@@ -125,8 +128,8 @@ class Copies:
         except FileNotFoundError:
             return None
 
-    def read(self, make: Make[S]) -> tuple[S, State | None]:
-        """Return the newest commit, whole, and the state that it was found in.
+    def read(self, make: Make[S]) -> tuple[S, State | None, bool]:
+        """Return the newest commit, whole, the state that it was found in, and whether beside a living writer.
 
         Raises
         ------
@@ -149,7 +152,7 @@ class Copies:
                 self._discard()
                 raise
             if is_sound or self.superblock() == superblock:
-                return storage, state
+                return storage, state, is_sound
             storage.index.close()
             self._discard()
 
@@ -192,6 +195,10 @@ class Copies:
         self._note(storage, kept.epoch)
         return storage
 
+    def note_followed(self, storage: Storage, epoch: int) -> None:
+        """Note to which commit, of an epoch or an earlier one, a storage has brought its clone by now."""
+        self._note(storage, max(epoch, self._generations[storage.index.leveldb.path].epoch))
+
     def _note(self, storage: Storage, epoch: int) -> None:
         """Note what a clone needs, for as long as anybody needs the clone."""
         chunks = [chunk for heap in storage.heaps.values() for chunk in heap.chunks.values()]
@@ -202,8 +209,32 @@ class Copies:
         path = storage.index.leveldb.path
         self._generations[path] = Generation(storage.superblock.generation, storage.index.last, epoch, ends)
 
-    def keep(self, directory: PrivateDirectory, database: bytes) -> Kept:
-        """Keep a clone, in place of the one that was first to be kept if these are many; say where it is."""
+    def keep(self, snapshot: IndexSnapshot) -> Kept:
+        """Keep a view's commit, in place of the one that was first to be kept if these are many; say where it is.
+
+        The clone that the view is of will do if it is as of the same commit, and then must stay so. Else the view
+        is copied, which takes time by the size of the index.
+        """
+        directory = snapshot.leveldb_snapshot.directory
+        assert directory is not None  # a reader's clones are private
+        if self._generations[directory.path].commit != snapshot.commit:
+            known = self._kept.get(self._copied.get((directory.path, snapshot.commit), ""))
+            directory = known or self._copy(snapshot, directory.path)
+        return self._keep(directory, self._database)
+
+    def _copy(self, snapshot: IndexSnapshot, origin: str) -> PrivateDirectory:
+        """Return a new directory with an index that holds what a view shows."""
+        self._generation += 2
+        number, known = self._generation, self._generations[origin]
+        index = copy_snapshot(snapshot, self._paths.index(number), self._database, 1, private=True)
+        index.close()
+        directory = index.leveldb.directory
+        assert directory is not None
+        self._generations[directory.path] = known._replace(number=number, commit=snapshot.commit)
+        self._copied[origin, snapshot.commit] = directory.path
+        return directory
+
+    def _keep(self, directory: PrivateDirectory, database: bytes) -> Kept:
         path = directory.path
         number, commit, epoch, ends = self._generations[path]
         if path not in self._kept:
@@ -231,18 +262,41 @@ class Copies:
     def _link_chunks(self, origin: Paths, chunks: Iterable[int]) -> None:
         """Link chunk files that are there, also those that the clone does not name: they do no harm."""
         self._paths.present = frozenset(chunks)
+        if self.link:
+            for chunk in self._paths.present:
+                self._link_chunk(origin.chunk(chunk), self._paths.chunk(chunk))
+
+    def _link_chunk(self, source: str, target: str) -> None:
+        try:
+            if _is_other_file(source, target):
+                files.unlink(target)  # never committed: a later writer used its number again
+            link_file(source, target)
+        except FileNotFoundError:
+            pass  # unlinked since it was listed
+        except FileExistsError:
+            pass  # linked by an earlier clone
+
+    def open_chunk(self, chunk: int) -> Chunk:
+        """Open a chunk file that the database has now, positioned as if it were empty; link it first.
+
+        Raises
+        ------
+        FileNotFoundError, CorruptionError
+            It is gone, or is being made.
+        """
+        path = self._paths.chunk(chunk)
+        if self.link:
+            self._link_chunk(self.source.chunk(chunk), path)
+        opened = Chunk.open(path)
         if not self.link:
-            return
-        for chunk in self._paths.present:
-            source, target = origin.chunk(chunk), self._paths.chunk(chunk)
-            try:
-                if _is_other_file(source, target):
-                    files.unlink(target)  # never committed: a later writer used its number again
-                link_file(source, target)
-            except FileNotFoundError:
-                pass  # unlinked since it was listed
-            except FileExistsError:
-                pass  # linked by an earlier clone
+            opened.map_source()
+        if (opened.header.chunk, opened.header.database) != (chunk, self._database):
+            raise CorruptionError(path, found="another chunk", expected=f"chunk {chunk} of this database")
+        return opened
+
+    def has_needless(self) -> bool:
+        """Tell whether a clone has gone, so that there may be links which nobody needs any more."""
+        return len(self._generations) > 1 and not all(map(os.path.lexists, list(self._generations)))
 
     def unlink_chunks(self) -> None:
         """Give up the links to the chunks that no clone needs that is there; what is mapped stays."""

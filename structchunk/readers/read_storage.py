@@ -13,6 +13,7 @@ directory, and the chunk files are mapped at once, which keeps them just as well
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Iterator
 
@@ -20,11 +21,13 @@ from ..chunks.chunk import Chunk, read_header
 from ..chunks.heap import Heap, Place, Retired
 from ..disk.paths import Paths
 from ..disk.superblock import Superblock, read_superblock
+from ..disk.tail import Head, Lineage, TailView
 from ..engine.commit_log import ends_at
+from ..engine.follow import Follower
 from ..engine.storage import Storage
 from ..errors import CorruptionError, ReadOnlyError
 from ..index.index import Index
-from ..index.private_directory import PrivateDirectory
+from ..index.index_snapshot import IndexSnapshot
 from ..process import leftovers
 from ..runs.extent import empty_rows
 from .copies import Copies, State
@@ -55,6 +58,9 @@ class ReadStorage(Storage):
         super().__init__(copies.source, copies, superblock, index, 0)
         self._copies = copies
         self.state: State | None = None
+        self.lineage: Lineage | None = None
+        self._seen: tuple[TailView | None, bytes] = None, b""
+        self._follower = Follower(copies.open_chunk, copies.source.list_chunks)
 
     def check_writable(self) -> None:
         """Refuse: nothing is ever written through this."""
@@ -64,8 +70,14 @@ class ReadStorage(Storage):
         """Return how far each chunk of a store that had any commit reaches as of one: a writer may have gone on."""
         with self.store_lock:
             heads = self.index.heads if self.index.checkpoint <= commit else {}
+            exact = self._follower.exact if commit == self.index.last else set()
         chunks = list(heap.chunks.values())
-        places = [Place(chunk, *ends_at(chunk, heads.get(chunk.id), commit)) for chunk in chunks]
+        places = [
+            Place(chunk, chunk.committed, chunk.directory)
+            if chunk.id in exact
+            else Place(chunk, *ends_at(chunk, heads.get(chunk.id), commit))
+            for chunk in chunks
+        ]
         return [place for place in places if place.directory < place.chunk.header.file_size]
 
     def newest_epoch(self) -> int:
@@ -80,23 +92,61 @@ class ReadStorage(Storage):
         """Return a message with the paths of the database's own files."""
         return self._copies.original(text)
 
-    def refresh(self) -> None:
-        """Show the newest commit. Reads in flight, and snapshots, go on with the clone of before."""
+    @property
+    def is_followed(self) -> bool:
+        """Whether there is a page that says cheaply whether there is a newer commit."""
+        return self._seen[0] is not None
+
+    def refresh(self) -> bool:
+        """Show the newest commit, and tell whether it is another one. Reads in flight, and snapshots, go on."""
+        tail, raw = self._seen
+        if tail is not None and tail.raw() == raw and tail.is_in_place():
+            return False
         try:
             with self.committing():
-                self.catch_up()
+                return self.catch_up()
         finally:
             leftovers.clear()  # the clone of before, unless somebody reads it yet
 
-    def catch_up(self) -> None:
-        """Show the newest commit; the caller holds the lock."""
+    def catch_up(self) -> bool:
+        """Show the newest commit, and tell whether it is another one; the caller holds the lock."""
         self.index.leveldb.check_open()
         self.check_place()
-        if self.state is None or self.state != self._copies.state():
+        last = self.index.last
+        tail = self._current_tail()
+        raw, head = (b"", None) if tail is None else tail.read()
+        is_rewound = head is not None and self.lineage not in (None, head.lineage) and head.base < last
+        if not (tail and head and self._follow(tail, head)) and self._is_stale():
             self._show(_newest(self._copies))
+        self._seen = tail, raw  # last: if this is interrupted, the next refresh() does it again
+        return self.index.last != last or is_rewound
+
+    def _is_stale(self) -> bool:
+        """Tell whether anything has happened to the index since it was cloned."""
+        return self.state is None or self.state != self._copies.state()
+
+    def _current_tail(self) -> TailView | None:
+        """Return the page that has the path; None if there is none."""
+        tail, _ = self._seen
+        return tail if tail is not None and tail.is_in_place() else _open_tail(self.paths)
+
+    def _follow(self, tail: TailView, head: Head) -> bool:
+        """Show what is published, and tell whether that could be done without another clone."""
+        if head.lineage != self.lineage:
+            return False
+        last = self.index.last
+        if head.published <= last:
+            return True
+        if not self._follower.follow(self, head, tail.chunks(head, last)):
+            return False
+        if self._copies.has_needless():
+            self._note_followed()
+            self._copies.unlink_chunks()
+        return True
 
     def _show(self, newer: ReadStorage) -> None:
         """Take over what a newer storage has: chunks first, since the index must not name one that is not there."""
+        self._note_followed()
         mine, theirs = self._heaps, newer._heaps
         for store in mine.keys() & theirs.keys():
             mine[store].adopt(theirs[store].chunks)
@@ -109,7 +159,8 @@ class ReadStorage(Storage):
         self._copies.unlink_chunks()
         for store in mine.keys() & theirs.keys():
             theirs[store].chunks.clear()  # the garbage collector may come late, and a mapping takes a descriptor
-        self.state = newer.state  # last: if this is interrupted, the next refresh() does it again
+        self._follower.begin(self)
+        self.lineage, self.state = newer.lineage, newer.state  # last: if this is interrupted, it is done again
 
     def _forget(self, mine: dict[int, Heap], theirs: dict[int, Heap]) -> None:
         """Forget the chunks that are gone, but for the snapshots and scans that go on reading them."""
@@ -126,17 +177,19 @@ class ReadStorage(Storage):
                     self.index.keep([old])
                     heap.retire(old)
 
-    def keep(self, directory: PrivateDirectory | None) -> Kept:
-        """Keep a clone of this reader's until it is closed, for other processes, and say where it is.
+    def _note_followed(self) -> None:
+        if self.lineage is not None:
+            self._copies.note_followed(self, self.lineage[2])
 
-        Parameters
-        ----------
-        directory : PrivateDirectory
-            Of the clone: the present one, or that of a snapshot.
-        """
-        assert directory is not None  # a reader's clones are private
+    def keep(self, snapshot: IndexSnapshot | None = None) -> Kept:
+        """Keep the present commit, or that of a view, until this is closed; say where other processes find it."""
         with self.committing():
-            return self._copies.keep(directory, self.superblock.database)
+            self._follower.stop()  # what is kept stays as it is; and who is at its commit need not be copied
+            self._note_followed()
+            if snapshot is not None:
+                return self._copies.keep(snapshot)
+            with contextlib.closing(self.index.snapshot()) as present:
+                return self._copies.keep(present)
 
     def shows(self, kept: Kept) -> bool:
         """Tell whether this is the commit that another reader was to keep, and not one that was made again."""
@@ -161,9 +214,21 @@ class ReadStorage(Storage):
 
 
 def _newest(copies: Copies) -> ReadStorage:
-    storage, state = copies.read(ReadStorage)
+    tail = _open_tail(copies.source)  # first: what is published before the clone is made is in it
+    head = None if tail is None else tail.read()[1]
+    storage, state, is_followed = copies.read(ReadStorage)
     storage.state = state
+    if is_followed and head is not None:  # with no writer, what is published may be lost: the power may have failed
+        storage.lineage = head.lineage
+    storage._follower.begin(storage)
     return storage
+
+
+def _open_tail(paths: Paths) -> TailView | None:
+    try:
+        return TailView(paths.tail)
+    except (OSError, CorruptionError):
+        return None
 
 
 def _was_renumbered(chunk: Chunk) -> bool:

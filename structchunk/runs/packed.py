@@ -111,7 +111,7 @@ def unpack(packed: Packed, item_size: int) -> Run:
         raise ValueError(f"{len(body)} bytes for {count} rows of form {form}")
     if form == ALL:
         rows = rows_from_bytes(body)
-        if not is_sorted(rows["key"]):
+        if count > 1 and not is_sorted(rows["key"]):
             raise ValueError("keys out of order")
         return ArrayRun(rows)
     offset, length, chunk, flags = HEAD.unpack_from(body)

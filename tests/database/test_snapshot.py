@@ -34,7 +34,7 @@ def store(db: sc.Database) -> sc.ArrayStore:
 def test_keeps_showing_its_commit(db: sc.Database, store: sc.ArrayStore) -> None:
     with db.snapshot() as snapshot:
         assert type(snapshot) is sc.Snapshot
-        number = snapshot.commit_number
+        number = snapshot.last_commit
         store[3] = [33.0]
         del store[4]
         store.put_many(range(100, 2000), np.zeros((1900, 1)))
@@ -43,9 +43,9 @@ def test_keeps_showing_its_commit(db: sc.Database, store: sc.ArrayStore) -> None
         assert [value.tolist() for value in seen.values()] == [[key] for key in range(10)]
         assert len(seen) == 10
         assert 100 not in seen
-        assert snapshot.commit_number == number
+        assert snapshot.last_commit == number
     with db.snapshot() as later:
-        assert later.commit_number > number
+        assert later.last_commit > number
         assert later["floats"][3].tolist() == [33]
         assert len(later["floats"]) == 9 + 1900
 
@@ -111,7 +111,7 @@ def test_closed_snapshots_refuse(db: sc.Database, store: sc.ArrayStore) -> None:
     seen = snapshot["floats"]
     kept, batch = seen[3], seen.get_many([4, 5])
     single = [attempt for attempt in reads(seen) if attempt.__name__ == "<lambda>"]
-    attempts = [*single, lambda: snapshot["floats"], lambda: snapshot.commit_number, snapshot.__enter__]
+    attempts = [*single, lambda: snapshot["floats"], lambda: snapshot.last_commit, snapshot.__enter__]
     snapshot.close()
     snapshot.close()
     all_raise(attempts, sc.ClosedError, "snapshot")

@@ -37,7 +37,7 @@ def chunk_files(db: sc.Database) -> set[str]:
 def disk_state(db: sc.Database) -> tuple[Any, ...]:
     """Return what a transaction that leaves nothing must leave as it is."""
     with db.snapshot() as snapshot:
-        return snapshot.commit_number, sorted(db), chunk_files(db), {name: len(db[name]) for name in db}
+        return snapshot.last_commit, sorted(db), chunk_files(db), {name: len(db[name]) for name in db}
 
 
 # -- all

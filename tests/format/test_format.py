@@ -23,6 +23,7 @@ from structchunk.chunks.segment import REPLACES, Segment, data_crc, pack_record,
 from structchunk.disk import files
 from structchunk.disk.paths import Paths
 from structchunk.disk.superblock import SLOT_SIZE, Superblock, create_superblock, parse_slot, read_superblock
+from structchunk.disk.tail import HEAD_SIZE, Head, Tail, parse_head
 from structchunk.errors import CorruptionError
 from structchunk.index.index import Index
 from structchunk.index.leveldb import LevelDB
@@ -417,6 +418,50 @@ def test_no_form_says_more_rows_than_have_room_in_form_all(count: int, *, is_sou
     segment = parse_segment(raw, len(raw), 7, 4096, 1)
     assert (segment is not None) == is_sound
     assert not is_sound or (segment is not None and len(segment.run) == count)
+
+
+# ---------------------------------------------------------------------- tail page
+
+TAIL = Head(
+    1, UUID, epoch=3, base=290, published=302, durable=301, committing=303, pairs=5, next_chunk=17, named=16
+)
+TAIL_GOLDEN = bytes.fromhex(
+    "535452554354544c"  # STRUCTTL
+    "01000000 01000000"  # version, generation
+    "000102030405060708090a0b0c0d0e0f"
+    "0300000000000000 2201000000000000"  # epoch, base
+    "2e01000000000000 2d01000000000000 2f01000000000000"  # published, durable, committing
+    "0500000000000000 11000000 10000000 3b0e8d2e"  # pairs, next chunk, named, CRC
+)
+
+
+def test_tail_page() -> None:
+    assert TAIL.pack() == TAIL_GOLDEN
+    assert TAIL_GOLDEN[88:] == zlib.crc32(TAIL_GOLDEN[:88]).to_bytes(4, "little")
+    assert parse_head(TAIL_GOLDEN) == TAIL
+
+
+def test_each_flipped_bit_of_a_tail_page_is_found() -> None:
+    assert not any(map(parse_head, flipped(TAIL_GOLDEN, range(8 * HEAD_SIZE))))
+
+
+@pytest.mark.parametrize(("offset", "value"), [(0, b"STRUCTCK"), (8, bytes([2]))])
+def test_a_tail_page_of_another_magic_or_version_is_none(offset: int, value: bytes) -> None:
+    head = TAIL_GOLDEN[:offset] + value + TAIL_GOLDEN[offset + len(value) : 88]
+    assert parse_head(head + zlib.crc32(head).to_bytes(4, "little")) is None
+
+
+def test_the_ring_of_a_tail_page(tmp_path: Path) -> None:
+    """Pair n is at 92 + 12 * (n % 333)."""
+    path = tmp_path / "tail"
+    tail = Tail(str(path), TAIL)
+    assert path.read_bytes() == TAIL._replace(pairs=0).pack() + bytes(4096 - 92)
+    for commit in range(303, 803):
+        tail.publish(commit, [commit % 7], 18, is_durable=commit == 700)
+    page = path.read_bytes()
+    assert parse_head(page[:92]) == Head(1, UUID, 3, 290, 802, 700, 303, 500, 18, 18)
+    pairs = [struct.unpack_from("<QI", page, 92 + 12 * (number % 333)) for number in range(167, 500)]
+    assert pairs == [(commit, commit % 7) for commit in range(303 + 167, 803)]
 
 
 # ---------------------------------------------------------------------- superblock

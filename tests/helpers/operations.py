@@ -28,7 +28,7 @@ PATIENCE = 0.5
 """Seconds after which another thread is looked at; seen at one place again and again, it hangs."""
 BIG = np.arange(700.0)
 """Of two such records only one goes into the first chunk of a store."""
-OWN_FILES = ("chunks", "superblock", "lock", "readers", "reserve")
+OWN_FILES = ("chunks", "superblock", "lock", "readers", "reserve", "tail")
 NEW = 1000
 """Keys from here on are for what operations store."""
 
@@ -179,6 +179,17 @@ def read_beside(scene: Scene) -> None:
     scene.put("floats", 500, [1, 2, 3])
     scene.put("floats", 501, BIG)
     scene.put("floats", 502, BIG)
+
+
+def followed(scene: Scene) -> None:
+    """Open it for writing and reading, and commit what the reader need not clone the index for."""
+    working(scene)
+    scene.other = scene.open("r")
+    scene.put("floats", 500, [1, 2, 3])
+    scene.put("floats", 502, BIG)
+    scene.db.array_store("late", "<i4")
+    scene.model["late"] = {}
+    scene.put("late", 1, [5])
 
 
 def shared(scene: Scene) -> None:
@@ -579,6 +590,16 @@ def open_reader(scene: Scene) -> None:
 @operation(prepare=read_beside)
 def refresh(scene: Scene) -> None:
     scene.other.refresh()
+
+
+@operation(prepare=followed)
+def refresh_by_following(scene: Scene) -> None:
+    scene.other.refresh()
+
+
+@operation(prepare=followed)
+def wait(scene: Scene) -> None:
+    scene.other.wait(1)
 
 
 @operation(prepare=read_beside)

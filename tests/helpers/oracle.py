@@ -421,7 +421,7 @@ def as_bytes(record: Any) -> bytes:
 def number(db: sc.Database) -> int:
     """Return the number of the last commit."""
     with db.snapshot() as snapshot:
-        return snapshot.commit_number
+        return snapshot.last_commit
 
 
 def is_possible(found: bytes, options: tuple[bytes, ...]) -> bool:

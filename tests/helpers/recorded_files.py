@@ -14,6 +14,7 @@ import numpy as np
 
 from structchunk.chunks.chunk import Chunk
 from structchunk.disk import files
+from structchunk.disk.tail import Tail
 from structchunk.index.leveldb import LevelDB
 
 SECTOR = 512
@@ -56,6 +57,7 @@ class Seam(Replacing):
             self._replace(files, name, self._around(name, getattr(files, name)))
         self._replace(Chunk, "store", self._store(Chunk.store))
         self._replace(Chunk, "append_segment", self._around("append_segment", Chunk.append_segment))
+        self._replace(Tail, "publish", self._around("publish", Tail.publish))
         for name in ("write", "close"):
             self._replace(LevelDB, name, self._around(f"LevelDB.{name}", getattr(LevelDB, name)))
         for name in ("create", "open"):

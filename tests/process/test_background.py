@@ -108,12 +108,12 @@ def test_checksums_of_a_commit(db: sc.Database, monkeypatch: pytest.MonkeyPatch)
             transaction[store.name].put_many(np.arange(9), np.random.default_rng(1).random((9, 3)))
     assert len(names) == 2
     assert all(name.startswith("structchunk") for name in names)
-    before = db.snapshot().commit_number
+    before = db.snapshot().last_commit
     monkeypatch.setattr(commit, "data_crc", broken)
     with pytest.raises(MemoryError):
         stores[0].put_many([1, 2], [[1.0], [2.0]])
     assert not threads()
     monkeypatch.setattr(commit, "data_crc", noted)
-    assert db.snapshot().commit_number == before
+    assert db.snapshot().last_commit == before
     stores[0].put_many([1, 2], [[1.0], [2.0]])
     assert stores[0][2].tolist() == [2.0]

@@ -122,6 +122,8 @@ def test_a_refresh_that_fails_is_done_again(open_db: OpenDB, monkeypatch: pytest
     with open_db("r") as db:
         mine = Path(writer.path, "readers", leftovers(writer.path)[0])
         writer["floats"][5000] = [1.0]
+        writer.array_store("dropped", "f8")
+        writer.drop_store("dropped")  # which takes another clone
         for _ in range(3):
             with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
                 patch.setattr(where, fail)

@@ -538,7 +538,7 @@ def test_edit_without_a_change_commits_nothing(db: sc.Database, points: sc.Objec
         txn["points"].edit(1).x = 1
         txn.commit()
         with db.snapshot() as after:
-            assert after.commit_number == before.commit_number
+            assert after.last_commit == before.last_commit
 
 
 def test_edit_needs_a_transaction_and_a_record(db: sc.Database, points: sc.ObjectStore[Point]) -> None:

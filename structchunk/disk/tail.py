@@ -1,0 +1,204 @@
+"""The tail page: the live end of the log, for those who follow it. A hint, by which nothing on disk is decided.
+
+Who has the database open for writing keeps one page of 4096 bytes in the file ``tail``, and everybody else maps it.
+Little-endian::
+
+    0    8s  magic "STRUCTTL"
+    8    u4  format version = 1
+    12   u4  index generation: the number of the index directory
+    16   16s database uuid
+    32   u8  epoch of the next commit
+    40   u8  base: the commit that the epoch begins behind, the last one that recovery found whole
+    48   u8  published: the last commit that is whole and, if it asked for that, on disk
+    56   u8  durable: all up to this commit is on disk
+    64   u8  committing: the commit that is being appended, 0 if none
+    72   u8  number of all (commit, chunk) pairs that were put into the ring
+    80   u4  next chunk: no chunk has this id, or a higher one
+    84   u4  named: of chunks from this id on the names may not be on disk
+    88   u4  CRC-32 of bytes 0 to 88
+    92       ring: 333 pairs of u8 commit, u4 chunk: each chunk that a commit appended to. Pair n is at n % 333
+
+A commit writes its pairs, and then the first 92 bytes, in which the CRC tells a write that is seen half-way. The
+ring has no checksum: it says where to look, and who looks there sees whether each commit is whole. If one is not,
+or the ring has lost some pairs by now, one must look at all chunks.
+
+A follower never goes beyond ``published``: a later commit may yet fail. ``generation``, ``database``, ``epoch`` and
+``base`` are one lineage; in another one commits of the same number may be others. Whoever recovers the database
+rewrites the page in place, for those who have it mapped. After a power cut it may promise what is lost, so that it
+counts only while somebody has the database open for writing, or had when the follower began. A file that is
+missing, of another size, or of a version that is not known is as good as none.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import sys
+import time
+import zlib
+from collections.abc import Collection
+from typing import Any, NamedTuple, TypeAlias
+
+from ..errors import CorruptionError
+from . import files
+
+MAGIC = b"STRUCTTL"
+VERSION = 1
+SIZE = 4096
+HEAD = struct.Struct("<8sII16sQQQQQQII")
+CRC = struct.Struct("<I")
+HEAD_SIZE = 92
+PAIR = struct.Struct("<QI")
+RING = (SIZE - HEAD_SIZE) // PAIR.size
+"""How many pairs the ring has."""
+_TRIES = 100
+"""How often a page is read that is being written."""
+_LOOK = 0.001
+"""Seconds after which it is seen again whether the file has its place."""
+_MAPPING: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+assert HEAD.size + CRC.size == HEAD_SIZE
+
+Lineage: TypeAlias = "tuple[int, bytes, int, int]"
+
+
+class Head(NamedTuple):
+    """The first bytes of the page."""
+
+    generation: int
+    database: bytes
+    epoch: int
+    base: int
+    published: int
+    durable: int
+    committing: int
+    pairs: int
+    next_chunk: int
+    named: int
+
+    @property
+    def lineage(self) -> Lineage:
+        """What is the same for as long as a commit's number tells what is in it."""
+        return self[:4]
+
+    def pack(self) -> bytes:
+        """Return the bytes."""
+        head = HEAD.pack(MAGIC, VERSION, *self)
+        return head + CRC.pack(zlib.crc32(head))
+
+
+def parse_head(raw: bytes) -> Head | None:
+    """Return what the first bytes of a page say; None if they are not such, or are being written."""
+    if len(raw) != HEAD_SIZE or CRC.unpack_from(raw, HEAD.size)[0] != zlib.crc32(raw[: HEAD.size]):
+        return None
+    magic, version, *fields = HEAD.unpack_from(raw)
+    return Head(*fields) if (magic, version) == (MAGIC, VERSION) else None
+
+
+# ---------------------------------------------------------------------- writing
+
+
+class Tail:
+    """The page of a database that is open for writing.
+
+    Notes
+    -----
+    It is written by ``pwrite``, which reports a full disk or a failing one; a store to a mapping would end the
+    process there. The page is a hint, so that an error of writing it is ignored: who follows waits for the next
+    commit.
+    """
+
+    def __init__(self, path: str, head: Head) -> None:
+        self._file = _open_or_make(path)
+        self._head = head._replace(pairs=0)
+        self._file.write(0, self._head.pack().ljust(SIZE, b"\0"))
+
+    def publish(self, commit: int, chunks: Collection[int], next_chunk: int, *, is_durable: bool) -> None:
+        """Say that a commit, which appended to some chunks, is there to be followed, and if all is on disk."""
+        generation, database, epoch, base, _, durable, committing, count, _, named = self._head
+        if is_durable:
+            durable, named = commit, next_chunk
+        try:
+            for chunk in chunks:
+                self._file.write(HEAD_SIZE + count % RING * PAIR.size, PAIR.pack(commit, chunk))
+                count += 1
+            head = Head(generation, database, epoch, base, commit, durable, committing, count, next_chunk, named)
+            self._file.write(0, head.pack())
+        except OSError:
+            return
+        self._head = head
+
+    def close(self) -> None:
+        """Let the file go. Idempotent."""
+        self._file.close()
+
+
+def _open_or_make(path: str) -> files.File:
+    """Open the file, for those who have it mapped, or put a new one in the place of what cannot be it."""
+    try:
+        file = files.File(path)
+        if os.fstat(file.fd).st_size == SIZE:
+            return file
+    except (FileNotFoundError, CorruptionError):
+        pass
+    files.replace(path, bytes(SIZE), sync=False)
+    return files.File(path)
+
+
+# ---------------------------------------------------------------------- reading
+
+
+class TailView:
+    """The page as others see it, mapped.
+
+    Raises
+    ------
+    OSError, CorruptionError
+        There is no such file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        # On an overlay file system a mapping of the lower layer's file would never show what is written later.
+        with files.opened(path, write=os.access(path, os.W_OK)) as fd:
+            status = os.fstat(fd)
+            if status.st_size != SIZE:
+                raise CorruptionError(path, found=f"a file of {status.st_size} bytes", expected=f"{SIZE} bytes")
+            self._identity = files.identity(status)
+            self._page = mmap.mmap(fd, SIZE, access=mmap.ACCESS_READ, **_MAPPING)
+        self._looked = 0.0
+
+    def raw(self) -> bytes:
+        """Return the first bytes of the page, which change with every commit."""
+        return self._page[:HEAD_SIZE]
+
+    def read(self) -> tuple[bytes, Head | None]:
+        """Return the first bytes, and what they say; None if they are no such page, however often it is tried."""
+        for _ in range(_TRIES):
+            raw = self.raw()
+            head = parse_head(raw)
+            if head is not None:
+                return raw, head
+        return raw, None
+
+    def chunks(self, head: Head, last: int) -> set[int] | None:
+        """Return the chunks that the commits after `last` appended to; None if the ring does not say all."""
+        chunks: set[int] = set()
+        for number in range(head.pairs - 1, max(-1, head.pairs - 1 - RING), -1):
+            commit, chunk = PAIR.unpack_from(self._page, HEAD_SIZE + number % RING * PAIR.size)
+            if commit > head.published:
+                return None  # it was overwritten meanwhile
+            if commit <= last:
+                return chunks
+            chunks.add(chunk)
+        return chunks if head.pairs <= RING and last >= head.base else None
+
+    def is_in_place(self) -> bool:
+        """Tell whether the file still had its path, not longer than a millisecond ago."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK:
+            return True
+        if files.displaced(self._path, self._identity):
+            return False
+        self._looked = now
+        return True
