@@ -11,6 +11,7 @@ from .errors import (
     CorruptionError,
     Error,
     FailedError,
+    HistoryLost,
     KeyNotFound,
     LockedError,
     ReadOnlyError,
@@ -24,6 +25,7 @@ from .maintenance.verify import Problem
 from .shards.shards import Shards, open_shards
 from .stores.array_store import ArrayStore
 from .stores.batch import Batch
+from .stores.change import Change
 from .stores.cursor import Cursor
 from .stores.object_store import Array, Object, ObjectStore
 
@@ -33,6 +35,7 @@ __all__ = [
     "Array",
     "ArrayStore",
     "Batch",
+    "Change",
     "ChunkStats",
     "ClosedError",
     "CommitGone",
@@ -42,6 +45,7 @@ __all__ = [
     "Database",
     "Error",
     "FailedError",
+    "HistoryLost",
     "KeyNotFound",
     "LockedError",
     "Object",

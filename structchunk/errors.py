@@ -12,6 +12,7 @@ __all__ = [
     "CorruptionError",
     "Error",
     "FailedError",
+    "HistoryLost",
     "KeyNotFound",
     "LockedError",
     "MovedError",
@@ -56,6 +57,25 @@ class ClosedError(Error, ValueError):
 
 class CommitGone(Error, LookupError):
     """The commit that something was pickled at is not the latest any more, and no reader keeps it."""
+
+
+class HistoryLost(Error, LookupError):
+    """Changes that were asked for are not in the log any more: start from a snapshot, and follow from there.
+
+    Attributes
+    ----------
+    upto : int
+        The last commit of which changes are gone.
+    """
+
+    def __init__(self, what: str, upto: int) -> None:
+        super().__init__(
+            f"{what}; take a snapshot, start from what it holds, and ask for the changes since its last_commit"
+        )
+        self.upto = upto
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_lost, (self.args, self.upto)
 
 
 class ReadOnlyError(Error):
@@ -117,6 +137,12 @@ def missing_extra(need: str, extra: str) -> ImportError:
     """
     # Not by the distribution's name: on the public package index it belongs to another project.
     return ImportError(f"{need}: in a checkout of structchunk, pip install '.[{extra}]'")
+
+
+def _rebuild_lost(args: tuple[object, ...], upto: int) -> HistoryLost:
+    error = HistoryLost("", upto)
+    error.args = args
+    return error
 
 
 def _rebuild_corruption(state: dict[str, object]) -> CorruptionError:

@@ -19,7 +19,10 @@ Format, version 1. All numbers are little-endian; a chunk belongs to one store. 
         84   u4  zero
         88   u8  free offset: the next free byte      } written by every commit for those who read the
         96   u8  directory offset: its lowest byte    } file from outside; recovery never trusts them
-        104      JSON text: {"name": ..., "kind": "array" or "object", "schema": ...}
+        104      JSON text: {"name": ..., "kind": "array" or "object", "schema": ...}; of a chunk that
+                 replaces others also "history": [the last commit whose changes those held, and then the
+                 commits after it that only moved records]; without it that may be any commit before the
+                 one that replaces them
                  u4 ids of the chunks that this one replaces, once the commit that does so is whole
     data offset       data: records back to back, each at a multiple of the item size, so that the
                       whole file can be seen as one array of the store's type
@@ -95,7 +98,8 @@ class Chunk:
     ``committed`` and ``directory`` are how far data and directory reach as of the last commit; ``settled`` is
     ``committed`` as of the last checkpoint: the bytes below it are no longer needed to check a commit. ``free`` is
     where the next transaction may store: above ``committed`` if views of what an earlier one stored were handed
-    out. What lies between it and ``stored`` was written by a transaction that did not commit.
+    out. What lies between it and ``stored`` was written by a transaction that did not commit. ``passed`` is a
+    commit and a position in the directory: all segments above that are of commits up to it.
 
     Notes
     -----
@@ -111,6 +115,7 @@ class Chunk:
         self.id = header.chunk
         self.free = self.settled = self.committed = self.stored = free
         self.directory = directory
+        self.passed = 0, header.file_size
         self.reserved = 0
         self._prepared = False
         self._directory_reserved = header.file_size

@@ -7,7 +7,7 @@ import json
 import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import CorruptionError
 
@@ -53,6 +53,21 @@ def round_up(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 
 
+class History(NamedTuple):
+    """What went with chunks that were replaced, of what tells which commit changed what.
+
+    Attributes
+    ----------
+    upto : int
+        The last commit whose changes they held.
+    moved : tuple of int
+        Those after it that only moved records.
+    """
+
+    upto: int
+    moved: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True)
 class Header:
     """What a chunk says of itself, once, at creation.
@@ -68,7 +83,7 @@ class Header:
     created : int
         Nanoseconds since 1970.
     about : dict
-        ``name``, ``kind`` and ``schema`` of the store.
+        ``name``, ``kind`` and ``schema`` of the store; ``history`` of a chunk that replaces others.
     replaces : tuple of int
         Ids of the chunks whose live records compaction moves here.
     is_marked : bool
@@ -89,6 +104,12 @@ class Header:
     def version(self) -> int:
         """The lowest version of the format that can express this header."""
         return 2 if self.replaces and self.is_marked else 1
+
+    @property
+    def history(self) -> History | None:
+        """What went with the chunks that it replaces; None if it replaces none, or does not say."""
+        commits = self.about.get("history")
+        return None if commits is None else History(commits[0], tuple(commits[1:]))
 
     @property
     def text(self) -> bytes:
@@ -202,4 +223,11 @@ def _parse_about(text: bytes, path: str) -> dict[str, Any]:
     if not named or "schema" not in about:
         expected = "a JSON object with name, kind and schema"
         raise CorruptionError(path, offset=TEXT_OFFSET, found=repr(about)[:200], expected=expected)
+    if "history" in about and not _is_history(about["history"]):
+        found, expected = f"history {about['history']!r}"[:200], "a list of commits, at least one"
+        raise CorruptionError(path, offset=TEXT_OFFSET, found=found, expected=expected)
     return dict(about)
+
+
+def _is_history(found: object) -> bool:
+    return isinstance(found, list) and bool(found) and all(type(each) is int and each >= 0 for each in found)

@@ -39,6 +39,22 @@ MOST_ROWS = 1 << 28
 assert SEGMENT.size + OWN_CRC.size == SEGMENT_SIZE
 
 
+class Record(NamedTuple):
+    """The record of a segment, as it is in the file."""
+
+    magic: bytes
+    parts: int
+    part: int
+    row_count: int
+    commit: int
+    epoch: int
+    start: int
+    end: int
+    data_crc: int
+    rows_crc: int
+    form: int
+
+
 class Segment(NamedTuple):
     """What one commit appended to one chunk.
 
@@ -102,15 +118,25 @@ def _crc_of_any(raw: memoryview, rows: RowArray, item_size: int) -> int:
     return crc
 
 
+def read_record(raw: memoryview, position: int, chunk: int) -> Record | None:
+    """Return the record that ends at `position`, or None if no valid one stands there, whatever its rows are."""
+    top = position - SEGMENT_SIZE
+    head = bytes(raw[top : top + SEGMENT.size])
+    record = Record(*SEGMENT.unpack(head))
+    if record.magic != MAGIC or OWN_CRC.unpack_from(raw, top + SEGMENT.size)[0] != zlib.crc32(head, chunk):
+        return None
+    return record
+
+
 def parse_segment(raw: memoryview, position: int, chunk: int, data_offset: int, item_size: int) -> Segment | None:
     """Return the segment whose record ends at `position`, or None if no valid one stands there."""
     top = position - SEGMENT_SIZE
     if top < data_offset:
         return None
-    head = bytes(raw[top : top + SEGMENT.size])
-    magic, parts, part, count, commit, epoch, start, end, crc, rows_crc, form = SEGMENT.unpack(head)
-    if magic != MAGIC or OWN_CRC.unpack_from(raw, top + SEGMENT.size)[0] != zlib.crc32(head, chunk):
+    record = read_record(raw, position, chunk)
+    if record is None:
         return None
+    _, parts, part, count, commit, epoch, start, end, crc, rows_crc, form = record
     replaces, form = bool(form & REPLACES), form & ~REPLACES
     try:
         low = top - size_of(form, count)

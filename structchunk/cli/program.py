@@ -13,6 +13,7 @@ import structchunk
 
 from ..errors import Error
 from .arguments import one_line
+from .changes import changes
 from .look import get, head, info, ls
 from .maintain import checkpoint, compact, rebuild_index, verify
 from .picture import map_
@@ -83,7 +84,7 @@ def program() -> None:
     """  # noqa: D301 - a sign to click: leave these lines as they are
 
 
-for command in (info, ls, head, get, map_, verify, rebuild_index, compact, checkpoint, export, import_):
+for command in (info, ls, head, get, map_, changes, verify, rebuild_index, compact, checkpoint, export, import_):
     program.add_command(command)
 
 

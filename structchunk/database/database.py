@@ -22,9 +22,11 @@ from ..maintenance.stats import StoreStats, store_stats
 from ..maintenance.verify import Problem, verify_storage
 from ..process import leftovers
 from ..readers.read_storage import ReadStorage
+from ..stores.change import Change
 from ..stores.collection import StoreCollection, open_store
 from ..types.schema import Schema
 from .autocommit import AutocommitBinding
+from .feed import Horizon, changes_since
 from .snapshot import Snapshot
 from .transaction import Transaction, drop_store, staging_by_name
 from .writer_queue import WriterQueue
@@ -57,6 +59,7 @@ class Database(StoreCollection):
         self._sync = sync
         self._close_wanted = False
         self._queue = WriterQueue(self._begin_writing, self._end_writing)
+        self._horizon = Horizon()
         _databases.add(self)
 
     @property
@@ -238,7 +241,64 @@ class Database(StoreCollection):
         """Return the database as of the latest commit, for reading."""
         self._check_open()
         with self._storage.committing():  # else a store could come or go between the two
-            return Snapshot(self._storage.index.snapshot(), self._storage.heaps, self)
+            return Snapshot(self._storage.index.snapshot(), self._storage.heaps, self, self._storage)
+
+    # ------------------------------------------------------------------ the change feed
+
+    @property
+    def first_change(self) -> int:
+        """The lowest commit that :meth:`changes` can be asked since, for all stores.
+
+        Notes
+        -----
+        Looked for once, which takes time by the number of commits that there are since; then kept.
+        """
+        self._check_open()
+        return self._horizon.of(self._storage)
+
+    def changes(self, since: int, *names: str, net: bool = False) -> Iterator[Change]:
+        """Return what was changed since a commit, up to the last one.
+
+        Parameters
+        ----------
+        since : int
+            Number of a commit: a :attr:`last_commit` of before. 0 is before the first one.
+        *names : str
+            Stores; none means all.
+        net : bool
+            What all these commits together changed, instead of each.
+
+        Returns
+        -------
+        iterator of Change
+            One for each commit and store, in ascending order of commit. With `net`, one for each store that was
+            changed, of each key the last that happened to it: what was put and deleted since counts as deleted.
+
+        Raises
+        ------
+        HistoryLost
+            Some of it is gone: :meth:`compact` replaced the chunks of a store, or it was dropped, after it was
+            changed since. With `names`, only what happened to these stores counts. Raised here, not later.
+        StoreNotFound
+            There is no such store, and since that commit there was none.
+        ValueError
+            `since` is negative, or after the last commit.
+
+        Notes
+        -----
+        It costs time and memory by what is new, not by what there is, and reads no record before
+        ``Change.batch()``. What is committed after the call is not in it. Who keeps the number of the last commit
+        that it took beside what was made of the changes, in one transaction, takes each commit once.
+
+        Compaction is no change, and neither are changes in place, which are no commits: an object, or an array made
+        by ``new()``, is in the changes of the commit that made it. Keys that one transaction put and deleted are
+        among those that it deleted. Of a store that was dropped only that is known: who has not seen the changes of
+        before gets HistoryLost. After :func:`rebuild_index`, who has not seen the drop does.
+
+        A power cut may take commits that did not wait for the disk, and later ones will have their numbers.
+        """
+        self._check_open()
+        return changes_since(self._storage, since, names, net=net)
 
     def verify(self, progress: Callable[[int, int], object] | None = None) -> list[Problem]:
         """Check headers, directories, checksums, and every index row against its chunk.

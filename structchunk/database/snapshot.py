@@ -10,13 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ..chunks.heap import Heap
+from ..engine.storage import Storage
 from ..errors import ClosedError, ReadOnlyError, StoreNotFound
 from ..index.index_snapshot import IndexSnapshot
 from ..runs.extent import KEY_END, Extent, RowArray
 from ..runs.key_ranges import KeyRange, split, weight
 from ..runs.run import Run
+from ..stores.change import Change
 from ..stores.collection import StoreCollection
 from ..types.keys import as_key
+from .feed import changes_since, first_change_of
 
 
 class SnapshotBinding:
@@ -74,10 +77,13 @@ class Snapshot(StoreCollection):
     One of a database that is open with ``mode="r"`` can be pickled, as that can; see :func:`open`.
     """
 
-    def __init__(self, index_snapshot: IndexSnapshot, heaps: dict[str, Heap], database: object) -> None:
+    def __init__(
+        self, index_snapshot: IndexSnapshot, heaps: dict[str, Heap], database: object, storage: Storage
+    ) -> None:
         self._database = database  # which stays open for as long as this lives
         self._taken: IndexSnapshot | None = index_snapshot
         self._heaps = dict(heaps)
+        self._storage = storage
         self._finalizer = weakref.finalize(self, index_snapshot.close)
 
     def __repr__(self) -> str:
@@ -89,6 +95,16 @@ class Snapshot(StoreCollection):
     def last_commit(self) -> int:
         """Number of the last commit that this snapshot shows."""
         return self._index_snapshot().commit
+
+    @property
+    def first_change(self) -> int:
+        """The lowest commit that :meth:`changes` can be asked since; see ``Database.first_change``."""
+        return first_change_of(self._storage, self._heaps, self._index_snapshot().commit)
+
+    def changes(self, since: int, *names: str, net: bool = False) -> Iterator[Change]:
+        """Return what was changed since a commit, up to that of this snapshot; see ``Database.changes``."""
+        commit = self._index_snapshot().commit
+        return changes_since(self._storage, since, names, net=net, heaps=self._heaps, commit=commit)
 
     def _index_snapshot(self) -> IndexSnapshot:
         """Return the index as of the snapshot's commit."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from ..chunks.allocator import Room
+from ..chunks.header import History
 from ..chunks.heap import Heap
 from ..chunks.segment import data_crc, pack_record
 from ..index.index import Catalog, Index, Prepared
@@ -57,6 +59,13 @@ def catalog_after(catalog: Catalog, created: Sequence[Heap], dropped: Heap | Non
         about = {"kind": heap.schema.kind, "schema": heap.schema.descriptor}
         changed[heap.name] = {"store": heap.store, **about}
     return changed
+
+
+def with_note(ready: Ready, dropped: Heap, history: History) -> Ready:
+    """Return the commit that drops a store, with the note that this leaves in the index."""
+    about = {"name": dropped.name, "kind": dropped.schema.kind, "schema": dropped.schema.descriptor}
+    note = json.dumps({**about, "history": [history.upto, *history.moved]}).encode()
+    return ready._replace(prepared=ready.prepared._replace(notes=[(dropped.store, note)]))
 
 
 def _prepare(index: Index, stagings: Sequence[Staging], catalog: Catalog | None) -> Prepared:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 from ..chunks.chunk import least_size
-from ..chunks.header import Header
+from ..chunks.header import Header, History
 from ..chunks.heap import Heap
 
 MAX_CHUNK_SIZE = 4 << 30
 
 
-def new_header(database: bytes, number: int, heap: Heap, replaces: tuple[int, ...] = ()) -> Header:
+def new_header(
+    database: bytes, number: int, heap: Heap, replaces: tuple[int, ...] = (), history: History | None = None
+) -> Header:
     """Return the header of the next chunk of a store, which has no size yet."""
-    about = {"name": heap.name, "kind": heap.schema.kind, "schema": heap.schema.descriptor}
+    about: dict[str, Any] = {"name": heap.name, "kind": heap.schema.kind, "schema": heap.schema.descriptor}
+    if history is not None:
+        about["history"] = [history.upto, *history.moved]
     return Header(database, number, heap.store, heap.item_size, 0, time.time_ns(), about, replaces)
 
 

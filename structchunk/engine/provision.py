@@ -143,4 +143,5 @@ def _batch_size(prepared: Prepared) -> int:
         size += change.size()
     for figures in prepared.counts.values():
         size += _ROW_SIZE * len(figures)
+    size += sum(len(note) for _, note in prepared.notes)
     return size if prepared.catalog is None else size + len(json.dumps(prepared.catalog))

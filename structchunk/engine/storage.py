@@ -13,7 +13,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ..chunks.chunk import Chunk
-from ..chunks.header import Header
+from ..chunks.header import Header, History
 from ..chunks.heap import Gone, Heap, Place
 from ..disk import files
 from ..disk.lock import Hold
@@ -28,8 +28,9 @@ from ..process.mutex import Mutex, interrupts_itself
 from ..runs.extent import Extent
 from ..types.schema import Schema
 from . import checkpoint, drafts, provision
-from .commit import Ready, append_parts, catalog_after, make_ready
+from .commit import Ready, append_parts, catalog_after, make_ready, with_note
 from .in_place import InPlaceViews
+from .losses import going_with
 from .staging import Staging
 
 CHECKPOINT_COMMITS = 1 << 17
@@ -130,12 +131,14 @@ class Storage:
         header = drafts.new_header(self.superblock.database, self.next_chunk, heap)
         return self._create(heap, drafts.sized_next(header, size, last_size, self.chunk_size))
 
-    def create_replacement(self, heap: Heap, size: int, rest: int, replaces: tuple[int, ...]) -> Chunk:
+    def create_replacement(
+        self, heap: Heap, size: int, rest: int, replaces: tuple[int, ...], history: History
+    ) -> Chunk:
         """Create a chunk file in place of others, which `rest` bytes of records and rows are to go into.
 
-        It has room for a first record of `size` bytes in any case.
+        It has room for a first record of `size` bytes in any case. `history` is what goes with the others.
         """
-        header = drafts.new_header(self.superblock.database, self.next_chunk, heap, replaces)
+        header = drafts.new_header(self.superblock.database, self.next_chunk, heap, replaces, history)
         return self._create(heap, drafts.sized_replacement(header, size, rest, self.chunk_size))
 
     def _create(self, heap: Heap, header: Header) -> Chunk:
@@ -262,6 +265,8 @@ class Storage:
             ready = make_ready(self.index, changed, catalog_after(self.index.catalog, created, dropped))
             if ready is None:
                 return
+            if dropped is not None:
+                ready = with_note(ready, dropped, going_with(dropped.chunks.values(), self.index.last))
             self._take_space(ready, can_spend=not created)
             self._unfinished = "a commit"
             if created:

@@ -8,6 +8,9 @@ LevelDB keys, big-endian numbers (`store_keys.py` has the two regions of a store
     B batch u8      nothing: one row for each write batch after the checkpoint
     H chunk u4      u8 free offset, u8 directory offset, as of the checkpoint
     C store u4 · chunk u4   u8 live records, u8 bytes of live records
+    X commit u8 · store u4  JSON: {"name": ..., "kind": ..., "schema": ..., "history": [...]} of a store that this
+                            commit dropped: the last commit before that changed it, and those after that one that
+                            only moved its records. There may be none, of earlier releases, or of before a rebuild
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ VERSION = 1
 LAST = b"Mlast"
 CHECKPOINT = b"Mcheckpoint"
 CATALOG = b"Mcatalog"
-_OF_STORES = ((b"C", b"E"), (CATALOG, CATALOG + b"\0"), (b"P", b"Q"))
+_OF_STORES = ((b"C", b"E"), (CATALOG, CATALOG + b"\0"), (b"P", b"Q"), (b"X", b"Y"))
 """The ranges of keys that say what the stores hold; all others are about this very LevelDB."""
 _U8 = struct.Struct("<Q")
 _CHECKPOINT = struct.Struct("<16sIIQQ")
@@ -45,15 +48,24 @@ _BATCH_KEY = struct.Struct(">cQ")
 _TWO_U8 = struct.Struct("<QQ")
 _HEAD_KEY = struct.Struct(">cI")
 _LIVE_KEY = struct.Struct(">cII")
+_NOTE_KEY = struct.Struct(">cQI")
 
 Catalog = dict[str, dict[str, Any]]
 Check = Callable[[RowArray], None]
 
 
+class Note(NamedTuple):
+    """What is kept of a store that a commit dropped."""
+
+    commit: int
+    store: int
+    about: dict[str, Any]
+
+
 class Prepared(NamedTuple):
     """What a commit does to the index: the changes and figures of each store, the new catalog, who is dropped.
 
-    ``removed`` has all keys of those.
+    ``removed`` has all keys of those, ``notes`` what is kept of some.
     """
 
     changes: dict[int, Change]
@@ -61,6 +73,7 @@ class Prepared(NamedTuple):
     catalog: Catalog | None = None
     dropped: Collection[int] = ()
     removed: Collection[bytes] = ()
+    notes: Collection[tuple[int, bytes]] = ()
 
 
 class Index:
@@ -169,6 +182,24 @@ class Index:
         """Return what is live in each chunk of a store, from LevelDB."""
         rows = self._read_rows(_LIVE_KEY.pack(b"C", store, 0)[:5], _LIVE_KEY, snapshot)
         return {chunk: LiveCount(*pair) for (_, _, chunk), pair in rows.items()}
+
+    def notes(self, since: int, upto: int) -> list[Note]:
+        """Return what was kept of the stores that were dropped by the commits after one, up to another."""
+        start, stop = (_NOTE_KEY.pack(b"X", commit + 1, 0) for commit in (since, upto))
+        return [self._parse_note(*pair) for pair in self.leveldb.read(start, stop, 1 << 32)]
+
+    def _parse_note(self, key: bytes, text: bytes) -> Note:
+        try:
+            _, commit, store = _NOTE_KEY.unpack(key)
+            about = json.loads(text)
+            commits = about["history"]
+            is_sound = isinstance(about["name"], str) and "schema" in about and bool(commits)
+            is_sound = is_sound and all(type(each) is int and each >= 0 for each in commits)
+        except (struct.error, ValueError, RecursionError, TypeError, KeyError) as error:
+            raise self._damaged(f"an unreadable note of a drop ({type(error).__name__})", "JSON") from error
+        if not is_sound:
+            raise self._damaged("a note of a drop without name, schema and commits", "all three")
+        return Note(commit, store, about)
 
     # ------------------------------------------------------------------ reading
 
@@ -315,7 +346,7 @@ class Index:
             yield _LIVE_KEY.pack(b"C", store, chunk)
 
     def _write(self, commit: int, prepared: Prepared) -> None:
-        changes, counts, catalog, dropped, keys = prepared
+        changes, counts, catalog, dropped, keys, notes = prepared
         self._batch += 1
         puts = [(LAST, _U8.pack(commit)), (_BATCH_KEY.pack(b"B", self._batch), b"")]
         if catalog is not None:
@@ -325,6 +356,7 @@ class Index:
             for store, figures in counts.items()
             for chunk, live in figures.items()
         ]
+        puts += [(_NOTE_KEY.pack(b"X", commit, store), note) for store, note in notes]
         removed = list(keys)
         for change in changes.values():
             puts += change.puts

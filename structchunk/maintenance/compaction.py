@@ -26,6 +26,7 @@ from ..chunks.segment import SEGMENT_SIZE
 from ..disk import files
 from ..engine.drafts import MAX_CHUNK_SIZE
 from ..engine.in_place import NOTHING
+from ..engine.losses import going_with
 from ..engine.staging import Staging
 from ..engine.storage import Storage
 from ..runs.extent import (
@@ -156,7 +157,7 @@ def _stage(storage: Storage, staging: Staging, chunks: list[Chunk], progress: Pr
     rows = _rows_to_keep(staging, chunks)
     if not chunks or _is_compact(heap, rows, chunks):
         return False
-    moved = _copy(storage, staging.allocator, rows, tuple(sorted(chunk.id for chunk in chunks)), progress)
+    moved = _copy(storage, staging.allocator, rows, chunks, progress)
     staging.replace([_retire(chunk, rows, moved) for chunk in chunks], moved)
     return True
 
@@ -226,10 +227,11 @@ def _directory_size(heap: Heap, rows: RowArray) -> int:
 
 
 def _copy(
-    storage: Storage, allocator: Allocator, rows: RowArray, replaces: tuple[int, ...], progress: Progress
+    storage: Storage, allocator: Allocator, rows: RowArray, chunks: list[Chunk], progress: Progress
 ) -> RowArray:
     """Copy records into as many new chunks as they need, at least one, and return their new rows."""
     heap = allocator.heap
+    others = tuple(sorted(chunk.id for chunk in chunks)), going_with(chunks, storage.index.last)
     moved = rows.copy()
     moved["flags"] &= np.uint32(~ZERO & 0xFFFFFFFF)
     sizes = rows["length"].astype(np.int64) * heap.item_size
@@ -241,7 +243,7 @@ def _copy(
     while first < len(rows) or not allocator.rooms:
         before = int(needed[first - 1]) if first else 0
         size = int(sizes[first]) if len(rows) else 0
-        room = allocator.begin(storage.create_replacement(heap, size, total - before, replaces), size)
+        room = allocator.begin(storage.create_replacement(heap, size, total - before, *others), size)
         upto = int(np.searchsorted(needed, before + room.limit - room.free, side="right"))
         for size in _fill(allocator, room, rows[first:upto], moved[first:upto]):
             done += size

@@ -23,7 +23,8 @@ import structchunk as sc
 from structchunk.cli.program import program
 
 COMMANDS = [
-    *("info", "ls", "head", "get", "map", "verify", "rebuild-index", "compact", "checkpoint", "export", "import")
+    *("info", "ls", "head", "get", "map", "changes", "verify", "rebuild-index", "compact", "checkpoint"),
+    *("export", "import"),
 ]
 
 
@@ -71,6 +72,52 @@ def path(open_db: Callable[..., sc.Database]) -> str:
 
 
 # ---------------------------------------------------------------------- looking
+
+
+def test_changes(path: str) -> None:
+    assert good("changes", path, "--since", 0).splitlines() == [
+        "1  temps  created: 0 put, 0 deleted",
+        "2  temps  records: 100 put, 0 deleted",
+        "3  temps  records: 0 put, 20 deleted",
+        "4  temps  records: 1 put, 0 deleted",
+        "5  points  created: 0 put, 0 deleted",
+        "6  points  records: 1 put, 0 deleted",
+        "7  points  records: 1 put, 0 deleted",
+    ]
+    assert good("changes", path, "points", "--since", 6) == "7  points  records: 1 put, 0 deleted\n"
+    lines = good("changes", path, "--since", 3, "--json").splitlines()
+    document = {"commit": 4, "store": "temps", "kind": "records", "keys": [5], "deleted": []}
+    assert json.loads(lines[0]) == document
+    assert good("changes", path, "--since", 7) == good("changes", path, "temps", "--since", 4) == ""
+
+
+def test_changes_that_are_gone_are_one_line(path: str) -> None:
+    good("compact", path, "temps")
+    assert "up to commit 4 went when it was compacted" in failed("changes", path, "--since", 3)
+    assert "this shows commit 8" in failed("changes", path, "--since", 9)
+    assert "no store 'nothing'" in failed("changes", path, "nothing", "--since", 7)
+    assert len(good("changes", path, "--since", 4).splitlines()) == 3
+
+
+def test_a_drop_is_a_change(db: sc.Database) -> None:
+    db.array_store("a", "f8")
+    db.drop_store("a")
+    assert (
+        good("changes", db.path, "--since", 1) == good("changes", db.path, "a", "--since", 1) == "2  a  dropped\n"
+    )
+    assert "up to commit 1 are gone of a store that was dropped" in failed("changes", db.path, "--since", 0)
+
+
+def test_changes_are_followed(db: sc.Database) -> None:
+    store = db.array_store("a", "f8")
+    with start("changes", db.path, "--since", 0, "--follow", stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1  a  created: 0 put, 0 deleted\n"
+        for commit in range(2, 6):
+            store.put(commit, [1.0])
+            assert process.stdout.readline() == f"{commit}  a  records: 1 put, 0 deleted\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
 
 
 def test_info(path: str) -> None:
@@ -302,6 +349,8 @@ def test_what_is_not_there_is_one_line(path: str) -> None:
         ["get", "db.sc", "temps", "ten"],
         ["get", "db.sc", "temps", str(2**64)],
         ["head", "db.sc", "temps", "-n", "-1"],
+        ["changes", "db.sc"],
+        ["changes", "db.sc", "--since", "-1"],
         ["export", "db.sc", "temps", "temps.txt"],
         ["import", "db.sc", "temps", "temps"],
     ],

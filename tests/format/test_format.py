@@ -18,14 +18,14 @@ from support import UUID, rows_of
 
 import structchunk as sc
 from structchunk.chunks import chunk as chunk_module
-from structchunk.chunks.header import Header, HeaderFields, parse_header
+from structchunk.chunks.header import Header, HeaderFields, History, parse_header
 from structchunk.chunks.segment import REPLACES, Segment, data_crc, pack_record, parse_segment, walk
 from structchunk.disk import files
 from structchunk.disk.paths import Paths
 from structchunk.disk.superblock import SLOT_SIZE, Superblock, create_superblock, parse_slot, read_superblock
 from structchunk.disk.tail import HEAD_SIZE, Head, Tail, parse_head
 from structchunk.errors import CorruptionError
-from structchunk.index.index import Index
+from structchunk.index.index import Index, Note
 from structchunk.index.leveldb import LevelDB
 from structchunk.runs.extent import EXTENT_DTYPE, MUTABLE, ROW, TOMBSTONE, ZERO, Extent
 from structchunk.runs.packed import ALL, EVEN, KEYS, Packed, pack
@@ -80,6 +80,24 @@ def test_header_of_version_2() -> None:
     assert marked.pack() == sealed(HEADER.pack()[:8] + bytes([2]) + HEADER.pack()[9:])
     assert parse_header(marked.pack(), "x", 65536) == marked
     assert dataclasses.replace(marked, replaces=()).pack()[8] == 1
+
+
+def test_header_that_says_what_went_with_the_chunks_that_it_replaces() -> None:
+    told = dataclasses.replace(HEADER, about={**ABOUT, "history": [17, 20, 21]}, is_marked=True)
+    text = TEXT[:-1] + b',"history":[17,20,21]}'
+    head = HEADER_GOLDEN[:8] + bytes([2]) + HEADER_GOLDEN[9:72] + struct.pack("<II", len(text), 2)
+    assert told.pack() == sealed(head + HEADER_GOLDEN[80:] + text + bytes.fromhex("02000000 03000000"))
+    assert parse_header(told.pack(), "x", 65536) == told
+    assert told.history == History(17, (20, 21))
+    assert HEADER.history is None
+    assert dataclasses.replace(told, about={**ABOUT, "history": [0]}).history == History(0)
+
+
+@pytest.mark.parametrize("history", ["17", "[]", "[-1]", "[1, null]", "[1.0]", "[true]", "{}", "null"])
+def test_header_with_a_history_that_is_none(history: str) -> None:
+    text = TEXT[:-1] + f',"history":{history}}}'.encode()
+    with pytest.raises(CorruptionError, match="history"):
+        parse_header(with_text(text), "x", 65536)
 
 
 def test_header_round_trip() -> None:
@@ -553,6 +571,33 @@ def test_leveldb_keys_and_values(tmp_path: Path) -> None:
         b"D" + store + b"\xff" * 7 + b"\xfe": ROW.pack(2**64 - 2, 8200, 2, 8, 0),
         b"D" + store + b"\xff" * 8: ROW.pack(2**64 - 1, 0, 0, 8, TOMBSTONE),
     }
+    index.close()
+
+
+NOTE = b'{"name":"temps","kind":"array","schema":{"kind":"array","type":"<f8"},"history":[17,20]}'
+
+
+def test_note_of_a_store_that_was_dropped(tmp_path: Path) -> None:
+    index = Index.create(str(tmp_path / "index"), UUID)
+    index.apply(0x0304, index.prepare({})._replace(notes=[(0x0102, NOTE)]))
+    key = b"X" + bytes.fromhex("0000000000000304 00000102")
+    assert index.leveldb.read(b"X", b"Y", 9) == [(key, NOTE)]
+    note = Note(0x0304, 0x0102, {**ABOUT, "history": [17, 20]})
+    assert index.notes(0x0303, 0x0304) == index.notes(0, 2**40) == [note]
+    assert index.notes(0, 0x0303) == index.notes(0x0304, 2**40) == []
+    index.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"\xff", b"[]", b"1", NOTE[:-1], NOTE.replace(b"name", b"game"), NOTE.replace(b"schema", b"scheme")]
+    + [NOTE.replace(b"[17,20]", commits) for commits in (b"[]", b"17", b"[-1]", b"[1.5]", b"[true]", b"null")],
+)
+def test_a_damaged_note_is_told(text: bytes, tmp_path: Path) -> None:
+    index = Index.create(str(tmp_path / "index"), UUID)
+    index.apply(1, index.prepare({})._replace(notes=[(2, text)]))
+    with pytest.raises(CorruptionError, match="note of a drop"):
+        index.notes(0, 1)
     index.close()
 
 

@@ -544,6 +544,34 @@ def scan(scene: Scene) -> None:
 
 
 @operation()
+def changes(scene: Scene) -> None:
+    since = scene.db.first_change
+    for change in scene.db.changes(since):
+        assert len(change.batch()) == len(change.keys)
+    (floats,) = scene.db.changes(since, "floats", net=True)
+    assert 500 in floats.keys.tolist()
+    with scene.db.snapshot() as snapshot:
+        assert not list(snapshot.changes(scene.db.last_commit))
+
+
+@operation()
+def changes_over_compaction(scene: Scene) -> None:
+    last = scene.db.last_commit
+    (floats,) = scene.db.changes(0, "floats", net=True)
+    scene.db.compact("floats")
+    assert len(floats.batch()) == len(scene.db["floats"])
+    assert not list(scene.db.changes(last))
+
+
+@operation(prepare=read_beside)
+def changes_of_a_reader(scene: Scene) -> None:
+    last = scene.other.last_commit
+    scene.other.refresh()
+    for change in scene.other.changes(last, "floats"):
+        change.batch()
+
+
+@operation()
 def cursor(scene: Scene) -> None:
     found = scene.db["points"].cursor()
     found.seek(7)

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 import structchunk as sc
 from structchunk.chunks import segment
+from structchunk.chunks.header import History
 from structchunk.disk import files, superblock
 from structchunk.engine import drafts, storage
 from structchunk.index import leveldb
@@ -704,7 +705,7 @@ def check_image(root: str, model: dict[str, dict[int, bytes]], *, lose: bool) ->
 def leave_replacement(db: sc.Database, name: str) -> int:
     """Leave what compaction may if it is cut short: a chunk that names those to be replaced, without a commit."""
     heap = db._storage.heaps[name]
-    chunk = db._storage.create_replacement(heap, 0, 0, tuple(heap.chunks))
+    chunk = db._storage.create_replacement(heap, 0, 0, tuple(heap.chunks), History(0))
     heap.settle(chunk)
     db._storage.drafts.clear()
     return chunk.id

@@ -18,8 +18,8 @@ from structchunk.types.schema import array_schema
 
 COLLECTION = "array_store object_store scan to_arrow"
 DATABASE = f"""
-    {COLLECTION} checkpoint close closed compact drop_store last_commit mode path refresh snapshot stats sync
-    transaction verify wait
+    {COLLECTION} changes checkpoint close closed compact drop_store first_change last_commit mode path refresh
+    snapshot stats sync transaction verify wait
 """
 STORE = """
     clear contains_many cursor delete delete_many delete_range dtype from_arrow get get_many items keys name new pop
@@ -30,7 +30,7 @@ API = {
     "SharedDatabase": DATABASE,
     "SharedReader": DATABASE,
     "Transaction": f"{COLLECTION} abort commit",
-    "Snapshot": f"{COLLECTION} close last_commit split",
+    "Snapshot": f"{COLLECTION} changes close first_change last_commit split",
     "Shards": f"{COLLECTION} close names path split verify",
     "ArrayStore": STORE,
     "ObjectStore": f"{STORE} cls edit of_class records",

@@ -39,6 +39,11 @@ SAID = {
         "checked: 4 processes ended well",
         "checked: the number and the sum of all",
     ],
+    "totals.py": [
+        "was killed 6 times",
+        "checked: the totals are of the last commit",
+        "checked: the number and the sum of the readings of each month",
+    ],
 }
 
 
