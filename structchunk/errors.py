@@ -16,6 +16,7 @@ __all__ = [
     "KeyNotFound",
     "LockedError",
     "MovedError",
+    "NotACopy",
     "ReadOnlyError",
     "SchemaError",
     "StoreExists",
@@ -88,6 +89,10 @@ class LockedError(Error):
 
 class MovedError(Error, LookupError):
     """``compact()`` moved a record between finding and reading it: look it up again. Users never see this one."""
+
+
+class NotACopy(Error, ValueError):
+    """What is to be brought forward is not an earlier copy of this database, or was written to since."""
 
 
 class FailedError(Error):

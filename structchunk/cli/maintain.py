@@ -84,16 +84,19 @@ def compact(path: str, stores: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 @path_argument
 @click.argument("dest", type=click.Path())
+@click.option("--update", is_flag=True, help="If DEST is an earlier copy, bring it forward by what is new.")
 @json_option
-def checkpoint(path: str, dest: str, as_json: bool) -> None:
+def checkpoint(path: str, dest: str, *, update: bool, as_json: bool) -> None:
     """Copy the database to DEST, whole and as of one commit.
 
-    DEST must not exist. Works beside a program that writes. What cannot change any more is linked instead of
-    copied, where DEST is on the same file system.
+    Works beside a program that writes. DEST must not exist, unless --update is given: an earlier copy, which nobody
+    has written to since, is then brought forward, in a time by what has changed. What cannot change any more is
+    linked instead of copied, where DEST is on the same file system.
     """
-    with sc.open(path, "r") as db, progress_bar("copying"):
-        db.checkpoint(dest)
+    is_there = os.path.lexists(dest)
+    with sc.open(path, "r") as db, progress_bar("updating" if is_there else "copying"):
+        db.checkpoint(dest, update=update)
     if as_json:
         show_json({"path": os.path.realpath(path), "dest": os.path.realpath(dest)})
     else:
-        click.echo(f"copied to {one_line(os.fspath(dest))}")
+        click.echo(f"{'brought forward' if is_there else 'copied to'} {one_line(os.fspath(dest))}")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
 from ..chunks.heap import Heap
+from ..disk import files
 from ..disk.paths import AnyPath
 from ..engine.storage import Storage
 from ..errors import ReadOnlyError, StoreNotFound
@@ -19,6 +20,7 @@ from ..maintenance.backup import copy_storage, destination
 from ..maintenance.chunk_map import ChunkMap, map_chunks
 from ..maintenance.compaction import CompactionReport, compact_index, compact_store
 from ..maintenance.stats import StoreStats, store_stats
+from ..maintenance.update import update_copy
 from ..maintenance.verify import Problem, verify_storage
 from ..process import leftovers
 from ..readers.read_storage import ReadStorage
@@ -404,22 +406,30 @@ class Database(StoreCollection):
         self._check_writable()
         self._storage.checkpoint()
 
-    def checkpoint(self, dest: AnyPath) -> None:
-        """Make a copy of the database, as of its latest commit, while others read and write.
+    def checkpoint(self, dest: AnyPath, *, update: bool = False) -> None:
+        """Make a copy of the database, as of its latest commit, or bring one forward, while others read and write.
 
         Parameters
         ----------
         dest : path-like
-            The directory to make; it must not exist, and must lie outside of the database.
+            The directory to make. It must lie outside of the database, and must not exist unless `update` is true.
+        update : bool
+            If `dest` exists, bring it forward by what is new: it must be an earlier copy of this database, which
+            nobody has written to since. If it does not exist, make it.
 
         Raises
         ------
         FileExistsError
-            `dest` exists.
+            `dest` exists, and `update` is false.
         ValueError
             `dest` lies inside the database.
+        NotACopy
+            `dest` is not an earlier copy of this database, or was written to; the message says what it is.
+        LockedError
+            `dest` is open for writing, or being brought forward.
         OSError
-            The disk is full, or failed: then nothing is left of the copy.
+            The disk is full, or failed: then nothing is left of a new copy, and one that was there is as it was,
+            or as it was to become.
 
         Notes
         -----
@@ -435,12 +445,25 @@ class Database(StoreCollection):
         The copy is made in ``dest.part-...`` beside `dest`, and renamed at the end. A process that is killed
         leaves that directory behind, which can be removed. Both databases have the same uuid: files must not be
         exchanged between them.
+
+        To bring a copy forward takes time and disk by what has changed since: new records are appended to its
+        files, and rows to its index. Chunk files that compaction has made since are linked or copied whole, and the
+        rows of their stores taken anew; those that it replaced, and those of dropped stores, go at the end. Chunk
+        files that hold records that may change in place are read whole, in both, and blocks that differ are copied.
+        Whatever is killed meanwhile, and if the power fails, the copy opens as of its old commit or of the new one,
+        whole; so do those who open it for reading, also while it is brought forward, and who have it open go on
+        with what they show until ``refresh()``. Only records that change in place may already be as they are in the
+        new one. A copy that was opened for writing counts as written to once it was committed to, synced, or an
+        object of it was read, which could be changed; or its index was made anew.
         """
         self._check_open()
-        path = destination(self._storage.paths, dest)
+        path = destination(self._storage.paths, dest, may_exist=update)
         if self._mode != "r":
             self.sync()  # so that more of it can be linked
-        copy_storage(self._storage, path)
+        if update and files.exists(path):
+            update_copy(self._storage, path)
+        else:
+            copy_storage(self._storage, path)
 
     # ------------------------------------------------------------------ end
 

@@ -22,6 +22,10 @@ Identity = tuple[int, int]
 ZEROS = bytes(1 << 20)
 COPY_SIZE = 16 << 20
 """How many bytes are copied at a time."""
+COMPARED_SIZE = 1 << 20
+"""How many bytes are compared at a time."""
+BLOCK_SIZE = 4096
+"""Where bytes differ, all of a block is written."""
 _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 _DIRECT = getattr(os, "O_DIRECT", 0)  # Linux has it
 _DIRECT_SIZE = 4096
@@ -151,6 +155,11 @@ def displaced(path: str, opened: Identity) -> str:
     if identity(status) == opened:
         return ""
     return f"{path} is another file than the one that was opened: another database has taken its place"
+
+
+def are_same(path: str, other: str) -> bool:
+    """Tell whether two paths lead to one file, under two names for instance."""
+    return identity(os.lstat(path)) == identity(os.lstat(other))
 
 
 def check_directory(path: str) -> None:
@@ -324,6 +333,36 @@ def copy(source: int, path: str, start: int, stop: int) -> None:
     for low, high in _written(source, start, stop):
         for offset in range(low, high, COPY_SIZE):
             write(path, offset, os.pread(source, min(COPY_SIZE, high - offset), offset))
+
+
+def copy_changes(source: int, path: str, start: int, stop: int) -> bool:
+    """Write the blocks of ``[start, stop)`` in which a file differs from an open one; tell whether any did."""
+    has_changed = False
+    with opened(path) as fd:
+        for low, high in sorted({*_written(source, start, stop), *_written(fd, start, stop)}):
+            for at in range(low // BLOCK_SIZE * BLOCK_SIZE, high, COMPARED_SIZE):
+                first, end = max(at, start), min(at + COMPARED_SIZE, high)
+                new, old = (os.pread(file, end - first, first) for file in (source, fd))
+                for block, upto in _differences(new, old, first - at):
+                    write(path, first + block, new[block:upto])
+                    has_changed = True
+    return has_changed
+
+
+def _differences(new: bytes, old: bytes, skipped: int) -> Iterator[tuple[int, int]]:
+    """Yield the stretches of blocks that differ; of the first block, so many bytes are left out."""
+    if new == old:
+        return
+    ends = [0, *range(BLOCK_SIZE - skipped, len(new), BLOCK_SIZE), len(new)]
+    first = None
+    for block, upto in pairwise(ends):
+        if new[block:upto] != old[block:upto]:
+            first = block if first is None else first
+        elif first is not None:
+            yield first, block
+            first = None
+    if first is not None:
+        yield first, len(new)
 
 
 def rewrite(path: str, start: int, stop: int, *, unit: int = _DIRECT_SIZE) -> None:

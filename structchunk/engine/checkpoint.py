@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ..chunks.chunk import Chunk
 from ..chunks.heap import Gone, Heap
@@ -25,10 +25,15 @@ def grown_chunks(heaps: Iterable[Heap], known: Heads) -> list[Chunk]:
     ]
 
 
-def write_index(index: Index, grown: Iterable[Chunk], gone: Iterable[Gone], next_chunk: int) -> None:
+def write_index(index: Index, grown: Iterable[Chunk], gone: Collection[Gone], next_chunk: int) -> None:
     """Make the index durable, with how far the chunks reach that grew, all of which is on disk."""
     heads = {chunk.id: (chunk.committed, chunk.directory) for chunk in grown}
     index.write_checkpoint(next_chunk, heads, gone)
+
+
+def crc_of_index(index: Index) -> int:
+    """Return the CRC of the heads that an index has."""
+    return crc_of_heads({chunk: directory for chunk, (_, directory) in index.heads.items()})
 
 
 def write_superblock(path: str, old: Superblock, index: Index, next_chunk: int, *, new_epoch: bool) -> Superblock:
@@ -38,7 +43,8 @@ def write_superblock(path: str, old: Superblock, index: Index, next_chunk: int, 
         checkpoint=index.last,
         epoch=old.epoch + new_epoch,
         next_chunk=next_chunk,
-        heads=crc_of_heads({chunk: directory for chunk, (_, directory) in index.heads.items()}),
+        heads=crc_of_index(index),
+        left=None,
     )
     new.write(path)
     return new

@@ -127,6 +127,9 @@ def read_whole_log(paths: Paths, superblock: Superblock, good: int | None, progr
     for done, chunk_id in enumerate(ids):
         if progress is not None:
             progress(done, len(ids))
+        if chunk_id in (superblock.left or ()):
+            log.debris.append(chunk_id)
+            continue
         chunk = _open_chunk(paths, superblock, chunk_id, superblock.next_chunk, log)
         if chunk is not None:
             segments = _segments(chunk, superblock, log, rewrite=good is None)

@@ -24,6 +24,7 @@ from ..index.index import Catalog, Index
 from ..index.leveldb import REBUILD
 from ..runs.run import portions
 from ..types.schema import schema_from_descriptor
+from .checkpoint import crc_of_index
 from .commit_log import (
     Log,
     Progress,
@@ -243,10 +244,14 @@ def _superblock_for_rebuild(paths: Paths) -> Superblock:
             ) from error
         superblock = Superblock(index.database, max(paths.list_indexes()), 1, 0, 1, 1)
         create_superblock(paths.superblock, superblock)
-    if index is not None and index.database == superblock.database:
-        superblock = superblock.at_least(index.checkpoint, index.next_chunk)
     chunks = [chunk for chunk in map(_try_chunk, map(paths.chunk, paths.list_chunks())) if chunk is not None]
     mine = [chunk for chunk in chunks if chunk.header.database == superblock.database]
+    if index is not None and index.database == superblock.database:
+        is_ahead = index.checkpoint > superblock.checkpoint
+        superblock = superblock.at_least(index.checkpoint, index.next_chunk)
+        if is_ahead:  # a crash came just before the superblock was to say so
+            left = tuple(chunk.id for chunk in mine if _was_let_go(chunk, index))
+            superblock = superblock._replace(heads=crc_of_index(index), left=left)
     commits = [(segment.epoch, segment.commit) for chunk in mine for segment in chunk.segments()]
     newest = max((epoch for epoch, _ in commits), default=0)
     if newest <= superblock.epoch:
@@ -254,6 +259,14 @@ def _superblock_for_rebuild(paths: Paths) -> Superblock:
     # The checkpoint that began an epoch is on disk before the first commit of it.
     first = min(commit for epoch, commit in commits if epoch == newest)
     return superblock.at_least(first - 1, superblock.next_chunk)._replace(epoch=newest)
+
+
+def _was_let_go(chunk: Chunk, index: Index) -> bool:
+    """Tell whether a chunk holds commits and the checkpoint of the index does not need it any more."""
+    if chunk.id in index.heads:
+        return False
+    first = next(chunk.segments(), None)
+    return first is not None and first.commit <= index.checkpoint
 
 
 def _try_index(paths: Paths) -> Index | None:
@@ -409,8 +422,13 @@ def _take_over(storage: Storage, log: Log, dropped: set[int], replaced: Containe
     Debris goes before the next checkpoint, which counts its ids as taken: a header that never reached the disk
     would be damage from then on. Chunks that hold commits go after it: the index might have to be made anew.
     """
+    is_ahead = storage.index.checkpoint > storage.superblock.checkpoint
     for debris in log.debris:
-        files.unlink(storage.paths.chunk(debris))
+        chunk = log.chunks.get(debris)
+        if is_ahead and chunk is not None and _was_let_go(chunk, storage.index):
+            storage.gone.append(Gone(chunk.header.store, debris))  # should the index be lost, it is needed
+        else:
+            files.unlink(storage.paths.chunk(debris))
     heads = storage.index.heads
     for chunk in log.chunks.values():
         if chunk.id in log.debris:

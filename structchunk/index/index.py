@@ -7,6 +7,7 @@ LevelDB keys, big-endian numbers (`store_keys.py` has the two regions of a store
     M catalog       JSON: {name: {"store": id, "kind": ..., "schema": ...}}
     B batch u8      nothing: one row for each write batch after the checkpoint
     H chunk u4      u8 free offset, u8 directory offset, as of the checkpoint
+    F chunk u4      in a copy: u8 directory offset, u8 flags that any row of the directory has, down to there
     C store u4 · chunk u4   u8 live records, u8 bytes of live records
     X commit u8 · store u4  JSON: {"name": ..., "kind": ..., "schema": ..., "history": [...]} of a store that this
                             commit dropped: the last commit before that changed it, and those after that one that
@@ -74,6 +75,13 @@ class Prepared(NamedTuple):
     dropped: Collection[int] = ()
     removed: Collection[bytes] = ()
     notes: Collection[tuple[int, bytes]] = ()
+
+
+class Batch(NamedTuple):
+    """Puts and deletes that go together."""
+
+    puts: list[Pair]
+    deletes: list[bytes]
 
 
 class Index:
@@ -177,6 +185,10 @@ class Index:
         if any(len(key) != key_format.size or len(value) != _TWO_U8.size for key, value in pairs):
             raise self._damaged(f"a row of another size in region {prefix[:1]!r}", f"{_TWO_U8.size} bytes")
         return {key_format.unpack(key): _TWO_U8.unpack(value) for key, value in pairs}
+
+    def read_flags(self) -> dict[int, tuple[int, int]]:
+        """Return for chunks of a copy how far down their directories were looked at, and the flags found there."""
+        return {chunk: pair for (_, chunk), pair in self._read_rows(b"F", _HEAD_KEY).items()}
 
     def read_live(self, store: int, snapshot: Any = None) -> dict[int, LiveCount]:
         """Return what is live in each chunk of a store, from LevelDB."""
@@ -346,9 +358,13 @@ class Index:
             yield _LIVE_KEY.pack(b"C", store, chunk)
 
     def _write(self, commit: int, prepared: Prepared) -> None:
-        changes, counts, catalog, dropped, keys, notes = prepared
         self._batch += 1
-        puts = [(LAST, _U8.pack(commit)), (_BATCH_KEY.pack(b"B", self._batch), b"")]
+        self._write_with(commit, prepared, Batch([(_BATCH_KEY.pack(b"B", self._batch), b"")], []))
+
+    def _write_with(self, commit: int, prepared: Prepared, other: Batch, *, sync: bool = False) -> None:
+        """Write a change, and other pairs with it, as one batch."""
+        changes, counts, catalog, dropped, keys, notes = prepared
+        puts = [(LAST, _U8.pack(commit)), *other.puts]
         if catalog is not None:
             puts.append((CATALOG, json.dumps(catalog).encode()))
         puts += [
@@ -357,7 +373,7 @@ class Index:
             for chunk, live in figures.items()
         ]
         puts += [(_NOTE_KEY.pack(b"X", commit, store), note) for store, note in notes]
-        removed = list(keys)
+        removed = [*keys, *other.deletes]
         for change in changes.values():
             puts += change.puts
             removed += change.deletes
@@ -367,7 +383,7 @@ class Index:
             try:
                 version.is_changing = True
                 version.number += 1  # before the caches: a reader that saw them must see this
-                self.leveldb.write(puts, removed)
+                self.leveldb.write(puts, removed, sync=sync)
                 version.last = commit
                 for store, figures in counts.items():
                     self.live[store].update(figures)
@@ -405,7 +421,7 @@ class Index:
         return int(self._batch - self._checkpoint_batch)
 
     def write_checkpoint(
-        self, next_chunk: int, heads: Mapping[int, tuple[int, int]], gone: Iterable[tuple[int, int]] = ()
+        self, next_chunk: int, heads: Mapping[int, tuple[int, int]], gone: Collection[tuple[int, int]] = ()
     ) -> None:
         """Make everything up to the last commit durable, and say so.
 
@@ -420,14 +436,74 @@ class Index:
         """
         self.leveldb.flush_logs()
         last = self._version.last
+        puts, deletes = self._checkpoint_at(last, next_chunk, heads, gone)
+        self.leveldb.write(puts, deletes, sync=True)
+        self._note_checkpoint(last, next_chunk, heads, gone)
+
+    def advance(
+        self,
+        commit: int,
+        prepared: Prepared,
+        next_chunk: int,
+        heads: Mapping[int, tuple[int, int]],
+        gone: Collection[tuple[int, int]],
+        flags: Mapping[int, tuple[int, int]],
+        notes: Iterable[Note] = (),
+    ) -> None:
+        """Make what was prepared the state as of a commit, and the checkpoint, at once: it is on disk on return.
+
+        Parameters
+        ----------
+        commit, prepared
+            As for :meth:`apply`.
+        next_chunk, heads, gone
+            As for :meth:`write_checkpoint`.
+        flags : mapping
+            What :meth:`read_flags` is to return of some chunks.
+        notes : iterable of Note
+            What is kept of the stores that were dropped by the commits since.
+        """
+        self.leveldb.flush_logs()
+        puts, deletes = self._checkpoint_at(commit, next_chunk, heads, gone)
+        deletes += [_HEAD_KEY.pack(b"F", chunk) for _, chunk in gone]
+        puts += [(_HEAD_KEY.pack(b"F", chunk), _TWO_U8.pack(*known)) for chunk, known in flags.items()]
+        puts += [(_NOTE_KEY.pack(b"X", note.commit, note.store), json.dumps(note.about).encode()) for note in notes]
+        self._write_with(commit, prepared, Batch(puts, deletes), sync=True)
+        self.leveldb.flush_logs()  # the batch may have gone to a new log
+        self._note_checkpoint(commit, next_chunk, heads, gone)
+
+    def fold(self, stores: Iterable[int]) -> None:
+        """Move the delta of stores into their pages where it has outgrown its fraction of them.
+
+        Of those whose delta was not read, LevelDB's tables tell whether it need be.
+        """
+        for store in stores:
+            if self._store_indexes[store].may_need_fold(self.record_count(store)):
+                self._store_indexes[store].delta_rows()
+                self._fold_if_due(store)
+
+    def _checkpoint_at(
+        self,
+        commit: int,
+        next_chunk: int,
+        heads: Mapping[int, tuple[int, int]],
+        gone: Collection[tuple[int, int]],
+    ) -> Batch:
         puts = [(_HEAD_KEY.pack(b"H", chunk), _TWO_U8.pack(*head)) for chunk, head in heads.items()]
-        puts.append((CHECKPOINT, _CHECKPOINT.pack(self.database, VERSION, next_chunk, last, self._batch)))
-        gone = list(gone)
+        puts.append((CHECKPOINT, _CHECKPOINT.pack(self.database, VERSION, next_chunk, commit, self._batch)))
         deletes = [_HEAD_KEY.pack(b"H", chunk) for _, chunk in gone]
         deletes += [_LIVE_KEY.pack(b"C", store, chunk) for store, chunk in gone]
         deletes += [_BATCH_KEY.pack(b"B", batch) for batch in range(self._checkpoint_batch + 1, self._batch + 1)]
-        self.leveldb.write(puts, deletes, sync=True)
-        self.checkpoint, self.next_chunk, self._checkpoint_batch = last, next_chunk, self._batch
+        return Batch(puts, deletes)
+
+    def _note_checkpoint(
+        self,
+        commit: int,
+        next_chunk: int,
+        heads: Mapping[int, tuple[int, int]],
+        gone: Collection[tuple[int, int]],
+    ) -> None:
+        self.checkpoint, self.next_chunk, self._checkpoint_batch = commit, next_chunk, self._batch
         self.heads.update(heads)
         for store, chunk in gone:
             self.heads.pop(chunk, None)

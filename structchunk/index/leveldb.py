@@ -256,6 +256,12 @@ class LevelDB:
             self.growth.count(batch.approximate_size())
             batch.write()
 
+    def size_of(self, start: bytes, stop: bytes) -> int:
+        """Return about how many bytes of tables a range of keys takes; what is in logs is not counted."""
+        with self._gate.lock, self._gate as handle:
+            size: int = handle.approximate_size(start, stop)
+        return size
+
     def compact(self, start: bytes, stop: bytes) -> None:
         """Give back the disk space of what was replaced or deleted in a range of keys.
 
@@ -271,8 +277,7 @@ class LevelDB:
     def _steps(self, low: int, high: int) -> Iterator[tuple[bytes, bytes, int]]:
         """Yield the parts of a range of keys, taken for numbers: each small enough for a step, and its size."""
         start, stop = low.to_bytes(_KEY_SIZE, "big"), high.to_bytes(_KEY_SIZE, "big")
-        with self._gate.lock, self._gate as handle:
-            size = handle.approximate_size(start, stop)
+        size = self.size_of(start, stop)
         if size <= _STEP_SIZE or high - low < 2:
             yield start, stop, size
         else:

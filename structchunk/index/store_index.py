@@ -56,6 +56,8 @@ POINT_PAGES = 8
 GROUP_PAGES = 128
 """How many pages are read, or rewritten by a fold, at a time."""
 MIN_FOLD_ROWS = 32768
+DELTA_SIZE = 64
+"""About how many bytes a row of the delta takes in LevelDB's tables."""
 FOLD_FRACTION = 16
 FEW_KEYS = 32
 DENSE_KEYS = 4
@@ -378,11 +380,27 @@ class StoreIndex:
         pages = self._dense_pages(runs) if sum(map(len, runs)) >= PAGE_ROWS else None
         if pages is not None:
             return self._rewrite(runs, pages, self._delta.shared(joined(runs)) if self._delta.packed else [])
-        rows = joined(runs)
-        raw = rows.view(np.uint8).data
-        keys = rows["key"].tolist()
-        packed = [(key, bytes(raw[i * ROW_SIZE : (i + 1) * ROW_SIZE])) for i, key in enumerate(keys)]
+        packed = _packed(joined(runs))
         return Change([(self._key(b"D", key), row) for key, row in packed], [], packed, [], 0, -1)
+
+    def put_unread(self, runs: Sequence[Run]) -> Change:
+        """Return what :meth:`put` does, without reading the delta: no read may follow before :meth:`forget`.
+
+        It takes time by what is put, whatever the size of the delta.
+        """
+        runs = [run for run in runs if len(run)]
+        pages = self._dense_pages(runs) if sum(map(len, runs)) >= PAGE_ROWS else None
+        if pages is not None:
+            return self._rewrite(runs, pages, self._shared_unread(joined(runs)))._replace(folded=[])
+        packed = _packed(joined(runs))
+        return Change([(self._key(b"D", key), row) for key, row in packed], [], [], [], 0, -1)
+
+    def _shared_unread(self, rows: RowArray) -> list[int]:
+        """Return the keys that have a row both in the delta and in a run."""
+        low, high = (self._key(b"D", int(key)) for key in rows["key"][[0, -1]])
+        return Delta(
+            (self._last_key(pair), pair[1]) for pair in self._leveldb.read(low, high + b"\0", 1 << 62)
+        ).shared(rows)
 
     def put_all(self, runs: Sequence[Run]) -> Change:
         """Return what putting runs changes if all of the store is written anew, as pages.
@@ -392,6 +410,11 @@ class StoreIndex:
         rows = without_tombstones(overlay(joined(runs), joined(self.runs(0, KEY_END))))
         deletes = list(keys_of_store(self._leveldb, self._store))
         return Change(self._pages([ArrayRun(rows)]), deletes, [], list(self._delta.packed), 0, KEY_END - 1)
+
+    def replace_unread(self, runs: Iterable[Run]) -> Change:
+        """Return what changes if consecutive runs of live rows become all there is; as :meth:`put_unread`."""
+        deletes = list(keys_of_store(self._leveldb, self._store))
+        return Change(self._pages(runs), deletes, [], [], 0, -1)
 
     def put_one(self, key: int, row: bytes) -> Change:
         """Return what putting one packed row changes."""
@@ -441,6 +464,11 @@ class StoreIndex:
         count = len(self._delta.packed)
         return count > MIN_FOLD_ROWS and count > record_count() // FOLD_FRACTION
 
+    def may_need_fold(self, record_count: int) -> bool:
+        """Tell whether the delta may have outgrown it, by the size of LevelDB's tables, without reading it."""
+        count = self._leveldb.size_of(self._key(b"D", 0), self._end(b"D")) // DELTA_SIZE
+        return count > MIN_FOLD_ROWS and count > record_count // FOLD_FRACTION
+
     def fold(self) -> Iterator[Change]:
         """Yield changes that move the delta into pages, a group at a time; apply each before the next."""
         rest = self.delta_rows()
@@ -451,3 +479,9 @@ class StoreIndex:
             part = clip(rest, low, stop)
             rest = rest[len(part) :]
             yield self._rewrite([ArrayRun(part)], pages, part["key"].tolist())
+
+
+def _packed(rows: RowArray) -> list[tuple[int, bytes]]:
+    """Return rows one by one, packed, with their keys."""
+    raw = rows.view(np.uint8).data
+    return [(key, bytes(raw[i * ROW_SIZE : (i + 1) * ROW_SIZE])) for i, key in enumerate(rows["key"].tolist())]

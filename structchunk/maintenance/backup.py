@@ -15,49 +15,49 @@ would take what the original appends later for its own: the commits follow one a
 
 The headers of linked chunks hold the database's uuid, so the copy has the same one: nothing tells a chunk of the
 one from a chunk of the other. The copy is built under another name, with the superblock last, and then renamed.
+How one is brought forward later is in ``update.py``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Container, Mapping
 from typing import NamedTuple
 
 from ..chunks.chunk import Chunk
-from ..chunks.heap import Gone, Heap
+from ..chunks.heap import Gone, Heap, Place
 from ..chunks.segment import survey
 from ..disk import files
 from ..disk.paths import AnyPath, Paths, absolute
 from ..disk.superblock import Superblock, crc_of_heads, create_superblock
 from ..engine.storage import Storage
-from ..index.index import copy_snapshot
+from ..index.index import Catalog, Prepared, copy_snapshot
 from ..index.index_snapshot import IndexSnapshot
-from ..runs.extent import MUTABLE
-
-
-class Source(NamedTuple):
-    """A chunk that is to be copied, as far as a commit knows it; held open, for it may be unlinked meanwhile."""
-
-    chunk: Chunk
-    fd: int
-    free: int
-    directory: int
+from .chunk_copies import Source, copy_chunk, flags_of_rows, may_change
 
 
 class Taken(NamedTuple):
     """A database as of one commit.
 
-    ``heads`` has the free and directory offset of every chunk, ``sources`` those that were not linked.
+    ``superblock`` is that of a copy. ``places`` says how far every chunk reaches, ``sources`` which ones were not
+    linked, and are not the very files that the copy has.
     """
 
     snapshot: IndexSnapshot
     superblock: Superblock
-    heads: dict[int, tuple[int, int]]
-    sources: list[Source]
+    catalog: Catalog
+    heaps: dict[int, Heap]
+    places: dict[int, Place]
+    sources: dict[int, Source]
     gone: list[Gone]
 
+    def heads(self) -> dict[int, tuple[int, int]]:
+        """Return the free and directory offset of every chunk."""
+        return {chunk: (place.free, place.directory) for chunk, place in self.places.items()}
 
-def destination(paths: Paths, dest: AnyPath) -> str:
+
+def destination(paths: Paths, dest: AnyPath, *, may_exist: bool = False) -> str:
     """Return the absolute path of a copy that is to be made, having checked that it may be.
 
     Raises
@@ -68,7 +68,8 @@ def destination(paths: Paths, dest: AnyPath) -> str:
         It lies inside the database.
     """
     path = absolute(dest)
-    if os.path.lexists(dest) or os.path.lexists(path):
+    is_there = files.exists(path)
+    if os.path.lexists(dest) and not (may_exist and is_there):
         raise FileExistsError(f"{path} exists; a copy must have a name of its own")
     if os.path.commonpath([paths.root, path]) == paths.root:
         raise ValueError(f"{path} lies inside the database; a copy must lie outside of it")
@@ -99,27 +100,32 @@ def copy_storage(storage: Storage, dest: str) -> None:
 
 def _build(storage: Storage, draft: Paths) -> None:
     files.make_directory(draft.chunks)
-    frozen = {chunk for heap in list(storage.heaps.values()) for chunk in _frozen_chunks(storage, heap)}
+    frozen = frozen_chunks(storage)
     with contextlib.ExitStack() as held:
-        taken = _take(storage, frozen, draft, held)
-        for source in taken.sources:
-            _copy_chunk(source, draft.chunk(source.chunk.id))
+        taken = take(storage, frozen, {}, draft, held)
+        flags = {}
+        for chunk, source in taken.sources.items():
+            copy = copy_chunk(source, draft.chunk(chunk))
+            flags[chunk] = copy.directory, flags_of_rows(copy)
         files.flush_directory(draft.chunks)
-        _copy_index(taken, draft)
+        _copy_index(taken, draft, flags)
     files.flush_directory(draft.root)
-    heads = crc_of_heads({chunk: directory for chunk, (_, directory) in taken.heads.items()})
-    create_superblock(draft.superblock, taken.superblock._replace(heads=heads))
+    create_superblock(draft.superblock, taken.superblock)
     files.flush_directory(draft.root)
 
 
 # ---------------------------------------------------------------------- what may be linked
 
 
-def _frozen_chunks(storage: Storage, heap: Heap) -> list[int]:
-    """Return the chunks of a store that neither database will ever write to again."""
+def frozen_chunks(storage: Storage, but: Container[int] = ()) -> set[int]:
+    """Return the chunks that neither database will ever write to again, but for some that need not be looked at."""
+    return {chunk for heap in list(storage.heaps.values()) for chunk in _frozen_chunks(storage, heap, but)}
+
+
+def _frozen_chunks(storage: Storage, heap: Heap, but: Container[int]) -> list[int]:
     heads, chunks = dict(storage.index.heads), dict(heap.chunks)  # others may commit meanwhile
-    known = sorted(chunks.keys() & heads.keys())
-    return [chunk for chunk in known[:-1] if _is_frozen(chunks[chunk].path, heads[chunk])]
+    known = [chunk for chunk in sorted(chunks.keys() & heads.keys())[:-1] if chunk not in but]
+    return [chunk for chunk in known if _is_frozen(chunks[chunk].path, heads[chunk])]
 
 
 def _is_frozen(path: str, head: tuple[int, int]) -> bool:
@@ -130,7 +136,7 @@ def _is_frozen(path: str, head: tuple[int, int]) -> bool:
     except FileNotFoundError:  # compaction or a drop has just unlinked it
         return False
     surveyed = survey(memoryview(source)[head[1] :])
-    if surveyed is None or surveyed[0] & MUTABLE:
+    if surveyed is None or may_change(surveyed[0]):
         return False
     last = next(chunk.segments(head[1] + surveyed[1]), None)
     return last is not None and (last.end, last.low) == head == chunk.working_offsets()
@@ -139,53 +145,69 @@ def _is_frozen(path: str, head: tuple[int, int]) -> bool:
 # ---------------------------------------------------------------------- one commit
 
 
-def _take(storage: Storage, frozen: set[int], draft: Paths, held: contextlib.ExitStack) -> Taken:
-    """Link chunks, or open them, and fix the commit. Commits wait meanwhile, so nothing here may take long."""
+def take(
+    storage: Storage, frozen: set[int], mine: Mapping[int, Chunk], draft: Paths, held: contextlib.ExitStack
+) -> Taken:
+    """Link chunks, or open them, and fix the commit. Commits wait meanwhile, so nothing here may take long.
+
+    Parameters
+    ----------
+    storage : Storage
+    frozen : set of int
+        The chunks that may be linked.
+    mine : mapping of int to Chunk
+        Those that the copy has already.
+    draft : Paths
+        Where to link them.
+    held : ExitStack
+        What is open until it is left.
+    """
     with storage.committing():
         storage.check_not_failed()
         snapshot = storage.index.snapshot()
         held.callback(snapshot.close)
-        superblock = Superblock(
-            storage.superblock.database, 1, 1, snapshot.commit, storage.newest_epoch(), storage.next_chunk
-        )
-        taken = Taken(snapshot, superblock, {}, [], list(storage.gone))
-        for heap in storage.heaps.values():
-            _take_chunks(storage, heap, frozen, draft, held, taken)
-    return taken
+        heaps = {heap.store: heap for heap in storage.heaps.values()}
+        places = {
+            place.chunk.id: place for heap in heaps.values() for place in storage.places(heap, snapshot.commit)
+        }
+        sources = {}
+        for chunk, place in places.items():
+            may_link = chunk in frozen and not heaps[place.chunk.header.store].is_exposed(chunk)
+            if not _is_had(place.chunk, mine, draft.chunk(chunk), may_link=may_link):
+                sources[chunk] = _opened(place, held)
+        superblock = _superblock(storage, snapshot.commit, places)
+        return Taken(snapshot, superblock, storage.index.catalog, heaps, places, sources, list(storage.gone))
 
 
-def _take_chunks(
-    storage: Storage, heap: Heap, frozen: set[int], draft: Paths, held: contextlib.ExitStack, taken: Taken
-) -> None:
-    for chunk, *ends in storage.places(heap, taken.snapshot.commit):
-        taken.heads[chunk.id] = head = (ends[0], ends[1])
-        linkable = chunk.id in frozen and not heap.is_exposed(chunk.id)
-        if not linkable or not files.link(chunk.path, draft.chunk(chunk.id)):
-            with files.advised(chunk.path):
-                fd = held.enter_context(files.opened(chunk.path))
-            taken.sources.append(Source(chunk, fd, *head))
+def _superblock(storage: Storage, commit: int, places: Mapping[int, Place]) -> Superblock:
+    heads = crc_of_heads({chunk: place.directory for chunk, place in places.items()})
+    database, next_chunk, epoch = storage.superblock.database, storage.next_chunk, storage.newest_epoch()
+    return Superblock(database, 1, 1, commit, epoch, next_chunk, heads, ())
+
+
+def _is_had(chunk: Chunk, mine: Mapping[int, Chunk], target: str, *, may_link: bool) -> bool:
+    """Tell whether the copy has the very file of a chunk, or was given it just now."""
+    if chunk.id in mine:
+        return files.are_same(chunk.path, mine[chunk.id].path)
+    return may_link and files.link(chunk.path, target)
+
+
+def _opened(place: Place, held: contextlib.ExitStack) -> Source:
+    chunk, *head = place
+    with files.advised(chunk.path):
+        fd = held.enter_context(files.opened(chunk.path))
+    return Source(chunk, fd, *head)
 
 
 # ---------------------------------------------------------------------- copying
 
 
-def _copy_chunk(source: Source, path: str) -> None:
-    """Copy the data and the directory of a chunk as a commit knows them; what is a hole stays one."""
-    size = source.chunk.header.file_size
-    files.create(path, size)
-    files.copy(source.fd, path, 0, source.free)
-    files.copy(source.fd, path, source.directory, size)
-    copy = Chunk.open(path)
-    copy.seek(source.free, source.directory)
-    copy.mend()  # the header was copied with the offsets of a later commit
-    copy.flush()
-
-
-def _copy_index(taken: Taken, draft: Paths) -> None:
+def _copy_index(taken: Taken, draft: Paths, flags: Mapping[int, tuple[int, int]]) -> None:
     superblock = taken.superblock
     path = draft.index(superblock.generation)
     index = copy_snapshot(taken.snapshot, path, superblock.database, superblock.next_chunk)
     try:
-        index.write_checkpoint(superblock.next_chunk, taken.heads, taken.gone)
+        nothing = Prepared({}, {})
+        index.advance(superblock.checkpoint, nothing, superblock.next_chunk, taken.heads(), taken.gone, flags)
     finally:
         index.close()

@@ -290,6 +290,20 @@ def test_checkpoint(path: str, tmp_path: Path) -> None:
     assert "exists" in failed("checkpoint", path, dest)
 
 
+def test_checkpoint_that_is_brought_forward(path: str, tmp_path: Path) -> None:
+    dest = tmp_path / "copy.sc"
+    assert good("checkpoint", path, dest, "--update") == f"copied to {dest}\n"
+    with sc.open(path) as db:
+        db["temps"].put(7777, [7.0])
+    assert good("checkpoint", path, dest, "--update") == f"brought forward {dest}\n"
+    assert good("get", dest, "temps", 7777) == "7.0\n"
+    assert report("checkpoint", path, dest, "--update") == {"path": path, "dest": str(dest)}
+    assert good("verify", dest)
+    with sc.open(dest) as copy:
+        copy["temps"].put(7777, [8.0])
+    assert "was written to" in failed("checkpoint", path, dest, "--update")
+
+
 # ---------------------------------------------------------------------- what is wrong
 
 

@@ -22,7 +22,14 @@ from structchunk.chunks.header import Header, HeaderFields, History, parse_heade
 from structchunk.chunks.segment import REPLACES, Segment, data_crc, pack_record, parse_segment, walk
 from structchunk.disk import files
 from structchunk.disk.paths import Paths
-from structchunk.disk.superblock import SLOT_SIZE, Superblock, create_superblock, parse_slot, read_superblock
+from structchunk.disk.superblock import (
+    MOST_LEFT,
+    SLOT_SIZE,
+    Superblock,
+    create_superblock,
+    parse_slot,
+    read_superblock,
+)
 from structchunk.disk.tail import HEAD_SIZE, Head, Tail, parse_head
 from structchunk.errors import CorruptionError
 from structchunk.index.index import Index, Note
@@ -530,6 +537,40 @@ def test_slots_alternate_and_the_newest_valid_one_counts(tmp_path: Path) -> None
     files.write(path, 4096 + 60, b"\0\0\0\0")
     with pytest.raises(CorruptionError, match="no valid slot"):
         read_superblock(path)
+
+
+COPY = SLOT._replace(heads=7, left=(3, 9))
+COPY_GOLDEN = SLOT_GOLDEN + bytes.fromhex(
+    "07000000 d0e7f5f8"  # heads, CRC
+    "02000000 03000000 09000000 ce337cf6"  # ids of chunks that are not part of it any more, CRC
+)
+
+
+def test_superblock_of_a_copy(tmp_path: Path) -> None:
+    path = str(tmp_path / "superblock")
+    assert COPY.pack() == COPY_GOLDEN
+    covered = COPY_GOLDEN[:60] + COPY_GOLDEN[64:68] + COPY_GOLDEN[72:84]
+    assert COPY_GOLDEN[84:] == zlib.crc32(covered).to_bytes(4, "little")
+    first = COPY._replace(sequence=1)
+    create_superblock(path, first)
+    assert read_superblock(path) == first
+    for damaged in flipped(first.pack(), range(8 * SLOT_SIZE, 8 * len(COPY_GOLDEN))):
+        files.write(path, 4096, damaged)
+        assert read_superblock(path).left is None
+    full = first._replace(left=tuple(range(MOST_LEFT)))
+    assert len(full.pack()) <= 512
+    create_superblock(str(tmp_path / "full"), full)
+    assert read_superblock(str(tmp_path / "full")) == full
+
+
+def test_who_writes_the_slot_of_a_copy_makes_it_none(tmp_path: Path) -> None:
+    """Bytes that stay behind a shorter slot do not belong to it."""
+    path = str(tmp_path / "superblock")
+    create_superblock(path, COPY)
+    for sequence in range(6, 10):
+        newer = COPY._replace(sequence=sequence, left=None)
+        newer.write(path)
+        assert read_superblock(path) == newer
 
 
 def test_a_superblock_that_is_cut_off_is_damage(tmp_path: Path) -> None:

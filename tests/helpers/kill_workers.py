@@ -153,6 +153,12 @@ def run_checkpoint(job: dict[str, Any], sink: int) -> None:
         db.checkpoint(os.path.join(os.path.dirname(job["root"]), "copy.sc"))
 
 
+def run_update(job: dict[str, Any], sink: int) -> None:
+    """Open a database for reading, and bring the copy that is beside it forward."""
+    with sc.open(job["root"], "r") as db:
+        db.checkpoint(os.path.join(os.path.dirname(job["root"]), "copy.sc"), update=True)
+
+
 def run_counter(job: dict[str, Any], sink: int) -> None:
     """Commit to three stores at once, forever, in one of the sync modes or both in turn, reporting each commit."""
     rng = random.Random(job["seed"])
@@ -219,6 +225,7 @@ TASKS = {
     "recovery": run_recovery,
     "rebuild": run_rebuild,
     "checkpoint": run_checkpoint,
+    "update": run_update,
     "damaged": run_damaged,
 }
 

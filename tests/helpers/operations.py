@@ -166,6 +166,17 @@ def working(scene: Scene) -> None:
     scene.put("bytes", 2, [7] * 9)
 
 
+def copied(scene: Scene) -> None:
+    """Make a copy, and then commit, drop and change in place what it lacks."""
+    working(scene)
+    scene.db.checkpoint(f"{scene.root}-copy")
+    scene.put("floats", 502, BIG)
+    scene.put("floats", 503, BIG)
+    scene.db["floats"][501][:] = 8
+    scene.model["floats"][501] = scene.db["floats"][501].tobytes()
+    scene.db.compact("bytes")
+
+
 def durable(scene: Scene) -> None:
     """Open it so that commits wait for the disk, and commit."""
     scene.db = scene.open(sync=True)
@@ -515,6 +526,11 @@ def checkpoint(scene: Scene) -> None:
     scene.db.checkpoint(scene.held["copy"])
 
 
+@operation(prepare=copied)
+def update_copy(scene: Scene) -> None:
+    scene.db.checkpoint(f"{scene.root}-copy", update=True)
+
+
 # ---------------------------------------------------------------------- reading
 
 
@@ -704,6 +720,8 @@ class Judge:
             sc.rebuild_index(self.root)
             self._reopen()
             self._read_only()
+        if self._name == "update_copy":
+            self._update_copy()
         self._check_copy()
 
     # ------------------------------------------------------------------ the handle
@@ -850,6 +868,18 @@ class Judge:
                 self._verify(db, "in the copy")
                 if "floats" not in db or 500 not in db["floats"]:
                     raise Violation("records are missing in the copy")
+
+    def _update_copy(self) -> None:
+        """Bring the copy forward that an operation may have brought forward by half."""
+        path = f"{self.root}-copy"
+        with sc.open(self.root, "r") as db, sc.open(path, "r") as copy:
+            self._verify(copy, "in the copy")
+            db.checkpoint(path, update=True)
+            copy.refresh()
+            if contents(copy) != contents(db):
+                raise Violation("the copy is another one than the database")
+            if "update" in os.listdir(path):
+                raise Violation("what an update made is left in the copy")
 
 
 OTHER_KEY = 900

@@ -503,7 +503,9 @@ def test_the_checkpoint_is_one_synced_write_after_the_logs(index: Index, monkeyp
 def test_a_commit_is_one_write(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[bytes, bytes]] = []
     write = index.leveldb.write
-    monkeypatch.setattr(index.leveldb, "write", lambda puts, *rest: (calls.append(dict(puts)), write(puts, *rest)))
+    monkeypatch.setattr(
+        index.leveldb, "write", lambda puts, *a, **k: (calls.append(dict(puts)), write(puts, *a, **k))
+    )
     index.put(1, {1: some(0, 20), 2: some(0, 2)}, {"a": {"store": 1, **ENTRY}})
     assert [call[LAST] for call in calls] == [struct.pack("<Q", 1)]
     assert {key[:1] for key in calls[0]} == {b"M", b"B", b"C", b"P", b"D"}
