@@ -162,7 +162,7 @@ def read_superblock(path: str) -> Superblock:
     other = raw[PAGE - start :][:SLOT_SIZE]
     if len(valid) < len(slots) and (newest.sequence > 1 or any(other)):
         return newest  # the other one may have been newer, and chunks have gone since
-    slot = raw[start : start + PAGE]
+    slot = raw[start : start + PAGE].ljust(PAGE, b"\0")
     heads = _parse_heads(slot[:SLOT_SIZE], slot[SLOT_SIZE:COPY_OFFSET])
     return newest._replace(heads=heads, left=None if heads is None else _parse_left(slot))
 
