@@ -266,7 +266,7 @@ class Storage:
             if ready is None:
                 return
             if dropped is not None:
-                ready = with_note(ready, dropped, going_with(dropped.chunks.values(), self.index.last))
+                ready = with_note(ready, dropped, going_with(list(dropped.chunks.values()), self.index.last))
             self._take_space(ready, can_spend=not created)
             self._unfinished = "a commit"
             if created:
@@ -428,9 +428,8 @@ class Storage:
                 provision.renew(self.reserve, self.index)
 
     def _write_checkpoint(self, grown: list[Chunk]) -> None:
-        self.dirty.update(
-            {chunk.id: chunk for chunk in self.in_place.chunks.values() if chunk.id not in self._unlinked}
-        )
+        exposed = list(self.in_place.chunks.values())  # a finaliser that reads may add one
+        self.dirty.update({chunk.id: chunk for chunk in exposed if chunk.id not in self._unlinked})
         self._flush()
         checkpoint.write_index(self.index, grown, self.gone, self.next_chunk)
         path, new_epoch = self.paths.superblock, self.epoch_pending

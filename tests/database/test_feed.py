@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from conftest import OpenDB
 from feed_oracle import FeedModel, Workload, check_feed
 
 import structchunk as sc
-from structchunk.chunks import directory
+from structchunk.chunks import directory, segment
+from structchunk.engine import drafts
 
 
 class Point(sc.Object):
@@ -69,6 +71,7 @@ def test_other_handles_say_the_same(number: int, open_db: OpenDB, tmp_path: Path
             if work.random.random() < 0.5:
                 sc.rebuild_index(db.path)
                 work.model.rebuild()
+                snapshots = []  # those of the reader lose the notes of drops, too, once it refreshes
             work.db = open_db("r+", chunk_size=16 << 10, sync=False)
             snapshots = [(snapshot, model) for snapshot, model in snapshots if not snapshot._database.closed]
         if count % 5 == 0:
@@ -457,22 +460,17 @@ def test_a_rebuilt_index_has_forgotten_what_was_dropped(open_db: OpenDB) -> None
     assert said(db.changes(4)) == []
 
 
-@pytest.mark.parametrize("history", [None, [7, 9]])
-def test_headers_of_before_that_do_not_say_what_went(
-    history: Any, open_db: OpenDB, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("written", "lost"), [("now", 4), ("without a history", 7), ("as version 1", 8)])
+def test_chunks_of_before_that_do_not_say_what_went(
+    written: str, lost: int, open_db: OpenDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of such a chunk all may have gone that was before it."""
-    from structchunk.engine import drafts
-
-    original = drafts.new_header
-
-    def without(*args: Any) -> Any:
-        header = original(*args)
-        header.about.pop("history", None)
-        return header
-
-    if history is None:
-        monkeypatch.setattr(drafts, "new_header", without)
+    """Of such a chunk all may have gone that was before it; of version 1 its own first commit may be a change."""
+    if written != "now":
+        original = drafts.new_header
+        monkeypatch.setattr(drafts, "new_header", lambda *args: original(*args[:4]))
+    if written == "as version 1":
+        monkeypatch.setattr(drafts, "Header", partial(drafts.Header, is_marked=False))
+        monkeypatch.setattr(segment, "REPLACES", 0)
     db = open_db(sync=False)
     store, other = db.array_store("a", "f8"), db.array_store("b", "f8")
     store.put(1, [1.0])
@@ -483,7 +481,6 @@ def test_headers_of_before_that_do_not_say_what_went(
     monkeypatch.undo()
     db.close()
     db = open_db("r+", sync=False)
-    lost = 7 if history is None else 4
     assert (db.last_commit, db.first_change) == (8, lost)
     with pytest.raises(sc.HistoryLost):
         db.changes(lost - 1, "a")

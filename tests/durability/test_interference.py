@@ -193,3 +193,21 @@ def test_who_goes_on_reading_after_close_is_told_so(
     assert first is not None
     with sc.open(tmp_path / "d.sc", "r") as db:
         assert db.verify() == []
+
+
+def test_a_read_in_the_middle_of_a_checkpoint_may_hand_out_a_view(open_db: OpenDB) -> None:
+    """As a finaliser makes it: of a chunk that nobody had a live object of before."""
+    db = open_db(sync=False)
+    one, other = db.object_store("one", P), db.object_store("other", P)
+    one.new(1)
+    other.put(1, P())
+    db.sync()
+
+    class Unlinked(set[int]):
+        def __contains__(self, chunk: object) -> bool:
+            assert other[1] is not None
+            return super().__contains__(chunk)
+
+    assert one[1] is not None
+    db._storage._unlinked = Unlinked()
+    db.sync()
