@@ -419,6 +419,10 @@ class Chunk:
             raise
         self._prepared = True
 
+    def distrust(self) -> None:
+        """Prepare it again before anything is stored: another process may have begun to."""
+        self._prepared = False
+
     def clear(self, start: int) -> None:
         """Zero what was stored from `start` on, and not committed."""
         if self.stored > start:

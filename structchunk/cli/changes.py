@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 
 import click
@@ -11,9 +10,6 @@ import click
 import structchunk as sc
 
 from .arguments import path_argument, printable
-
-POLL = 0.1
-"""Seconds after which --follow looks again."""
 
 
 @click.command()
@@ -41,9 +37,7 @@ def _changes(db: sc.Database, stores: tuple[str, ...], since: int, *, follow: bo
         if not follow:
             return
         since = upto
-        while db.last_commit == upto:
-            time.sleep(POLL)
-            db.refresh()
+        db.wait()
 
 
 def _line(change: sc.Change) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..chunks.header import PAGE, round_up
 from ..disk import files
-from ..disk.lock import Lock
+from ..disk.lock import Hold, Lock
 from ..disk.paths import AnyPath, Paths, absolute
 from ..disk.presence import check_free, check_there
 from ..disk.reserve import Reserve
@@ -18,8 +18,9 @@ from ..engine.drafts import MAX_CHUNK_SIZE
 from ..engine.recovery import create_storage, open_storage
 from ..engine.storage import Storage
 from ..process import leftovers
-from ..readers.directory import welcome
-from ..readers.read_storage import open_reader
+from ..readers.directory import sweep, welcome
+from ..readers.read_storage import ReadStorage, open_reader
+from ..readers.shared_storage import open_shared_storage
 from .database import Database
 from .shared import SharedDatabase
 
@@ -54,7 +55,7 @@ def open(
     sync : bool
         Whether commits wait for the disk, unless a transaction says otherwise.
     shared : bool
-        Hold the database only while a transaction is open, so that several processes can write in turn; see
+        Hold the writer's lock only while a transaction is open, so that several processes can write in turn; see
         :class:`SharedDatabase`.
     timeout : float, optional
         Seconds that a transaction of a shared database waits for its turn; None means for ever.
@@ -103,7 +104,9 @@ def open(
         _make_root(root)
     if shared:
         return _open_shared(paths, mode, round_up(size, PAGE), timeout, sync=bool(sync))
-    storage = open_reader(paths) if mode == "r" else _open_for_writing(paths, mode, round_up(size, PAGE))
+    storage = (
+        open_reader(paths, ReadStorage) if mode == "r" else _open_for_writing(paths, mode, round_up(size, PAGE))
+    )
     try:
         return Database(storage, mode=mode, sync=bool(sync))
     except BaseException:
@@ -184,7 +187,7 @@ def _open_for_writing(paths: Paths, mode: str, chunk_size: int, timeout: float |
     return storage
 
 
-def _open_existing(paths: Paths, lock: Lock, chunk_size: int, **options: Any) -> Storage:
+def _open_existing(paths: Paths, lock: Hold, chunk_size: int, **options: Any) -> Storage:
     """Open the files of a database, for which the reserve is given up if the disk is full."""
     reserve = Reserve(paths.reserve)
 
@@ -201,10 +204,23 @@ def _open_existing(paths: Paths, lock: Lock, chunk_size: int, **options: Any) ->
 def _open_shared(paths: Paths, mode: str, chunk_size: int, timeout: float | None, *, sync: bool) -> Database:
     if mode == "x" or not files.exists(paths.superblock):
         leftovers.finish(_open_for_writing(paths, mode, chunk_size, timeout).close)
-    open_in_turn = partial(_open_for_writing, paths, "r+", chunk_size, timeout)
-    storage = open_reader(paths)
+    storage = open_shared_storage(paths, chunk_size, timeout, partial(_recover, chunk_size))
     try:
-        return SharedDatabase(storage, open_in_turn, mode=mode, sync=sync)
+        return SharedDatabase(storage, mode=mode, sync=sync)
     except BaseException:
         leftovers.finish(storage.close)
         raise
+
+
+def _recover(chunk_size: int, lock: Hold, paths: Paths) -> None:
+    """Recover a database whose lock is held, bring all of it to disk, and write the page that others follow."""
+    leftovers.clear()  # of an earlier time, which was given up
+    storage = _open_existing(paths, lock, chunk_size)
+    try:
+        storage.renew_reserve()
+        storage.checkpoint()
+        storage.begin_publishing()
+        sweep(paths.readers)
+        storage.index.leveldb.adopt()
+    finally:
+        leftovers.finish(storage.close)

@@ -118,7 +118,7 @@ def open_shared(path: str) -> tuple[Kept, Database]:
     """
     paths = Paths(path)
     check_there(paths)
-    database = SharedReader(open_reader(paths))
+    database = SharedReader(open_reader(paths, ReadStorage))
     kept = keep(database)
     with _handles.lock:
         found = _handles.get(kept, lambda: database)
@@ -145,7 +145,7 @@ def _open_as_of(kept: Kept) -> ReadStorage:
 
 def _latest(paths: Paths, kept: Kept, error: Exception) -> ReadStorage:
     """Open the latest commit, and raise unless it is the one that was kept."""
-    storage = open_reader(paths)
+    storage = open_reader(paths, ReadStorage)
     try:
         if storage.shows(kept):
             return storage

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..chunks.heap import Heap
-from ..disk.superblock import Watch
 from ..engine.storage import Storage
 from ..process import leftovers
-from ..readers.read_storage import ReadStorage
+from ..readers.shared_storage import SharedStorage
 from ..runs.extent import Extent, RowArray
 from ..runs.run import Run
 from .autocommit import AutocommitBinding
@@ -52,80 +51,58 @@ class SharedDatabase(Database):
 
     Notes
     -----
-    A transaction takes the writer's lock, opens the files, and at its end brings all to disk and lets them go, so
-    that it costs some milliseconds: put much into one. Processes that want one take turns; waiting for the others
-    may end in a LockedError.
-    Every transaction is durable when it has ended, whatever its `sync`.
+    A transaction takes the writer's lock, reads what others have committed meanwhile, and lets the lock go when it
+    has ended. Processes that want one take turns; waiting for the others may end in a LockedError. After a process
+    was killed in its turn, the next one recovers the database first, which takes some milliseconds; so does every
+    one in some thousand commits, which brings the index forward.
 
-    Reads outside of transactions see the last transaction that any process has ended, through a clone of the
-    index that is renewed when there is a newer one. Objects are private copies there, and arrays are read-only;
-    those of a transaction may be changed in place until it ends.
+    Reads outside of transactions see the last commit of any process. Objects are private copies there, and arrays
+    are read-only; those of a transaction may be changed in place until it ends. To change a record in place that
+    was committed of late, all is brought to disk first.
     """
 
-    def __init__(self, storage: ReadStorage, open_in_turn: Callable[[], Storage], *, mode: str, sync: bool) -> None:
+    def __init__(self, storage: SharedStorage, *, mode: str, sync: bool) -> None:
         super().__init__(storage, mode=mode, sync=sync)
-        self._reading = storage
-        self._writing: Storage | None = None
-        self._open_in_turn = open_in_turn
-        self._watch = Watch(storage.paths.superblock)
-        self._seen = b""
+        self._shared = storage
 
     def _check_open(self) -> None:
         """Raise ClosedError after :meth:`close`, and in a forked child; catch up with the other processes."""
         super()._check_open()
-        state = self._watch.state()
-        if state != self._seen:
-            with self._reading.committing():
-                self._catch_up(state)
-                self._seen = state  # last: until then other threads wait here, too
+        self._shared.refresh()
 
-    def _catch_up(self, state: bytes) -> None:
-        """Show the newest commit, unless it is shown already."""
-        self._reading.check_place()
-        if not state:  # another file has the superblock's path: one that was made anew, or of another database
-            self._watch = Watch(self._reading.paths.superblock)
-        if self._reading.newest_superblock().checkpoint != self._reading.index.last:
-            self._reading.catch_up()
+    def refresh(self) -> bool:
+        """Move to the newest commit, as every read does; tell whether there was one."""
+        super()._check_open()
+        return self._shared.refresh()
 
     def _latest(self, heap: Heap) -> AutocommitBinding:
         return SharedBinding(self, heap)
 
     def _begin_writing(self) -> Storage:
-        leftovers.clear()  # of what was opened to write, and given up at once
-        self._end_writing()  # of a transaction that was given up
+        leftovers.clear()  # of what was opened to recover it, and given up at once
         self._check_same()
         try:
-            storage = self._open_in_turn()
+            self._shared.begin()
         except OSError:
             self._check_same()
             raise
-        try:
-            self._check_same()
-        except BaseException:
-            storage.close()
-            raise
-        self._writing = storage
-        return storage
+        return self._shared
 
     def _check_same(self) -> None:
         """Raise if the path leads to another database by now, or to none."""
-        self._reading.check_place()
-        self._reading.newest_superblock()
+        self._shared.check_place()
+        if not self._shared.is_followed:
+            self._shared.newest_superblock()
 
     def _end_writing(self) -> None:
-        storage = self._writing
-        if storage is not None:
-            storage.close()
-            if self._writing is storage:
-                self._writing = None
-
-    def _is_entered(self) -> bool:
-        return super()._is_entered() or (self._writing is not None and self._writing.is_entered())
-
-    def _close_storage(self) -> None:
-        self._end_writing()
-        super()._close_storage()
+        self._shared.end()
 
     def sync(self) -> None:
-        """Do nothing: what a transaction wrote is on disk when it has ended."""
-        self._check_writable()
+        """Bring everything to disk: all commits of all processes, and the index."""
+        if self._queue.is_mine():
+            return self._shared.checkpoint()
+        transaction = self.transaction()
+        try:
+            self._shared.checkpoint()
+        finally:
+            transaction.abort()

@@ -52,7 +52,7 @@ class WriterQueue:
         """
         ticket = Ticket(self._end_turn)
         try:
-            if self._tickets and self._mine():
+            if self.is_mine():
                 raise LockedError("this thread has a write transaction open: write through that, or end it first")
             self._wait(ticket, None)
             transaction = Transaction(self._begin(), ticket, sync=sync)
@@ -76,6 +76,10 @@ class WriterQueue:
             close()
         finally:
             ticket.has_ended = True
+
+    def is_mine(self) -> bool:
+        """Tell whether this thread has a transaction open."""
+        return bool(self._tickets) and bool(self._mine())
 
     def _mine(self) -> list[Ticket]:
         """Return the tickets that this thread holds, or is just waiting with when something interrupts it."""

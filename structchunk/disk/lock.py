@@ -20,6 +20,8 @@ from . import files
 _held: weakref.WeakValueDictionary[files.Identity, Lock] = weakref.WeakValueDictionary()
 _held_guard = threading.RLock()
 _ANNOUNCE_TRIES = 100
+_NAME_SIZE = 32
+"""How many bytes of the file name its holder."""
 _PAUSE = 0.001
 """Seconds between two tries: waiting takes little of the processor, and little longer than the transaction."""
 
@@ -106,14 +108,14 @@ class Lock:
             try:
                 fcntl.flock(self._file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                holder = os.pread(self._file.fd, 32, 0).decode(errors="replace").strip() or "unknown"
+                holder = os.pread(self._file.fd, _NAME_SIZE, 0).decode(errors="replace").strip() or "unknown"
                 raise LockedError(
                     f"{path}: process {holder} has the database open; wait until it has closed it"
                 ) from error
             self._check_place()  # what is locked may have lost its name just before
-            os.ftruncate(self._file.fd, 0)
             with contextlib.suppress(OSError):  # on a full disk who holds it stays unknown
-                os.pwrite(self._file.fd, f"{os.getpid()}\n".encode(), 0)
+                # Always as many bytes: what replaces a file that was cut off, ext4 brings to disk at once.
+                os.pwrite(self._file.fd, f"{os.getpid()}\n".ljust(_NAME_SIZE).encode(), 0)
             _held[self._identity] = self
 
     def _check_place(self) -> None:

@@ -25,9 +25,7 @@ one forward, and by nobody else: it says that the copy is as it was made. Whoeve
 
 from __future__ import annotations
 
-import os
 import struct
-import weakref
 import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -165,22 +163,6 @@ def read_superblock(path: str) -> Superblock:
     slot = raw[start : start + PAGE].ljust(PAGE, b"\0")
     heads = _parse_heads(slot[:SLOT_SIZE], slot[SLOT_SIZE:COPY_OFFSET])
     return newest._replace(heads=heads, left=None if heads is None else _parse_left(slot))
-
-
-class Watch:
-    """Tells cheaply whether a superblock was written; its file's time of change is too coarse for that."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        weakref.finalize(self, os.close, self._fd)
-        self._file = files.identity(os.fstat(self._fd))
-
-    def state(self) -> bytes:
-        """Return both slots: they change with every checkpoint. Nothing, once another file has the path."""
-        if files.displaced(self._path, self._file):
-            return b""
-        return os.pread(self._fd, PAGE + SLOT_SIZE, 0)
 
 
 def create_superblock(path: str, first: Superblock) -> None:

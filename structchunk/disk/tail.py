@@ -27,10 +27,14 @@ A follower never goes beyond ``published``: a later commit may yet fail. ``gener
 rewrites the page in place, for those who have it mapped. After a power cut it may promise what is lost, so that it
 counts only while somebody has the database open for writing, or had when the follower began. A file that is
 missing, of another size, or of a version that is not known is as good as none.
+
+Each handle that may write holds a shared lock on the file for as long as it is open, by which others can tell
+whether anyone is alive. One that has the database open for writing alone has ``committing`` set all the time.
 """
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import struct
@@ -41,6 +45,7 @@ from collections.abc import Collection
 from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import CorruptionError
+from ..process import forks
 from . import files
 
 MAGIC = b"STRUCTTL"
@@ -57,6 +62,11 @@ _TRIES = 100
 _LOOK = 0.001
 """Seconds after which it is seen again whether the file has its place."""
 _MAPPING: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+_LOCK = struct.Struct("hhqqi4x")
+"""struct flock: type, from where, start, length, pid."""
+_SET_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
+_GET_LOCK: int | None = getattr(fcntl, "F_OFD_GETLK", None)
+"""Locks of an open file, which no other closing of the file lets go; only Linux has them."""
 assert HEAD.size + CRC.size == HEAD_SIZE
 
 Lineage: TypeAlias = "tuple[int, bytes, int, int]"
@@ -99,38 +109,114 @@ def parse_head(raw: bytes) -> Head | None:
 
 
 class Tail:
-    """The page of a database that is open for writing.
+    """The page, open for writing.
 
     Notes
     -----
     It is written by ``pwrite``, which reports a full disk or a failing one; a store to a mapping would end the
-    process there. The page is a hint, so that an error of writing it is ignored: who follows waits for the next
-    commit.
+    process there.
     """
 
-    def __init__(self, path: str, head: Head) -> None:
+    def __init__(self, path: str) -> None:
+        self._path = path
         self._file = _open_or_make(path)
-        self._head = head._replace(pairs=0)
-        self._file.write(0, self._head.pack().ljust(SIZE, b"\0"))
+        self.head: Head | None = None
+        forks.on_fork(self)
 
-    def publish(self, commit: int, chunks: Collection[int], next_chunk: int, *, is_durable: bool) -> None:
-        """Say that a commit, which appended to some chunks, is there to be followed, and if all is on disk."""
-        generation, database, epoch, base, _, durable, committing, count, _, named = self._head
+    def rewrite(self, head: Head) -> None:
+        """Write all of the page, with an empty ring."""
+        head = head._replace(pairs=0)
+        self._file.write(0, head.pack().ljust(SIZE, b"\0"))
+        self.head = head
+
+    def read(self) -> Head | None:
+        """Return what the page says now; the caller keeps others from writing it."""
+        self.head = parse_head(os.pread(self._file.fd, HEAD_SIZE, 0))
+        return self.head
+
+    def publish(
+        self, commit: int, chunks: Collection[int], next_chunk: int, *, is_durable: bool, committing: int
+    ) -> None:
+        """Say that a commit, which appended to some chunks, is there to be followed.
+
+        Parameters
+        ----------
+        commit : int
+        chunks : collection of int
+        next_chunk : int
+        is_durable : bool
+            Whether all is on disk.
+        committing : int
+            The commit that may be appended from now on; 0 if none may.
+
+        Raises
+        ------
+        OSError
+            The page could not be written.
+        """
+        assert self.head is not None  # it was read, or rewritten
+        generation, database, epoch, base, _, durable, _, count, _, named = self.head
         if is_durable:
             durable, named = commit, next_chunk
-        try:
-            for chunk in chunks:
-                self._file.write(HEAD_SIZE + count % RING * PAIR.size, PAIR.pack(commit, chunk))
-                count += 1
-            head = Head(generation, database, epoch, base, commit, durable, committing, count, next_chunk, named)
-            self._file.write(0, head.pack())
-        except OSError:
-            return
-        self._head = head
+        for chunk in chunks:
+            self._file.write(HEAD_SIZE + count % RING * PAIR.size, PAIR.pack(commit, chunk))
+            count += 1
+        head = Head(generation, database, epoch, base, commit, durable, committing, count, next_chunk, named)
+        self._file.write(0, head.pack())
+        self.head = head
+
+    def mark(self, committing: int) -> None:
+        """Say which commit may be appended from now on; 0 if none may.
+
+        Raises
+        ------
+        OSError
+            The page could not be written.
+        """
+        assert self.head is not None  # it was read, or rewritten
+        head = self.head._replace(committing=committing)
+        self._file.write(0, head.pack())
+        self.head = head
+
+    # ------------------------------------------------------------------ who is alive
+
+    def hold(self) -> None:
+        """Be alive, for those who ask, until this is closed or the process ends."""
+        if _SET_LOCK is not None:
+            fcntl.fcntl(self._file.fd, _SET_LOCK, _LOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
+
+    def is_alone(self) -> bool:
+        """Tell whether nobody else is alive, or that cannot be known."""
+        return not _is_locked(self._file.fd)
+
+    def is_in_place(self) -> bool:
+        """Tell whether the file still has its path."""
+        return not files.displaced(self._path, self._file.identity)
 
     def close(self) -> None:
         """Let the file go. Idempotent."""
         self._file.close()
+
+    def disown(self) -> None:
+        """Close a forked child's copy, which else would seem alive when the parent is not."""
+        self._file.close()
+
+
+def _is_locked(fd: int) -> bool:
+    """Tell whether a lock is held on an open file by way of another opening of it."""
+    if _GET_LOCK is None:
+        return False
+    found = fcntl.fcntl(fd, _GET_LOCK, _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    return bool(_LOCK.unpack(found)[0] != fcntl.F_UNLCK)
+
+
+def is_alive(path: str) -> bool:
+    """Tell whether somebody who may write a database is alive; False also where that cannot be known."""
+    try:
+        with files.opened(path) as fd:
+            return _is_locked(fd)
+    except (OSError, CorruptionError):
+        return False
 
 
 def _open_or_make(path: str) -> files.File:
@@ -202,3 +288,11 @@ class TailView:
             return False
         self._looked = now
         return True
+
+
+def open_tail(path: str) -> TailView | None:
+    """Map the page that has a path; None if there is none."""
+    try:
+        return TailView(path)
+    except (OSError, CorruptionError):
+        return None

@@ -287,14 +287,14 @@ def _follows_durable(chunk: Chunk, source: memoryview, below: int, checkpoint: i
 # ---------------------------------------------------------------------- deciding
 
 
-def find_good(log: Log) -> None:
-    """Set ``good``: the checkpoint, and then every next commit of which all parts are there and sound."""
+def find_good(log: Log, upto: int | None = None) -> None:
+    """Set ``good``: the checkpoint, then every next commit, up to one, that is there with all parts, and sound."""
     commits: dict[int, list[Segment]] = {}
     for segment in log.segments:
         if segment.commit > log.base:
             commits.setdefault(segment.commit, []).append(segment)
     log.good = log.base
-    while _is_sound(commits.get(log.good + 1, []), log):
+    while log.good != upto and _is_sound(commits.get(log.good + 1, []), log):
         log.good += 1
     log.segments = [segment for segment in log.segments if segment.commit <= log.good]
 

@@ -25,8 +25,6 @@ from ..types.schema import schema_from_descriptor
 from .commit_log import catalog_entry, data_is_sound, has_all_parts, rows_by_store
 from .storage import Storage
 
-MOST_COMMITS = 128
-"""Who is behind by more than this many commits clones the index, which takes less time."""
 _IN_ORDER = platform.machine() in ("x86_64", "AMD64", "i686")
 """Whether all processors see stores to memory in the order in which they were made."""
 
@@ -78,6 +76,11 @@ class Follower:
         self.exact = set()
         self._unfinished = False
 
+    def note(self, chunk: Chunk) -> None:
+        """Note that the storage has appended to a chunk itself."""
+        self._chunks[chunk.id] = chunk
+        self.exact.add(chunk.id)
+
     def stop(self) -> None:
         """Follow no more until :meth:`begin`."""
         self._unfinished = True
@@ -95,7 +98,7 @@ class Follower:
             Where the commits since then are, as far as is known.
         """
         last = storage.index.last
-        if self._unfinished or head.published - last > MOST_COMMITS:
+        if self._unfinished:
             return False
         try:
             news = self._read(head, last, named) if named else None

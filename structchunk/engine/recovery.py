@@ -15,7 +15,7 @@ from typing import TypeAlias, TypeVar
 from ..chunks.chunk import Chunk
 from ..chunks.heap import Gone, Heap
 from ..disk import files
-from ..disk.lock import Lock
+from ..disk.lock import Hold
 from ..disk.paths import Paths
 from ..disk.presence import check_free
 from ..disk.superblock import Superblock, create_superblock, read_superblock
@@ -51,7 +51,7 @@ Make: TypeAlias = Callable[[Superblock, Index], S]
 LOAD_ROWS = 1 << 20
 
 
-def create_storage(paths: Paths, lock: Lock, chunk_size: int) -> Storage:
+def create_storage(paths: Paths, lock: Hold, chunk_size: int) -> Storage:
     """Make a new, empty database. The superblock comes last: without one there is nothing yet."""
     import uuid  # noqa: PLC0415
 
@@ -79,7 +79,7 @@ def create_storage(paths: Paths, lock: Lock, chunk_size: int) -> Storage:
 
 
 def open_storage(
-    paths: Paths, lock: Lock, chunk_size: int, *, rebuild: bool = False, progress: Progress | None = None
+    paths: Paths, lock: Hold, chunk_size: int, *, rebuild: bool = False, progress: Progress | None = None
 ) -> Storage:
     """Open an existing database for writing, at its last whole commit.
 
@@ -124,7 +124,7 @@ def open_storage(
     return storage
 
 
-def open_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: bool) -> S:
+def open_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: bool, published: int | None) -> S:
     """Open a private copy of the index for reading, at its last whole commit. Only the copy is ever written.
 
     Parameters
@@ -139,6 +139,8 @@ def open_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: 
         Whether a writer that was past recovery was there before the index was copied: then nothing is lost of
         what the index names. If not, a crash may have come first, and all since the checkpoint is checked, as
         opening for writing does.
+    published : int, optional
+        The last commit that counts, if somebody may be appending others.
 
     Raises
     ------
@@ -152,7 +154,7 @@ def open_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: 
         if is_sound:
             return _as_it_stands(paths, superblock, index, make)
         log = read_log(paths, superblock, index, None, rewrite=False)
-        find_good(log)
+        find_good(log, published if published is None else max(published, index.last))
         check_complete(paths, index, log)
         rewind(log)
         if index.last <= log.good and index.whole:
@@ -305,7 +307,7 @@ def _checked_index(index: Index, superblock: Superblock) -> Index:
 
 
 def _with_index(
-    paths: Paths, lock: Lock, superblock: Superblock, index: Index, log: Log, chunk_size: int
+    paths: Paths, lock: Hold, superblock: Superblock, index: Index, log: Log, chunk_size: int
 ) -> Storage:
     """Open the storage with the index brought forward to the last good commit."""
     storage = Storage(paths, lock, superblock, index, chunk_size)
@@ -339,7 +341,7 @@ def _bring_forward(storage: Storage, log: Log) -> tuple[set[int], set[int]]:
     return dropped, replaced
 
 
-def _with_new_index(paths: Paths, lock: Lock, superblock: Superblock, log: Log, chunk_size: int) -> Storage:
+def _with_new_index(paths: Paths, lock: Hold, superblock: Superblock, log: Log, chunk_size: int) -> Storage:
     """Open the storage with an index made anew."""
 
     def make(superblock: Superblock, index: Index) -> Storage:

@@ -314,17 +314,33 @@ class Storage:
             return
         superblock, last = self.superblock, self.index.last
         epoch = superblock.epoch + self.epoch_pending
-        head = Head(superblock.generation, superblock.database, epoch, last, last, 0, 0, 0, self.next_chunk, 0)
+        durable, named = (0, 0) if self.epoch_pending else (last, self.next_chunk)
+        lineage = superblock.generation, superblock.database, epoch, last
         try:
-            self._tail = Tail(self.paths.tail, head)
+            tail = Tail(self.paths.tail)
+            tail.hold()
+            tail.rewrite(Head(*lineage, last, durable, last + 1, 0, self.next_chunk, named))
+            self._tail = tail
         except OSError:  # nobody must take the one that is there for this one's
             with contextlib.suppress(OSError):
                 files.unlink(self.paths.tail)
 
     def _publish(self, chunks: Collection[int] = (), *, is_durable: bool) -> None:
         """Tell others of the last commit, which appended to these chunks, and whether all is on disk."""
+        self._tell(chunks, is_durable=is_durable, committing=self.index.last + 1)
+
+    def _tell(self, chunks: Collection[int], *, is_durable: bool, committing: int) -> None:
+        """Publish the last commit; after an error those who follow wait for the next one."""
         if self._tail is not None:
-            self._tail.publish(self.index.last, chunks, self.next_chunk, is_durable=is_durable)
+            with contextlib.suppress(OSError):
+                self._tail.publish(
+                    self.index.last, chunks, self.next_chunk, is_durable=is_durable, committing=committing
+                )
+
+    def _end_publishing(self) -> None:
+        """Tell others that all is on disk, and that nothing is written any more until someone has the lock."""
+        if not (self.failure or self.epoch_pending):
+            self._tell((), is_durable=True, committing=0)
 
     def _settle(self, stagings: list[Staging], dropped: Heap | None) -> None:
         for staging in stagings:
@@ -465,6 +481,7 @@ class Storage:
                         self._sweep()
                     if self._has_unsaved() and not self.failure:
                         self._checkpoint()
+                    self._end_publishing()
             finally:
                 tidy = self.is_in_place()
                 # First: should the rest be interrupted, nothing is written any more without the lock.

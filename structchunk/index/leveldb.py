@@ -134,7 +134,7 @@ class LevelDB:
     def create(cls, path: str, *, private: bool = False) -> LevelDB:
         """Create a new, empty LevelDB directory; a `private` one as for :meth:`open_private`."""
         if not private:
-            _refuse_after_fork()
+            refuse_after_fork()
         files.make_directory(path)
         try:
             return cls._open(path, create=True, private=private)
@@ -150,7 +150,7 @@ class LevelDB:
         CorruptionError
             It is missing, unreadable, or holds something else than regular files.
         """
-        _refuse_after_fork()
+        refuse_after_fork()
         return cls._open_existing(path, private=False)
 
     @classmethod
@@ -345,7 +345,8 @@ def _note_fork() -> None:
 forks.call_on_fork(_note_fork)
 
 
-def _refuse_after_fork() -> None:
+def refuse_after_fork() -> None:
+    """Raise ClosedError in a process that was forked from one which had used LevelDB: it cannot write here."""
     if _inherited:
         raise ClosedError(
             "this process was forked from one that had used LevelDB, whose background thread stayed behind; "

@@ -1,7 +1,7 @@
-"""Reading beside another process's writer.
+"""Reading beside another process's writer, and writing in turn with others.
 
-A private directory with a clone of the index and links to the chunks, how it follows the writer from commit to
-commit, and what is left there for other processes. Writes nothing into the database's own files.
+A private directory with a clone of the index and links to the chunks, how it follows the log from commit to commit,
+and what is left there for other processes. Who only reads writes nothing into the database's own files.
 
-Modules, from the bottom up: directory, kept, leveldb_clone, copies, read_storage.
+Modules, from the bottom up: directory, kept, leveldb_clone, copies, read_storage, shared_storage.
 """

@@ -17,6 +17,7 @@ from ..disk import files
 from ..disk.lock import is_held
 from ..disk.paths import Paths
 from ..disk.superblock import Superblock, read_superblock
+from ..disk.tail import Head, Lineage, is_alive, open_tail
 from ..engine.recovery import open_copy, open_settled_copy
 from ..engine.storage import Storage
 from ..errors import CorruptionError, FailedError
@@ -93,6 +94,23 @@ class Copies:
             self.directory.release()
             raise
 
+    def let_write(self) -> None:
+        """Open chunk files so that they can be written, too."""
+        self._paths.is_written = True
+
+    def own_chunk(self, chunk: Chunk) -> None:
+        """Take a chunk file that was made just now for the reader's own, whoever unlinks it."""
+        if self.link:
+            self._link_chunk(chunk.path, self._paths.chunk(chunk.id))
+            chunk.path = self._paths.chunk(chunk.id)
+        else:
+            chunk.map_source()
+
+    def disown_chunk(self, chunk: int) -> None:
+        """Give up the link to a chunk that no commit has named."""
+        if self.link:
+            files.unlink(self._paths.chunk(chunk))
+
     def release(self) -> None:
         """Remove what the reader has of its own. Idempotent."""
         self.directory.release()
@@ -128,8 +146,10 @@ class Copies:
         except FileNotFoundError:
             return None
 
-    def read(self, make: Make[S]) -> tuple[S, State | None, bool]:
-        """Return the newest commit, whole, the state that it was found in, and whether beside a living writer.
+    def read(self, make: Make[S]) -> tuple[S, State | None, Lineage | None]:
+        """Return the newest commit, whole, the state that it was found in, and its lineage if it can be followed.
+
+        With no writer that lives it cannot: what is published may be lost, if the power has failed.
 
         Raises
         ------
@@ -139,9 +159,12 @@ class Copies:
         while True:
             superblock = self.superblock()
             is_sound = is_held(self.source.announcement)
+            # First: what is published before the clone is made is in it.
+            head = _read_head(self.source.tail) if is_sound or is_alive(self.source.tail) else None
             state = self.state()
+            published = None if head is None else head.published
             try:
-                storage = self._read(superblock, make, is_sound=is_sound)
+                storage = self._read(superblock, make, is_sound=is_sound, published=published)
             except (CorruptionError, FileNotFoundError) as error:
                 # What a clone needs is unlinked only after a checkpoint, which writes the superblock.
                 self._discard()
@@ -152,7 +175,7 @@ class Copies:
                 self._discard()
                 raise
             if is_sound or self.superblock() == superblock:
-                return storage, state, is_sound
+                return storage, state, head and head.lineage
             storage.index.close()
             self._discard()
 
@@ -162,13 +185,13 @@ class Copies:
             with contextlib.suppress(OSError):
                 files.remove_tree(self._paths.index(generation))
 
-    def _read(self, superblock: Superblock, make: Make[S], *, is_sound: bool) -> S:
+    def _read(self, superblock: Superblock, make: Make[S], *, is_sound: bool, published: int | None) -> S:
         self._generation += 2  # one for the clone, and one for an index that is made anew
         self._cloned = superblock.generation
         own = superblock._replace(generation=self._generation)
         clone_leveldb(self.source.index(superblock.generation), self._paths.index(own.generation), link=self.link)
         self._link_chunks(self.source, self.source.list_chunks())
-        storage = open_copy(self._paths, own, partial(make, self), is_sound=is_sound)
+        storage = open_copy(self._paths, own, partial(make, self), is_sound=is_sound, published=published)
         self._note(storage, read_superblock(self.source.superblock).epoch)
         return storage
 
@@ -287,7 +310,7 @@ class Copies:
         path = self._paths.chunk(chunk)
         if self.link:
             self._link_chunk(self.source.chunk(chunk), path)
-        opened = Chunk.open(path)
+        opened = Chunk.open(path, is_written=self._paths.is_written)
         if not self.link:
             opened.map_source()
         if (opened.header.chunk, opened.header.database) != (chunk, self._database):
@@ -312,6 +335,12 @@ def _is_other_file(source: str, target: str) -> bool:
     if not os.path.lexists(target):
         return False
     return not os.path.samestat(os.lstat(source), os.lstat(target))
+
+
+def _read_head(path: str) -> Head | None:
+    """Return what the tail page says, or None."""
+    tail = open_tail(path)
+    return None if tail is None else tail.read()[1]
 
 
 Make: TypeAlias = Callable[[Copies, Superblock, Index], S]

@@ -35,9 +35,13 @@ class ReaderDirectory:
 
     def __init__(self, parent: str, prefix: str = "") -> None:
         self.path, self._lock = _make(parent, prefix)
-        self._identity = files.identity(os.fstat(self._lock.fd))
-        self._finalizer = weakref.finalize(self, _remove, self.path, self._lock, os.getpid())
-        forks.on_fork(self)
+        try:
+            self._identity = files.identity(os.fstat(self._lock.fd))
+            self._finalizer = weakref.finalize(self, _remove, self.path, self._lock, os.getpid())
+            forks.on_fork(self)
+        except BaseException:  # which may be kept, and this with it
+            _remove(self.path, self._lock, os.getpid())
+            raise
 
     def release(self) -> None:
         """Remove it. Idempotent."""

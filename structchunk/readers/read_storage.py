@@ -16,12 +16,14 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from ..chunks.chunk import Chunk, read_header
 from ..chunks.heap import Heap, Place, Retired
+from ..disk.lock import is_held
 from ..disk.paths import Paths
 from ..disk.superblock import Superblock, read_superblock
-from ..disk.tail import Head, Lineage, TailView
+from ..disk.tail import Head, Lineage, TailView, open_tail
 from ..engine.commit_log import ends_at
 from ..engine.follow import Follower
 from ..engine.storage import Storage
@@ -47,6 +49,12 @@ _NO_LINKS = {
     errno.ENOTSUP,
 }
 """Why a clone may be impossible beside the original, and possible elsewhere."""
+
+
+MOST_COMMITS = 128
+"""Who is behind by more than this many commits clones the index, which takes less time."""
+MOST_UNINDEXED = 4096
+"""Unless processes write in turn, who leave commits out of the index: then who clones it reads them all."""
 
 
 class ReadStorage(Storage):
@@ -116,19 +124,21 @@ class ReadStorage(Storage):
         tail = self._current_tail()
         raw, head = (b"", None) if tail is None else tail.read()
         is_rewound = head is not None and self.lineage not in (None, head.lineage) and head.base < last
-        if not (tail and head and self._follow(tail, head)) and self._is_stale():
-            self._show(_newest(self._copies))
+        if not (tail and head and self._follow(tail, head)) and self._is_stale(head):
+            self._show(_newest(self._copies, ReadStorage))
         self._seen = tail, raw  # last: if this is interrupted, the next refresh() does it again
         return self.index.last != last or is_rewound
 
-    def _is_stale(self) -> bool:
-        """Tell whether anything has happened to the index since it was cloned."""
+    def _is_stale(self, head: Head | None) -> bool:
+        """Tell whether there is more than is shown, or anything has happened to the index since it was cloned."""
+        if head is not None and head.lineage == self.lineage and head.published > self.index.last:
+            return True
         return self.state is None or self.state != self._copies.state()
 
     def _current_tail(self) -> TailView | None:
         """Return the page that has the path; None if there is none."""
         tail, _ = self._seen
-        return tail if tail is not None and tail.is_in_place() else _open_tail(self.paths)
+        return tail if tail is not None and tail.is_in_place() else open_tail(self.paths.tail)
 
     def _follow(self, tail: TailView, head: Head) -> bool:
         """Show what is published, and tell whether that could be done without another clone."""
@@ -137,12 +147,18 @@ class ReadStorage(Storage):
         last = self.index.last
         if head.published <= last:
             return True
+        if head.published - last > MOST_COMMITS and not self._is_cheap(head.published - last):
+            return False
         if not self._follower.follow(self, head, tail.chunks(head, last)):
             return False
         if self._copies.has_needless():
             self._note_followed()
             self._copies.unlink_chunks()
         return True
+
+    def _is_cheap(self, commits: int) -> bool:
+        """Tell whether to follow so many commits takes less than to clone the index."""
+        return commits <= MOST_UNINDEXED and not is_held(self.paths.announcement)
 
     def _show(self, newer: ReadStorage) -> None:
         """Take over what a newer storage has: chunks first, since the index must not name one that is not there."""
@@ -213,22 +229,14 @@ class ReadStorage(Storage):
             self._let_go()
 
 
-def _newest(copies: Copies) -> ReadStorage:
-    tail = _open_tail(copies.source)  # first: what is published before the clone is made is in it
-    head = None if tail is None else tail.read()[1]
-    storage, state, is_followed = copies.read(ReadStorage)
-    storage.state = state
-    if is_followed and head is not None:  # with no writer, what is published may be lost: the power may have failed
-        storage.lineage = head.lineage
+R = TypeVar("R", bound=ReadStorage)
+
+
+def _newest(copies: Copies, kind: type[R]) -> R:
+    storage, state, lineage = copies.read(kind)
+    storage.state, storage.lineage = state, lineage
     storage._follower.begin(storage)
     return storage
-
-
-def _open_tail(paths: Paths) -> TailView | None:
-    try:
-        return TailView(paths.tail)
-    except (OSError, CorruptionError):
-        return None
 
 
 def _was_renumbered(chunk: Chunk) -> bool:
@@ -241,15 +249,15 @@ def _was_renumbered(chunk: Chunk) -> bool:
         return True  # the other one is being made
 
 
-def open_reader(paths: Paths) -> ReadStorage:
-    """Open a database for reading, beside any number of others.
+def open_reader(paths: Paths, kind: type[R]) -> R:
+    """Open a database for reading, beside any number of others, as a storage of some kind.
 
     Raises
     ------
     CorruptionError
         The index is lost, or chunks are damaged or missing.
     """
-    return _open_in_place(paths, read_superblock(paths.superblock).database, _newest)
+    return _open_in_place(paths, read_superblock(paths.superblock).database, lambda copies: _newest(copies, kind))
 
 
 def open_kept(kept: Kept) -> ReadStorage:
@@ -263,7 +271,7 @@ def open_kept(kept: Kept) -> ReadStorage:
     return _open_in_place(Paths(kept.path), kept.database, lambda copies: copies.read_kept(kept, ReadStorage))
 
 
-def _open_in_place(paths: Paths, database: bytes, read: Callable[[Copies], ReadStorage]) -> ReadStorage:
+def _open_in_place(paths: Paths, database: bytes, read: Callable[[Copies], R]) -> R:
     sweep(paths.readers)
     for copies in _places(paths, database):
         try:

@@ -89,13 +89,13 @@ def test_no_second_one_from_another_thread(lock: Lock, path: str) -> None:
 
 
 def test_the_file_names_its_holder(lock: Lock, path: str) -> None:
-    assert Path(path).read_text() == f"{os.getpid()}\n"
+    assert Path(path).read_text() == f"{os.getpid()}\n".ljust(32)
 
 
 def test_the_message_names_the_other_process(holder: subprocess.Popen[str], path: str) -> None:
     with pytest.raises(LockedError, match=f"process {holder.pid} has the database open"):
         Lock(path)
-    assert Path(path).read_text() == f"{holder.pid}\n"
+    assert Path(path).read_text() == f"{holder.pid}\n".ljust(32)
 
 
 def test_a_killed_process_holds_nothing(holder: subprocess.Popen[str], path: str) -> None:
@@ -136,7 +136,7 @@ def test_release_of_an_old_one_leaves_the_new_one_alone(path: str) -> None:
 def test_a_shorter_pid_replaces_a_longer_one(path: str) -> None:
     Path(path).write_text("12345678901234567890\n")
     lock = Lock(path)
-    assert Path(path).read_text() == f"{os.getpid()}\n"
+    assert Path(path).read_text() == f"{os.getpid()}\n".ljust(32)
     lock.release()
 
 

@@ -479,12 +479,13 @@ def test_a_tail_page_of_another_magic_or_version_is_none(offset: int, value: byt
 def test_the_ring_of_a_tail_page(tmp_path: Path) -> None:
     """Pair n is at 92 + 12 * (n % 333)."""
     path = tmp_path / "tail"
-    tail = Tail(str(path), TAIL)
+    tail = Tail(str(path))
+    tail.rewrite(TAIL)
     assert path.read_bytes() == TAIL._replace(pairs=0).pack() + bytes(4096 - 92)
     for commit in range(303, 803):
-        tail.publish(commit, [commit % 7], 18, is_durable=commit == 700)
+        tail.publish(commit, [commit % 7], 18, is_durable=commit == 700, committing=9)
     page = path.read_bytes()
-    assert parse_head(page[:92]) == Head(1, UUID, 3, 290, 802, 700, 303, 500, 18, 18)
+    assert parse_head(page[:92]) == Head(1, UUID, 3, 290, 802, 700, 9, 500, 18, 18)
     pairs = [struct.unpack_from("<QI", page, 92 + 12 * (number % 333)) for number in range(167, 500)]
     assert pairs == [(commit, commit % 7) for commit in range(303 + 167, 803)]
 

@@ -175,6 +175,57 @@ def run_counter(job: dict[str, Any], sink: int) -> None:
             os.write(sink, b"done\n")
 
 
+def run_turns(job: dict[str, Any], sink: int) -> None:
+    """Commit to three stores in turn with others, now and then to a new one, reporting each commit."""
+    rng = random.Random(job["seed"])
+    with sc.open(job["root"], "r+", shared=True, chunk_size=CHUNK_SIZE) as db:
+        for step in range(job["steps"]):
+            take_turn(db, rng, sync=job["sync"], step=step)
+            os.write(sink, b"done\n")
+
+
+def take_turn(db: sc.Database, rng: random.Random, *, sync: bool, step: int) -> None:
+    """Count one more, in three stores at once; and do something that changes no record."""
+    what = rng.choice(("nothing", "abort", "abort", "compact", "make", "sync"))
+    if what == "abort":
+        with contextlib.suppress(ZeroDivisionError), db.transaction() as txn:
+            txn["left"].put(0, [0] * rng.randint(1, 900))
+            if rng.random() < 0.5:
+                _ = txn["left"][0]
+            txn.array_store("aborted", "f8")[1] = [1.0]
+            _ = 1 // 0
+    if what == "compact":
+        db.compact(rng.choice(("left", "middle", "right")))
+    if what == "sync":
+        db.sync()
+    with db.transaction(sync=sync) as txn:
+        number = int(txn["left"][0][0]) + 1
+        for name in ("left", "middle", "right"):
+            txn[name].put(0, [number])
+            txn[name].put(number % 50 + 1, [number] * rng.randint(0, 40))
+        if what == "make":
+            txn.array_store(f"made {number}", "<u8")[number] = [number]
+
+
+def check_turns(db: sc.Database) -> int:
+    """Return the count, having checked that all stores agree on it."""
+    with db.snapshot() as snapshot:
+        counts = {int(snapshot[name][0][0]) for name in ("left", "middle", "right")}
+        assert len(counts) == 1, counts
+        number = counts.pop()
+        for name in ("left", "middle", "right"):
+            for key, values in snapshot[name].items():
+                newest = number - (number - key + 1) % 50
+                assert not key or set(values.tolist()) <= {newest}, (name, key, number, values)
+        for name in snapshot:
+            if name.startswith("made"):
+                made = int(name.split()[1])
+                assert made <= number
+                assert snapshot[name][made].tolist() == [made]
+        assert "aborted" not in snapshot
+    return number
+
+
 def run_damaged(job: dict[str, Any], sink: int) -> None:
     """Open a damaged database, and report whether that was reported, harmless or silently different."""
     with open(job["expected"], "rb") as file:
@@ -222,6 +273,7 @@ def use(root: str, expected: Contents) -> str:
 
 TASKS = {
     "workload": run_workload,
+    "turns": run_turns,
     "recovery": run_recovery,
     "rebuild": run_rebuild,
     "checkpoint": run_checkpoint,

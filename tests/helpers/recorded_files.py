@@ -57,7 +57,8 @@ class Seam(Replacing):
             self._replace(files, name, self._around(name, getattr(files, name)))
         self._replace(Chunk, "store", self._store(Chunk.store))
         self._replace(Chunk, "append_segment", self._around("append_segment", Chunk.append_segment))
-        self._replace(Tail, "publish", self._around("publish", Tail.publish))
+        for name in ("rewrite", "mark", "publish"):
+            self._replace(Tail, name, self._around(f"Tail.{name}", getattr(Tail, name)))
         for name in ("write", "close"):
             self._replace(LevelDB, name, self._around(f"LevelDB.{name}", getattr(LevelDB, name)))
         for name in ("create", "open"):

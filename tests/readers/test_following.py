@@ -25,9 +25,8 @@ from support import count_descriptors, in_child
 import structchunk as sc
 from structchunk.disk.files import File
 from structchunk.disk.tail import RING, SIZE, Head, Tail, TailView
-from structchunk.engine import follow
 from structchunk.index.index import Index
-from structchunk.readers import copies
+from structchunk.readers import copies, read_storage
 
 
 class Point(sc.Object):
@@ -198,7 +197,7 @@ def test_a_writer_in_the_middle_of_a_clone(
     monkeypatch.setattr(copies, "clone_leveldb", clone_and_work)
     with open_db("r") as reader:
         monkeypatch.setattr(copies, "clone_leveldb", None)
-        monkeypatch.setattr(follow, "MOST_COMMITS", 1000)
+        monkeypatch.setattr(read_storage, "MOST_COMMITS", 1000)
         assert len(reader["a"]) == 100
         assert reader.refresh()
         check_same(reader, writer)
@@ -218,7 +217,7 @@ def dropped(db: sc.Database) -> None:
 
 
 def far_ahead(db: sc.Database) -> None:
-    for number in range(follow.MOST_COMMITS + 1):
+    for number in range(read_storage.MOST_COMMITS + 1):
         db["a"].put(number, [number])
 
 
@@ -396,10 +395,11 @@ def test_the_page_of_a_database_without_a_writer_is_not_trusted(writer: sc.Datab
 
 def test_the_ring_says_where_to_look(tmp_path: Path) -> None:
     path = str(tmp_path / "tail")
-    tail = Tail(path, Head(1, bytes(16), 1, 0, 0, 0, 0, 0, 1, 1))
+    tail = Tail(path)
+    tail.rewrite(Head(1, bytes(16), 1, 0, 0, 0, 0, 0, 1, 1))
     view = TailView(path)
     for commit in range(1, 1001):
-        tail.publish(commit, [commit % 5, 9], 10, is_durable=False)
+        tail.publish(commit, [commit % 5, 9], 10, is_durable=False, committing=0)
         _, head = view.read()
         assert head is not None
         assert view.chunks(head, commit) == set()
