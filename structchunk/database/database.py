@@ -458,12 +458,16 @@ class Database(StoreCollection):
         """
         self._check_open()
         path = destination(self._storage.paths, dest, may_exist=update)
-        if self._mode != "r":
-            self.sync()  # so that more of it can be linked
+        self._prepare_copy()
         if update and files.exists(path):
             update_copy(self._storage, path)
         else:
             copy_storage(self._storage, path)
+
+    def _prepare_copy(self) -> None:
+        """Bring to disk what can be, so that more of it can be linked."""
+        if self._mode != "r":
+            self.sync()
 
     # ------------------------------------------------------------------ end
 

@@ -106,3 +106,6 @@ class SharedDatabase(Database):
             self._shared.checkpoint()
         finally:
             transaction.abort()
+
+    def _prepare_copy(self) -> None:
+        """Do nothing: it would take a turn, for which one may have to wait."""

@@ -36,7 +36,7 @@ from ..chunks.header import History
 from ..chunks.heap import Heap
 from ..chunks.segment import parse_segment
 from ..errors import CorruptionError, HistoryLost, StoreNotFound
-from ..index.index import Note
+from ..index.drop_notes import Note
 from ..runs.extent import Extent
 from ..runs.run import Run, in_key_order
 from ..types.schema import Schema, schema_from_descriptor

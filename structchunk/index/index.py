@@ -9,9 +9,7 @@ LevelDB keys, big-endian numbers (`store_keys.py` has the two regions of a store
     H chunk u4      u8 free offset, u8 directory offset, as of the checkpoint
     F chunk u4      in a copy: u8 directory offset, u8 flags that any row of the directory has, down to there
     C store u4 · chunk u4   u8 live records, u8 bytes of live records
-    X commit u8 · store u4  JSON: {"name": ..., "kind": ..., "schema": ..., "history": [...]} of a store that this
-                            commit dropped: the last commit before that changed it, and those after that one that
-                            only moved its records. There may be none, of earlier releases, or of before a rebuild
+    X commit u8 · store u4  JSON: what is kept of a store that this commit dropped (`drop_notes.py`)
 """
 
 from __future__ import annotations
@@ -30,6 +28,7 @@ from ..process.mutex import Mutex
 from ..runs.extent import RowArray, unpack_row
 from ..runs.run import Run
 from .counts import Counts, LiveCount, recount, recount_one
+from .drop_notes import Note, pack_note, read_notes
 from .index_snapshot import IndexSnapshot, Pin, store_index_of
 from .leveldb import REBUILD, LevelDB, Pair
 from .page_cache import Budget
@@ -49,18 +48,9 @@ _BATCH_KEY = struct.Struct(">cQ")
 _TWO_U8 = struct.Struct("<QQ")
 _HEAD_KEY = struct.Struct(">cI")
 _LIVE_KEY = struct.Struct(">cII")
-_NOTE_KEY = struct.Struct(">cQI")
 
 Catalog = dict[str, dict[str, Any]]
 Check = Callable[[RowArray], None]
-
-
-class Note(NamedTuple):
-    """What is kept of a store that a commit dropped."""
-
-    commit: int
-    store: int
-    about: dict[str, Any]
 
 
 class Prepared(NamedTuple):
@@ -197,21 +187,7 @@ class Index:
 
     def notes(self, since: int, upto: int) -> list[Note]:
         """Return what was kept of the stores that were dropped by the commits after one, up to another."""
-        start, stop = (_NOTE_KEY.pack(b"X", commit + 1, 0) for commit in (since, upto))
-        return [self._parse_note(*pair) for pair in self.leveldb.read(start, stop, 1 << 32)]
-
-    def _parse_note(self, key: bytes, text: bytes) -> Note:
-        try:
-            _, commit, store = _NOTE_KEY.unpack(key)
-            about = json.loads(text)
-            commits = about["history"]
-            is_sound = isinstance(about["name"], str) and "schema" in about and bool(commits)
-            is_sound = is_sound and all(type(each) is int and each >= 0 for each in commits)
-        except (struct.error, ValueError, RecursionError, TypeError, KeyError) as error:
-            raise self._damaged(f"an unreadable note of a drop ({type(error).__name__})", "JSON") from error
-        if not is_sound:
-            raise self._damaged("a note of a drop without name, schema and commits", "all three")
-        return Note(commit, store, about)
+        return read_notes(self.leveldb, since, upto)
 
     # ------------------------------------------------------------------ reading
 
@@ -372,7 +348,7 @@ class Index:
             for store, figures in counts.items()
             for chunk, live in figures.items()
         ]
-        puts += [(_NOTE_KEY.pack(b"X", commit, store), note) for store, note in notes]
+        puts += [pack_note(commit, store, about) for store, about in notes]
         removed = [*keys, *other.deletes]
         for change in changes.values():
             puts += change.puts
@@ -467,7 +443,7 @@ class Index:
         puts, deletes = self._checkpoint_at(commit, next_chunk, heads, gone)
         deletes += [_HEAD_KEY.pack(b"F", chunk) for _, chunk in gone]
         puts += [(_HEAD_KEY.pack(b"F", chunk), _TWO_U8.pack(*known)) for chunk, known in flags.items()]
-        puts += [(_NOTE_KEY.pack(b"X", note.commit, note.store), json.dumps(note.about).encode()) for note in notes]
+        puts += [pack_note(note.commit, note.store, json.dumps(note.about).encode()) for note in notes]
         self._write_with(commit, prepared, Batch(puts, deletes), sync=True)
         self.leveldb.flush_logs()  # the batch may have gone to a new log
         self._note_checkpoint(commit, next_chunk, heads, gone)

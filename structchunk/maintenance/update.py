@@ -41,7 +41,7 @@ from ..engine import checkpoint
 from ..engine.recovery import open_storage
 from ..engine.storage import Storage
 from ..index.counts import Counts
-from ..index.index import Note
+from ..index.drop_notes import Note
 from ..index.store_index import Change
 from ..process import leftovers
 from ..runs.run import in_key_order

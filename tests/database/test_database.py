@@ -644,5 +644,5 @@ def test_public_names() -> None:
     assert sc.__all__ == sorted(sc.__all__)
     public = [getattr(sc, name) for name in sc.__all__]
     errors = [item for item in public if isinstance(item, type) and issubclass(item, Exception)]
-    assert len(errors) == 12
+    assert len(errors) == 13
     assert all(issubclass(error, sc.Error) for error in errors)

@@ -32,7 +32,8 @@ from structchunk.disk.superblock import (
 )
 from structchunk.disk.tail import HEAD_SIZE, Head, Tail, parse_head
 from structchunk.errors import CorruptionError
-from structchunk.index.index import Index, Note
+from structchunk.index.drop_notes import Note
+from structchunk.index.index import Index
 from structchunk.index.leveldb import LevelDB
 from structchunk.runs.extent import EXTENT_DTYPE, MUTABLE, ROW, TOMBSTONE, ZERO, Extent
 from structchunk.runs.packed import ALL, EVEN, KEYS, Packed, pack
