@@ -16,7 +16,8 @@ Little-endian::
     80   u4  next chunk: no chunk has this id, or a higher one
     84   u4  named: of chunks from this id on the names may not be on disk
     88   u4  CRC-32 of bytes 0 to 88
-    92       ring: 333 pairs of u8 commit, u4 chunk: each chunk that a commit appended to. Pair n is at n % 333
+    92       ring: 333 pairs of u8 commit, u4 chunk: each chunk that a commit appended to, but for one that the pair
+             before has. Pair n is at n % 333
 
 A commit writes its pairs, and then the first 92 bytes, in which the CRC tells a write that is seen half-way. The
 ring has no checksum: it says where to look, and who looks there sees whether each commit is whole. If one is not,
@@ -121,17 +122,20 @@ class Tail:
         self._path = path
         self._file = _open_or_make(path)
         self.head: Head | None = None
+        self._newest = 0
         forks.on_fork(self)
 
     def rewrite(self, head: Head) -> None:
         """Write all of the page, with an empty ring."""
         head = head._replace(pairs=0)
         self._file.write(0, head.pack().ljust(SIZE, b"\0"))
-        self.head = head
+        self.head, self._newest = head, 0
 
     def read(self) -> Head | None:
         """Return what the page says now; the caller keeps others from writing it."""
-        self.head = parse_head(os.pread(self._file.fd, HEAD_SIZE, 0))
+        page = os.pread(self._file.fd, SIZE, 0)
+        self.head = parse_head(page[:HEAD_SIZE])
+        self._newest = _newest_chunk(page, self.head.pairs) if self.head is not None and len(page) == SIZE else 0
         return self.head
 
     def publish(
@@ -158,12 +162,14 @@ class Tail:
         generation, database, epoch, base, _, durable, _, count, _, named = self.head
         if is_durable:
             durable, named = commit, next_chunk
+        newest = self._newest
         for chunk in chunks:
-            self._file.write(HEAD_SIZE + count % RING * PAIR.size, PAIR.pack(commit, chunk))
-            count += 1
+            if chunk != newest:
+                self._file.write(HEAD_SIZE + count % RING * PAIR.size, PAIR.pack(commit, chunk))
+                count, newest = count + 1, chunk
         head = Head(generation, database, epoch, base, commit, durable, committing, count, next_chunk, named)
         self._file.write(0, head.pack())
-        self.head = head
+        self.head, self._newest = head, newest
 
     def mark(self, committing: int) -> None:
         """Say which commit may be appended from now on; 0 if none may.
@@ -200,6 +206,14 @@ class Tail:
     def disown(self) -> None:
         """Close a forked child's copy, which else would seem alive when the parent is not."""
         self._file.close()
+
+
+def _newest_chunk(page: bytes, pairs: int) -> int:
+    """Return the chunk of the last pair of a page; 0 if there is none."""
+    if not pairs:
+        return 0
+    _, chunk = PAIR.unpack_from(page, HEAD_SIZE + (pairs - 1) % RING * PAIR.size)
+    return int(chunk)
 
 
 def _is_locked(fd: int) -> bool:
@@ -268,15 +282,15 @@ class TailView:
         return raw, None
 
     def chunks(self, head: Head, last: int) -> set[int] | None:
-        """Return the chunks that the commits after `last` appended to; None if the ring does not say all."""
+        """Return the chunks that the commits after `last` appended to, and one more; None if that is not known."""
         chunks: set[int] = set()
         for number in range(head.pairs - 1, max(-1, head.pairs - 1 - RING), -1):
             commit, chunk = PAIR.unpack_from(self._page, HEAD_SIZE + number % RING * PAIR.size)
             if commit > head.published:
                 return None  # it was overwritten meanwhile
+            chunks.add(chunk)  # that of the first pair which is too old, too: later commits may have gone on there
             if commit <= last:
                 return chunks
-            chunks.add(chunk)
         return chunks if head.pairs <= RING and last >= head.base else None
 
     def is_in_place(self) -> bool:

@@ -23,7 +23,7 @@ from ..chunks.heap import Heap, Place, Retired
 from ..disk.lock import is_held
 from ..disk.paths import Paths
 from ..disk.superblock import Superblock, read_superblock
-from ..disk.tail import Head, Lineage, TailView, open_tail
+from ..disk.tail import Head, Lineage, TailView, is_alive, open_tail
 from ..engine.commit_log import ends_at
 from ..engine.follow import Follower
 from ..engine.storage import Storage
@@ -131,8 +131,11 @@ class ReadStorage(Storage):
 
     def _is_stale(self, head: Head | None) -> bool:
         """Tell whether there is more than is shown, or anything has happened to the index since it was cloned."""
-        if head is not None and head.lineage == self.lineage and head.published > self.index.last:
-            return True
+        if head is not None:
+            # A recovery may have been cloned half-way: with the index as it is now, and the page of before.
+            is_other = head.lineage != self.lineage and is_alive(self.paths.tail)
+            if is_other or head.published > self.index.last:
+                return True
         return self.state is None or self.state != self._copies.state()
 
     def _current_tail(self) -> TailView | None:

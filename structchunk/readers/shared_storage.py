@@ -88,6 +88,7 @@ class SharedStorage(ReadStorage):
         self._turn: Lock | None = None
         self._is_marked = False
         self._must_recover = False
+        self._is_flushed = True
         copies.let_write()
 
     # ------------------------------------------------------------------ a turn
@@ -228,19 +229,18 @@ class SharedStorage(ReadStorage):
 
     def _publish(self, chunks: Collection[int] = (), *, is_durable: bool) -> None:
         last = self.index.last
+        self._is_flushed = is_durable
         self._page.publish(last, chunks, self.next_chunk, is_durable=is_durable, committing=0)
 
     def _flush(self) -> None:
         """Bring all commits to disk that the page does not say are there, whoever made them."""
-        head = self._page.head
-        assert head is not None
-        tail = self._current_tail()
-        changed = None if tail is None else tail.chunks(head, head.durable)
+        head, tail = self._page.head, self._current_tail()
+        changed = None if head is None or tail is None else tail.chunks(head, head.durable)
         others = set(self.paths.list_chunks() if changed is None else changed) - self.dirty.keys()
         for number in others:
             with contextlib.suppress(FileNotFoundError):  # it was unlinked, once all was on disk
                 files.flush(self.paths.chunk(number))
-        self.entries_dirty |= any(number >= head.named for number in others | self.dirty.keys())
+        self.entries_dirty |= head is None or any(number >= head.named for number in others | self.dirty.keys())
         super()._flush()
 
     def _sweep(self) -> None:
@@ -313,10 +313,16 @@ class SharedStorage(ReadStorage):
         self.lineage = head.lineage
 
     def close(self) -> None:
-        """End the turn; close the clone, and remove it."""
+        """End the turn, and bring what this has committed to disk; close the clone, and remove it."""
         self._mutex.refuse_mine()
-        self.end()
-        super().close()
+        try:
+            self.end()
+            with self._mutex.lock:
+                if not self._is_flushed and not self.displaced():
+                    self._flush()
+                    self._is_flushed = True
+        finally:
+            super().close()
 
 
 def open_shared_storage(paths: Paths, chunk_size: int, timeout: float | None, recover: Recover) -> SharedStorage:

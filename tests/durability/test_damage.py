@@ -29,6 +29,9 @@ Damage = Callable[[str], object]
 DTYPES = {"ints": "<i4", "bytes": "u1", "odd": np.dtype([("a", "u1"), ("b", "<u2")])}
 GOOD = ("reported", "harmless", "rebuilt")
 
+HINTS = ("lock", "reserve", "tail", "LOCK", "LOG", "LOG.old")
+"""What nothing depends on."""
+
 
 class Base(NamedTuple):
     """A sound, closed database; it at an earlier time; another one; and a file with what the first holds."""
@@ -101,7 +104,7 @@ Check = Callable[[str, Damage], str]
 def files_of(root: str) -> list[str]:
     """Return the relative paths of all files whose contents matter."""
     names = [Path(base, name).relative_to(root) for base, _, names in os.walk(root) for name in names]
-    return sorted(str(name) for name in names if name.name not in ("lock", "reserve", "LOCK", "LOG", "LOG.old"))
+    return sorted(str(name) for name in names if name.name not in HINTS)
 
 
 def chunks_of(root: str) -> list[str]:

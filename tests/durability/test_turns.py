@@ -64,6 +64,7 @@ def check_whole(root: str, last: int) -> None:
 # ---------------------------------------------------------------------- kills
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("sync", [True, False])
 @pytest.mark.parametrize("alone", [True, False])
@@ -115,6 +116,7 @@ with sc.open(sys.argv[1], "r+", shared=True, chunk_size=16384) as db:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_several_that_are_killed_at_random(seed: int, budget: float, new_root: NewRoot) -> None:
     root, rng = new_root(), random.Random(seed)
@@ -190,6 +192,7 @@ def record(root: str, seed: object, steps: int) -> list[Event]:
     return recorder.events
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_power_cuts(seed: int, budget: float, new_root: NewRoot) -> None:
     """Durable commits are there, whoever made those before them, and the page is not relied on."""

@@ -402,10 +402,27 @@ def test_the_ring_says_where_to_look(tmp_path: Path) -> None:
         tail.publish(commit, [commit % 5, 9], 10, is_durable=False, committing=0)
         _, head = view.read()
         assert head is not None
-        assert view.chunks(head, commit) == set()
+        assert view.chunks(head, commit) == {9}
         assert view.chunks(head, commit - 1) == {commit % 5, 9}
         assert view.chunks(head, max(commit - 3, 0)) == {9} | {n % 5 for n in range(max(commit - 2, 1), commit + 1)}
         assert (view.chunks(head, 0) is None) == (2 * commit > RING)
+    tail.close()
+
+
+def test_the_ring_says_once_that_commits_go_on_in_a_chunk(tmp_path: Path) -> None:
+    path = str(tmp_path / "tail")
+    tail = Tail(path)
+    tail.rewrite(Head(1, bytes(16), 1, 0, 0, 0, 0, 0, 1, 1))
+    for commit in range(1, 1001):
+        tail.publish(commit, [1 + commit // 300], 10, is_durable=False, committing=0)
+        again = Tail(path)
+        assert again.read() == tail.head
+        again.close()
+    _, head = TailView(path).read()
+    assert head is not None
+    assert head.pairs == 4
+    for last, expected in ((0, {1, 2, 3, 4}), (299, {1, 2, 3, 4}), (300, {2, 3, 4}), (650, {3, 4}), (950, {4})):
+        assert TailView(path).chunks(head, last) == expected
     tail.close()
 
 
