@@ -20,7 +20,7 @@ from ..engine.staging import Staging
 from ..engine.storage import Storage
 from ..errors import ClosedError, StoreNotFound
 from ..runs.extent import DROPPED, TOMBSTONE, Extent, RowArray
-from ..runs.run import Run
+from ..runs.run import Run, end_key, overlay_runs
 from ..stores.collection import StoreCollection, check_store_name
 from ..types.keys import as_key
 from ..types.schema import Schema
@@ -120,6 +120,12 @@ class TransactionBinding:
         for run in runs:
             yield run
             self._transaction._check_open()
+
+    def end_key(self, *, reverse: bool) -> int | None:
+        """Return the lowest key, or the highest; None if there is no record."""
+        staging = self.open_writer()
+        older = staging.index.end_runs(reverse=reverse)
+        return end_key(overlay_runs(staging.rows(), older, reverse=reverse), reverse=reverse)
 
     def record_count(self) -> int:
         """Return how many records the store has."""

@@ -179,6 +179,21 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
 
     # ------------------------------------------------------------------ ranges
 
+    @property
+    def first_key(self) -> int | None:
+        """The lowest key; None if there is no record.
+
+        Notes
+        -----
+        It takes about as long whatever the store holds: of the index, the end of it is read.
+        """
+        return self._binding.end_key(reverse=False)
+
+    @property
+    def last_key(self) -> int | None:
+        """The highest key; None if there is no record. As quick as :attr:`first_key`."""
+        return self._binding.end_key(reverse=True)
+
     def __len__(self) -> int:
         return self._binding.record_count()
 

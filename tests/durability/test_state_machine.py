@@ -24,6 +24,7 @@ SMALL = {
     "index.store_index.PAGE_ROWS": 4,
     "index.store_index.GROUP_PAGES": 2,
     "index.store_index.FEW_KEYS": 3,
+    "index.store_index.END_ROWS": 2,
     "index.delta._MERGE_AT": 3,
     "index.page_cache.CACHE_SIZE": 200,
     "engine.staging._MANY_ROWS": 9,
@@ -298,6 +299,8 @@ class Machine(RuleBasedStateMachine):
         taken = self.taken[pick % len(self.taken)]
         assert sorted(taken.snapshot) == sorted(taken.model)
         if name in taken.model:
+            store, cells = taken.snapshot[name], taken.model[name]
+            assert (store.first_key, store.last_key) == (min(cells, default=None), max(cells, default=None))
             self.agree_on(taken.snapshot[name], taken.model[name], start, stop, 5)
 
     @precondition(lambda self: self.txn is None)
@@ -379,8 +382,12 @@ class Machine(RuleBasedStateMachine):
             with pytest.raises(sc.KeyNotFound, match=f"no record {missing[0]} "):
                 store.get_many(asked)
         assert store.contains_many(asked).tolist() == [key in cells for key in asked]
+        if name in ARRAYS:
+            rows = [(key, cells[key].value if key in cells else []) for key in asked]
+            assert rows_of(store.get_many(asked, missing="empty")) == rows
         here = [key for key in asked if key in cells]
-        assert rows_of(store.get_many(here)) == [(key, cells[key].value) for key in here]
+        found = [(key, cells[key].value) for key in here]
+        assert rows_of(store.get_many(here)) == rows_of(store.get_many(asked, missing="skip")) == found
 
     @rule(name=names, key=keys)
     def get(self, name: str, key: int) -> None:
@@ -422,7 +429,9 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def counts_agree(self) -> None:
         for name, cells in self.model.items():
-            assert len(self.store(name)) == len(cells)
+            store = self.store(name)
+            assert len(store) == len(cells)
+            assert (store.first_key, store.last_key) == (min(cells, default=None), max(cells, default=None))
 
     @invariant()
     def what_was_handed_out_stays(self) -> None:
