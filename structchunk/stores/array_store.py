@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from ..errors import MovedError
 from ..runs.extent import MUTABLE, Extent
-from ..types.convert import as_block, as_items
+from ..types.blocks import as_block
+from ..types.convert import as_items
 from ..types.keys import MAX_KEY, as_key, as_keys
 from .binding import Binding, array_in_place
 from .store import Store
@@ -105,17 +106,19 @@ class ArrayStore(Store[Array]):
         keys : array_like of int, shape (n,)
             In any order; ascending order makes later scans contiguous.
         values : array_like
-            Shape (n, length), or shape (sum(lengths),) with `lengths`.
+            Shape (n, length); or a sequence of arrays of any lengths, or a column of lists of pyarrow, Polars,
+            pandas or Awkward Array; or shape (sum(lengths),) with `lengths`.
         lengths : array_like of int, shape (n,), optional
             Items of each record.
 
         Raises
         ------
         ValueError, TypeError
-            Shapes or values do not fit; nothing was changed.
+            Shapes or values do not fit, or there are nulls; nothing was changed. Of arrays and lists the message
+            names the position and the key of the first one.
         """
         numbers = as_keys(keys)
-        items, counts = as_block(values, lengths, self.dtype)
+        items, counts = as_block(values, lengths, self._dtype, numbers)
         if len(counts) != len(numbers):
             raise ValueError(f"{len(numbers)} keys for {len(counts)} records; give one key per record")
         with self._binding.writing() as writer:

@@ -156,15 +156,22 @@ class Machine(RuleBasedStateMachine):
             store[key] = {"x": n / 2, "n": n} if as_dict else Pair(n / 2, n)
             self.model["pairs"][key] = Cell([n / 2, n], live=True)
 
-    @rule(name=array_names, rows=st.lists(st.tuples(keys, items), max_size=30), spread=st.booleans())
-    def put_many(self, name: str, rows: list[tuple[int, list[float]]], spread: bool) -> None:
+    @rule(
+        name=array_names,
+        rows=st.lists(st.tuples(keys, items), max_size=30),
+        spread=st.booleans(),
+        ragged=st.booleans(),
+    )
+    def put_many(self, name: str, rows: list[tuple[int, list[float]]], spread: bool, ragged: bool) -> None:
         if (store := self.store(name)) is None:
             return
         if spread:  # one of each key around, in order
             rows = [(key, [key]) for key in range(len(rows) * 3)]
-        store.put_many(
-            [key for key, _ in rows], [item for _, row in rows for item in row], [len(row) for _, row in rows]
-        )
+        numbers, values = [key for key, _ in rows], [row for _, row in rows]
+        if ragged:
+            store.put_many(numbers, values)
+        else:
+            store.put_many(numbers, [item for row in values for item in row], list(map(len, values)))
         self.model[name].update({key: Cell(row, live=False) for key, row in rows})
 
     @rule(rows=st.dictionaries(keys, numbers, max_size=30))

@@ -225,8 +225,8 @@ class Comparison(RuleBasedStateMachine):
             for reverse in (False, True):
                 expected = (max if reverse else min)(model, default=None)
                 assert self.index.store_index(store).end_key(reverse=reverse) == expected
-                for snapshot, models in self.snapshots:
-                    expected = (max if reverse else min)(models[store], default=None)
+                for snapshot, then in self.snapshots:
+                    expected = (max if reverse else min)(then[store], default=None)
                     assert snapshot.end_key(store, reverse=reverse) == expected
 
     @invariant()

@@ -21,8 +21,8 @@ DATABASE = f"""
     {COLLECTION} checkpoint close closed compact drop_store mode path refresh snapshot stats sync transaction verify
 """
 STORE = """
-    clear contains_many cursor delete delete_many delete_range dtype first_key from_arrow get get_many items keys last_key
-    name new pop popitem put put_many read scan setdefault to_arrow to_pandas update values
+    clear contains_many cursor delete delete_many delete_range dtype first_key from_arrow get get_many items keys
+    last_key name new pop popitem put put_many read scan setdefault to_arrow to_pandas update values
 """
 API = {
     "Database": DATABASE,
