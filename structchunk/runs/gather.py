@@ -108,12 +108,18 @@ def _copy(mapped: Mapped, rows: RowArray, offsets: npt.NDArray[np.int64]) -> npt
         items = mapped.arrays[chunk]
         starts = rows["offset"][chosen].astype(np.int64) // mapped.item_size
         if uniform:
-            _copy_windows(items, starts, int(lengths[0]), out, chosen)
+            _copy_windows(_cells(items, mapped), starts, int(lengths[0]), _cells(out, mapped), chosen)
         elif int(lengths[chosen].sum()) > WIDE_ITEMS * len(chosen):
             _copy_each(items, starts, lengths[chosen], out, offsets[chosen])
         else:
-            _copy_items(items, starts, lengths[chosen], out, offsets[chosen])
+            _copy_items(_cells(items, mapped), starts, lengths[chosen], _cells(out, mapped), offsets[chosen])
     return out
+
+
+def _cells(items: npt.NDArray[Any], mapped: Mapped) -> npt.NDArray[Any]:
+    """Return items as bytes that only have a size, whatever the type and the shape of one is."""
+    cells: npt.NDArray[Any] = np.ndarray(len(items), np.dtype((np.void, mapped.item_size)), items)
+    return cells
 
 
 def _copy_windows(
@@ -154,6 +160,5 @@ def _copy_items(
 ) -> None:
     """Copy short records of different lengths, item by item."""
     within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    cell = np.dtype((np.void, items.itemsize))
     source = np.repeat(starts, lengths) + within
-    out.view(cell)[np.repeat(at, lengths) + within] = items.view(cell)[source]
+    out[np.repeat(at, lengths) + within] = items[source]

@@ -42,7 +42,7 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of one item, in an object store of one record."""
+        """Type of one item, with its shape if it has one; in an object store of one record."""
         return self._heap.schema.dtype
 
     def __repr__(self) -> str:

@@ -196,10 +196,10 @@ class Store(RecordMapping[R], Generic[R]):
         -------
         pyarrow.RecordBatchReader
             With the columns ``key`` and one of the store's name: of (large) lists, or in an object store of
-            structs. Batches of records that lie back to back are views of the file; copied are the fields of
-            structs, which Arrow has side by side, booleans, text, and records that may change in place (objects,
-            arrays made by ``new()``). ``S`` is binary without the NULs at the end, in an SQL query equal to
-            ``'abc'``.
+            structs. Items that have a shape are fixed-size lists, one in another. Batches of records that lie back
+            to back are views of the file; copied are the fields of structs, which Arrow has side by side, booleans,
+            text, and records that may change in place (objects, arrays made by ``new()``). ``S`` is binary without
+            the NULs at the end, in an SQL query equal to ``'abc'``.
 
         Raises
         ------
@@ -278,7 +278,8 @@ class Store(RecordMapping[R], Generic[R]):
             of inner structures are named by their path, ``position.x``, items of inner arrays ``v[0]``.
         pandas.Series
             Of an array store: a row for each *item*, indexed by ``key`` and ``position`` in the record (a
-            DataFrame if the items have fields). Records of no items have no rows. ``unstack()`` makes a row for
+            DataFrame if the items have fields, or a shape: then with a column for each place in it,
+            ``vectors[0]``). Records of no items have no rows. ``unstack()`` makes a row for
             each record of it, ``groupby("key")`` works on each record.
 
         Raises

@@ -48,7 +48,7 @@ def as_block(
     Returns
     -------
     items : ndarray of `dtype`, shape (sum(lengths),)
-        C-contiguous. May be `values`, or share its memory.
+        C-contiguous, with the shape of an item behind that, if it has one. May be `values`, or share its memory.
     lengths : ndarray of int64, shape (n,)
         Of the rows of a block all are one number in memory.
 
@@ -74,7 +74,9 @@ def _even(values: object, dtype: np.dtype[Any]) -> _Block:
     """Return the rows of a block."""
     rows = as_array(values, dtype, ndim=2)
     # As np.broadcast_to() would do it, which takes longer than all else that storing few records does.
-    return rows.reshape(-1), np.ndarray(rows.shape[:1], np.int64, np.int64(rows.shape[1]), strides=(0,))
+    return rows.reshape(-1, *dtype.shape), np.ndarray(
+        rows.shape[:1], np.int64, np.int64(rows.shape[1]), strides=(0,)
+    )
 
 
 def _rows_of(values: Any) -> Sequence[Any] | None:
@@ -124,17 +126,35 @@ def _refuse(at: int, why: Exception, keys: npt.NDArray[np.uint64] | Sequence[int
 
 def _from_lists(lists: Any, dtype: np.dtype[Any]) -> _Block:
     """Return the items of lists of another library."""
+    flat, lengths = _parts(lists)
+    items = _from_inner(flat, dtype)
+    return items, _as_lengths(lengths, len(items))
+
+
+def _from_inner(values: Any, dtype: np.dtype[Any]) -> _Array:
+    """Return the items of lists, which are lists themselves if items have a shape."""
+    lists = lists_of(values) if dtype.shape else None
+    if lists is None:
+        return as_items(values, dtype)
+    flat, lengths = _parts(lists)
+    counts = np.asarray(lengths)
+    others = np.flatnonzero(counts != dtype.shape[0])
+    if len(others):
+        raise ValueError(f"found an item of the length {counts[others[0]]}, expected {dtype.shape[0]}")
+    return _from_inner(flat, np.dtype((dtype.base, dtype.shape[1:]))).reshape(-1, *dtype.shape)
+
+
+def _parts(lists: Any) -> tuple[Any, Any]:
     flat, lengths = list_parts(lists)
     if is_masked(lengths) or has_nulls(lengths):
         raise ValueError("found nulls, which cannot be stored: fill or drop them first")
-    items = as_items(flat, dtype)
-    return items, _as_lengths(lengths, len(items))
+    return flat, lengths
 
 
 def _from_sequence(rows: Sequence[Any], dtype: np.dtype[Any]) -> _Block:
     kinds = set(map(type, rows))
     are_lists, are_arrays = kinds <= {list, tuple}, kinds == {np.ndarray}
-    if not (are_lists or are_arrays) or (are_arrays and any(row.ndim != 1 for row in rows)):
+    if not (are_lists or are_arrays) or (are_arrays and any(row.ndim != 1 + dtype.ndim for row in rows)):
         return _one_by_one(rows, dtype)
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     if len(rows) > 1 and (lengths == lengths[0]).all():

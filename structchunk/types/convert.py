@@ -33,7 +33,7 @@ def as_items(values: object, dtype: np.dtype[Any]) -> _Array:
 
     Parameters
     ----------
-    values : array-like, 1-D
+    values : array-like, 1-D; with the dimensions of an item, if items have a shape
         An array, a list or another sequence, a range, a buffer, a ctypes array, or a column of pyarrow,
         Polars or pandas. For a structured dtype, an array with the same fields, or a list of tuples, dicts,
         structured scalars or ctypes structures. Each item of a list is taken by its own type.
@@ -43,7 +43,7 @@ def as_items(values: object, dtype: np.dtype[Any]) -> _Array:
     Returns
     -------
     ndarray of `dtype`, shape (n,)
-        C-contiguous. May be `values`, or share its memory.
+        C-contiguous, of the shape ``(n, *shape)`` if items have a shape. May be `values`, or share its memory.
 
     Raises
     ------
@@ -64,19 +64,27 @@ def as_items(values: object, dtype: np.dtype[Any]) -> _Array:
 
 
 def as_array(values: object, dtype: np.dtype[Any], ndim: int) -> _Array:
-    """Return values as a C-contiguous array of a dtype and of so many dimensions; raise as `as_items` does."""
-    source = as_source(values, dtype, ndim)
-    if source.ndim != ndim and source.shape == (0,):
-        source = source.reshape((0,) * ndim)
-    if source.ndim != ndim:
+    """Return values as a C-contiguous array of items, in so many dimensions; raise as `as_items` does."""
+    base, shape = dtype.base, dtype.shape
+    all_dims = ndim + len(shape)
+    source = as_source(values, base, all_dims)
+    if source.ndim != all_dims and source.shape == (0,):
+        source = source.reshape((0,) * ndim + shape)
+    if source.ndim != all_dims:
         single = f"a single {type(values).__name__}"
         found = f"{source.ndim}-D values of shape {source.shape}" if source.ndim else single
-        raise ValueError(f"found {found}, expected {ndim}-D values of {dtype}")
-    if dtype.names is None:
-        return np.ascontiguousarray(exact(source, dtype))
-    if source.dtype == dtype and source.flags.c_contiguous:
+        whole = ", ".join([*("records", "length")[-ndim:], *map(str, shape)])
+        of_shape = f" of the shape ({whole})" if shape else ""
+        raise ValueError(f"found {found}, expected {all_dims}-D values of {base}{of_shape}")
+    if source.shape[ndim:] != shape:
+        if source.size:
+            raise ValueError(f"found items of the shape {source.shape[ndim:]}, expected {shape}, of {base}")
+        source = source.reshape(source.shape[:ndim] + shape)
+    if base.names is None:
+        return np.ascontiguousarray(exact(source, base))
+    if source.dtype == base and source.flags.c_contiguous:
         return np.ascontiguousarray(source)
-    out = np.zeros(source.shape, dtype)
+    out = np.zeros(source.shape, base)
     _fill(out, source, "")
     return out
 

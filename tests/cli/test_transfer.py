@@ -156,6 +156,36 @@ def test_npz_is_what_numpy_reads(db: sc.Database, tmp_path: Path) -> None:
         assert arrays["values"].tolist() == [2, 3, 1] and arrays["values"].dtype == np.int16
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_items_with_a_shape_come_back(ending: str, db: sc.Database, tmp_path: Path) -> None:
+    store = db.array_store("store", "f4", shape=(2, 3))
+    store.put_many([5, 1, 7], np.arange(18).reshape(3, 2, 3), [1, 2, 0])
+    before = store.read()
+    db.close()
+    file = tmp_path / f"file{ending}"
+    good("export", db.path, "store", file)
+    good("import", tmp_path / "new.sc", file, "other")
+    with sc.open(tmp_path / "new.sc") as new:
+        assert new["other"].dtype == store.dtype
+        assert np.array_equal(new["other"].read().values, before.values)
+        assert np.array_equal(new["other"].read().offsets, before.offsets)
+        assert new.verify() == []
+
+
+def test_npz_of_items_with_a_shape_is_what_numpy_reads_and_makes(db: sc.Database, tmp_path: Path) -> None:
+    db.array_store("store", "f4", shape=(2,))[1] = [[1, 2], [3, 4]]
+    db.close()
+    good("export", db.path, "store", tmp_path / "file.npz")
+    with np.load(tmp_path / "file.npz") as arrays:
+        assert arrays["values"].tolist() == [[1, 2], [3, 4]]
+        np.savez(tmp_path / "other.npz", **{name: arrays[name] for name in ("keys", "offsets", "values")})
+    good("import", tmp_path / "new.sc", tmp_path / "other.npz", "store")
+    with sc.open(tmp_path / "new.sc") as new:
+        assert (new["store"].dtype, new["store"][1].tolist()) == (np.dtype(("f4", (2,))), [[1, 2], [3, 4]])
+    assert "float32[:, 2]" in good("info", tmp_path / "new.sc")
+    assert json.loads(good("get", tmp_path / "new.sc", "store", 1, "--json"))
+
+
 def test_npz_of_another_program(tmp_path: Path) -> None:
     file = tmp_path / "file.npz"
     np.savez_compressed(file, keys=[3, 1], offsets=np.array([0, 0, 2], np.uint32), values=np.array([1.5, 2], "f4"))
@@ -186,7 +216,9 @@ def arrays(**changes: Any) -> dict[str, Any]:
         {"offsets": np.array([0.0, 1, 3])},
         {"offsets": np.array([], int)},
         {"offsets": np.array(0)},
-        {"values": np.zeros((3, 2))},
+        {"values": np.zeros((3, 0))},
+        {"values": np.zeros((2, 3))},
+        {"values": np.array(0.5)},
         {"values": np.array([1, 2, "x"], object)},
         {"schema": np.array("{")},
         {"schema": np.array("[]")},

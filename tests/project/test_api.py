@@ -34,7 +34,7 @@ API = {
     "ArrayStore": STORE,
     "ObjectStore": f"{STORE} cls edit of_class records",
     "Cursor": "first key last next prev seek valid value",
-    "Batch": "in_place keys kind lengths offsets reduce to_arrow values",
+    "Batch": "dense in_place keys kind lengths offsets reduce to_arrow values",
 }
 """The public names of each class, as the contract has them."""
 PACKAGE = Path(sc.__path__[0])
