@@ -61,6 +61,8 @@ def as_block(
     if lengths is not None:
         items = as_items(values, dtype)
         return items, _as_lengths(lengths, len(items))
+    if type(values) is np.ndarray and values.dtype.char != "O":
+        return _even(values, dtype)
     lists = lists_of(values)
     if lists is not None:
         return _from_rows(lists, lambda rows: _from_lists(rows, dtype), keys)
