@@ -308,6 +308,8 @@ def test_the_type_of_a_new_store_is_that_of_the_items(ending: str, tmp_path: Pat
         "V2": ([b"ab", b"c\0"], pa.binary(2)),
         "M8[D]": ([0, 1], pa.date32()),
         "M8[us]": ([0, 1], pa.timestamp("us", "UTC")),
+        "(2,)f4": ([[0, 1], [2, 3]], pa.list_(pa.float32(), 2)),
+        "(1,2)i2": ([[[0, 1]], [[2, 3]]], pa.list_(pa.list_(pa.int16(), 2), 1)),
     }
     for number, (dtype, (items, kind)) in enumerate(samples.items()):
         file = tmp_path / f"{number}{ending}"
@@ -387,3 +389,14 @@ def test_an_npz_has_no_checksum_errors(db: sc.Database, tmp_path: Path) -> None:
     good("export", db.path, "store", tmp_path / "file.npz")
     with zipfile.ZipFile(tmp_path / "file.npz") as archive:
         assert archive.testzip() is None
+
+
+def test_tensors_of_another_program_make_a_store_of_items_with_a_shape(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(12, dtype="f4").reshape(2, 3, 2))
+    file = tmp_path / "file.arrow"
+    write_columns(file, key=[1, 2], lists=pa.ListArray.from_arrays([0, 1, 2], tensors))
+    good("import", tmp_path / "new.sc", file, "store")
+    with sc.open(tmp_path / "new.sc", "r") as new:
+        assert new["store"].dtype == np.dtype(("f4", (3, 2)))
+        assert new["store"][2].tolist() == [[[6, 7], [8, 9], [10, 11]]]
