@@ -124,6 +124,14 @@ class TransactionBinding:
     def end_key(self, *, reverse: bool) -> int | None:
         """Return the lowest key, or the highest; None if there is no record."""
         staging = self.open_writer()
+        stored, runs = staging.index.end_key(reverse=reverse), staging.all_runs()
+        if not runs:
+            return stored
+        key, _, _, _, flags = runs[-1].extent(len(runs[-1]) - 1) if reverse else runs[0].extent(0)
+        if stored is not None and (stored > key if reverse else stored < key):
+            return stored  # no staged row is as far out
+        if not flags & TOMBSTONE:
+            return key
         older = staging.index.end_runs(reverse=reverse)
         return end_key(overlay_runs(staging.rows(), older, reverse=reverse), reverse=reverse)
 
