@@ -123,6 +123,12 @@ def _dtype_of_items(kind: Any) -> np.dtype[Any] | None:
     if not hasattr(kind, "value_field"):  # which lists of all kinds have, and nothing else
         return None
     item = kind.value_type
+    if isinstance(item, pyarrow.FixedShapeTensorType):
+        inner = _dtype_of_items(pyarrow.list_(item.value_type))
+        return None if inner is None else np.dtype((inner, tuple(item.shape)))
+    if types.is_fixed_size_list(item):
+        inner = _dtype_of_items(item)
+        return None if inner is None else np.dtype((inner.base, (item.list_size, *inner.shape)))
     if types.is_fixed_size_binary(item):
         return np.dtype((np.void, item.byte_width))
     is_time = types.is_timestamp(item) or types.is_duration(item) or types.is_date(item)

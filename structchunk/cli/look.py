@@ -59,10 +59,11 @@ def _type_text(schema: Schema) -> str:
     """Name a type: as NumPy does, or a class by its name."""
     node = schema.descriptor
     label = node.get("class") or (isinstance(node["type"], dict) and node["type"].get("class"))
-    dtype = schema.dtype
+    dtype = schema.dtype.base
     plain_name = dtype.str[1:] if dtype.kind in "SUV" else dtype.name  # S5 and not bytes40, which counts bits
     name = label or ("struct" if dtype.names else plain_name)
-    return f"{name}[]" if schema.kind == "array" else str(name)
+    lengths = ", ".join([":", *map(str, schema.dtype.shape)]) if schema.dtype.shape else ""
+    return f"{name}[{lengths}]" if schema.kind == "array" else str(name)
 
 
 def _show_stores(db: sc.Database, stores: list[tuple[sc.StoreStats, Schema]]) -> None:

@@ -46,7 +46,7 @@ def export_npz(store: Any, schema: Schema, path: str, report: Report) -> None:
 
 def _header(dtype: np.dtype[Any], length: int) -> bytes:
     """Return what comes before the items in an .npy file of version 3, which any names of fields fit in."""
-    about = {"descr": _format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
+    about = {"descr": _format.dtype_to_descr(dtype.base), "fortran_order": False, "shape": (length, *dtype.shape)}
     text = repr(about).encode()
     magic: bytes = _format.magic(3, 0)
     text += b" " * (-(len(magic) + 4 + len(text) + 1) % 64) + b"\n"
@@ -74,7 +74,7 @@ class NpzSource:
 
     def guessed(self) -> Schema:
         """Return the type of an array store of such values."""
-        return array_schema(self._values.dtype)
+        return array_schema(self._values.dtype, self._values.shape[1:])
 
     def load(self, store: Any, report: Report) -> int:
         """Put all records into a store of a transaction, and return how many there were."""
@@ -101,7 +101,7 @@ def _read(file: IO[bytes], path: str) -> dict[str, _Array]:
 
 
 def _fit(keys: _Array, offsets: _Array, values: _Array) -> bool:
-    if not keys.ndim == offsets.ndim == values.ndim == 1 or len(offsets) != len(keys) + 1:
+    if not keys.ndim == offsets.ndim == 1 <= values.ndim or len(offsets) != len(keys) + 1:
         return False
     if offsets.dtype.kind not in "iu" or offsets[0] != 0 or offsets[-1] != len(values):
         return False

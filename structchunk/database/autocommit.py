@@ -77,6 +77,11 @@ class AutocommitBinding:
         """Yield the live rows of a key range, all as of the present commit, as consecutive runs."""
         return self._index.snapshot().runs(self.heap.store, start, stop, reverse=reverse)
 
+    def end_key(self, *, reverse: bool) -> int | None:
+        """Return the lowest key, or the highest; None if there is no record."""
+        with contextlib.closing(self._index.snapshot()) as snapshot:
+            return snapshot.end_key(self.heap.store, reverse=reverse)
+
     def record_count(self) -> int:
         """Return how many records the store has."""
         self._database._check_open()

@@ -41,6 +41,11 @@ class SharedBinding(AutocommitBinding):
         self._catch_up()
         return super().runs(start, stop, reverse=reverse)
 
+    def end_key(self, *, reverse: bool) -> int | None:
+        """Return the lowest key, or the highest; None if there is no record."""
+        self._catch_up()
+        return super().end_key(reverse=reverse)
+
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return None: what another process moves or replaces must not change in place here."""
         return None

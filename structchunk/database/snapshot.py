@@ -44,6 +44,10 @@ class SnapshotBinding:
         """Yield the live rows of a key range as consecutive runs."""
         return self._snapshot._index_snapshot().runs(self.heap.store, start, stop, reverse=reverse)
 
+    def end_key(self, *, reverse: bool) -> int | None:
+        """Return the lowest key, or the highest; None if there is no record."""
+        return self._snapshot._index_snapshot().end_key(self.heap.store, reverse=reverse)
+
     def record_count(self) -> int:
         """Return how many records the store has."""
         return self._snapshot._index_snapshot().record_count(self.heap.store)

@@ -20,7 +20,7 @@ from ..engine.staging import Staging
 from ..engine.storage import Storage
 from ..errors import ClosedError, StoreNotFound
 from ..runs.extent import DROPPED, TOMBSTONE, Extent, RowArray
-from ..runs.run import Run
+from ..runs.run import Run, end_key, overlay_runs
 from ..stores.collection import StoreCollection, check_store_name
 from ..types.keys import as_key
 from ..types.schema import Schema
@@ -120,6 +120,20 @@ class TransactionBinding:
         for run in runs:
             yield run
             self._transaction._check_open()
+
+    def end_key(self, *, reverse: bool) -> int | None:
+        """Return the lowest key, or the highest; None if there is no record."""
+        staging = self.open_writer()
+        stored, runs = staging.index.end_key(reverse=reverse), staging.all_runs()
+        if not runs:
+            return stored
+        key, _, _, _, flags = runs[-1].extent(len(runs[-1]) - 1) if reverse else runs[0].extent(0)
+        if stored is not None and (stored > key if reverse else stored < key):
+            return stored  # no staged row is as far out
+        if not flags & TOMBSTONE:
+            return key
+        older = staging.index.end_runs(reverse=reverse)
+        return end_key(overlay_runs(staging.rows(), older, reverse=reverse), reverse=reverse)
 
     def record_count(self) -> int:
         """Return how many records the store has."""

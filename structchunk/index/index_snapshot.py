@@ -85,6 +85,10 @@ class IndexSnapshot:
         """Yield the live rows of a key range as consecutive runs."""
         return self._held(store_index_of(self._store_indexes, store).runs(start, stop, self, reverse=reverse))
 
+    def end_key(self, store: int, *, reverse: bool) -> int | None:
+        """Return the lowest key of a store, or the highest; None if it has none."""
+        return store_index_of(self._store_indexes, store).end_key(self, reverse=reverse)
+
     def _held(self, runs: Iterator[Run]) -> Iterator[Run]:
         """Pass runs on, so that this snapshot, and what it pins, lives until the last of them has been read."""
         yield from runs

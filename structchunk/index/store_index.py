@@ -34,11 +34,13 @@ from ..runs.run import (
     ContiguousRun,
     Run,
     clip_run,
+    end_key,
     first_key,
     in_key_order,
     joined,
     last_key,
     overlay_runs,
+    portions,
     put_together,
     split,
 )
@@ -59,6 +61,8 @@ MIN_FOLD_ROWS = 32768
 DELTA_SIZE = 64
 """About how many bytes a row of the delta takes in LevelDB's tables."""
 FOLD_FRACTION = 16
+END_ROWS = 256
+"""How many rows of a delta that is not in memory are read at a time for the first live key."""
 FEW_KEYS = 32
 DENSE_KEYS = 4
 """Where more looked-up keys than this meet the pages that were read, the next are read many at a time."""
@@ -251,6 +255,57 @@ class StoreIndex:
                 stop = pages.floor
             else:
                 start = pages.last + 1
+
+    def end_key(self, at: IndexState | None = None, *, reverse: bool = False) -> int | None:
+        """Return the lowest key, or the highest, or None of an empty store."""
+        return end_key(self.end_runs(at, reverse=reverse), reverse=reverse)
+
+    def end_runs(self, at: IndexState | None = None, *, reverse: bool = False) -> Iterator[Run]:
+        """Yield all live rows as consecutive runs, from one end on: for those who want the first of them only.
+
+        Until there is a live one, no more is read than the page at that end.
+        """
+        start, stop = 0, KEY_END
+        while start < stop:
+            delta, low, high = self._delta_end(start, stop, at, reverse=reverse)
+            yield from overlay_runs(delta, self._end_pages(low, high, at, reverse=reverse), reverse=reverse)
+            start, stop = (start, low) if reverse else (high, stop)
+
+    def _delta_end(
+        self, start: int, stop: int, at: IndexState | None, *, reverse: bool
+    ) -> tuple[RowArray, int, int]:
+        """Return rows of the delta from one end of a range of keys on, and between which keys they are all."""
+        self._version.check()
+        with self._version.lock:
+            if self._delta_loaded and (at is None or at.version == self._version.number):
+                return clip(self._delta.rows(), start, stop), start, stop
+        read = self._leveldb.read_back if reverse else self._leveldb.read
+        end = self._end(b"D") if stop == KEY_END else self._key(b"D", stop)
+        rows = self._decode_delta(read(self._key(b"D", start), end, END_ROWS, at.leveldb_snapshot if at else None))
+        if len(rows) < END_ROWS:
+            return rows, start, stop
+        return (rows, int(rows["key"][0]), stop) if reverse else (rows, start, int(rows["key"][-1]) + 1)
+
+    def _end_pages(self, start: int, stop: int, at: IndexState | None, *, reverse: bool) -> Iterator[Run]:
+        """Yield the rows of the pages in a range of keys: those of one page, and if they are not enough of many."""
+        count = 1
+        while start < stop:
+            key = stop - 1 if reverse else start
+            pages = self._known_pages(key, at) or self._load(
+                key, count, at.leveldb_snapshot if at else None, reverse=reverse
+            )
+            yield from portions(clip_run(pages.run, start, stop), PAGE_ROWS, reverse=reverse)
+            count = GROUP_PAGES if pages.count else count
+            if reverse:
+                stop = pages.floor
+            else:
+                start = pages.last + 1
+
+    def _known_pages(self, key: int, at: IndexState | None) -> CachedPages | None:
+        """Return the pages in memory that answer for a key, if there are any that hold at a commit."""
+        with self._version.lock:
+            latest = at is None or at.version == self._version.number
+            return self._cache.find(key) if latest else None
 
     def _cached_pages(
         self, key: int, at: IndexState | None, *, wide: bool = False, reverse: bool = False

@@ -71,8 +71,13 @@ def record_batch_reader(stores: Mapping[str, Schema], scan: Iterable[Sequence[Re
 
 def record_batch(batch: Records) -> pa.RecordBatch:
     """Return one batch, with the columns ``key`` and ``value``."""
-    schema = pa.schema([(KEY, pa.uint64()), ("value", _column_type(batch.kind, batch.values.dtype))])
+    schema = pa.schema([(KEY, pa.uint64()), ("value", _column_type(batch.kind, _item_type(batch.values)))])
     return _columns(schema, [batch])
+
+
+def _item_type(values: npt.NDArray[Any]) -> np.dtype[Any]:
+    """Return the type of the items of an array, whose shape is all dimensions but the first."""
+    return np.dtype((values.dtype, values.shape[1:]))
 
 
 def _columns(schema: pa.Schema, batches: Sequence[Records]) -> pa.RecordBatch:

@@ -11,7 +11,7 @@ datetime64                                 timestamp (of a time zone: the UTC ti
 timedelta64                                duration
 ``S`` and ``U``                            strings and binaries of all kinds
 ``V``                                      binaries
-complex and sub-arrays                     lists of all kinds, of that length
+complex and sub-arrays                     lists of all kinds, of that length; sub-arrays ``fixed_shape_tensor`` too
 structured                                 struct
 any                                        null, where there are no items; for times null is NaT
 =========================================  ====================================================================
@@ -69,6 +69,8 @@ def from_arrow(array: pa.Array, dtype: np.dtype[Any], path: str = "") -> _Array:
         No values of such a type can become `dtype`.
     """
     array = decoded(array)
+    if isinstance(array.type, pa.FixedShapeTensorType):
+        return _from_tensors(array, dtype, path)
     take = _way(array.type, dtype)
     if take is None:
         raise SchemaError(f"{path}: found Arrow values of {array.type}, expected {arrow_type(dtype)}")
@@ -231,6 +233,21 @@ def _from_lists(array: pa.Array, dtype: np.dtype[Any], path: str) -> _Array:
     if dtype.subdtype is None:
         return np.ascontiguousarray(exact(values, item)).view(f"c{dtype.itemsize}")
     return values.reshape(len(array), shape[0], *values.shape[1:])
+
+
+def _from_tensors(array: pa.Array, dtype: np.dtype[Any], path: str) -> _Array:
+    """Return tensors of one shape as sub-arrays of that shape."""
+    kind = array.type
+    if dtype.subdtype is None or tuple(kind.shape) != dtype.shape or _is_permuted(kind):
+        raise SchemaError(f"{path}: found Arrow values of {kind}, expected {arrow_type(dtype)}")
+    check_nulls(array, path)
+    values = from_arrow(array.storage.flatten(), dtype.base, path)
+    return values.reshape(len(array), *dtype.shape)
+
+
+def _is_permuted(kind: Any) -> bool:
+    """Tell whether the axes of tensors are in another order in memory."""
+    return kind.permutation is not None and list(kind.permutation) != list(range(len(kind.shape)))
 
 
 # ---------------------------------------------------------------- text and bytes

@@ -37,9 +37,9 @@ class Records(Protocol):
 def to_pandas(batch: Records, name: str) -> pd.Series | pd.DataFrame:
     """Return a batch as pandas data; see ``Store.to_pandas``."""
     index = pd.Index(batch.keys, name="key") if batch.kind == "object" else _item_index(batch)
-    if batch.values.dtype.names is None:
+    if batch.values.dtype.names is None and batch.values.ndim == 1:
         return pd.Series(_native(batch.values, name), index, name=name, copy=True)
-    columns = dict(_columns(batch.values, ""))
+    columns = dict(_columns(batch.values, name if batch.values.ndim > 1 else ""))
     return pd.DataFrame(columns, index, copy=True)
 
 

@@ -108,29 +108,37 @@ def _copy(mapped: Mapped, rows: RowArray, offsets: npt.NDArray[np.int64]) -> npt
         items = mapped.arrays[chunk]
         starts = rows["offset"][chosen].astype(np.int64) // mapped.item_size
         if uniform:
-            _copy_windows(items, starts, int(lengths[0]), out, chosen)
+            _copy_windows(items, starts, int(lengths[0]) * mapped.item_size, mapped.item_size, out, chosen)
         elif int(lengths[chosen].sum()) > WIDE_ITEMS * len(chosen):
             _copy_each(items, starts, lengths[chosen], out, offsets[chosen])
         else:
-            _copy_items(items, starts, lengths[chosen], out, offsets[chosen])
+            _copy_items(_cells(items, mapped), starts, lengths[chosen], _cells(out, mapped), offsets[chosen])
     return out
+
+
+def _cells(items: npt.NDArray[Any], mapped: Mapped) -> npt.NDArray[Any]:
+    """Return items as bytes that only have a size, whatever the type and the shape of one is."""
+    cells: npt.NDArray[Any] = np.ndarray(len(items), np.dtype((np.void, mapped.item_size)), items)
+    return cells
 
 
 def _copy_windows(
     items: npt.NDArray[Any],
     starts: npt.NDArray[Any],
-    length: int,
+    size: int,
+    item_size: int,
     out: npt.NDArray[Any],
     chosen: npt.NDArray[Any],
 ) -> None:
-    """Copy records of one length: one memory copy a record, from windows over the file at every item."""
-    if not length:
+    """Copy records of one size in bytes: one memory copy a record, from windows over the file at every item."""
+    if not size:
         return
-    record = np.dtype((np.void, length * items.itemsize))
-    shape, strides = (len(items) - length + 1,), (items.itemsize,)
+    record = np.dtype((np.void, size))
+    shape, strides = (len(items) - size // item_size + 1,), (item_size,)
     windows: npt.NDArray[Any] = np.ndarray(shape, record, items, strides=strides)
+    records: npt.NDArray[Any] = np.ndarray(out.nbytes // size, record, out)
     # Not np.take(): it would first make a contiguous copy of all windows, many times the file.
-    out.view(record)[chosen] = windows[starts]
+    records[chosen] = windows[starts]
 
 
 def _copy_each(
@@ -154,6 +162,5 @@ def _copy_items(
 ) -> None:
     """Copy short records of different lengths, item by item."""
     within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    cell = np.dtype((np.void, items.itemsize))
     source = np.repeat(starts, lengths) + within
-    out.view(cell)[np.repeat(at, lengths) + within] = items.view(cell)[source]
+    out[np.repeat(at, lengths) + within] = items[source]

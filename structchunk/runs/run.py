@@ -270,6 +270,13 @@ def last_key(run: Run) -> int:
     return int(run.spacing[-1]) if isinstance(run, ContiguousRun) else int(run.rows["key"][-1])
 
 
+def end_key(runs: Iterable[Run], *, reverse: bool) -> int | None:
+    """Return the lowest key of consecutive runs, of which the first one is read, or the highest; None of none."""
+    for run in runs:
+        return last_key(run) if reverse else first_key(run)
+    return None
+
+
 def clip_run(run: Run, start: int, stop: int) -> Run:
     """Return the rows with ``start <= key < stop``."""
     keys = run.spacing if isinstance(run, ContiguousRun) else run.rows["key"]

@@ -207,6 +207,17 @@ class ShardedBinding:
         for run in binding.runs(start, stop, reverse=reverse):
             yield self.heap.take_over(run, binding.heap)
 
+    def end_key(self, *, reverse: bool) -> int | None:
+        """Return the lowest key, or the highest; None if there is no record."""
+        self._home._check_open()
+        groups = _groups(self._parts)
+        for group in reversed(groups) if reverse else groups:
+            found = [part.open().end_key(reverse=reverse) for part in group]
+            ends = [key for key in found if key is not None]
+            if ends:
+                return max(ends) if reverse else min(ends)
+        return None
+
     def record_count(self) -> int:
         """Return how many records the store has."""
         self._home._check_open()

@@ -1,4 +1,4 @@
-"""ArrayStore: a store whose records are 1-D arrays of one dtype."""
+"""ArrayStore: a store whose records are 1-D arrays of items of one type, which may be arrays of a shape."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from ..errors import MovedError
 from ..runs.extent import MUTABLE, Extent
-from ..types.convert import as_block, as_items
+from ..types.blocks import as_block
+from ..types.convert import as_items
 from ..types.keys import MAX_KEY, as_key, as_keys
 from .binding import Binding, array_in_place
 from .store import Store
@@ -18,10 +19,13 @@ Array = npt.NDArray[Any]
 
 
 class ArrayStore(Store[Array]):
-    """A store whose records are 1-D arrays of one dtype.
+    """A store whose records are 1-D arrays of one dtype; ``(length, *shape)`` if its items have a shape.
 
     Notes
     -----
+    ``dtype`` is the type of an item: where it has a shape, ``dtype.base`` is that of the arrays, ``dtype.shape``
+    that of an item, and ``np.empty(n, dtype)`` an array of n items.
+
     What ``put`` stored comes back read-only, without a copy; what ``new`` made comes back writable where the
     store can be written. An array stays valid for as long as the caller holds it: past the transaction, past
     ``close()``, past the record's deletion.
@@ -64,7 +68,7 @@ class ArrayStore(Store[Array]):
         Parameters
         ----------
         key : int
-        values : array_like, shape (length,)
+        values : array_like, shape (length,) or ``(length, *shape)``
             Must convert to the store's dtype without changing a value; floats may be rounded.
 
         Raises
@@ -105,17 +109,20 @@ class ArrayStore(Store[Array]):
         keys : array_like of int, shape (n,)
             In any order; ascending order makes later scans contiguous.
         values : array_like
-            Shape (n, length), or shape (sum(lengths),) with `lengths`.
+            Shape (n, length), or ``(n, length, *shape)`` if items have a shape; or a sequence of arrays of any
+            lengths, or a column of lists of pyarrow, Polars, pandas or Awkward Array; or all items end to end,
+            shape (sum(lengths),) or ``(sum(lengths), *shape)``, with `lengths`.
         lengths : array_like of int, shape (n,), optional
             Items of each record.
 
         Raises
         ------
         ValueError, TypeError
-            Shapes or values do not fit; nothing was changed.
+            Shapes or values do not fit, or there are nulls; nothing was changed. Of arrays and lists the message
+            names the position and the key of the first one.
         """
         numbers = as_keys(keys)
-        items, counts = as_block(values, lengths, self.dtype)
+        items, counts = as_block(values, lengths, self._dtype, numbers)
         if len(counts) != len(numbers):
             raise ValueError(f"{len(numbers)} keys for {len(counts)} records; give one key per record")
         with self._binding.writing() as writer:
@@ -133,7 +140,7 @@ class ArrayStore(Store[Array]):
 
         Returns
         -------
-        ndarray, shape (length,)
+        ndarray, shape (length,) or ``(length, *shape)``
             Writable, over the mapped file.
 
         Notes

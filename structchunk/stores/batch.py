@@ -22,7 +22,8 @@ class Batch:
     offsets : ndarray of int64, shape (n + 1,)
         In items. The first one is 0.
     values : ndarray, shape (offsets[-1],)
-        A view of the mapped file where the records lie back to back, else a copy.
+        Of the shape ``(offsets[-1], *shape)`` if the items of the store have a shape. A view of the mapped file
+        where the records lie back to back, else a copy.
     kind : str
         That of the store: ``"array"``, or ``"object"`` if every record is one item.
     in_place : bool
@@ -113,10 +114,35 @@ class Batch:
         raise TypeError("a batch is not one array: take its values, keys, offsets or lengths")
 
     def __repr__(self) -> str:
-        return f"Batch({len(self)} records, {len(self.values)} items of {self.values.dtype})"
+        item = np.dtype((self.values.dtype, self.values.shape[1:]))
+        return f"Batch({len(self)} records, {len(self.values)} items of {item})"
+
+    def dense(self) -> npt.NDArray[Any]:
+        """Return the values as one array with a row for each record, if all records have one length.
+
+        Returns
+        -------
+        ndarray, shape (n, length)
+            Of the shape ``(n, length, *shape)`` if the items have a shape. A view of `values`.
+
+        Raises
+        ------
+        ValueError
+            Two records have different lengths; the message names them.
+        """
+        count, lengths = len(self.keys), self.lengths
+        others = np.flatnonzero(lengths != lengths[0]) if count else lengths
+        if len(others):
+            first, other = int(self.keys[0]), int(self.keys[others[0]])
+            raise ValueError(
+                f"records of unequal length are no block: that of key {first} has {lengths[0]} items, that of key "
+                f"{other} has {lengths[others[0]]}; batch.values has them end to end, as batch.offsets says"
+            )
+        length = int(lengths[0]) if count else 0
+        return self.values.reshape(count, length, *self.values.shape[1:])
 
     def reduce(self, ufunc: np.ufunc, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
-        """Reduce every record to one number.
+        """Reduce every record to one number, or if items have a shape, to one array of that shape.
 
         Parameters
         ----------
@@ -127,7 +153,7 @@ class Batch:
 
         Returns
         -------
-        ndarray, shape (n,)
+        ndarray, shape (n,) or ``(n, *shape)``
             An empty record gives the ufunc's identity.
 
         Raises
@@ -150,20 +176,20 @@ class Batch:
             ) from error
 
     def _reduced(self, ufunc: np.ufunc, dtype: npt.DTypeLike | None) -> npt.NDArray[Any]:
-        starts = self.offsets[:-1]
+        starts, shape = self.offsets[:-1], self.values.shape[1:]
         filled = self.offsets[1:] > starts
         result: npt.NDArray[Any]
         if filled.all() and len(self.keys):
             result = ufunc.reduceat(self.values, starts, dtype=dtype)
             return result
         if not len(self.keys):
-            result = ufunc.reduce(self.values.reshape(0, 1), axis=1, dtype=dtype)
+            result = ufunc.reduce(self.values.reshape(0, 1, *shape), axis=1, dtype=dtype)
             return result
         if ufunc.identity is None:
             empty = int(self.keys[np.flatnonzero(~filled)[0]])
             raise ValueError(f"{ufunc.__name__} has no identity, and the record of key {empty} is empty")
         nothing = ufunc.reduce(self.values[:0], dtype=dtype)
-        result = np.full(len(self.keys), nothing)
+        result = np.full((len(self.keys), *shape), nothing)
         if filled.any():
             result[filled] = ufunc.reduceat(self.values, starts[filled], dtype=dtype)
         return result

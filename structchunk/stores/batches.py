@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..runs.extent import MUTABLE, Extent, RowArray, breaks
+from ..runs.extent import MUTABLE, TOMBSTONE, Extent, RowArray, breaks
 from ..runs.gather import Mapped, gather, gather_runs
 from ..runs.run import ArrayRun, Run, are_seldom
 from ..types.schema import Schema
@@ -42,6 +42,18 @@ class MappedStore(Mapped, Protocol):
 def batch_of(heap: MappedStore, rows: RowArray) -> Batch:
     """Return the records of rows, in their order, which need not be that of the keys."""
     return _read_only(heap, *gather(heap, rows, np.ascontiguousarray(rows["key"])))
+
+
+def batch_of_found(heap: MappedStore, rows: RowArray, *, missing_as_empty: bool) -> Batch:
+    """Return the records of rows, in their order; those of tombstones are left out, or empty."""
+    is_there = rows["flags"] & TOMBSTONE == 0
+    found = batch_of(heap, rows[is_there])
+    if not missing_as_empty or len(found) == len(rows):
+        return found
+    lengths = np.zeros(len(rows), np.int64)
+    lengths[is_there] = found.lengths
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return _read_only(heap, np.ascontiguousarray(rows["key"]), offsets, found.values, found.in_place)
 
 
 def batch_of_runs(heap: MappedStore, runs: Sequence[Run]) -> Batch:

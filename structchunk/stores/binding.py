@@ -85,6 +85,9 @@ class Binding(Protocol):
     def runs(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range as consecutive runs."""
 
+    def end_key(self, *, reverse: bool) -> int | None:
+        """Return the lowest key, or the highest; None if there is no record."""
+
     def record_count(self) -> int:
         """Return how many records the store has."""
 

@@ -77,7 +77,7 @@ class StoreCollection(abc.ABC):
         """Create a store."""
         raise ReadOnlyError(f"there is no store {name!r} here, and none can be created; do so through the database")
 
-    def array_store(self, name: str, dtype: Any = None) -> ArrayStore:
+    def array_store(self, name: str, dtype: Any = None, shape: int | tuple[int, ...] = ()) -> ArrayStore:
         """Open an array store, or create it if this handle can write.
 
         Parameters
@@ -85,11 +85,14 @@ class StoreCollection(abc.ABC):
         name : str
         dtype : dtype or ctypes type, optional
             Type of the items: any of fixed size. Without it the store must exist.
+        shape : int or tuple of int, optional
+            Of one item, if that is an array: of records of the shape ``(length, *shape)``. A dtype of sub-arrays,
+            ``np.dtype(("f4", (384,)))``, says the same.
 
         Raises
         ------
         SchemaError
-            The type cannot be stored, or is not that of the existing store.
+            The type cannot be stored, or is not that of the existing store; a shape was given without a type.
         StoreNotFound
             No type was given, and there is no such store.
         StoreExists
@@ -97,7 +100,8 @@ class StoreCollection(abc.ABC):
         ReadOnlyError
             The store does not exist, and this is for reading only.
         """
-        self._prepare(name, "array", None if dtype is None else array_schema(dtype))
+        asked = None if dtype is None and shape == () else array_schema(dtype, shape)
+        self._prepare(name, "array", asked)
         store: ArrayStore = self[name]
         return store
 

@@ -42,7 +42,7 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of one item, in an object store of one record."""
+        """Type of one item, with its shape if it has one; in an object store of one record."""
         return self._heap.schema.dtype
 
     def __repr__(self) -> str:
@@ -178,6 +178,21 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
             return writer.find(key) == extent and writer.delete(key)
 
     # ------------------------------------------------------------------ ranges
+
+    @property
+    def first_key(self) -> int | None:
+        """The lowest key; None if there is no record.
+
+        Notes
+        -----
+        It takes about as long whatever the store holds: of the index, the end of it is read.
+        """
+        return self._binding.end_key(reverse=False)
+
+    @property
+    def last_key(self) -> int | None:
+        """The highest key; None if there is no record. As quick as :attr:`first_key`."""
+        return self._binding.end_key(reverse=True)
 
     def __len__(self) -> int:
         return self._binding.record_count()

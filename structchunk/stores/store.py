@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from ..errors import KeyNotFound
 from ..runs.extent import KEY_END, TOMBSTONE, RowArray, empty_rows
 from ..types.keys import as_bound, as_keys, distinct, keys_among
 from .batch import Batch
-from .batches import batch_of, batch_of_runs, batches
+from .batches import batch_of, batch_of_found, batch_of_runs, batches
 from .binding import until_found
 from .mapping import RecordMapping
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 R = TypeVar("R")
+Missing: TypeAlias = Literal["raise", "skip", "empty"]
 BATCH_SIZE = 1 << 16
 
 
@@ -44,12 +45,15 @@ class Store(RecordMapping[R], Generic[R]):
 
     # ------------------------------------------------------------------ bulk
 
-    def get_many(self, keys: Iterable[int] | npt.NDArray[Any]) -> Batch:
+    def get_many(self, keys: Iterable[int] | npt.NDArray[Any], missing: Missing = "raise") -> Batch:
         """Return the records of many keys, in the order of the keys, which may repeat.
 
         Parameters
         ----------
         keys : array_like of int, shape (n,)
+        missing : {"raise", "skip", "empty"}
+            What to do about keys that have no record: raise, leave them out, or give each an empty record, which
+            objects cannot be.
 
         Returns
         -------
@@ -60,9 +64,15 @@ class Store(RecordMapping[R], Generic[R]):
         ------
         KeyNotFound
             A key has no record; the message names the first such.
+        ValueError
+            `missing` is another word, or it is ``"empty"`` in an object store.
         """
         wanted = as_keys(keys)
-        return until_found(lambda: batch_of(self._heap, self._existing(wanted)))
+        if missing == "raise":
+            return until_found(lambda: batch_of(self._heap, self._existing(wanted)))
+        check_missing(missing, self._heap.schema.kind)
+        is_empty = missing == "empty"
+        return until_found(lambda: batch_of_found(self._heap, self._lookup(wanted), missing_as_empty=is_empty))
 
     def _existing(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return the rows of keys, in their order; raise KeyNotFound if one has none."""
@@ -186,10 +196,10 @@ class Store(RecordMapping[R], Generic[R]):
         -------
         pyarrow.RecordBatchReader
             With the columns ``key`` and one of the store's name: of (large) lists, or in an object store of
-            structs. Batches of records that lie back to back are views of the file; copied are the fields of
-            structs, which Arrow has side by side, booleans, text, and records that may change in place (objects,
-            arrays made by ``new()``). ``S`` is binary without the NULs at the end, in an SQL query equal to
-            ``'abc'``.
+            structs. Items that have a shape are fixed-size lists, one in another. Batches of records that lie back
+            to back are views of the file; copied are the fields of structs, which Arrow has side by side, booleans,
+            text, and records that may change in place (objects, arrays made by ``new()``). ``S`` is binary without
+            the NULs at the end, in an SQL query equal to ``'abc'``.
 
         Raises
         ------
@@ -268,7 +278,8 @@ class Store(RecordMapping[R], Generic[R]):
             of inner structures are named by their path, ``position.x``, items of inner arrays ``v[0]``.
         pandas.Series
             Of an array store: a row for each *item*, indexed by ``key`` and ``position`` in the record (a
-            DataFrame if the items have fields). Records of no items have no rows. ``unstack()`` makes a row for
+            DataFrame if the items have fields, or a shape: then with a column for each place in it,
+            ``vectors[0]``). Records of no items have no rows. ``unstack()`` makes a row for
             each record of it, ``groupby("key")`` works on each record.
 
         Raises
@@ -287,6 +298,14 @@ class Store(RecordMapping[R], Generic[R]):
         from ..interop.pandas import to_pandas  # noqa: PLC0415
 
         return to_pandas(self.read(start, stop), self.name)
+
+
+def check_missing(missing: object, kind: str) -> None:
+    """Raise unless this says what to do about keys that have no record, and records of a kind can be so."""
+    if missing not in ("raise", "skip", "empty"):
+        raise ValueError(f"missing is 'raise', 'skip' or 'empty', found {missing!r}")
+    if missing == "empty" and kind == "object":
+        raise ValueError("an object cannot be empty: with missing='skip' batch.keys has those that were found")
 
 
 def check_batch_size(batch_size: int) -> int:

@@ -22,7 +22,7 @@ from .items import REALS, from_groups, from_items
 from .keys import modular
 from .schema import ITEMS, Schema, object_schema
 
-__all__ = ["as_source", "as_tuple", "check_names", "schema_of"]
+__all__ = ["as_source", "as_tuple", "check_names", "is_list", "schema_of"]
 
 _Array = npt.NDArray[Any]
 
@@ -64,7 +64,7 @@ def as_source(values: Any, dtype: np.dtype[Any], ndim: int, where: str = "") -> 
         values = _from_range(values)
     if hasattr(values, "as_py"):
         values = _from_scalar(values, where)
-    if not isinstance(values, (list, tuple)) and _is_list(values):
+    if not isinstance(values, (list, tuple)) and is_list(values):
         values = list(values)
     if isinstance(values, (list, tuple)):
         return _from_records(values, ndim, where) if dtype.names else _from_list(values, dtype, ndim, where)
@@ -144,7 +144,7 @@ def _described(array: _Array, values: object) -> str:
 def _advice(values: object) -> str:
     if not are_lists(kind_of(values)):
         return ""
-    return "; give put_many() the items of lists end to end, and the lengths; or use from_arrow()"
+    return "; put_many() takes lists, one for each key; with lengths it takes their items, end to end"
 
 
 def _from_ctypes(array: Any) -> _Array:
@@ -180,7 +180,7 @@ def _from_records(values: Any, ndim: int, where: str) -> _Array:
 # ---------------------------------------------------------------- lists
 
 
-def _is_list(values: object) -> bool:
+def is_list(values: object) -> bool:
     """Whether NumPy would take this for a list: a sequence that says nothing of the type of its items."""
     if isinstance(values, (np.ndarray, str, bytes, Mapping)) or not hasattr(values, "__getitem__"):
         return False
@@ -240,7 +240,7 @@ def _from_row(row: Any, dtype: np.dtype[Any], ndim: int, where: str) -> _Array:
         raise TypeError(f"{where}found {type(row).__name__}, expected values of {dtype}")
     if isinstance(row, _ITEMS):
         return exact(from_items([row], {type(row)}, dtype, where), dtype, where).reshape(())
-    if ndim == 0 and (isinstance(row, (list, tuple)) or _is_list(row)):
+    if ndim == 0 and (isinstance(row, (list, tuple)) or is_list(row)):
         raise ValueError(f"{where}found {type(row).__name__}, expected an item of {dtype}")
     return exact(as_source(row, dtype, ndim, where), dtype, where)
 

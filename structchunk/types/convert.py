@@ -7,7 +7,7 @@ through, with the padding that its owner gave it.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,11 @@ import numpy.typing as npt
 from ..errors import SchemaError
 from .casts import exact, is_exact, refuse
 from .coerce import as_source, as_tuple, check_names, schema_of
-from .foreign import array_of, has_nulls, is_masked
 from .keys import as_key, as_keys
 from .objects import path_of
 from .schema import ITEMS, Schema, explain_difference
 
-__all__ = ["as_block", "as_items", "as_key", "as_keys", "as_new", "as_record", "as_records"]
+__all__ = ["as_array", "as_items", "as_key", "as_keys", "as_new", "as_record", "as_records"]
 
 _Array = npt.NDArray[Any]
 
@@ -34,7 +33,7 @@ def as_items(values: object, dtype: np.dtype[Any]) -> _Array:
 
     Parameters
     ----------
-    values : array-like, 1-D
+    values : array-like, 1-D; with the dimensions of an item, if items have a shape
         An array, a list or another sequence, a range, a buffer, a ctypes array, or a column of pyarrow,
         Polars or pandas. For a structured dtype, an array with the same fields, or a list of tuples, dicts,
         structured scalars or ctypes structures. Each item of a list is taken by its own type.
@@ -44,7 +43,7 @@ def as_items(values: object, dtype: np.dtype[Any]) -> _Array:
     Returns
     -------
     ndarray of `dtype`, shape (n,)
-        C-contiguous. May be `values`, or share its memory.
+        C-contiguous, of the shape ``(n, *shape)`` if items have a shape. May be `values`, or share its memory.
 
     Raises
     ------
@@ -61,39 +60,33 @@ def as_items(values: object, dtype: np.dtype[Any]) -> _Array:
         and values.strides == (dtype.itemsize,)
     ):
         return values
-    return _convert(values, dtype, ndim=1)
+    return as_array(values, dtype, ndim=1)
 
 
-def as_block(values: object, lengths: object, dtype: np.dtype[Any]) -> tuple[_Array, npt.NDArray[np.int64]]:
-    """Return the items of many records, end to end.
-
-    Parameters
-    ----------
-    values : array-like
-        2-D, one record a row; or 1-D, if `lengths` says where each record ends.
-    lengths : array-like of int, shape (n,), or None
-        Items of each record. Their sum is the length of `values`.
-    dtype : numpy.dtype
-        Of the store.
-
-    Returns
-    -------
-    items : ndarray of `dtype`, shape (sum(lengths),)
-        C-contiguous. May be `values`, or share its memory.
-    lengths : ndarray of int64, shape (n,)
-        Of the rows of a block all are one number in memory.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `as_items`; and if `lengths` are not integers, are negative or do not add up.
-    """
-    if lengths is None:
-        rows = _convert(values, dtype, ndim=2)
-        # As np.broadcast_to() would do it, which takes longer than all else that storing few records does.
-        return rows.reshape(-1), np.ndarray(rows.shape[:1], np.int64, np.int64(rows.shape[1]), strides=(0,))
-    items = as_items(values, dtype)
-    return items, _as_lengths(lengths, len(items))
+def as_array(values: object, dtype: np.dtype[Any], ndim: int) -> _Array:
+    """Return values as a C-contiguous array of items, in so many dimensions; raise as `as_items` does."""
+    base, shape = dtype.base, dtype.shape
+    all_dims = ndim + len(shape)
+    source = as_source(values, base, all_dims)
+    if source.ndim != all_dims and source.shape == (0,):
+        source = source.reshape((0,) * ndim + shape)
+    if source.ndim != all_dims:
+        single = f"a single {type(values).__name__}"
+        found = f"{source.ndim}-D values of shape {source.shape}" if source.ndim else single
+        whole = ", ".join([*("records", "length")[-ndim:], *map(str, shape)])
+        of_shape = f" of the shape ({whole})" if shape else ""
+        raise ValueError(f"found {found}, expected {all_dims}-D values of {base}{of_shape}")
+    if source.shape[ndim:] != shape:
+        if source.size:
+            raise ValueError(f"found items of the shape {source.shape[ndim:]}, expected {shape}, of {base}")
+        source = source.reshape(source.shape[:ndim] + shape)
+    if base.names is None:
+        return np.ascontiguousarray(exact(source, base))
+    if source.dtype == base and source.flags.c_contiguous:
+        return np.ascontiguousarray(source)
+    out = np.zeros(source.shape, base)
+    _fill(out, source, "")
+    return out
 
 
 def as_record(obj: Any, schema: Schema) -> _Array:
@@ -126,8 +119,8 @@ def as_record(obj: Any, schema: Schema) -> _Array:
     if _is_wrapped(obj, schema):
         return _wrapped([obj], schema)
     if isinstance(obj, np.ndarray) and obj.size == 1:
-        return _convert(obj.reshape(1), schema.dtype, ndim=1)
-    return _convert([obj], schema.dtype, ndim=1)
+        return as_array(obj.reshape(1), schema.dtype, ndim=1)
+    return as_array([obj], schema.dtype, ndim=1)
 
 
 def as_records(records: object, schema: Schema) -> _Array:
@@ -160,7 +153,7 @@ def as_records(records: object, schema: Schema) -> _Array:
         same = all(type(row) is schema.ctype for row in rows)
         parts = rows if same else [as_record(row, schema).tobytes() for row in rows]
         return np.frombuffer(b"".join(parts), schema.dtype)
-    return _convert(rows, schema.dtype, ndim=1)
+    return as_array(rows, schema.dtype, ndim=1)
 
 
 def as_new(fields: Mapping[str, Any], cls: type[Any], dtype: np.dtype[Any]) -> _Array:
@@ -213,23 +206,6 @@ def _wrapped(values: Any, schema: Schema) -> _Array:
     return out
 
 
-def _convert(values: object, dtype: np.dtype[Any], ndim: int) -> _Array:
-    source = as_source(values, dtype, ndim)
-    if source.ndim != ndim and source.shape == (0,):
-        source = source.reshape((0,) * ndim)
-    if source.ndim != ndim:
-        single = f"a single {type(values).__name__}"
-        found = f"{source.ndim}-D values of shape {source.shape}" if source.ndim else single
-        raise ValueError(f"found {found}, expected {ndim}-D values of {dtype}")
-    if dtype.names is None:
-        return np.ascontiguousarray(exact(source, dtype))
-    if source.dtype == dtype and source.flags.c_contiguous:
-        return np.ascontiguousarray(source)
-    out = np.zeros(source.shape, dtype)
-    _fill(out, source, "")
-    return out
-
-
 def _fill(out: _Array, source: _Array, path: str) -> None:
     """Store values into zeroed memory, field by field, so that padding stays zero."""
     if source.shape != out.shape:
@@ -272,23 +248,6 @@ def _as_char(item: Any, where: str) -> Any:
             refuse(item, _CHAR, where)
         item = bytes([item])
     return b"" if isinstance(item, (str, bytes)) and len(item) == 1 and ord(item) == 0 else item
-
-
-def _as_lengths(lengths: Any, total: int) -> npt.NDArray[np.int64]:
-    if not isinstance(lengths, Iterable):
-        raise TypeError(f"lengths are integers, one for each record, found {type(lengths).__name__}")
-    if is_masked(lengths) or has_nulls(lengths):
-        raise ValueError("found masked lengths or nulls among the lengths; every record has a length")
-    counts = np.asarray(array_of(lengths) if hasattr(lengths, "__array__") else list(lengths))
-    if counts.ndim != 1:
-        raise ValueError(f"lengths are a 1-D array, found {counts.ndim}-D of shape {counts.shape}")
-    if counts.size and counts.dtype.kind not in "iu":
-        raise TypeError(f"lengths are integers, found {counts.dtype}")
-    if counts.size and not 0 <= int(counts.min()) <= int(counts.max()) <= total:
-        raise ValueError(f"lengths are in the range 0 to {total}, found {counts.min()} to {counts.max()}")
-    if counts.sum() != total:
-        raise ValueError(f"lengths add up to {counts.sum()}, but there are {total} values")
-    return np.ascontiguousarray(counts, dtype=np.int64)
 
 
 def _prefix(path: str) -> str:

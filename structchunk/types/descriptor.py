@@ -7,8 +7,9 @@ A *node* describes one type, for programs and for people who look at a chunk's h
            | {"size": 16, "fields": [field, ...]}  a struct; bytes that no field covers are padding
     field := {"name": "x", "offset": 0, "type": node}
 
-A ``c_char`` array is a scalar, the text ``"|S8"``; ``c_char`` and ``c_char * 1`` both are ``"|S1"``, which
-reads back as ``c_char``. The node of a ctypes structure also has ``"class"``, its name, and where it needs
+The node of an array store is an array if its items have a shape. A ``c_char`` array is a scalar, the text
+``"|S8"``; ``c_char`` and ``c_char * 1`` both are ``"|S1"``, which reads back as ``c_char``. The node of a
+ctypes structure also has ``"class"``, its name, and where it needs
 them ``"pack"`` (``_pack_``), ``"anonymous"`` (``_anonymous_``) and ``"base"``, the node of the class that it
 inherits fields from.
 

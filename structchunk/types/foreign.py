@@ -6,12 +6,13 @@ null among integers is a NaN, and the integers beside it are floats.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["are_lists", "are_wide", "array_of", "has_nulls", "is_masked", "kind_of"]
+__all__ = ["are_lists", "are_wide", "array_of", "has_nulls", "is_masked", "kind_of", "list_parts", "lists_of"]
 
 
 def array_of(values: Any, where: str = "") -> npt.NDArray[Any]:
@@ -78,6 +79,38 @@ def kind_of(values: Any) -> Any:
 def are_lists(kind: Any) -> bool:
     """Tell whether values of a type of pyarrow or Polars are lists."""
     return hasattr(kind, "value_field") or hasattr(kind, "inner")
+
+
+def lists_of(values: Any) -> Any:
+    """Return a column of lists of pyarrow, Polars, pandas or Awkward Array as one of slices, else None.
+
+    Polars' arrays of one length are none: NumPy makes a block of them.
+    """
+    if _is_awkward(values):
+        return values if values.ndim > 1 else None
+    kind = kind_of(values)
+    if not are_lists(kind) or hasattr(kind, "size"):
+        return None
+    is_pandas = hasattr(getattr(values, "dtype", None), "pyarrow_dtype")
+    return getattr(values, "array", values).__arrow_array__() if is_pandas else values
+
+
+def list_parts(lists: Any) -> tuple[Any, Any]:
+    """Return the items of lists, of which none is null, end to end, and the length of each list."""
+    if _is_awkward(lists):
+        awkward = sys.modules["awkward"]
+        return awkward.to_numpy(awkward.flatten(lists)), awkward.to_numpy(awkward.num(lists))
+    if hasattr(lists, "chunks"):
+        lists = lists.combine_chunks()
+    if hasattr(lists, "value_lengths"):
+        return lists.flatten(), lists.value_lengths()
+    lengths = lists.list.len()  # of Polars, of which an empty list would explode to a null
+    return lists.filter(lengths > 0).explode(), lengths
+
+
+def _is_awkward(values: object) -> bool:
+    awkward: Any = sys.modules.get("awkward")
+    return awkward is not None and isinstance(values, awkward.Array)
 
 
 def are_wide(values: object) -> bool:

@@ -9,8 +9,9 @@ only if its descriptor, read back, describes itself.
 from __future__ import annotations
 
 import ctypes
+import operator
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +52,8 @@ class Schema:
     kind : str
         ``"array"`` or ``"object"``.
     dtype : numpy.dtype
-        Of one item of an array store; of one record of an object store, always a structured one (that of
-        an array type has the one field ``"items"``).
+        Of one item of an array store, of a sub-array if items have a shape; of one record of an object store,
+        always a structured one (that of an array type has the one field ``"items"``).
     ctype : type or None
         The ctypes type that it was made from, or one that was rebuilt; None if there was none.
     descriptor : dict
@@ -78,13 +79,15 @@ class Schema:
         return hash((self.kind, *_outline(self)))
 
 
-def array_schema(dtype: object) -> Schema:
+def array_schema(dtype: object, shape: object = ()) -> Schema:
     """Return the schema of an array store.
 
     Parameters
     ----------
     dtype : dtype-like or ctypes type
         Type of one item: whatever ``np.dtype`` takes, or a ctypes structure or simple type.
+    shape : int or tuple of int
+        Of one item, which then is an array of that type.
 
     Raises
     ------
@@ -98,6 +101,8 @@ def array_schema(dtype: object) -> Schema:
     """
     if dtype is None:
         raise SchemaError("None is not a dtype (NumPy would take it for float64): name one")
+    if shape != ():
+        return _checked("array", _with_shape(array_schema(dtype).dtype, shape))
     if isinstance(dtype, type) and issubclass(dtype, _CDATA):
         return _checked("array", dtype)
     try:
@@ -105,6 +110,20 @@ def array_schema(dtype: object) -> Schema:
     except (TypeError, ValueError, SyntaxError) as error:
         raise SchemaError(f"{dtype!r} is not a NumPy dtype or a ctypes type: {error}") from error
     return _checked("array", wanted)
+
+
+def _with_shape(dtype: np.dtype[Any], shape: Any) -> np.dtype[Any]:
+    """Return the type of arrays of a shape; refuse what is no shape."""
+    try:
+        lengths = tuple(map(operator.index, shape)) if isinstance(shape, Iterable) else (operator.index(shape),)
+    except TypeError as error:
+        raise SchemaError(f"a shape is a tuple of integers, found {shape!r}") from error
+    if any(length < 1 for length in lengths):
+        raise SchemaError(f"items of the shape {lengths} have no size: each length is at least 1")
+    try:
+        return np.dtype((dtype.base, lengths + dtype.shape))
+    except (TypeError, ValueError) as error:
+        raise SchemaError(f"NumPy has no type for items of {dtype} of the shape {lengths}: {error}") from error
 
 
 def object_schema(cls: object) -> Schema:
@@ -205,8 +224,8 @@ def _descriptor(kind: str, type_: Any) -> dict[str, Any]:
     if kind == "object" and not (is_array or (is_ctype and issubclass(type_, ctypes.Structure))):
         why = "an object store holds instances of a ctypes Structure or array type; np.dtype([...]) makes one, too"
         refuse("", type_, why)
-    if kind == "array" and (is_array or (not is_ctype and type_.subdtype is not None)):
-        refuse("", type_, "an item cannot be an array: make it a field, as [('values', 'f8', (3,))]")
+    if kind == "array" and is_array:
+        refuse("", type_, "an item is no ctypes array: give the type of its items, and shape=(length,)")
     label = {"class": type_.__name__} if is_array else {}
     return {"kind": kind, **label, "type": ctype_node(type_, "") if is_ctype else dtype_node(type_, "")}
 
@@ -270,6 +289,8 @@ def _parts(node: Any, path: str = "", start: int = 0) -> Iterator[tuple[str, str
     """
     if isinstance(node, str):
         yield path, _scalar_name(node), start
+    elif "array" in node and not path and isinstance(node["of"], str):
+        yield path, f"{_scalar_name(node['of'])} of shape {tuple(node['array'])}", start
     elif "array" in node:
         yield path, f"array {node['array']}", start
         yield from _parts(node["of"], f"{path}[]", start)

@@ -156,6 +156,36 @@ def test_npz_is_what_numpy_reads(db: sc.Database, tmp_path: Path) -> None:
         assert arrays["values"].tolist() == [2, 3, 1] and arrays["values"].dtype == np.int16
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_items_with_a_shape_come_back(ending: str, db: sc.Database, tmp_path: Path) -> None:
+    store = db.array_store("store", "f4", shape=(2, 3))
+    store.put_many([5, 1, 7], np.arange(18).reshape(3, 2, 3), [1, 2, 0])
+    before = store.read()
+    db.close()
+    file = tmp_path / f"file{ending}"
+    good("export", db.path, "store", file)
+    good("import", tmp_path / "new.sc", file, "other")
+    with sc.open(tmp_path / "new.sc") as new:
+        assert new["other"].dtype == store.dtype
+        assert np.array_equal(new["other"].read().values, before.values)
+        assert np.array_equal(new["other"].read().offsets, before.offsets)
+        assert new.verify() == []
+
+
+def test_npz_of_items_with_a_shape_is_what_numpy_reads_and_makes(db: sc.Database, tmp_path: Path) -> None:
+    db.array_store("store", "f4", shape=(2,))[1] = [[1, 2], [3, 4]]
+    db.close()
+    good("export", db.path, "store", tmp_path / "file.npz")
+    with np.load(tmp_path / "file.npz") as arrays:
+        assert arrays["values"].tolist() == [[1, 2], [3, 4]]
+        np.savez(tmp_path / "other.npz", **{name: arrays[name] for name in ("keys", "offsets", "values")})
+    good("import", tmp_path / "new.sc", tmp_path / "other.npz", "store")
+    with sc.open(tmp_path / "new.sc") as new:
+        assert (new["store"].dtype, new["store"][1].tolist()) == (np.dtype(("f4", (2,))), [[1, 2], [3, 4]])
+    assert "float32[:, 2]" in good("info", tmp_path / "new.sc")
+    assert json.loads(good("get", tmp_path / "new.sc", "store", 1, "--json"))
+
+
 def test_npz_of_another_program(tmp_path: Path) -> None:
     file = tmp_path / "file.npz"
     np.savez_compressed(file, keys=[3, 1], offsets=np.array([0, 0, 2], np.uint32), values=np.array([1.5, 2], "f4"))
@@ -186,7 +216,9 @@ def arrays(**changes: Any) -> dict[str, Any]:
         {"offsets": np.array([0.0, 1, 3])},
         {"offsets": np.array([], int)},
         {"offsets": np.array(0)},
-        {"values": np.zeros((3, 2))},
+        {"values": np.zeros((3, 0))},
+        {"values": np.zeros((2, 3))},
+        {"values": np.array(0.5)},
         {"values": np.array([1, 2, "x"], object)},
         {"schema": np.array("{")},
         {"schema": np.array("[]")},
@@ -276,6 +308,8 @@ def test_the_type_of_a_new_store_is_that_of_the_items(ending: str, tmp_path: Pat
         "V2": ([b"ab", b"c\0"], pa.binary(2)),
         "M8[D]": ([0, 1], pa.date32()),
         "M8[us]": ([0, 1], pa.timestamp("us", "UTC")),
+        "(2,)f4": ([[0, 1], [2, 3]], pa.list_(pa.float32(), 2)),
+        "(1,2)i2": ([[[0, 1]], [[2, 3]]], pa.list_(pa.list_(pa.int16(), 2), 1)),
     }
     for number, (dtype, (items, kind)) in enumerate(samples.items()):
         file = tmp_path / f"{number}{ending}"
@@ -355,3 +389,14 @@ def test_an_npz_has_no_checksum_errors(db: sc.Database, tmp_path: Path) -> None:
     good("export", db.path, "store", tmp_path / "file.npz")
     with zipfile.ZipFile(tmp_path / "file.npz") as archive:
         assert archive.testzip() is None
+
+
+def test_tensors_of_another_program_make_a_store_of_items_with_a_shape(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(12, dtype="f4").reshape(2, 3, 2))
+    file = tmp_path / "file.arrow"
+    write_columns(file, key=[1, 2], lists=pa.ListArray.from_arrays([0, 1, 2], tensors))
+    good("import", tmp_path / "new.sc", file, "store")
+    with sc.open(tmp_path / "new.sc", "r") as new:
+        assert new["store"].dtype == np.dtype(("f4", (3, 2)))
+        assert new["store"][2].tolist() == [[[6, 7], [8, 9], [10, 11]]]

@@ -302,7 +302,7 @@ def test_another_thread_makes_the_store_first(db: sc.Database) -> None:
         ("S0", None),
         ("U0", None),
         ([], None),
-        (("f8", 3), None),
+        (("f8", (3, 0)), None),
         (ctypes.c_void_p, None),
         (ctypes.POINTER(ctypes.c_int), None),
         ("no such type", None),

@@ -477,7 +477,7 @@ def bulk(rng: random.Random, first: int) -> tuple[list[int], list[list[int]]]:
 def write_once(transaction: Any, model: dict[int, list[int]], rng: random.Random) -> None:
     """Write something to a store and to a model of it, or read it, as it comes."""
     store = transaction["a"]
-    kind = rng.choice(["append"] * 6 + ["bulk", "put", "delete", "range", "get", "scan", "many", "count"])
+    kind = rng.choice(["append"] * 6 + ["bulk", "put", "delete", "range", "get", "scan", "many", "count", "ends"])
     key = rng.randrange(max(model, default=0) + 2)
     if kind in ("append", "bulk"):
         keys, records = bulk(rng, max(model, default=-1) + 1 if kind == "append" else key)
@@ -506,6 +506,8 @@ def write_once(transaction: Any, model: dict[int, list[int]], rng: random.Random
         assert [array.tolist() for _, array in store.get_many(keys)] == [model[other] for other in keys]
     elif kind == "count":
         assert len(store) == len(model)
+    elif kind == "ends":
+        assert (store.first_key, store.last_key) == (min(model, default=None), max(model, default=None))
 
 
 @pytest.mark.parametrize("turn", range(30))

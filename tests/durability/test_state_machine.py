@@ -1,4 +1,4 @@
-"""Everything at once, in any order, against dictionaries: two array stores and an object store."""
+"""Everything at once, in any order, against dictionaries: three array stores and an object store."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from mapping_contract import EDGES, Pair
 
 import structchunk as sc
 
-TYPES: dict[str, Any] = {"left": np.dtype("i8"), "right": np.dtype(">f4"), "pairs": Pair}
-ARRAYS = ("left", "right")
+GRID = np.dtype(("i4", (3,)))
+TYPES: dict[str, Any] = {"left": np.dtype("i8"), "right": np.dtype(">f4"), "grid": GRID, "pairs": Pair}
+ARRAYS = ("left", "right", "grid")
+"""In the grid each number of the model is an item of three that are equal."""
 SMALL = {
     "index.store_index.MIN_FOLD_ROWS": 5,
     "index.store_index.PAGE_ROWS": 4,
     "index.store_index.GROUP_PAGES": 2,
     "index.store_index.FEW_KEYS": 3,
+    "index.store_index.END_ROWS": 2,
     "index.delta._MERGE_AT": 3,
     "index.page_cache.CACHE_SIZE": 200,
     "engine.staging._MANY_ROWS": 9,
@@ -64,14 +67,28 @@ class Taken(NamedTuple):
 
 
 def plain(record: Any) -> list[float]:
-    return [record.x, record.n] if isinstance(record, sc.Object) else record.tolist()
+    return [record.x, record.n] if isinstance(record, sc.Object) else first_of_equal(record).tolist()
+
+
+def first_of_equal(items: np.ndarray) -> np.ndarray:
+    """Return the one number of each item, of which those of the grid have three."""
+    if items.ndim == 1:
+        return items
+    assert items.shape[1:] == GRID.shape
+    assert (items == items[:, :1]).all()
+    return items[:, 0]
+
+
+def given(name: str, value: list[float]) -> Any:
+    """Return the items of a record of the model as they are put into a store."""
+    return [[number] * 3 for number in value] if name == "grid" else value
 
 
 def rows_of(batch: sc.Batch) -> list[tuple[int, list[float]]]:
     """Return a batch in plain form; an object is a record of one row."""
     if batch.values.dtype.names:
         return [(key, list(value[0].item())) for key, value in batch]
-    return [(key, value.tolist()) for key, value in batch]
+    return [(key, plain(value)) for key, value in batch]
 
 
 def copy_of(model: Model) -> Model:
@@ -145,7 +162,7 @@ class Machine(RuleBasedStateMachine):
     @rule(name=array_names, key=keys, value=items)
     def put_array(self, name: str, key: int, value: list[float]) -> None:
         if (store := self.store(name)) is not None:
-            store.put(key, value)
+            store.put(key, given(name, value))
             cell = self.model[name][key] = Cell(value, live=False)
             self.hold(store[key], cell)
 
@@ -155,15 +172,23 @@ class Machine(RuleBasedStateMachine):
             store[key] = {"x": n / 2, "n": n} if as_dict else Pair(n / 2, n)
             self.model["pairs"][key] = Cell([n / 2, n], live=True)
 
-    @rule(name=array_names, rows=st.lists(st.tuples(keys, items), max_size=30), spread=st.booleans())
-    def put_many(self, name: str, rows: list[tuple[int, list[float]]], spread: bool) -> None:
+    @rule(
+        name=array_names,
+        rows=st.lists(st.tuples(keys, items), max_size=30),
+        spread=st.booleans(),
+        ragged=st.booleans(),
+    )
+    def put_many(self, name: str, rows: list[tuple[int, list[float]]], spread: bool, ragged: bool) -> None:
         if (store := self.store(name)) is None:
             return
         if spread:  # one of each key around, in order
             rows = [(key, [key]) for key in range(len(rows) * 3)]
-        store.put_many(
-            [key for key, _ in rows], [item for _, row in rows for item in row], [len(row) for _, row in rows]
-        )
+        numbers, values = [key for key, _ in rows], [row for _, row in rows]
+        if ragged:
+            store.put_many(numbers, [given(name, row) for row in values])
+        else:
+            items = [item for row in values for item in row]
+            store.put_many(numbers, given(name, items), list(map(len, values)))
         self.model[name].update({key: Cell(row, live=False) for key, row in rows})
 
     @rule(rows=st.dictionaries(keys, numbers, max_size=30))
@@ -175,7 +200,7 @@ class Machine(RuleBasedStateMachine):
     @rule(name=array_names, rows=st.dictionaries(keys, items, max_size=12))
     def update(self, name: str, rows: dict[int, list[float]]) -> None:
         if (store := self.store(name)) is not None:
-            store.update(rows)
+            store.update({key: given(name, row) for key, row in rows.items()})
             self.model[name].update({key: Cell(row, live=False) for key, row in rows.items()})
 
     @rule(name=array_names, key=keys, length=st.sampled_from([0, 1, 5, 300]))
@@ -298,6 +323,8 @@ class Machine(RuleBasedStateMachine):
         taken = self.taken[pick % len(self.taken)]
         assert sorted(taken.snapshot) == sorted(taken.model)
         if name in taken.model:
+            store, cells = taken.snapshot[name], taken.model[name]
+            assert (store.first_key, store.last_key) == (min(cells, default=None), max(cells, default=None))
             self.agree_on(taken.snapshot[name], taken.model[name], start, stop, 5)
 
     @precondition(lambda self: self.txn is None)
@@ -366,7 +393,7 @@ class Machine(RuleBasedStateMachine):
         if store.dtype.names:
             assert [list(row.item()) for row in store.records(start, stop)] == [value for _, value in wanted]
         else:
-            sums = [total for batch in batches for total in batch.reduce(np.add, "f8").tolist()]
+            sums = [total for batch in batches for total in plain(batch.reduce(np.add, "f8"))]
             assert sums == [math.fsum(value) for _, value in wanted]
 
     @rule(name=names, asked=st.lists(keys, max_size=12))
@@ -379,8 +406,12 @@ class Machine(RuleBasedStateMachine):
             with pytest.raises(sc.KeyNotFound, match=f"no record {missing[0]} "):
                 store.get_many(asked)
         assert store.contains_many(asked).tolist() == [key in cells for key in asked]
+        if name in ARRAYS:
+            rows = [(key, cells[key].value if key in cells else []) for key in asked]
+            assert rows_of(store.get_many(asked, missing="empty")) == rows
         here = [key for key in asked if key in cells]
-        assert rows_of(store.get_many(here)) == [(key, cells[key].value) for key in here]
+        found = [(key, cells[key].value) for key in here]
+        assert rows_of(store.get_many(here)) == rows_of(store.get_many(asked, missing="skip")) == found
 
     @rule(name=names, key=keys)
     def get(self, name: str, key: int) -> None:
@@ -422,7 +453,9 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def counts_agree(self) -> None:
         for name, cells in self.model.items():
-            assert len(self.store(name)) == len(cells)
+            store = self.store(name)
+            assert len(store) == len(cells)
+            assert (store.first_key, store.last_key) == (min(cells, default=None), max(cells, default=None))
 
     @invariant()
     def what_was_handed_out_stays(self) -> None:

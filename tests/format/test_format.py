@@ -82,6 +82,19 @@ def test_header() -> None:
     assert HEADER_GOLDEN[80:84] == crc.to_bytes(4, "little")
 
 
+def test_header_of_items_with_a_shape(tmp_path: Path) -> None:
+    """The schema says it; all else is as ever."""
+    with sc.open(tmp_path / "a.sc") as db:
+        db.array_store("v", "f4", shape=(2, 3))[1] = np.zeros((1, 2, 3))
+        chunk = Path(db.path, "chunks", "00000001.chunk").read_bytes()
+        assert db.verify() == []
+    text = b'{"name":"v","kind":"array","schema":{"kind":"array","type":{"array":[2,3],"of":"<f4"}}}'
+    assert chunk[72:80] == struct.pack("<II", len(text), 0)
+    assert chunk[104 : 104 + len(text)] == text
+    header = parse_header(chunk, "x", len(chunk))
+    assert (header.item_size, header.data_offset) == (24, 4104)
+
+
 def test_header_of_version_2() -> None:
     """It replaces other chunks, and so says the segment of the commit that does."""
     marked = dataclasses.replace(HEADER, is_marked=True)

@@ -122,6 +122,7 @@ def _missing(expected: dict[int, Any]) -> list[int]:
 def _check_order(store: Any, kind: Kind, expected: dict[int, Any]) -> None:
     keys = list(expected)
     assert len(store) == len(keys)
+    assert (store.first_key, store.last_key) == ((keys[0], keys[-1]) if keys else (None, None))
     assert bool(store) == bool(keys)
     assert list(store) == list(store.keys()) == keys
     assert np.asarray(store.keys()).tolist() == keys
@@ -195,6 +196,7 @@ def _check_bulk(store: Any, kind: Kind, expected: dict[int, Any]) -> None:
     for keys in (asked, np.array(asked, object), np.array(asked, np.uint64)):
         assert np.array_equal(store.get_many(keys).keys, found.keys)
     maybe = [*_missing(expected), *asked, *_missing(expected)]
+    _check_missing(store, kind, maybe, single)
     there = store.contains_many(maybe)
     assert there.dtype == np.bool_
     assert there.tolist() == [key in expected for key in maybe]
@@ -202,6 +204,26 @@ def _check_bulk(store: Any, kind: Kind, expected: dict[int, Any]) -> None:
     assert store.contains_many(store.keys()).tolist() == [True] * len(expected)
     cursor = store.cursor()
     assert [cursor.key for _ in expected if cursor.next()] == list(expected)
+
+
+def _check_missing(store: Any, kind: Kind, asked: list[int], single: dict[int, bytes]) -> None:
+    """Check what becomes of keys that have no record."""
+    with pytest.raises(sc.KeyNotFound, match=f"no record {asked[0]} "):
+        store.get_many(asked, missing="raise")
+    skipped = store.get_many(asked, missing="skip")
+    assert [(key, value.tobytes()) for key, value in skipped] == [
+        (key, single[key]) for key in asked if key in single
+    ]
+    if kind is ARRAYS:
+        every = store.get_many(asked, missing="empty")
+        assert [(key, value.tobytes()) for key, value in every] == [(key, single.get(key, b"")) for key in asked]
+        assert not any(array.flags.writeable for array in (every.keys, every.offsets, every.values))
+        assert (every.offsets.dtype, every.values.dtype) == (np.int64, store.dtype)
+    else:
+        with pytest.raises(ValueError, match="missing='skip'"):
+            store.get_many(asked, missing="empty")
+    with pytest.raises(ValueError, match="'raise', 'skip' or 'empty', found None"):
+        store.get_many(asked, missing=None)
 
 
 def _bytes_of(store: Any, keys: list[int]) -> list[tuple[int, bytes]]:
@@ -256,6 +278,7 @@ def _check_bad_keys_read(store: Any) -> None:
             lambda key=key: store.get(key),
             lambda key=key: store.get_many([key]),
             lambda key=key: store.get_many([1, key]),
+            lambda key=key: store.get_many([1, key], missing="skip"),
             lambda key=key: store.get_many(np.array([1, key, 2], object)),
             lambda key=key: store.cursor().seek(key),
         ]
@@ -379,7 +402,10 @@ def reads(store: Any) -> list[Callable[[], Any]]:
         lambda: list(store.items()),
         lambda: list(store.scan()),
         lambda: store.get_many([1]),
+        lambda: store.get_many([1], missing="skip"),
         lambda: store.contains_many([1]),
+        lambda: store.first_key,
+        lambda: store.last_key,
         store.read,
         lambda: np.asarray(store.keys()),
         lambda: np.asarray(view),

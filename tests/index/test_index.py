@@ -38,6 +38,7 @@ SMALL = {
     "MIN_FOLD_ROWS": 6,
     "FOLD_FRACTION": 4,
     "FEW_KEYS": 3,
+    "END_ROWS": 2,
     "DENSE_KEYS": 1,
 }
 
@@ -218,6 +219,17 @@ class Comparison(RuleBasedStateMachine):
     # ------------------------------------------------------------------ always
 
     @invariant()
+    def ends_are_found(self) -> None:
+        """First of all invariants: those that read everything leave it in memory."""
+        for store, model in self.models.items():
+            for reverse in (False, True):
+                expected = (max if reverse else min)(model, default=None)
+                assert self.index.store_index(store).end_key(reverse=reverse) == expected
+                for snapshot, then in self.snapshots:
+                    expected = (max if reverse else min)(then[store], default=None)
+                    assert snapshot.end_key(store, reverse=reverse) == expected
+
+    @invariant()
     def everything_is_there(self) -> None:
         for store, model in self.models.items():
             for reverse in (False, True):
@@ -356,6 +368,32 @@ def test_a_range_goes_on_as_of_its_snapshot(index: Index) -> None:
         index.put(index.last + 1, {1: some(0, 40, flags=TOMBSTONE)})
         assert whole(itertools.chain([first], runs), reverse=reverse) == expected
         index.put(index.last + 1, {1: some(0, 50)})
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_end_of_a_store_is_one_page(index: Index, monkeypatch: pytest.MonkeyPatch, *, reverse: bool) -> None:
+    """No other page is decoded, in memory or of an older commit, unless the records of that one are deleted."""
+    index.put(1, {1: some(0, 400, step=3)})
+    pages, unpack = [], store_index.unpack_pages
+
+    def counting(found: list[Any], *args: Any) -> list[Run]:
+        pages.extend(found)
+        return unpack(found, *args)
+
+    monkeypatch.setattr(store_index, "unpack_pages", counting)
+    end = 1197 if reverse else 0
+    older, latest = index.snapshot(), index.store_index(1)
+    assert latest.end_key(older, reverse=reverse) == latest.end_key(reverse=reverse) == end
+    assert len(pages) == 2
+    index.put(2, {1: some(end, 1, flags=TOMBSTONE)})
+    pages.clear()
+    assert latest.end_key(older, reverse=reverse) == end
+    assert latest.end_key(reverse=reverse) == (1194 if reverse else 3)
+    assert len(pages) <= 2
+    first = 1197 - 3 * 39 if reverse else 0
+    index.put(3, {1: some(first, 40, step=3, flags=TOMBSTONE)})
+    assert latest.end_key(older, reverse=reverse) == end
+    assert latest.end_key(reverse=reverse) == (first - 3 if reverse else 120)
 
 
 def test_a_closed_snapshot_refuses_rather_than_read_another_commit(index: Index) -> None:

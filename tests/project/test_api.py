@@ -22,8 +22,8 @@ DATABASE = f"""
     snapshot stats sync transaction verify wait
 """
 STORE = """
-    clear contains_many cursor delete delete_many delete_range dtype from_arrow get get_many items keys name new pop
-    popitem put put_many read scan setdefault to_arrow to_pandas update values
+    clear contains_many cursor delete delete_many delete_range dtype first_key from_arrow get get_many items keys
+    last_key name new pop popitem put put_many read scan setdefault to_arrow to_pandas update values
 """
 API = {
     "Database": DATABASE,
@@ -35,7 +35,7 @@ API = {
     "ArrayStore": STORE,
     "ObjectStore": f"{STORE} cls edit of_class records",
     "Cursor": "first key last next prev seek valid value",
-    "Batch": "in_place keys kind lengths offsets reduce to_arrow values",
+    "Batch": "dense in_place keys kind lengths offsets reduce to_arrow values",
 }
 """The public names of each class, as the contract has them."""
 PACKAGE = Path(sc.__path__[0])

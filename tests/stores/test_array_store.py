@@ -400,7 +400,8 @@ def test_put_many_takes(store: sc.ArrayStore, keys: Any, values: Any, lengths: A
         ([1], [[1.0], [2.0]], None, ValueError),
         ([1, 2], [1.0, 2.0], None, ValueError),
         ([1], [[[1.0]]], None, ValueError),
-        ([1, 2], [[1.0], [2.0, 3.0]], None, ValueError),
+        ([1, 2], [[1.0], [2.0, [3.0]]], None, ValueError),
+        ([1], [[1.0], [2.0, 3.0]], None, ValueError),
         ([1, 2], [1.0, 2.0], [1], ValueError),
         ([1, 2], [1.0, 2.0], [1, 2], ValueError),
         ([1, 2], [1.0, 2.0], [3, -1], ValueError),
@@ -429,6 +430,19 @@ def test_put_many_refuses(
             txn["floats"].put_many(keys, values, lengths)
         assert list(txn["floats"]) == [1]
     assert [value.tolist() for value in store.values()] == [[9]]
+
+
+def test_put_many_of_unequal_lengths(db: sc.Database, store: sc.ArrayStore) -> None:
+    rows = [np.arange(3.0), [], [0.5], np.array([7], "i2"), range(2)]
+    store.put_many([4, 1, 9, 2, 1], rows)
+    assert {key: value.tolist() for key, value in store.items()} == {1: [0, 1], 2: [7], 4: [0, 1, 2], 9: [0.5]}
+    before = store.read()
+    with pytest.raises(ValueError, match=r"record at position 1 \(key 8\): found 9007199254740993"):
+        store.put_many([4, 8, 9], [[1, 2], [3, 2**53 + 1, 5], ["text"]])
+    with pytest.raises(ValueError, match="2 keys for 3 records"):
+        store.put_many([4, 8], [[1, 2], [3], []])
+    assert np.array_equal(store.read().values, before.values)
+    assert db.verify() == []
 
 
 # -- get_many

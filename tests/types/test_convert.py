@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from support import label
 
 from structchunk.errors import SchemaError
-from structchunk.types.convert import as_block, as_items, as_key, as_keys, as_record, as_records
+from structchunk.types.blocks import as_block
+from structchunk.types.convert import as_items, as_key, as_keys, as_record, as_records
 from structchunk.types.objects import Array, Object
 from structchunk.types.schema import array_schema, object_schema, schema_from_descriptor
 
@@ -229,7 +230,7 @@ def test_lists_that_are_no_block() -> None:
         endless,
         [[[1]]],
         [[1, 2], 3],
-        [np.ones(2), np.ones(3)],
+        [np.ones(2), np.ones((1, 3))],
         [[1, [2]]],
         [[np.ones(2)], [np.ones(3)]],
     ):
@@ -545,7 +546,8 @@ def test_blocks_are_not_copied() -> None:
     ("values", "lengths", "error"),
     [
         ([1, 2, 3], None, ValueError),
-        ([[1, 2], [3]], None, ValueError),
+        ([[1, 2], [[3]]], None, ValueError),
+        ([[1, 2], 3], None, ValueError),
         (np.zeros((2, 2, 2)), None, ValueError),
         ([[1.5]], None, ValueError),
         ([["a"]], None, TypeError),

@@ -163,6 +163,12 @@ def test_golden_descriptors() -> None:
             ],
         },
     }
+    for made in (array_schema("f4", (384,)), array_schema(np.dtype(("f4", (384,)))), array_schema("f4", 384)):
+        assert made.descriptor == {"kind": "array", "type": {"array": [384], "of": "<f4"}}
+    assert array_schema([("x", "u1")], (2, 3)).descriptor == {
+        "kind": "array",
+        "type": {"array": [2, 3], "of": {"size": 1, "fields": [{"name": "x", "offset": 0, "type": "|u1"}]}},
+    }
     assert object_schema(Derived).descriptor == {
         "kind": "object",
         "type": {
@@ -373,7 +379,8 @@ def nested(depth: int) -> object:
         ([("a", [])], "field 'a'"),
         ([("a", "f8", (0,))], "field 'a'.*size"),
         ([("a", "S0")], "field 'a'"),
-        (("f8", (3,)), "make it a field"),
+        (("f8", (3, 0)), "no size"),
+        (("O", (3,)), "objects"),
         ([(("title", "x"), "f8")], "field 'x'.*title"),
         ({"names": ["x", "y"], "formats": ["i4", "i4"], "offsets": [0, 2]}, "field 'y'.*overlap"),
         ([("a\nb", "f8")], "read back"),
@@ -382,7 +389,7 @@ def nested(depth: int) -> object:
         ("nonsense", "not a NumPy dtype"),
         (5, "not a NumPy dtype"),
         (nested(40), "nested"),
-        (ctypes.c_double * 3, "make it a field"),
+        (ctypes.c_double * 3, "shape="),
     ],
     ids=str,
 )
