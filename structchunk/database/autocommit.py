@@ -15,6 +15,7 @@ from ..engine.staging import Staging
 from ..engine.storage import Storage
 from ..runs.extent import Extent, RowArray
 from ..runs.run import Run
+from .snapshot import Snapshot, SnapshotBinding
 from .transaction import Transaction, staging_of
 
 
@@ -32,6 +33,9 @@ class Writable(Protocol):
 
     def transaction(self) -> Transaction:
         """Begin a write transaction."""
+
+    def snapshot(self) -> Snapshot:
+        """Return the stores as of the last commit."""
 
 
 class OwnTransaction:
@@ -90,6 +94,10 @@ class AutocommitBinding:
     def writing(self) -> OwnTransaction:
         """Return a transaction that is committed at the end."""
         return OwnTransaction(self._database, self.heap)
+
+    def at_one_commit(self) -> SnapshotBinding:
+        """Return what reads the store as of the last commit."""
+        return SnapshotBinding(self._database.snapshot(), self.heap)
 
     def home(self) -> Writable:
         """Return the database."""

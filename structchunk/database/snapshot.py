@@ -54,6 +54,10 @@ class SnapshotBinding:
         """Refuse."""
         raise ReadOnlyError("a snapshot cannot be written; write through the database or a transaction")
 
+    def at_one_commit(self) -> SnapshotBinding:
+        """Return this, which is."""
+        return self
+
     def home(self) -> Snapshot:
         """Return the snapshot."""
         return self._snapshot

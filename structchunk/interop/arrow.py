@@ -28,7 +28,7 @@ from .arrow_values import (
     translated_errors,
 )
 
-__all__ = ["read_blocks", "record_batch", "record_batch_reader", "stream_schema"]
+__all__ = ["Records", "column_of", "read_blocks", "record_batch", "record_batch_reader", "stream_schema"]
 
 KEY = "key"
 
@@ -76,15 +76,18 @@ def record_batch(batch: Records) -> pa.RecordBatch:
 
 
 def _columns(schema: pa.Schema, batches: Sequence[Records]) -> pa.RecordBatch:
-    columns = [_column(batch, field.type) for batch, field in zip(batches, list(schema)[1:], strict=True)]
+    columns = [column_of(batch, field.type) for batch, field in zip(batches, list(schema)[1:], strict=True)]
     return pa.RecordBatch.from_arrays([pa.array(batches[0].keys), *columns], schema=schema)
 
 
-def _column(batch: Records, kind: pa.DataType) -> pa.Array:
-    values = to_arrow(batch.values, copy=batch.in_place)
-    if batch.kind == "object":
-        return values
-    return pa.LargeListArray.from_arrays(pa.array(batch.offsets), values, type=kind)
+def column_of(batch: Records, kind: pa.DataType) -> pa.Array:
+    """Return the records of a batch as a column of the type of its store; of objects, of the fields that it has."""
+    if batch.kind != "object":
+        values = to_arrow(batch.values, copy=batch.in_place)
+        return pa.LargeListArray.from_arrays(pa.array(batch.offsets), values)
+    names = [field.name for field in kind]
+    is_whole = len(names) == len(batch.values.dtype.names or ())
+    return to_arrow(batch.values if is_whole else batch.values[names], copy=batch.in_place)
 
 
 # ---------------------------------------------------------------- from Arrow

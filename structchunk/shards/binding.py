@@ -229,6 +229,10 @@ class ShardedBinding:
     def live_array(self, extent: Extent) -> None:
         """Return None: nothing may be changed here."""
 
+    def at_one_commit(self) -> ShardedBinding:
+        """Return this: nobody writes to shards."""
+        return self
+
     def home(self) -> Any:
         """Return what gives this store by its name."""
         return self._home

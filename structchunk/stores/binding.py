@@ -97,6 +97,9 @@ class Binding(Protocol):
     def open_writer(self) -> Writer | None:
         """Return what the open transaction writes through, or None outside of one."""
 
+    def at_one_commit(self) -> Binding:
+        """Return what reads the store as of one commit, in any thread; raise Error where nothing can."""
+
     def home(self) -> Any:
         """Return the database; raise TypeError where what is seen of it could not be found again."""
 

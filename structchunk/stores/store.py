@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import numpy as np
@@ -13,16 +13,17 @@ from ..errors import KeyNotFound
 from ..runs.extent import KEY_END, TOMBSTONE, RowArray, empty_rows
 from ..types.keys import as_bound, as_keys, distinct, keys_among
 from .batch import Batch
-from .batches import batch_of, batch_of_runs, batches
+from .batches import BATCH_SIZE, batch_of, batch_of_runs, batches, check_batch_size
 from .binding import until_found
+from .join import KeyRanges, Swept, sweep
 from .mapping import RecordMapping
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    from pyarrow.dataset import Dataset
 
 R = TypeVar("R")
-BATCH_SIZE = 1 << 16
 
 
 class Store(RecordMapping[R], Generic[R]):
@@ -221,6 +222,45 @@ class Store(RecordMapping[R], Generic[R]):
 
         return stream_schema({self.name: self._heap.schema}).__arrow_c_schema__()
 
+    def dataset(self) -> Dataset:
+        """Return the store as a dataset of Arrow, which DuckDB, Polars and pyarrow push their filters down to.
+
+        Returns
+        -------
+        pyarrow.dataset.Dataset
+            With the columns of :meth:`to_arrow`, but for ``S``, which is text here.
+
+        Raises
+        ------
+        SchemaError, ImportError
+            As :meth:`to_arrow`.
+        Error
+            The store is one of a transaction.
+
+        Notes
+        -----
+        ``duckdb.sql("select ... from dataset where key between 5 and 9")`` and
+        ``polars.scan_pyarrow_dataset(dataset).filter(...)`` read the keys from 5 to 9 only: of a filter,
+        comparisons of ``key`` with integers by ``=``, ``<>``, ``<``, ``<=``, ``>``, ``>=``, ``between`` and ``in``,
+        under ``and``, ``or`` and ``not``, become ranges of keys. The rest of it is applied to each batch, exactly.
+        Only the columns that are named are read, and of objects the fields (``columns=["points.x"]``, or those that
+        an expression names; SQL asks for a whole column).
+
+        It can be scanned any number of times, by several threads; each scan is of one commit, the latest one when
+        it begins, in constant memory; ``sort_by`` is done in memory, and Arrow joins no lists or structs. Where the
+        store can be pickled, so can the dataset.
+
+        Bytes of ``S`` that are no UTF-8 are a ValueError in the scan that reads them; :meth:`to_arrow` has them as
+        binary.
+        """
+        from ..interop.dataset import StoreDataset  # noqa: PLC0415
+
+        self._binding.at_one_commit()  # raises where there is none
+        return StoreDataset({self.name: self._heap.schema}, self._sweep, (Store.dataset, (self,)))
+
+    def _sweep(self, names: Sequence[str], ranges: KeyRanges, batch_size: int) -> Swept:
+        return sweep([self._binding.at_one_commit()], names, ranges, batch_size)
+
     def from_arrow(self, source: Any) -> None:
         """Store the records of an Arrow stream, in one transaction; of equal keys the last one stays.
 
@@ -287,10 +327,3 @@ class Store(RecordMapping[R], Generic[R]):
         from ..interop.pandas import to_pandas  # noqa: PLC0415
 
         return to_pandas(self.read(start, stop), self.name)
-
-
-def check_batch_size(batch_size: int) -> int:
-    """Return how many records a batch may have, if it may have any."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-    return batch_size

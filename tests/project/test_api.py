@@ -16,13 +16,13 @@ import structchunk as sc
 from structchunk.shards.writing import finish, make_shard, new_directory
 from structchunk.types.schema import array_schema
 
-COLLECTION = "array_store object_store scan to_arrow"
+COLLECTION = "array_store dataset object_store scan to_arrow"
 DATABASE = f"""
     {COLLECTION} checkpoint close closed compact drop_store mode path refresh snapshot stats sync transaction verify
 """
 STORE = """
-    clear contains_many cursor delete delete_many delete_range dtype from_arrow get get_many items keys name new pop
-    popitem put put_many read scan setdefault to_arrow to_pandas update values
+    clear contains_many cursor dataset delete delete_many delete_range dtype from_arrow get get_many items keys name
+    new pop popitem put put_many read scan setdefault to_arrow to_pandas update values
 """
 API = {
     "Database": DATABASE,

@@ -98,6 +98,11 @@ def many(temps: sc.ArrayStore, points: sc.ObjectStore[Point]) -> None:
     assert_type(batch[2:5], sc.Batch)
     assert_type(batch.reduce(np.add), npt.NDArray[Any])
     temps.put_many(points.keys(), np.zeros((len(points), 2)))
+
+
+def columns(db: sc.Database, snapshot: sc.Snapshot, temps: sc.ArrayStore, points: sc.ObjectStore[Point]) -> None:
+    for dataset in (temps.dataset(), points.dataset(), db.dataset("temps", "points"), snapshot.dataset("temps")):
+        dataset.to_table(columns=["key"])
 """
 
 
