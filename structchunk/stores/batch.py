@@ -62,14 +62,15 @@ class Batch:
     @overload
     def __getitem__(self, position: int) -> npt.NDArray[Any]: ...
     @overload
-    def __getitem__(self, position: slice) -> Batch: ...
-    def __getitem__(self, position: int | slice) -> npt.NDArray[Any] | Batch:
-        """Return the values of the record at a position (not a key), or a batch of those in a slice.
+    def __getitem__(self, position: slice | str) -> Batch: ...
+    def __getitem__(self, position: int | slice | str) -> npt.NDArray[Any] | Batch:
+        """Return the values of the record at a position (not a key), a batch of those in a slice, or of one field.
 
         Parameters
         ----------
-        position : int or slice
-            Negative positions count from the end. A slice has no step.
+        position : int, slice or str
+            Negative positions count from the end. A slice has no step. Text is the name of a field of the values:
+            ``batch["x"].reduce(np.add)``.
 
         Returns
         -------
@@ -78,6 +79,8 @@ class Batch:
         """
         if isinstance(position, slice):
             return self._part(position)
+        if isinstance(position, str):
+            return self._field(position)
         if type(position) is not int:
             position = _as_position(position)
         count = len(self.keys)
@@ -108,6 +111,14 @@ class Batch:
             offsets.flags.writeable = self.offsets.flags.writeable
         return Batch(self.keys[low:high], offsets, self.values[first:last], self.kind, in_place=self.in_place)
 
+    def _field(self, name: str) -> Batch:
+        names = self.values.dtype.names
+        if names is None:
+            raise TypeError(f"a position is an integer or a slice: values of {self.values.dtype} have no fields")
+        if name not in names:
+            raise ValueError(f"the values of this batch have no field {name!r}; theirs are {', '.join(names)}")
+        return Batch(self.keys, self.offsets, self.values[name], self.kind, in_place=self.in_place)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
         """Refuse: NumPy would take a batch for a sequence of its pairs."""
         raise TypeError("a batch is not one array: take its values, keys, offsets or lengths")
@@ -116,7 +127,7 @@ class Batch:
         return f"Batch({len(self)} records, {len(self.values)} items of {self.values.dtype})"
 
     def reduce(self, ufunc: np.ufunc, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
-        """Reduce every record to one number.
+        r"""Reduce every record to one number.
 
         Parameters
         ----------
@@ -128,7 +139,7 @@ class Batch:
         Returns
         -------
         ndarray, shape (n,)
-            An empty record gives the ufunc's identity.
+            An empty record gives the ufunc's identity. Of a field that is an array, shape (n, \*shape).
 
         Raises
         ------
@@ -146,7 +157,7 @@ class Batch:
                 raise
             raise TypeError(
                 f"{ufunc.__name__} takes no values with the fields {', '.join(names)}; take one of them: "
-                f"batch.values[{names[0]!r}] has it of all records, which end where batch.offsets says"
+                f"batch[{names[0]!r}].reduce({ufunc.__name__})"
             ) from error
 
     def _reduced(self, ufunc: np.ufunc, dtype: npt.DTypeLike | None) -> npt.NDArray[Any]:
@@ -157,13 +168,13 @@ class Batch:
             result = ufunc.reduceat(self.values, starts, dtype=dtype)
             return result
         if not len(self.keys):
-            result = ufunc.reduce(self.values.reshape(0, 1), axis=1, dtype=dtype)
+            result = ufunc.reduce(self.values[:, np.newaxis], axis=1, dtype=dtype)
             return result
         if ufunc.identity is None:
             empty = int(self.keys[np.flatnonzero(~filled)[0]])
             raise ValueError(f"{ufunc.__name__} has no identity, and the record of key {empty} is empty")
         nothing = ufunc.reduce(self.values[:0], dtype=dtype)
-        result = np.full(len(self.keys), nothing)
+        result = np.full((len(self.keys), *np.shape(nothing)), nothing)
         if filled.any():
             result[filled] = ufunc.reduceat(self.values, starts[filled], dtype=dtype)
         return result

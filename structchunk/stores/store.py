@@ -270,8 +270,9 @@ class Store(RecordMapping[R], Generic[R]):
             Whatever has the Arrow PyCapsule interface: a pyarrow table, batch or reader, a Polars or pandas
             data frame, a DuckDB relation, another store. It has a column ``key`` of integers (of 128 bits
             too, or decimals that are whole) and one of the store's name, or just one other: of lists of any kind,
-            or in an object store of structs with its fields. Dictionaries, as of categories, stand for their
-            values.
+            or in an object store of structs with its fields. For an object store there may be a column for each
+            field in place of structs, as in what :meth:`to_pandas` returns. Dictionaries, as of categories, stand
+            for their values.
 
         Raises
         ------
