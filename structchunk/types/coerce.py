@@ -7,6 +7,7 @@ they could see it: masks and nulls vanish, columns and lists of several types be
 from __future__ import annotations
 
 import ctypes
+import datetime
 import functools
 import itertools
 import numbers
@@ -26,11 +27,12 @@ __all__ = ["as_source", "as_tuple", "check_names", "listed", "named_columns", "s
 
 _Array = npt.NDArray[Any]
 
-_ITEMS = (np.generic, numbers.Number, str, bytes)
+_ITEMS = (np.generic, numbers.Number, str, bytes, datetime.date, datetime.timedelta)
 _NOT_ITEMS = (ctypes.Structure, ctypes.Union, Mapping)
 _MASKED = "found masked values, which cannot be stored: fill them first"
-_OBJECTS = "SUV"
-"""Kinds of which pandas has Python objects, each of them taken as an item of a list is."""
+_LISTED = {"O": "SUVMm", "T": "SUM", "U": "M"}
+"""By the kind of an array, the kinds for which each of its items is taken as that of a list: text, bytes and times
+that others have as Python objects, strings of any length, and times that are text."""
 _ARRAY_PROTOCOLS = ("__array__", "__array_interface__", "__array_struct__")
 
 _remembered: Any = functools.lru_cache(maxsize=128)(object_schema)
@@ -126,8 +128,9 @@ def check_names(found: Iterable[str], names: tuple[str, ...], where: str) -> Non
 def _checked(array: _Array, values: object, dtype: np.dtype[Any], where: str) -> _Array:
     if is_masked(array):
         raise ValueError(f"{where}{_MASKED}")
-    if array.dtype.kind == "O" and array.ndim == 1 and dtype.kind in _OBJECTS:
-        return _from_list(array.tolist(), dtype, 1, where)
+    is_listed = array.ndim and dtype.names is None and dtype.kind in _LISTED.get(array.dtype.kind, "")
+    if is_listed and not are_lists(kind_of(values)):
+        return _from_list(array.tolist(), dtype, array.ndim, where)
     if array.dtype.kind == "O" and (array.size or not array.ndim):
         raise TypeError(f"{where}found {_described(array, values)}, expected values of {dtype}{_advice(values)}")
     if dtype.names and not array.dtype.names and array.size:

@@ -48,7 +48,9 @@ def as_items(values: object, dtype: np.dtype[Any]) -> _Array:
     values : array-like, 1-D
         An array, a list or another sequence, a range, a buffer, a ctypes array, or a column of pyarrow,
         Polars or pandas. For a structured dtype, an array with the same fields, or a list of tuples, dicts,
-        structured scalars or ctypes structures. Each item of a list is taken by its own type.
+        structured scalars or ctypes structures. Each item of a list is taken by its own type. Times are
+        also taken from ``datetime`` objects, and moments from text of ISO 8601; with a time zone, as they are in
+        UTC.
     dtype : numpy.dtype
         Of the store.
 
