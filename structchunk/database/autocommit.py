@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..chunks.heap import Heap
 from ..engine.staging import Staging
 from ..engine.storage import Storage
+from ..maintenance.stats import StoreStats
 from ..runs.extent import Extent, RowArray
 from ..runs.run import Run
 from .snapshot import Snapshot, SnapshotBinding
@@ -36,6 +37,9 @@ class Writable(Protocol):
 
     def snapshot(self) -> Snapshot:
         """Return the stores as of the last commit."""
+
+    def stats(self) -> dict[str, StoreStats]:
+        """Return what each store holds."""
 
 
 class OwnTransaction:
@@ -85,6 +89,10 @@ class AutocommitBinding:
         """Return how many records the store has."""
         self._database._check_open()
         return self._index.record_count(self.heap.store)
+
+    def figures(self) -> StoreStats | None:
+        """Return what the store holds, in bytes."""
+        return self._database.stats().get(self.heap.name)
 
     def version(self) -> int:
         """Return the number of the last commit."""

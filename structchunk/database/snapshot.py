@@ -45,6 +45,9 @@ class SnapshotBinding:
         """Return how many records the store has."""
         return self._snapshot._index_snapshot().record_count(self.heap.store)
 
+    def figures(self) -> None:
+        """Return None: the figures that are kept are those of the latest commit."""
+
     def version(self) -> int:
         """Return the same number always."""
         self._snapshot._index_snapshot()

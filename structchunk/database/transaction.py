@@ -125,6 +125,9 @@ class TransactionBinding:
         """Return how many records the store has."""
         return self.open_writer().record_count()
 
+    def figures(self) -> None:
+        """Return None: the figures that are kept are those of the latest commit."""
+
     def version(self) -> int:
         """Return a number that changes with every write."""
         return self.open_writer().changes

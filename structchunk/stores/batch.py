@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 import numpy as np
 import numpy.typing as npt
 
+from .notebook import batch_html
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -125,6 +127,10 @@ class Batch:
 
     def __repr__(self) -> str:
         return f"Batch({len(self)} records, {len(self.values)} items of {self.values.dtype})"
+
+    def _repr_html_(self) -> str:
+        """Return the batch, with its first records, for a notebook."""
+        return batch_html(self.keys, self.offsets, self.values, in_place=self.in_place)
 
     def reduce(self, ufunc: np.ufunc, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
         r"""Reduce every record to one number.

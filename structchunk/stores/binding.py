@@ -13,6 +13,7 @@ from ..errors import Error, MovedError
 from ..runs.extent import Extent, RowArray
 from ..runs.run import Run
 from .batches import MappedStore
+from .notebook import StoreFigures
 
 T = TypeVar("T")
 
@@ -87,6 +88,9 @@ class Binding(Protocol):
 
     def record_count(self) -> int:
         """Return how many records the store has."""
+
+    def figures(self) -> StoreFigures | None:
+        """Return what the store holds, in bytes, or None where only the latest commit has such figures."""
 
     def version(self) -> int:
         """Return a number that changes whenever the answers above may have."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import KeyNotFound
+from ..errors import Error, KeyNotFound
 from ..runs.extent import KEY_END, TOMBSTONE, RowArray, empty_rows
 from ..types.keys import as_bound, as_keys, distinct, keys_among
 from .batch import Batch
@@ -17,6 +17,7 @@ from .batches import BATCH_SIZE, batch_of, batch_of_runs, batches, check_batch_s
 from .binding import until_found
 from .join import KeyRanges, Swept, sweep
 from .mapping import RecordMapping
+from .notebook import note, store_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +43,14 @@ class Store(RecordMapping[R], Generic[R]):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle a store of a database that is open for reading as that and its name."""
         return operator.getitem, (self._binding.home(), self.name)
+
+    def _repr_html_(self) -> str:
+        """Return the store, with its size and chunks, for a notebook; it reads no record."""
+        try:
+            figures, count = self._binding.figures(), len(self)
+        except (Error, OSError):
+            return note(repr(self))  # which says why
+        return store_html(type(self).__name__, self.name, self._heap.schema, count, figures)
 
     # ------------------------------------------------------------------ bulk
 
