@@ -13,7 +13,7 @@ from ..runs.extent import KEY_END, intersect
 from ..runs.run import ArrayRun, Run, counts_between, joined, last_key, lockstep
 from ..types.keys import as_bound
 from .batch import Batch
-from .batches import aligned_batches, check_batch_size
+from .batches import MappedStore, aligned_batches, check_batch_size
 from .binding import Binding
 
 if TYPE_CHECKING:
@@ -88,11 +88,22 @@ def sweep(bindings: Sequence[Binding], names: Sequence[str], ranges: KeyRanges, 
     heaps = [bindings[number].heap for number in numbers]
     for runs in _collect(shared, batch_size // 2):
         if heaps:
-            for batches in aligned_batches(heaps, [runs[number] for number in numbers], batch_size):
+            wanted = [runs[number] for number in numbers]
+            for batches in aligned_batches(heaps, wanted, _step(heaps, wanted, batch_size)):
                 yield from _in_parts(batches)
         else:
             for first in range(0, len(runs[0]), batch_size):
                 yield runs[0].part(first, min(first + batch_size, len(runs[0]))).keys, ()
+
+
+def _step(heaps: Sequence[MappedStore], runs: Sequence[Run], batch_size: int) -> int:
+    """Return how many records a batch may have for its copies to be of the size of a part, on average."""
+    copied = [
+        int(run.rows["length"].sum()) * heap.item_size
+        for heap, run in zip(heaps, runs, strict=True)
+        if isinstance(run, ArrayRun)
+    ]
+    return max(1, min(batch_size, PART_SIZE * len(runs[0]) // max(sum(copied), 1)))
 
 
 def _in_parts(batches: tuple[Batch, ...]) -> Swept:

@@ -290,7 +290,7 @@ def _is_plain(values: Any) -> bool:
 
 def _to_list(values: Any) -> Any:
     """Return the method that lists the values of a series as plain objects, by its name in pyarrow or another."""
-    names = ("to_pylist", "to_list", "tolist")
+    names = ("to_pylist", "tolist", "to_list")
     return next((getattr(values, name) for name in names if hasattr(values, name)), None)
 
 
