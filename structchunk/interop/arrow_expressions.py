@@ -54,6 +54,9 @@ class Unknown:
 
 Node: TypeAlias = "Field | Literal | Call | Unknown"
 _Step = tuple[bytes, bytes]
+_pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)  # one of our own: others may declare theirs otherwise
+)
 _CHAINS = ("and_kleene", "or_kleene")
 
 
@@ -99,9 +102,7 @@ def _pickled(expression: Any) -> tuple[pa.RecordBatch, list[_Step]]:
 def _steps(schema: pa.Schema) -> list[_Step]:
     """Return the metadata of a schema in order, repeated names too, as Arrow's C data interface has them."""
     capsule = schema.__arrow_c_schema__()
-    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    exported = ctypes.cast(get_pointer(capsule, b"arrow_schema"), ctypes.POINTER(ctypes.c_void_p))
+    exported = ctypes.cast(_pointer_of(capsule, b"arrow_schema"), ctypes.POINTER(ctypes.c_void_p))
     place = exported[2]  # after the format and the name
     if not place:
         return []
