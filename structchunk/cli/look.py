@@ -13,9 +13,10 @@ import numpy.typing as npt
 import structchunk as sc
 
 from ..stores.mapping import schema_of
+from ..stores.notebook import size_text, type_text
 from ..types.schema import Schema, readable
 from .arguments import as_key, json_option, path_argument, printable, store_argument
-from .output import cell, counted, fits, plain, show, show_json, size_text, table, text, whole
+from .output import cell, counted, fits, plain, show, show_json, table, text, whole
 
 SHOWN_ITEMS = 8
 """How many items of an array `head` shows."""
@@ -55,24 +56,13 @@ def _document(stats: sc.StoreStats, schema: Schema) -> dict[str, Any]:
     return {"name": stats.name, "schema": schema.descriptor, **figures, "chunks": chunks}
 
 
-def _type_text(schema: Schema) -> str:
-    """Name a type: as NumPy does, or a class by its name."""
-    node = schema.descriptor
-    label = node.get("class") or (isinstance(node["type"], dict) and node["type"].get("class"))
-    dtype = schema.dtype.base
-    plain_name = dtype.str[1:] if dtype.kind in "SUV" else dtype.name  # S5 and not bytes40, which counts bits
-    name = label or ("struct" if dtype.names else plain_name)
-    lengths = ", ".join([":", *map(str, schema.dtype.shape)]) if schema.dtype.shape else ""
-    return f"{name}[{lengths}]" if schema.kind == "array" else str(name)
-
-
 def _show_stores(db: sc.Database, stores: list[tuple[sc.StoreStats, Schema]]) -> None:
     left = ("store", "type")
     rows = table(*left, "records", "live", "garbage", "disk", "chunks", left=left)
     for stats, schema in stores:
         sizes = map(size_text, (stats.live, stats.garbage, stats.disk_size))
         rows.add_row(
-            cell(stats.name), cell(_type_text(schema)), f"{stats.records:,}", *sizes, str(len(stats.chunks))
+            cell(stats.name), cell(type_text(schema)), f"{stats.records:,}", *sizes, str(len(stats.chunks))
         )
     total = size_text(sum(stats.disk_size for stats, _ in stores))
     head = cell(f"{db.path}: {counted(len(stores), 'store')}, {total} on disk")
@@ -84,7 +74,7 @@ def _show_store(stats: sc.StoreStats, schema: Schema) -> None:
     for path, what in readable(schema).items():
         if path:
             fields.add_row(cell(path), cell(what))
-    kind = f"{schema.kind} store of {_type_text(schema)}, {schema.item_size} bytes an item"
+    kind = f"{schema.kind} store of {type_text(schema)}, {schema.item_size} bytes an item"
     show(cell(f"{stats.name}: {kind}, {counted(stats.records, 'record')}"))
     if fields.row_count:
         show("", whole(fields))

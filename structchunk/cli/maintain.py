@@ -8,8 +8,9 @@ import click
 
 import structchunk as sc
 
+from ..stores.notebook import size_text
 from .arguments import json_option, one_line, path_argument
-from .output import cell, counted, show, show_json, size_text, table
+from .output import cell, counted, show, show_json, table
 from .progress import progress_bar
 
 

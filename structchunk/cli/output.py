@@ -87,14 +87,6 @@ def counted(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
-def size_text(size: int) -> str:
-    """Return a size as people read it."""
-    if size < 1024:
-        return f"{size} B"
-    power = min((size.bit_length() - 1) // 10, 6)
-    return f"{size / 1024**power:.1f} {'KMGTPE'[power - 1]}iB"
-
-
 # ---------------------------------------------------------------------- records
 
 

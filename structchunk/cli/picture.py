@@ -15,8 +15,9 @@ import structchunk as sc
 
 from ..database.database import chunk_maps
 from ..maintenance.chunk_map import KINDS, ChunkMap
+from ..stores.notebook import size_text
 from .arguments import json_option, path_argument, printable
-from .output import is_terminal, show, show_json, size_text
+from .output import is_terminal, show, show_json
 from .png import draw_png
 from .progress import progress_bar
 

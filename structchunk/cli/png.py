@@ -8,8 +8,8 @@ import numpy as np
 
 from ..errors import missing_extra
 from ..maintenance.chunk_map import KINDS, ChunkMap
+from ..stores.notebook import size_text
 from .arguments import printable
-from .output import size_text
 
 COLOURS = dict(zip(KINDS, ("#2a9d5c", "#e4572e", "#3d6fb6", "#e9e9e6"), strict=True))
 CELLS = 2000

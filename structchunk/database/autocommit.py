@@ -13,8 +13,10 @@ import numpy.typing as npt
 from ..chunks.heap import Heap
 from ..engine.staging import Staging
 from ..engine.storage import Storage
+from ..maintenance.stats import StoreStats
 from ..runs.extent import Extent, RowArray
 from ..runs.run import Run
+from .snapshot import Snapshot, SnapshotBinding
 from .transaction import Transaction, staging_of
 
 
@@ -32,6 +34,12 @@ class Writable(Protocol):
 
     def transaction(self) -> Transaction:
         """Begin a write transaction."""
+
+    def snapshot(self) -> Snapshot:
+        """Return the stores as of the last commit."""
+
+    def stats(self) -> dict[str, StoreStats]:
+        """Return what each store holds."""
 
 
 class OwnTransaction:
@@ -87,6 +95,10 @@ class AutocommitBinding:
         self._database._check_open()
         return self._index.record_count(self.heap.store)
 
+    def figures(self) -> StoreStats | None:
+        """Return what the store holds, in bytes."""
+        return self._database.stats().get(self.heap.name)
+
     def version(self) -> int:
         """Return the number of the last commit."""
         self._database._check_open()
@@ -95,6 +107,10 @@ class AutocommitBinding:
     def writing(self) -> OwnTransaction:
         """Return a transaction that is committed at the end."""
         return OwnTransaction(self._database, self.heap)
+
+    def at_one_commit(self) -> SnapshotBinding:
+        """Return what reads the store as of the last commit."""
+        return SnapshotBinding(self._database.snapshot(), self.heap)
 
     def home(self) -> Writable:
         """Return the database."""

@@ -15,7 +15,7 @@ from ..chunks.heap import Heap
 from ..disk import files
 from ..disk.paths import AnyPath
 from ..engine.storage import Storage
-from ..errors import ReadOnlyError, StoreNotFound
+from ..errors import Error, ReadOnlyError, StoreNotFound
 from ..maintenance.backup import copy_storage, destination
 from ..maintenance.chunk_map import ChunkMap, map_chunks
 from ..maintenance.compaction import CompactionReport, compact_index, compact_store
@@ -26,6 +26,7 @@ from ..process import leftovers
 from ..readers.read_storage import ReadStorage
 from ..stores.change import Change
 from ..stores.collection import StoreCollection, open_store
+from ..stores.notebook import database_html, note
 from ..types.schema import Schema
 from .autocommit import AutocommitBinding
 from .feed import Horizon, changes_since
@@ -82,6 +83,15 @@ class Database(StoreCollection):
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self._storage.heaps)} stores"
         return f"<Database {self.path!r}, mode {self._mode!r}, {state}>"
+
+    def _repr_html_(self) -> str:
+        """Return the stores, with their sizes and chunks, for a notebook; it reads no record."""
+        try:
+            stats, heaps = self.stats(), dict(self._storage.heaps)
+        except (Error, OSError) as error:
+            return note(f"{self!r}: {error}")
+        stores = [(name, heaps[name].schema, held) for name, held in stats.items() if name in heaps]
+        return database_html(self.path, self._mode, stores)
 
     def _check_open(self) -> None:
         """Raise ClosedError after :meth:`close`, and in a forked child."""

@@ -52,6 +52,9 @@ class SnapshotBinding:
         """Return how many records the store has."""
         return self._snapshot._index_snapshot().record_count(self.heap.store)
 
+    def figures(self) -> None:
+        """Return None: the figures that are kept are those of the latest commit."""
+
     def version(self) -> int:
         """Return the same number always."""
         self._snapshot._index_snapshot()
@@ -60,6 +63,10 @@ class SnapshotBinding:
     def writing(self) -> NoReturn:
         """Refuse."""
         raise ReadOnlyError("a snapshot cannot be written; write through the database or a transaction")
+
+    def at_one_commit(self) -> SnapshotBinding:
+        """Return this, which is."""
+        return self
 
     def home(self) -> Snapshot:
         """Return the snapshot."""

@@ -18,7 +18,7 @@ from ..chunks.allocator import Allocator
 from ..chunks.heap import Heap
 from ..engine.staging import Staging
 from ..engine.storage import Storage
-from ..errors import ClosedError, StoreNotFound
+from ..errors import ClosedError, Error, StoreNotFound
 from ..runs.extent import DROPPED, TOMBSTONE, Extent, RowArray
 from ..runs.run import Run, end_key, overlay_runs
 from ..stores.collection import StoreCollection, check_store_name
@@ -139,6 +139,9 @@ class TransactionBinding:
         """Return how many records the store has."""
         return self.open_writer().record_count()
 
+    def figures(self) -> None:
+        """Return None: the figures that are kept are those of the latest commit."""
+
     def version(self) -> int:
         """Return a number that changes with every write."""
         return self.open_writer().changes
@@ -147,6 +150,10 @@ class TransactionBinding:
     def writing(self) -> Iterator[Staging]:
         """Enter the transaction; leaving does not commit it."""
         yield self.open_writer()
+
+    def at_one_commit(self) -> NoReturn:
+        """Refuse: a transaction changes, and its thread would do so while others scan."""
+        raise Error("a transaction has no dataset, as threads of Arrow scan it: take the database's, or to_arrow()")
 
     def home(self) -> NoReturn:
         """Refuse."""

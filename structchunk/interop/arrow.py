@@ -6,6 +6,7 @@ offsets, as those of a batch) so that nothing is copied, and Polars takes them a
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import SchemaError
-from ..types.convert import as_items
+from ..types.convert import as_items, fill, from_columns
 from ..types.keys import as_keys
 from ..types.schema import Schema
 from .arrow_types import arrow_type, pa, to_arrow
@@ -28,7 +29,7 @@ from .arrow_values import (
     translated_errors,
 )
 
-__all__ = ["read_blocks", "record_batch", "record_batch_reader", "stream_schema"]
+__all__ = ["Records", "column_of", "read_blocks", "record_batch", "record_batch_reader", "stream_schema"]
 
 KEY = "key"
 
@@ -81,15 +82,18 @@ def _item_type(values: npt.NDArray[Any]) -> np.dtype[Any]:
 
 
 def _columns(schema: pa.Schema, batches: Sequence[Records]) -> pa.RecordBatch:
-    columns = [_column(batch, field.type) for batch, field in zip(batches, list(schema)[1:], strict=True)]
+    columns = [column_of(batch, field.type) for batch, field in zip(batches, list(schema)[1:], strict=True)]
     return pa.RecordBatch.from_arrays([pa.array(batches[0].keys), *columns], schema=schema)
 
 
-def _column(batch: Records, kind: pa.DataType) -> pa.Array:
-    values = to_arrow(batch.values, copy=batch.in_place)
-    if batch.kind == "object":
-        return values
-    return pa.LargeListArray.from_arrays(pa.array(batch.offsets), values, type=kind)
+def column_of(batch: Records, kind: pa.DataType) -> pa.Array:
+    """Return the records of a batch as a column of the type of its store; of objects, of the fields that it has."""
+    if batch.kind != "object":
+        values = to_arrow(batch.values, copy=batch.in_place)
+        return pa.LargeListArray.from_arrays(pa.array(batch.offsets), values)
+    names = [field.name for field in kind] if pa.types.is_struct(kind) else []
+    is_part = len(names) < len(batch.values.dtype.names or ())
+    return to_arrow(batch.values[names] if is_part else batch.values, copy=batch.in_place)
 
 
 # ---------------------------------------------------------------- from Arrow
@@ -103,7 +107,7 @@ def read_blocks(source: Any, name: str, schema: Schema) -> Iterator[Block]:
     source : object
         Whatever has the Arrow PyCapsule interface.
     name : str
-        The column, unless there is only one beside ``key``.
+        The column, unless there is only one beside ``key``; or, of an object store, there is one for each field.
     schema : Schema
         Of the store.
 
@@ -114,17 +118,29 @@ def read_blocks(source: Any, name: str, schema: Schema) -> Iterator[Block]:
     """
     with translated_errors(name):
         reader = _reader(source)
-        column = _choose_column(reader.schema.names, name)
-        keys, values = (pa.nulls(0, reader.schema.field(part).type) for part in (KEY, column))
-        _block(keys, values, schema, column)  # to check the types, even if there are no records
+        column = _choose_column(reader.schema, name, schema)
+        names = [other for other in reader.schema.names if other in (KEY, column) or column is None]
+        nothing = {name: pa.nulls(0, reader.schema.field(name).type) for name in names}
+        _block(nothing, schema, column)  # to check the types, even if there are no records
         for batch in reader:
-            yield _block(batch.column(KEY), batch.column(column), schema, column)
+            yield _block({name: batch.column(name) for name in names}, schema, column)
 
 
-def _block(keys: pa.Array, values: pa.Array, schema: Schema, path: str) -> Block:
-    numbers = _keys(keys)
-    items, lengths = _values(decoded(values), schema, path)
+def _block(columns: dict[str, pa.Array], schema: Schema, column: str | None) -> Block:
+    """Return the records of some columns: of one of them, or of a field in each."""
+    numbers = _keys(columns.pop(KEY))
+    if column is None:
+        records = from_columns(
+            [(name, decoded(array)) for name, array in columns.items()], schema.dtype, _fill_field
+        )
+        return numbers, records, np.ones(len(records), np.int64)
+    items, lengths = _values(decoded(columns[column]), schema, column)
     return numbers, as_items(items, schema.dtype), lengths
+
+
+def _fill_field(field: npt.NDArray[Any], array: pa.Array, path: str) -> None:
+    kind = np.dtype((field.dtype, field.shape[1:])) if field.ndim > 1 else field.dtype
+    fill(field, from_arrow(array, kind, path), f".{path}")
 
 
 def _reader(source: Any) -> pa.RecordBatchReader:
@@ -136,7 +152,7 @@ def _reader(source: Any) -> pa.RecordBatchReader:
         )
     try:
         if is_stream:
-            return pa.RecordBatchReader.from_stream(_without_wide_integers(source))
+            return pa.RecordBatchReader.from_stream(_with_nans(_without_wide_integers(source)))
         batch = pa.record_batch(source)
     except pa.ArrowInvalid as error:
         found = f"found {type(source).__name__}, expected an Arrow table, batch or stream of columns of known types"
@@ -161,6 +177,18 @@ def _without_wide_integers(source: Any) -> Any:
         raise ValueError(f"found an integer of 128 bits that neither a key nor a value can be: {error}") from error
 
 
+def _with_nans(source: Any) -> Any:
+    """Return a data frame of pandas as a table that has its NaNs, where Arrow would have nulls."""
+    pandas: Any = sys.modules.get("pandas")
+    if pandas is None or not isinstance(source, pandas.DataFrame) or not source.columns.is_unique:
+        return source
+    table = pa.Table.from_pandas(source)
+    for name, dtype in source.dtypes.items():
+        if isinstance(dtype, np.dtype) and dtype.kind == "f" and name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, pa.array(source[name].to_numpy()))
+    return table
+
+
 def _without_wide(kind: Any, polars: Any) -> Any:
     """Return a type of Polars with decimals for integers of 128 bits, within lists and structs too."""
     if str(kind) in ("Int128", "UInt128"):
@@ -174,14 +202,27 @@ def _without_wide(kind: Any, polars: Any) -> Any:
     return kind
 
 
-def _choose_column(found: Sequence[str], name: str) -> str:
-    others = [column for column in found if column != KEY]
-    if len(set(found)) == len(found) and KEY in found:
-        if name in others:
-            return name
-        if len(others) == 1:
-            return others[0]
-    raise ValueError(f"found the columns {', '.join(found)}; expected {KEY!r} and {name!r}, or one other beside it")
+def _choose_column(found: pa.Schema, name: str, schema: Schema) -> str | None:
+    """Return the column of the records, or None if each column beside ``key`` is one of their fields."""
+    others = [column for column in found.names if column != KEY]
+    if len(set(found.names)) == len(found.names) and KEY in found.names:
+        chosen = name if name in others else others[0] if len(others) == 1 else None
+        if schema.kind == "array" and chosen is not None:
+            return chosen
+        if schema.kind == "object" and others:
+            return chosen if chosen is not None and _are_records(found.field(chosen), schema.dtype) else None
+    expected = f"{KEY!r} and {name!r}, or one other beside it"
+    fields = ", or one for each field" if schema.kind == "object" else ""
+    raise ValueError(f"found the columns {', '.join(found.names)}; expected {expected}{fields}")
+
+
+def _are_records(column: pa.Field, dtype: np.dtype[Any]) -> bool:
+    """Tell whether a column is of structs, or is meant to be, as it has not the name of a field."""
+    kind = decoded(pa.nulls(0, column.type)).type
+    names = dtype.names or ()
+    is_field = re.split(r"[.\[]", column.name)[0] in names
+    has_fields = pa.types.is_struct(kind) and {field.name for field in kind} == set(names)
+    return bool(has_fields or pa.types.is_null(kind)) or not is_field
 
 
 def _keys(found: pa.Array) -> npt.NDArray[np.uint64]:

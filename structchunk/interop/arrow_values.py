@@ -7,7 +7,7 @@ batch for what its first one happened to hold.
 NumPy                                      Arrow
 =========================================  ====================================================================
 integers, floats, bool                     the same; for integers decimals too
-datetime64                                 timestamp (of a time zone: the UTC time), date
+datetime64                                 timestamp (of a time zone: the UTC time), date, strings (ISO 8601)
 timedelta64                                duration
 ``S`` and ``U``                            strings and binaries of all kinds
 ``V``                                      binaries
@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from ..errors import SchemaError
 from ..types.casts import exact
+from ..types.convert import as_items
 from .arrow_types import arrow_type, pa
 
 __all__ = [
@@ -129,6 +130,8 @@ def _way(kind: pa.DataType, dtype: np.dtype[Any]) -> _Take | None:
         return _from_binaries if _is_binary(kind, dtype) else None
     if _types.is_decimal(kind):
         return from_decimals if dtype.kind in "iu" else None
+    if dtype.kind == "M" and _is_text(kind):
+        return _from_iso
     return _from_numbers if _is_number(kind, dtype) else None
 
 
@@ -162,6 +165,13 @@ def _from_nulls(array: pa.Array, dtype: np.dtype[Any], path: str) -> _Array:
 def _from_numbers(array: pa.Array, dtype: np.dtype[Any], path: str) -> _Array:
     numbers: _Array = array.to_numpy(zero_copy_only=False)
     return numbers
+
+
+def _from_iso(array: pa.Array, dtype: np.dtype[Any], path: str) -> _Array:
+    try:
+        return as_items(array.fill_null("NaT").to_pylist(), dtype)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def from_decimals(array: pa.Array, dtype: np.dtype[Any], path: str) -> _Array:

@@ -223,6 +223,9 @@ class ShardedBinding:
         self._home._check_open()
         return sum(part.record_count for part in self._parts)
 
+    def figures(self) -> None:
+        """Return None: each shard has its own."""
+
     def version(self) -> int:
         """Return the same number always."""
         self._home._check_open()
@@ -239,6 +242,10 @@ class ShardedBinding:
 
     def live_array(self, extent: Extent) -> None:
         """Return None: nothing may be changed here."""
+
+    def at_one_commit(self) -> ShardedBinding:
+        """Return this: nobody writes to shards."""
+        return self
 
     def home(self) -> Any:
         """Return what gives this store by its name."""

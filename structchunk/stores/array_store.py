@@ -69,7 +69,8 @@ class ArrayStore(Store[Array]):
         ----------
         key : int
         values : array_like, shape (length,) or ``(length, *shape)``
-            Must convert to the store's dtype without changing a value; floats may be rounded.
+            Must convert to the store's dtype without changing a value; floats may be rounded. Times may be
+            ``datetime`` objects or text of ISO 8601; those with a time zone are stored as they are in UTC.
 
         Raises
         ------

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 import numpy as np
 import numpy.typing as npt
 
+from .notebook import batch_html
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -63,14 +65,15 @@ class Batch:
     @overload
     def __getitem__(self, position: int) -> npt.NDArray[Any]: ...
     @overload
-    def __getitem__(self, position: slice) -> Batch: ...
-    def __getitem__(self, position: int | slice) -> npt.NDArray[Any] | Batch:
-        """Return the values of the record at a position (not a key), or a batch of those in a slice.
+    def __getitem__(self, position: slice | str) -> Batch: ...
+    def __getitem__(self, position: int | slice | str) -> npt.NDArray[Any] | Batch:
+        """Return the values of the record at a position (not a key), a batch of those in a slice, or of one field.
 
         Parameters
         ----------
-        position : int or slice
-            Negative positions count from the end. A slice has no step.
+        position : int, slice or str
+            Negative positions count from the end. A slice has no step. Text is the name of a field of the values:
+            ``batch["x"].reduce(np.add)``.
 
         Returns
         -------
@@ -79,6 +82,8 @@ class Batch:
         """
         if isinstance(position, slice):
             return self._part(position)
+        if isinstance(position, str):
+            return self._field(position)
         if type(position) is not int:
             position = _as_position(position)
         count = len(self.keys)
@@ -108,6 +113,14 @@ class Batch:
             offsets = offsets - first
             offsets.flags.writeable = self.offsets.flags.writeable
         return Batch(self.keys[low:high], offsets, self.values[first:last], self.kind, in_place=self.in_place)
+
+    def _field(self, name: str) -> Batch:
+        names = self.values.dtype.names
+        if names is None:
+            raise TypeError(f"a position is an integer or a slice: values of {self.values.dtype} have no fields")
+        if name not in names:
+            raise ValueError(f"the values of this batch have no field {name!r}; theirs are {', '.join(names)}")
+        return Batch(self.keys, self.offsets, self.values[name], self.kind, in_place=self.in_place)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
         """Refuse: NumPy would take a batch for a sequence of its pairs."""
@@ -141,8 +154,12 @@ class Batch:
         length = int(lengths[0]) if count else 0
         return self.values.reshape(count, length, *self.values.shape[1:])
 
+    def _repr_html_(self) -> str:
+        """Return the batch, with its first records, for a notebook."""
+        return batch_html(self.keys, self.offsets, self.values, in_place=self.in_place)
+
     def reduce(self, ufunc: np.ufunc, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
-        """Reduce every record to one number, or if items have a shape, to one array of that shape.
+        r"""Reduce every record to one number, or if items have a shape, to one array of that shape.
 
         Parameters
         ----------
@@ -153,8 +170,8 @@ class Batch:
 
         Returns
         -------
-        ndarray, shape (n,) or ``(n, *shape)``
-            An empty record gives the ufunc's identity.
+        ndarray, shape (n,) or (n, \*shape)
+            An empty record gives the ufunc's identity. Of a field that is an array, the shape is the field's.
 
         Raises
         ------
@@ -172,7 +189,7 @@ class Batch:
                 raise
             raise TypeError(
                 f"{ufunc.__name__} takes no values with the fields {', '.join(names)}; take one of them: "
-                f"batch.values[{names[0]!r}] has it of all records, which end where batch.offsets says"
+                f"batch[{names[0]!r}].reduce({ufunc.__name__})"
             ) from error
 
     def _reduced(self, ufunc: np.ufunc, dtype: npt.DTypeLike | None) -> npt.NDArray[Any]:

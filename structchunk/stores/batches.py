@@ -16,6 +16,8 @@ from ..runs.run import ArrayRun, Run, are_seldom
 from ..types.schema import Schema
 from .batch import Batch
 
+BATCH_SIZE = 1 << 16
+"""Records in a batch, at most, unless the caller asks for others."""
 COPY_SIZE = 64 << 20
 """A scan copies no more bytes than this into one batch."""
 
@@ -37,6 +39,13 @@ class MappedStore(Mapped, Protocol):
 
     def array(self, extent: Extent) -> npt.NDArray[Any]:
         """Return an extent's items, read-only, without a copy."""
+
+
+def check_batch_size(batch_size: int) -> int:
+    """Return how many records a batch may have, if it may have any."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    return batch_size
 
 
 def batch_of(heap: MappedStore, rows: RowArray) -> Batch:

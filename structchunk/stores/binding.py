@@ -13,6 +13,7 @@ from ..errors import Error, MovedError
 from ..runs.extent import Extent, RowArray
 from ..runs.run import Run
 from .batches import MappedStore
+from .notebook import StoreFigures
 
 T = TypeVar("T")
 
@@ -91,6 +92,9 @@ class Binding(Protocol):
     def record_count(self) -> int:
         """Return how many records the store has."""
 
+    def figures(self) -> StoreFigures | None:
+        """Return what the store holds, in bytes, or None where only the latest commit has such figures."""
+
     def version(self) -> int:
         """Return a number that changes whenever the answers above may have."""
 
@@ -99,6 +103,9 @@ class Binding(Protocol):
 
     def open_writer(self) -> Writer | None:
         """Return what the open transaction writes through, or None outside of one."""
+
+    def at_one_commit(self) -> Binding:
+        """Return what reads the store as of one commit, in any thread; raise Error where nothing can."""
 
     def home(self) -> Any:
         """Return the database; raise TypeError where what is seen of it could not be found again."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 import numpy as np
@@ -12,14 +13,16 @@ from ..errors import ReadOnlyError, StoreExists, StoreNotFound
 from ..types.schema import Schema, array_schema, check_same, object_schema
 from .array_store import ArrayStore
 from .batch import Batch
+from .batches import BATCH_SIZE
 from .binding import Binding
-from .join import scan_aligned, scan_arrow
+from .join import KeyRanges, Swept, scan_aligned, scan_arrow, sweep
 from .mapping import heap_of
 from .object_store import ObjectStore
-from .store import BATCH_SIZE, Store
+from .store import Store
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow.dataset import Dataset
 
 AnyStore: TypeAlias = Any
 """An ArrayStore or an ObjectStore: which one, only the database knows."""
@@ -210,6 +213,40 @@ class StoreCollection(abc.ABC):
             As ``Store.to_arrow``.
         """
         return scan_arrow(self._aligned(names), start, stop, batch_size)
+
+    def dataset(self, *names: str) -> Dataset:
+        """Return stores side by side, an inner join on their keys, as a dataset of Arrow.
+
+        Parameters
+        ----------
+        *names : str
+            Stores, of any kind; no store twice.
+
+        Returns
+        -------
+        pyarrow.dataset.Dataset
+            With ``key`` and a column for each store. See ``Store.dataset``: DuckDB, Polars and pyarrow push filters
+            and columns down to it. All keys are joined, whichever columns are read.
+
+        Raises
+        ------
+        StoreNotFound, ValueError
+            As :meth:`scan`; or a store is named twice.
+        SchemaError, ImportError, Error
+            As ``Store.dataset``.
+        """
+        from ..interop.dataset import StoreDataset  # noqa: PLC0415
+
+        stores = {one.heap.name: one.heap.schema for one in self._at_commit(names)}
+        if len(stores) < len(names) or not names:
+            raise ValueError("name at least one store, and none twice, as its column has one name only")
+        return StoreDataset(stores, partial(self._sweep, names), (type(self).dataset, (self, *names)))
+
+    def _at_commit(self, names: tuple[str, ...]) -> list[Binding]:
+        return [binding.at_one_commit() for binding in self._aligned(names)]
+
+    def _sweep(self, joined: tuple[str, ...], names: Sequence[str], ranges: KeyRanges, batch_size: int) -> Swept:
+        return sweep(self._at_commit(joined), names, ranges, batch_size)
 
 
 def open_store(stores: StoreCollection, name: str, schema: Schema) -> AnyStore:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from ..runs.extent import KEY_END, intersect
 from ..runs.run import ArrayRun, Run, counts_between, joined, last_key, lockstep
 from ..types.keys import as_bound
 from .batch import Batch
-from .batches import aligned_batches
+from .batches import MappedStore, aligned_batches, check_batch_size
 from .binding import Binding
-from .store import check_batch_size
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+KeyRanges: TypeAlias = Sequence[tuple[int, int]]
+Swept: TypeAlias = Iterator[tuple[npt.NDArray[np.uint64], tuple[Batch, ...]]]
+
+PART_SIZE = 16 << 20
+"""Bytes of records that a sweep hands out at once, unless one record has more: readers hold several."""
 
 
 def scan_aligned(
@@ -55,6 +63,55 @@ def scan_arrow(
     if len(stores) < len(bindings):
         raise ValueError("a store is named twice; its column has one name only")
     return record_batch_reader(stores, scan)
+
+
+def sweep(bindings: Sequence[Binding], names: Sequence[str], ranges: KeyRanges, batch_size: int) -> Swept:
+    """Sweep ranges of the keys that all of some stores have, with the records of those that are named.
+
+    Parameters
+    ----------
+    bindings : sequence of Binding
+        Each as of one commit.
+    names : sequence of str
+    ranges : sequence of (int, int)
+        Ascending.
+    batch_size : int
+        Records in a batch, at most.
+
+    Yields
+    ------
+    tuple of ndarray and tuple of Batch
+        Keys, and a batch for each name.
+    """
+    shared = chain.from_iterable(_join([one.runs(start, stop) for one in bindings]) for start, stop in ranges)
+    numbers = [[one.heap.name for one in bindings].index(name) for name in names]
+    heaps = [bindings[number].heap for number in numbers]
+    for runs in _collect(shared, batch_size // 2):
+        if heaps:
+            wanted = [runs[number] for number in numbers]
+            for batches in aligned_batches(heaps, wanted, _step(heaps, wanted, batch_size)):
+                yield from _in_parts(batches)
+        else:
+            for first in range(0, len(runs[0]), batch_size):
+                yield runs[0].part(first, min(first + batch_size, len(runs[0]))).keys, ()
+
+
+def _step(heaps: Sequence[MappedStore], runs: Sequence[Run], batch_size: int) -> int:
+    """Return how many records a batch may have for its copies to be of the size of a part, on average."""
+    copied = [
+        int(run.rows["length"].sum()) * heap.item_size
+        for heap, run in zip(heaps, runs, strict=True)
+        if isinstance(run, ArrayRun)
+    ]
+    return max(1, min(batch_size, PART_SIZE * len(runs[0]) // max(sum(copied), 1)))
+
+
+def _in_parts(batches: tuple[Batch, ...]) -> Swept:
+    """Cut batches that have many bytes."""
+    ends = np.sum([batch.offsets * batch.values.itemsize for batch in batches], axis=0)
+    marks = np.searchsorted(ends, np.arange(PART_SIZE, ends[-1], PART_SIZE))
+    for low, high in pairwise(np.unique([0, *marks, len(ends) - 1]).tolist()):
+        yield batches[0].keys[low:high], tuple(batch[low:high] for batch in batches)
 
 
 def _batches(bindings: Sequence[Binding], start: int, stop: int, batch_size: int) -> Iterator[tuple[Batch, ...]]:

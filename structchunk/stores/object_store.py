@@ -144,8 +144,16 @@ class ObjectStore(Store[T], Generic[T]):
         Parameters
         ----------
         keys : array_like of int, shape (n,)
-        records : structured array, shape (n,), or sequence
-            As ``records()`` returns them, or a sequence of what ``put`` takes.
+        records : structured array, shape (n,), sequence or columns
+            As ``records()`` returns them, or a sequence of what ``put`` takes. Or a column of `n` values for each
+            field: a dict of arrays, a data frame of pandas or Polars, an Arrow table. What is within a field may
+            have columns of its own, named as :meth:`to_pandas` names them, so that
+            ``put_many(frame.index, frame)`` stores what it returned.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A value does not fit, a column is missing, is one too many, or has another length; nothing was changed.
         """
         numbers = as_keys(keys)
         rows = as_records(records, self._heap.schema)

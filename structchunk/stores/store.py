@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import KeyNotFound
+from ..errors import Error, KeyNotFound
 from ..runs.extent import KEY_END, TOMBSTONE, RowArray, empty_rows
 from ..types.keys import as_bound, as_keys, distinct, keys_among
 from .batch import Batch
-from .batches import batch_of, batch_of_found, batch_of_runs, batches
+from .batches import BATCH_SIZE, batch_of, batch_of_found, batch_of_runs, batches, check_batch_size
 from .binding import until_found
+from .join import KeyRanges, Swept, sweep
 from .mapping import RecordMapping
+from .notebook import note, store_html
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    from pyarrow.dataset import Dataset
 
 R = TypeVar("R")
 Missing: TypeAlias = Literal["raise", "skip", "empty"]
-BATCH_SIZE = 1 << 16
 
 
 class Store(RecordMapping[R], Generic[R]):
@@ -42,6 +44,14 @@ class Store(RecordMapping[R], Generic[R]):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle a store of a database that is open for reading as that and its name."""
         return operator.getitem, (self._binding.home(), self.name)
+
+    def _repr_html_(self) -> str:
+        """Return the store, with its size and chunks, for a notebook; it reads no record."""
+        try:
+            figures, count = self._binding.figures(), len(self)
+        except (Error, OSError):
+            return note(repr(self))  # which says why
+        return store_html(type(self).__name__, self.name, self._heap.schema, count, figures)
 
     # ------------------------------------------------------------------ bulk
 
@@ -231,6 +241,45 @@ class Store(RecordMapping[R], Generic[R]):
 
         return stream_schema({self.name: self._heap.schema}).__arrow_c_schema__()
 
+    def dataset(self) -> Dataset:
+        """Return the store as a dataset of Arrow, which DuckDB, Polars and pyarrow push their filters down to.
+
+        Returns
+        -------
+        pyarrow.dataset.Dataset
+            With the columns of :meth:`to_arrow`, but for ``S``, which is text here.
+
+        Raises
+        ------
+        SchemaError, ImportError
+            As :meth:`to_arrow`.
+        Error
+            The store is one of a transaction.
+
+        Notes
+        -----
+        ``duckdb.sql("select ... from dataset where key between 5 and 9")`` and
+        ``polars.scan_pyarrow_dataset(dataset).filter(...)`` read the keys from 5 to 9 only: of a filter,
+        comparisons of ``key`` with integers by ``=``, ``<>``, ``<``, ``<=``, ``>``, ``>=``, ``between`` and ``in``,
+        under ``and``, ``or`` and ``not``, become ranges of keys. The rest of it is applied to each batch, exactly.
+        Only the columns that are named are read, and of objects the fields (``columns=["points.x"]``, or those that
+        an expression names; SQL asks for a whole column).
+
+        It can be scanned any number of times, by several threads; each scan is of one commit, the latest one when
+        it begins, in constant memory; ``sort_by`` is done in memory, and Arrow joins no lists or structs. Where the
+        store can be pickled, so can the dataset.
+
+        Bytes of ``S`` that are no UTF-8 are a ValueError in the scan that reads them; :meth:`to_arrow` has them as
+        binary.
+        """
+        from ..interop.dataset import StoreDataset  # noqa: PLC0415
+
+        self._binding.at_one_commit()  # raises where there is none
+        return StoreDataset({self.name: self._heap.schema}, self._sweep, (Store.dataset, (self,)))
+
+    def _sweep(self, names: Sequence[str], ranges: KeyRanges, batch_size: int) -> Swept:
+        return sweep([self._binding.at_one_commit()], names, ranges, batch_size)
+
     def from_arrow(self, source: Any) -> None:
         """Store the records of an Arrow stream, in one transaction; of equal keys the last one stays.
 
@@ -240,8 +289,9 @@ class Store(RecordMapping[R], Generic[R]):
             Whatever has the Arrow PyCapsule interface: a pyarrow table, batch or reader, a Polars or pandas
             data frame, a DuckDB relation, another store. It has a column ``key`` of integers (of 128 bits
             too, or decimals that are whole) and one of the store's name, or just one other: of lists of any kind,
-            or in an object store of structs with its fields. Dictionaries, as of categories, stand for their
-            values.
+            or in an object store of structs with its fields. For an object store there may be a column for each
+            field in place of structs, as in what :meth:`to_pandas` returns. Dictionaries, as of categories, stand
+            for their values.
 
         Raises
         ------
@@ -306,10 +356,3 @@ def check_missing(missing: object, kind: str) -> None:
         raise ValueError(f"missing is 'raise', 'skip' or 'empty', found {missing!r}")
     if missing == "empty" and kind == "object":
         raise ValueError("an object cannot be empty: with missing='skip' batch.keys has those that were found")
-
-
-def check_batch_size(batch_size: int) -> int:
-    """Return how many records a batch may have, if it may have any."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-    return batch_size

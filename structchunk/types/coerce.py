@@ -7,6 +7,7 @@ they could see it: masks and nulls vanish, columns and lists of several types be
 from __future__ import annotations
 
 import ctypes
+import datetime
 import functools
 import itertools
 import numbers
@@ -22,13 +23,16 @@ from .items import REALS, from_groups, from_items
 from .keys import modular
 from .schema import ITEMS, Schema, object_schema
 
-__all__ = ["as_source", "as_tuple", "check_names", "is_list", "schema_of"]
+__all__ = ["as_source", "as_tuple", "check_names", "is_list", "listed", "named_columns", "schema_of"]
 
 _Array = npt.NDArray[Any]
 
-_ITEMS = (np.generic, numbers.Number, str, bytes)
+_ITEMS = (np.generic, numbers.Number, str, bytes, datetime.date, datetime.timedelta)
 _NOT_ITEMS = (ctypes.Structure, ctypes.Union, Mapping)
 _MASKED = "found masked values, which cannot be stored: fill them first"
+_LISTED = {"O": "SUVMm", "T": "SUM", "U": "M"}
+"""By the kind of an array, the kinds for which each of its items is taken as that of a list: text, bytes and times
+that others have as Python objects, strings of any length, and times that are text."""
 _ARRAY_PROTOCOLS = ("__array__", "__array_interface__", "__array_struct__")
 
 _remembered: Any = functools.lru_cache(maxsize=128)(object_schema)
@@ -124,6 +128,9 @@ def check_names(found: Iterable[str], names: tuple[str, ...], where: str) -> Non
 def _checked(array: _Array, values: object, dtype: np.dtype[Any], where: str) -> _Array:
     if is_masked(array):
         raise ValueError(f"{where}{_MASKED}")
+    is_listed = array.ndim and dtype.names is None and dtype.kind in _LISTED.get(array.dtype.kind, "")
+    if is_listed and not are_lists(kind_of(values)):
+        return _from_list(array.tolist(), dtype, array.ndim, where)
     if array.dtype.kind == "O" and (array.size or not array.ndim):
         raise TypeError(f"{where}found {_described(array, values)}, expected values of {dtype}{_advice(values)}")
     if dtype.names and not array.dtype.names and array.size:
@@ -252,9 +259,9 @@ def _from_library(values: Any, dtype: np.dtype[Any], ndim: int, where: str) -> _
     """Return what another library makes an array of, if it does so without a change."""
     if _is_plain(values):
         return _checked(array_of(values, where), values, dtype, where)
-    columns = _columns_of(values)
+    columns = named_columns(values)
     if columns is not None and dtype.names is None:
-        return _from_columns(columns, len(values), dtype, where)
+        return _from_columns([column for _, column in columns], len(values), dtype, where)
     if dtype.kind not in "mM" and has_nulls(values):  # of times they are NaT
         raise _nulls(where)
     to_list = _to_list(values) if dtype.kind in "SU" or are_wide(values) else None
@@ -283,21 +290,32 @@ def _is_plain(values: Any) -> bool:
 
 def _to_list(values: Any) -> Any:
     """Return the method that lists the values of a series as plain objects, by its name in pyarrow or another."""
-    names = ("to_pylist", "to_list", "tolist")
+    names = ("to_pylist", "tolist", "to_list")
     return next((getattr(values, name) for name in names if hasattr(values, name)), None)
 
 
-def _columns_of(frame: Any) -> list[Any] | None:
-    """Return the columns of a table or data frame, of which an array would have one type; else None."""
-    if hasattr(getattr(frame, "dtype", None), "fields"):  # a series of structs of Polars
-        frame = frame.struct.unnest()
-    if hasattr(frame, "get_columns"):  # Polars
-        return list(frame.get_columns())
-    if hasattr(frame, "iloc") and getattr(frame, "ndim", 1) == 2:  # pandas
-        return [frame.iloc[:, number] for number in range(frame.shape[1])]
-    if hasattr(frame, "column_names") and hasattr(frame, "itercolumns"):  # pyarrow
-        return list(frame.itercolumns())
+def named_columns(values: Any) -> list[tuple[str, Any]] | None:
+    """Return the columns of a dict, a table, a data frame or a column of structs by their names; else None."""
+    if isinstance(values, Mapping):
+        return list(values.items())
+    if hasattr(getattr(values, "dtype", None), "fields") and hasattr(values, "struct"):  # a series of Polars
+        values = values.struct.unnest()
+    if hasattr(values, "get_columns"):  # Polars
+        return list(zip(values.columns, values.get_columns(), strict=True))
+    if hasattr(values, "iloc") and getattr(values, "ndim", 1) == 2:  # pandas
+        return [(name, values.iloc[:, number]) for number, name in enumerate(values.columns)]
+    if hasattr(values, "column_names") and hasattr(values, "itercolumns"):  # pyarrow
+        return list(zip(values.column_names, values.itercolumns(), strict=True))
+    if hasattr(getattr(values, "type", None), "get_all_field_indices"):  # structs of pyarrow
+        return list(zip([field.name for field in values.type], values.flatten(), strict=True))
     return None
+
+
+def listed(values: Any) -> Any:
+    """Return a column of lists or of Python objects as a list, of which each item is taken by its own type."""
+    is_plain_object = getattr(values, "dtype", None) == np.dtype(object)
+    to_list = _to_list(values) if is_plain_object or are_lists(kind_of(values)) else None
+    return values if to_list is None else to_list()
 
 
 def _from_columns(columns: list[Any], count: int, dtype: np.dtype[Any], where: str) -> _Array:

@@ -7,7 +7,8 @@ through, with the padding that its owner gave it.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,22 @@ import numpy.typing as npt
 
 from ..errors import SchemaError
 from .casts import exact, is_exact, refuse
-from .coerce import as_source, as_tuple, check_names, schema_of
+from .coerce import as_source, as_tuple, check_names, listed, named_columns, schema_of
 from .keys import as_key, as_keys
 from .objects import path_of
 from .schema import ITEMS, Schema, explain_difference
 
-__all__ = ["as_array", "as_items", "as_key", "as_keys", "as_new", "as_record", "as_records"]
+__all__ = [
+    "as_array",
+    "as_items",
+    "as_key",
+    "as_keys",
+    "as_new",
+    "as_record",
+    "as_records",
+    "fill",
+    "from_columns",
+]
 
 _Array = npt.NDArray[Any]
 
@@ -36,7 +47,9 @@ def as_items(values: object, dtype: np.dtype[Any]) -> _Array:
     values : array-like, 1-D; with the dimensions of an item, if items have a shape
         An array, a list or another sequence, a range, a buffer, a ctypes array, or a column of pyarrow,
         Polars or pandas. For a structured dtype, an array with the same fields, or a list of tuples, dicts,
-        structured scalars or ctypes structures. Each item of a list is taken by its own type.
+        structured scalars or ctypes structures. Each item of a list is taken by its own type. Times are
+        also taken from ``datetime`` objects, and moments from text of ISO 8601; with a time zone, as they are in
+        UTC.
     dtype : numpy.dtype
         Of the store.
 
@@ -85,7 +98,7 @@ def as_array(values: object, dtype: np.dtype[Any], ndim: int) -> _Array:
     if source.dtype == base and source.flags.c_contiguous:
         return np.ascontiguousarray(source)
     out = np.zeros(source.shape, base)
-    _fill(out, source, "")
+    fill(out, source, "")
     return out
 
 
@@ -130,7 +143,8 @@ def as_records(records: object, schema: Schema) -> _Array:
     ----------
     records : array-like, 1-D
         A structured array with the same fields, a ctypes array of instances, or an iterable of whatever
-        `as_record` takes. For an array type also an array of one dimension more.
+        `as_record` takes. For an array type also an array of one dimension more. Or columns, as
+        `from_columns` takes them: a dict, a data frame, a table, a column of structs.
     schema : Schema
         Of an object store.
 
@@ -146,8 +160,11 @@ def as_records(records: object, schema: Schema) -> _Array:
     """
     if isinstance(records, np.ndarray):
         return _wrapped(records, schema) if _is_wrapped(records, schema) else as_items(records, schema.dtype)
-    if isinstance(records, (Mapping, str, bytes, ctypes.Structure)):
-        raise TypeError(f"found {type(records).__name__}, expected a sequence of records")
+    columns = named_columns(records)
+    if columns is not None:
+        return from_columns(columns, schema.dtype)
+    if isinstance(records, (str, bytes, ctypes.Structure)):
+        raise TypeError(f"found {type(records).__name__}, expected a sequence of records, or columns")
     rows: list[Any] = list(records)  # type: ignore[call-overload]
     if any(isinstance(row, (ctypes.Structure, ctypes.Array)) or _is_wrapped(row, schema) for row in rows):
         same = all(type(row) is schema.ctype for row in rows)
@@ -186,6 +203,83 @@ def as_new(fields: Mapping[str, Any], cls: type[Any], dtype: np.dtype[Any]) -> _
     return out
 
 
+def from_columns(
+    columns: Iterable[tuple[str, Any]], dtype: np.dtype[Any], take: Callable[[_Array, Any, str], None] | None = None
+) -> _Array:
+    """Return columns as a structured array.
+
+    Parameters
+    ----------
+    columns : iterable of (str, array_like)
+        One for each field, all of one length. In place of a field with fields, or of one that is an array, there
+        may be columns for what is in it, named as ``Store.to_pandas`` names them: ``position.x``, ``v[0]``.
+    dtype : numpy.dtype
+        Of the store, with fields.
+    take : callable, optional
+        Stores the values of a column into the zeroed field, exactly; by default as `as_items` takes them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        There are other columns, or they are of unequal length; or as `as_items`.
+    """
+    found = [part for name, column in columns for part in _flat(name, column)]
+    lengths = {len(column): name for name, column in found}
+    if len(lengths) > 1:
+        shown = ", ".join(f"{count} in {name!r}" for count, name in lengths.items())
+        raise ValueError(f"found columns of unequal length, {shown}; every record has all fields")
+    left = dict(found)
+    out = np.zeros(next(iter(lengths), 0), dtype)
+    missing = [path for path, field in _leaves(out, "", left) if not _take(field, left, path, take)]
+    if missing or left or len({name for name, _ in found}) < len(found):
+        names = ", ".join(str(name) for name, _ in found)
+        wanted = f"; there is none for {', '.join(missing)}" if missing else ""
+        raise ValueError(f"found the columns {names}, expected {', '.join(dtype.names or ())}{wanted}")
+    return out
+
+
+def _flat(name: str, column: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a column, or those that it has within."""
+    inner = named_columns(column)
+    if inner is not None:
+        for part, values in inner:
+            yield from _flat(f"{name}.{part}", values)
+    elif isinstance(column, (str, bytes)) or not isinstance(column, Iterable):
+        raise TypeError(f"{_prefix(f'.{name}')}found a single {type(column).__name__}, expected a column of values")
+    else:
+        yield name, column if hasattr(column, "__len__") else list(column)
+
+
+def _leaves(out: _Array, path: str, columns: Mapping[str, Any]) -> Iterator[tuple[str, _Array]]:
+    """Yield the fields that have a column, and of the others what is in them."""
+    if path in columns or (out.ndim == 1 and out.dtype.names is None):
+        yield path, out
+    elif out.ndim > 1:
+        for place in itertools.product(*map(range, out.shape[1:])):
+            items = np.moveaxis(out, 0, -1)[place]
+            yield from _leaves(items, f"{path}[{','.join(map(str, place))}]", columns)
+    else:
+        for name in out.dtype.names or ():
+            yield from _leaves(out[name], f"{path}.{name}" if path else name, columns)
+
+
+def _take(field: _Array, columns: dict[str, Any], path: str, take: Callable[..., None] | None) -> bool:
+    """Store a column into a field, and tell whether there is one."""
+    if path not in columns:
+        return False
+    (take or _take_column)(field, columns.pop(path), path)
+    return True
+
+
+def _take_column(field: _Array, column: Any, path: str) -> None:
+    values = listed(column)
+    if isinstance(values, (list, tuple)):
+        if len(values):
+            _fill_column(field, values, field.shape[:1], f".{path}")
+    else:
+        fill(field, as_source(values, field.dtype, field.ndim, _prefix(f".{path}")), f".{path}")
+
+
 def _check_same(obj: Any, schema: Schema) -> None:
     given = schema_of(obj)
     if given != schema:
@@ -202,12 +296,12 @@ def _is_wrapped(values: object, schema: Schema) -> bool:
 def _wrapped(values: Any, schema: Schema) -> _Array:
     out = np.zeros(len(values), schema.dtype)
     items = out[ITEMS]
-    _fill(items, as_source(values, items.dtype, items.ndim), "")
+    fill(items, as_source(values, items.dtype, items.ndim), "")
     return out
 
 
-def _fill(out: _Array, source: _Array, path: str) -> None:
-    """Store values into zeroed memory, field by field, so that padding stays zero."""
+def fill(out: _Array, source: _Array, path: str) -> None:
+    """Store values into zeroed memory, exactly, field by field, so that padding stays zero."""
     if source.shape != out.shape:
         raise ValueError(f"{_prefix(path)}found values of shape {source.shape}, expected {out.shape}")
     if source.size == 0:
@@ -217,7 +311,7 @@ def _fill(out: _Array, source: _Array, path: str) -> None:
     elif source.dtype.names is not None:
         check_names(source.dtype.names, out.dtype.names, _prefix(path))
         for name in out.dtype.names:
-            _fill(out[name], source[name], f"{path}.{name}")
+            fill(out[name], source[name], f"{path}.{name}")
     else:
         _fill_records(out, source, path)
 
@@ -238,7 +332,7 @@ def _fill_column(field: _Array, column: Sequence[Any], shape: tuple[int, ...], p
     where = _prefix(path)
     values = [_as_char(item, where) for item in column] if field.dtype == _CHAR else list(column)
     source = as_source(values, field.dtype, field.ndim - len(shape) + 1, where)
-    _fill(field, source.reshape(shape + source.shape[1:]), path)
+    fill(field, source.reshape(shape + source.shape[1:]), path)
 
 
 def _as_char(item: Any, where: str) -> Any:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .casts import EXACT_UP_TO, exact, refuse
+from .times import LENGTHS, MOMENTS, as_time
 
 __all__ = ["REALS", "from_groups", "from_items"]
 
@@ -216,6 +217,8 @@ def _voids(items: _Items, dtype: np.dtype[Any], where: str) -> _Array:
 
 
 def _times(items: _Items, dtype: np.dtype[Any], where: str) -> _Array:
+    if any(not issubclass(kind, np.generic) or issubclass(kind, str) for kind in set(map(type, items))):
+        items = [as_time(item, where) for item in items]
     units = list(map(operator.attrgetter("dtype"), items))
     return from_groups(items, units, np.array, dtype, where)
 
@@ -225,7 +228,7 @@ _TAKEN: dict[str, Any] = {
     "S": (str, bytes),
     "U": (str, bytes),
     "V": (bytes, np.void),
-    "M": np.datetime64,
-    "m": np.timedelta64,
+    "M": MOMENTS,
+    "m": LENGTHS,
 }
-_EXPECTED = {"S": "text for", "U": "text for", "V": "bytes for"}
+_EXPECTED = {"S": "text for", "U": "text for", "V": "bytes for", "M": "times for", "m": "timedeltas for"}

@@ -16,14 +16,14 @@ import structchunk as sc
 from structchunk.shards.writing import finish, make_shard, new_directory
 from structchunk.types.schema import array_schema
 
-COLLECTION = "array_store object_store scan to_arrow"
+COLLECTION = "array_store dataset object_store scan to_arrow"
 DATABASE = f"""
     {COLLECTION} changes checkpoint close closed compact drop_store first_change last_commit mode path refresh
     snapshot stats sync transaction verify wait
 """
 STORE = """
-    clear contains_many cursor delete delete_many delete_range dtype first_key from_arrow get get_many items keys
-    last_key name new pop popitem put put_many read scan setdefault to_arrow to_pandas update values
+    clear contains_many cursor dataset delete delete_many delete_range dtype first_key from_arrow get get_many items
+    keys last_key name new pop popitem put put_many read scan setdefault to_arrow to_pandas update values
 """
 API = {
     "Database": DATABASE,

@@ -46,6 +46,7 @@ FOLDERS: dict[str, set[str]] = {
         "maintenance.chunk_map",
         "stores.collection",
         "stores.mapping",
+        "stores.notebook",
         "types",
         "interop.arrow_values",
     },

@@ -96,8 +96,20 @@ def many(temps: sc.ArrayStore, points: sc.ObjectStore[Point]) -> None:
     batch = temps.read()
     assert_type(batch[0], npt.NDArray[Any])
     assert_type(batch[2:5], sc.Batch)
+    assert_type(points.read()["x"].reduce(np.add), npt.NDArray[Any])
     assert_type(batch.reduce(np.add), npt.NDArray[Any])
     temps.put_many(points.keys(), np.zeros((len(points), 2)))
+
+
+def many_columns(points: sc.ObjectStore[Point]) -> None:
+    points.put_many([1, 2], {"x": np.zeros(2), "n": [1, 2]})
+    points.put_many(points.to_pandas().index, points.to_pandas())
+    points.from_arrow(points.to_pandas())
+
+
+def columns(db: sc.Database, snapshot: sc.Snapshot, temps: sc.ArrayStore, points: sc.ObjectStore[Point]) -> None:
+    for dataset in (temps.dataset(), points.dataset(), db.dataset("temps", "points"), snapshot.dataset("temps")):
+        dataset.to_table(columns=["key"])
 """
 
 
