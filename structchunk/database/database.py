@@ -475,7 +475,7 @@ class Database(StoreCollection):
             copy_storage(self._storage, path)
 
     def _prepare_copy(self) -> None:
-        """Bring to disk what can be, so that more of it can be linked."""
+        """Bring everything to disk, so that more of it can be linked."""
         if self._mode != "r":
             self.sync()
 

@@ -102,6 +102,9 @@ class SharedDatabase(Database):
     def _end_writing(self) -> None:
         self._shared.end()
 
+    def _prepare_copy(self) -> None:
+        """Do nothing: a copy is made as by a reader, without waiting for a turn."""
+
     def sync(self) -> None:
         """Bring everything to disk: all commits of all processes, and the index."""
         if self._queue.is_mine():
@@ -111,6 +114,3 @@ class SharedDatabase(Database):
             self._shared.checkpoint()
         finally:
             transaction.abort()
-
-    def _prepare_copy(self) -> None:
-        """Do nothing: it would take a turn, for which one may have to wait."""

@@ -161,15 +161,16 @@ class SharedStorage(ReadStorage):
 
     def end(self) -> None:
         """End the turn: clear away what did not commit, and let the lock go. Without a turn it does nothing."""
-        turn = self._turn
-        if turn is None:
+        if self._turn is None:
             return
-        try:
-            with self._mutex.lock:
-                self._leave()
-        finally:
-            turn.release()
-            self._turn = None
+        with self._mutex.lock:
+            turn = self._turn
+            if turn is not None:
+                try:
+                    self._leave()
+                finally:
+                    turn.release()
+                    self._turn = None
 
     def _leave(self) -> None:
         self._note_unfinished()
