@@ -82,7 +82,7 @@ def matrix(contest: Contest, results: Results) -> str:
     reference, *others = contest.peers
     lines = [
         f"\n{contest.title}: time of {reference} per record, and how many times as long the others take\n",
-        f"  {'':12}{reference:>11}{'spread':>8}" + "".join(f"{name:>{_width(name)}}" for name in others),
+        f"  {'':14}{reference:>11}{'spread':>8}" + "".join(f"{name:>{_width(name)}}" for name in others),
     ]
     for workload in suite_of(contest.data).workloads:
         times = results.times.get(workload.name, {})
@@ -90,7 +90,7 @@ def matrix(contest: Contest, results: Results) -> str:
             ratio = ratios(times, reference)
             cells = "".join(f"{_times(ratio.get(name)):>{_width(name)}}" for name in others)
             own = f"{duration(times[reference].each):>11}{_spread(times[reference]):>8}"
-            lines.append(f"  {workload.name:12}{own}{cells}")
+            lines.append(f"  {workload.name:14}{own}{cells}")
     return "\n".join([*lines, _disk(contest, results)])
 
 
@@ -99,7 +99,7 @@ def _disk(contest: Contest, results: Results) -> str:
     own = results.disk[reference]
     cells = (f"{_times(results.disk[name] / own if name in results.disk else None)}" for name in others)
     filled = "".join(f"{cell:>{_width(name)}}" for cell, name in zip(cells, others, strict=True))
-    return f"  {'disk':12}{own:>9,.0f} B{'':8}{filled}"
+    return f"  {'disk':14}{own:>9,.0f} B{'':8}{filled}"
 
 
 def _width(name: str) -> int:

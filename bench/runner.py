@@ -16,7 +16,7 @@ import numpy as np
 from bench import cold
 from bench.data import Arrays, Structs
 from bench.peers import AnyPeer, Settings, settle
-from bench.workloads import AS_IT_IS, COLD, WARM, Workload, suite_of
+from bench.workloads import AS_IT_IS, COLD, WARM, Lap, Workload, suite_of
 
 Peers = dict[str, type[AnyPeer]]
 CLAIMED = 4
@@ -142,6 +142,8 @@ class Contest:
         if not peer.has(workload.method) or not (needed or workload.name in self.workloads):
             return
         data = data.at_most(workload.most).at_most(peer.most.get(workload.method))
+        if workload.prepare:
+            workload.prepare(peer, data)
         if workload.before == WARM:
             workload.run(peer, data.at_most(max(1, data.most // 10)))
         if workload.before == AS_IT_IS:
@@ -165,6 +167,8 @@ def timed(peer: AnyPeer, workload: Workload, data: Any) -> tuple[float, object]:
     start = time.perf_counter()
     answer = workload.run(peer, data)
     seconds = time.perf_counter() - start
+    if isinstance(answer, Lap):
+        seconds, answer = answer.seconds, answer.answer
     return seconds, workload.check(peer, data) if workload.check else answer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from bench.data import MOST_POINTS, Arrays, Structs
 WARM, COLD, AS_IT_IS = "warm", "cold", "as it is"
 HAND_READS = 200_000
 COLD_READS = 2_000
+RELAXED_PUTS, DURABLE_PUTS = 2_000, 500
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Workload:
     before : str
         ``WARM``: the peer has done a bit of the same before. ``COLD``: it was closed, and the system made to
         forget its files; the call opens it. ``AS_IT_IS``: whatever the workloads before did.
+    prepare : callable, optional
+        What is done first, and not timed.
     """
 
     name: str
@@ -49,11 +53,20 @@ class Workload:
     most: int = MOST_POINTS
     needs: str = ""
     before: str = AS_IT_IS
+    prepare: Callable[[Any, Any], object] | None = None
 
     @property
     def method(self) -> str:
         """The method that a peer must have."""
         return self.needs or self.name
+
+
+@dataclass(frozen=True)
+class Lap:
+    """What a workload returns of which a part counts: the seconds of that, and what came out."""
+
+    seconds: float
+    answer: object
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,43 @@ def _opened(call: Callable[[Any, Any], object]) -> Callable[[Any, Any], object]:
 
 def _sums(peer: Any, data: Any) -> object:
     return peer.scansum()
+
+
+def _refreshed(peer: Any, data: Any) -> Lap:
+    """Commit one record after the other, and time how a reader comes to see each."""
+    keys, values = data.renewed
+    seconds, total = 0.0, 0.0
+    for key, value in zip(keys.tolist(), values, strict=True):
+        peer.put(key, value)
+        start = time.perf_counter()
+        found = peer.refresh(key)
+        seconds += time.perf_counter() - start
+        total += found[-1]
+    return Lap(seconds, total)
+
+
+def _shared(*, durable: bool) -> Callable[[Any, Any], object]:
+    def prepare(peer: Any, data: Any) -> None:
+        peer.close()
+        peer.share(durable)
+        peer.put(data.points[0], data.renewed[1][0])  # the first one may find more to do
+
+    return prepare
+
+
+def _puts(peer: Any, data: Any) -> None:
+    put = peer.put
+    keys, values = data.renewed
+    for key, value in zip(keys.tolist(), values, strict=True):
+        put(key, value)
+
+
+def _last_items(peer: Any, data: Any) -> object:
+    return sum(peer.get(key)[-1] for key in data.points)
+
+
+def _last_renewed(data: Any) -> object:
+    return data.renewed[1][:, -1].sum()
 
 
 CLOSE = Workload(
@@ -219,6 +269,37 @@ ARRAYS = Suite(
             lambda peer, data: peer.overwrite(*data.renewed),
             lambda data: data.renewed_sums,
             check=_sums,
+        ),
+        Workload(
+            "refresh",
+            "after a commit of one record, bring a reader to it and read the record",
+            _points,
+            _refreshed,
+            _last_renewed,
+            most=DURABLE_PUTS,
+            before=WARM,
+        ),
+        Workload(
+            "sharedput",
+            "single puts, a commit each that need not be durable, where other processes may write, too",
+            _points,
+            _puts,
+            _last_renewed,
+            check=_last_items,
+            most=RELAXED_PUTS,
+            needs="share",
+            prepare=_shared(durable=False),
+        ),
+        Workload(
+            "sharedputsync",
+            "the same, durable commits",
+            _points,
+            _puts,
+            _last_renewed,
+            check=_last_items,
+            most=DURABLE_PUTS,
+            needs="share",
+            prepare=_shared(durable=True),
         ),
     ),
 )

@@ -20,7 +20,7 @@ from multiprocessing.synchronize import Barrier
 
 import numpy as np
 from checking import check
-from printing import table
+from printing import say, table
 from real_data import read_weather, seconds
 
 import structchunk as sc
@@ -111,12 +111,6 @@ def aggregate(db: sc.Database) -> tuple[int, int]:
     """Return how many readings there are, and their sum."""
     batches = list(db["temp"].scan())
     return sum(len(batch.values) for batch in batches), sum(int(batch.values.sum()) for batch in batches)
-
-
-def say(who: str, what: str) -> None:
-    """Print a line in one piece, whichever process it is from."""
-    sys.stdout.write(f"  {who:<8}  {what}\n")
-    sys.stdout.flush()
 
 
 # ---------------------------------------------------------------- all of it

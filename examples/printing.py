@@ -1,7 +1,8 @@
-"""How the examples print: tables, times and rates."""
+"""How the examples print: tables, times and rates, and lines of several processes."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,12 @@ def table(title: str, header: str, rows: Iterable[Iterable[Any]]) -> None:
     print(f"\n{title}")
     for line in cells:
         print("  " + "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
+
+
+def say(who: str, what: str) -> None:
+    """Print a line in one piece, whichever process it is from."""
+    sys.stdout.write(f"  {who:<8}  {what}\n")
+    sys.stdout.flush()
 
 
 def cell(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -100,6 +101,18 @@ class Peer(AnyPeer):
         """Replace records that exist, one at a time, all in one commit."""
         raise NotImplementedError
 
+    def put(self, key: int, value: Floats) -> None:
+        """Put one record in a commit of its own, as durable as the settings say, or :meth:`share`."""
+        raise NotImplementedError
+
+    def refresh(self, key: int) -> Floats:
+        """Bring a reader, opened by the first call, to the last commit of this writer; return one record of it."""
+        raise NotImplementedError
+
+    def share(self, durable: bool) -> None:
+        """Open the database so that other processes may write to it, too; `durable` is for its commits."""
+        raise NotImplementedError
+
     def readrandom(self, keys: Sequence[int]) -> float:
         """Sum of the last items of the records, each fetched on its own as a NumPy array."""
         raise NotImplementedError
@@ -158,6 +171,7 @@ class StructPeer(AnyPeer):
 def settle(folder: Path) -> None:
     """Bring the files of a folder to disk, for those that do not do it themselves."""
     for path in [folder, *folder.rglob("*")]:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        with suppress(FileNotFoundError):  # threads of open databases remove files
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)

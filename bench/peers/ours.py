@@ -18,11 +18,30 @@ class StructChunk(Peer):
     package = "structchunk"
 
     def open(self) -> None:
-        self.db = sc.open(self.settings.folder / "bench.sc", sync=self.settings.durable)
+        self._open(self.settings.durable)
+
+    def share(self, durable: bool) -> None:
+        self._open(durable, shared=True)
+
+    def _open(self, durable: bool, *, shared: bool = False) -> None:
+        self.db = sc.open(self.settings.folder / "bench.sc", sync=durable, shared=shared)
         self.store = self.db.array_store("values", np.float64)
+        self.reader: sc.Database | None = None
 
     def close(self) -> None:
+        if self.reader:
+            self.reader.close()
         self.db.close()
+
+    def put(self, key: int, value: Floats) -> None:
+        self.store[key] = value
+
+    def refresh(self, key: int) -> Floats:
+        if self.reader is None:
+            self.reader = sc.open(self.settings.folder / "bench.sc", "r")
+            self.read = self.reader.array_store("values", np.float64)
+        self.reader.refresh()
+        return self.read[key]
 
     def get(self, key: int) -> Floats:
         return self.store[key]

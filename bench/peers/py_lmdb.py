@@ -27,12 +27,15 @@ class Environment(AnyPeer):
     writemap = False
 
     def open(self) -> None:
+        self._open(self.settings.durable)
+
+    def _open(self, durable: bool) -> None:
         settings = self.settings
         self.env = lmdb.open(
             str(settings.folder),
             map_size=4 * settings.nbytes + 2**30,  # random inserts leave pages half empty
             max_dbs=1,
-            sync=settings.durable,
+            sync=durable,
             writemap=self.writemap,
         )
         self.db = self.env.open_db(b"values", integerkey=True)
@@ -47,6 +50,15 @@ class Lmdb(Environment, Peer):
     def get(self, key: int) -> Floats:
         with self.env.begin(self.db) as txn:
             return frombuffer(txn.get(pack(key), b""))
+
+    refresh = get  # each transaction begins with the last commit
+
+    def share(self, durable: bool) -> None:
+        self._open(durable)  # it always is shared
+
+    def put(self, key: int, value: Floats) -> None:
+        with self.env.begin(self.db, write=True) as txn:
+            txn.put(pack(key), value.data)
 
     def fillsync(self, keys: Keys, values: Floats) -> None:
         for key, value in zip(keys.tolist(), values, strict=True):

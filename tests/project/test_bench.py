@@ -15,9 +15,9 @@ sys.path.append(str(Path(__file__).parents[2]))  # bench/ is not part of what is
 from bench import __main__ as command
 from bench import cold, growth, report, steps
 from bench.data import make_arrays, make_structs
-from bench.peers import ARRAY_PEERS, STRUCT_PEERS, AnyPeer, Peer, available
-from bench.runner import Contest, Results, Times, WrongAnswerError, same
-from bench.workloads import ARRAYS, STRUCTS, suite_of
+from bench.peers import ARRAY_PEERS, STRUCT_PEERS, AnyPeer, Peer, Settings, available
+from bench.runner import Contest, Results, Times, WrongAnswerError, same, timed
+from bench.workloads import ARRAYS, STRUCTS, Lap, Workload, suite_of
 
 EVERYTHING = frozenset(workload.name for suite in (ARRAYS, STRUCTS) for workload in suite.workloads)
 
@@ -71,6 +71,13 @@ def test_wrong_answers_end_the_run(tmp_path: Path) -> None:
     contest = Contest("tiny", {"liar": Liar}, make_arrays(60, 4, 1), EVERYTHING, tmp_path, durable=False)
     with pytest.raises(WrongAnswerError, match="liar got fillbatch wrong"):
         contest.play(1, quiet)
+
+
+def test_of_a_lap_only_its_own_seconds_count(tmp_path: Path) -> None:
+    data = make_arrays(60, 4, 1)
+    peer = Liar(Settings(tmp_path, durable=False, width=4, nbytes=0))
+    workload = Workload("part", "", lambda data: 1, lambda peer, data: Lap(1e9, 7), lambda data: 7)
+    assert timed(peer, workload, data) == (1e9, 7)
 
 
 def test_same_wants_shape_and_value() -> None:

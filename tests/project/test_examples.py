@@ -39,6 +39,13 @@ SAID = {
         "checked: 4 processes ended well",
         "checked: the number and the sum of all",
     ],
+    "dashboards.py": [
+        "so far EWR",
+        "saw 364 days",
+        "checked: 3 processes ended well",
+        "checked: the number and the sum of the readings of LGA",
+        "checked: the last week",
+    ],
     "totals.py": [
         "was killed 6 times",
         "checked: the totals are of the last commit",
