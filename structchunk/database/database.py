@@ -523,23 +523,6 @@ class Database(StoreCollection):
             warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=1)
 
 
-def reading_storage(database: Database) -> ReadStorage:
-    """Return the files of a database that is open for reading.
-
-    Raises
-    ------
-    TypeError
-        It is open for writing.
-    """
-    database._check_open()
-    if database.mode == "r" and isinstance(database._storage, ReadStorage):
-        return database._storage
-    raise TypeError(
-        f"{database.path} is open for writing: it cannot be pickled, nor its stores and snapshots; open it with "
-        "mode='r'"
-    )
-
-
 def chunk_maps(database: Database, *names: str) -> Iterator[ChunkMap]:
     """Yield where live, garbage and free bytes lie in each chunk of some stores, as of the latest commit."""
     database._check_open()

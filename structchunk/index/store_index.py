@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CorruptionError, StoreNotFound
+from ..errors import StoreNotFound
 from ..runs.extent import (
     EXTENT_DTYPE,
     KEY_END,
@@ -20,7 +20,6 @@ from ..runs.extent import (
     RowArray,
     clip,
     concatenate,
-    empty_rows,
     find_equal,
     find_one,
     make_rows,
@@ -31,7 +30,6 @@ from ..runs.extent import (
 )
 from ..runs.run import (
     ArrayRun,
-    ContiguousRun,
     Run,
     clip_run,
     end_key,
@@ -41,13 +39,13 @@ from ..runs.run import (
     last_key,
     overlay_runs,
     portions,
-    put_together,
     split,
 )
 from ..types.keys import as_key
+from .decoding import Decoder
 from .delta import Delta
-from .leveldb import REBUILD, LevelDB, Pair
-from .page import count_rows, is_short, pack_pages, unpack_pages
+from .leveldb import LevelDB, Pair
+from .page import count_rows, is_short, pack_pages
 from .page_cache import Budget, CachedPages, PageCache
 from .store_keys import KEY, KEY_SIZE, keys_of_store
 from .version import IndexState, IndexVersion
@@ -117,7 +115,7 @@ class StoreIndex:
         self._version = version
         self._store = store
         self._item_size = item_size
-        self._check = check
+        self._decoder = Decoder(leveldb.path, store, item_size, check)
         self._cache = PageCache(budget)
         self._delta = Delta()
         self._delta_loaded = False
@@ -160,13 +158,13 @@ class StoreIndex:
             return None
         page = pages[0][1]
         if is_short(page) or not 1 <= len(page) // ROW_SIZE <= PAGE_ROWS:
-            return CachedPages(self._decode_pages(pages), 0, KEY_END - 1).find(key)
+            return CachedPages(self._decoder.pages(pages, PAGE_ROWS), 0, KEY_END - 1).find(key)
         extent = find_one(rows_from_bytes(page), key)
         if extent is None:
             return None
         if extent[4] & TOMBSTONE:
-            raise self._damaged("a tombstone in a page", "live records only")
-        self._check(np.array([extent], EXTENT_DTYPE))
+            raise self._decoder.damaged("a tombstone in a page", "live records only")
+        self._decoder.check_one(extent)
         return extent
 
     def find_at(self, key: int, at: IndexState) -> Extent | None:
@@ -177,7 +175,7 @@ class StoreIndex:
                 return extent
         row = self._leveldb.get(self._key(b"D", key), at.leveldb_snapshot)
         if row is not None:
-            rows = self._decode_delta([(self._key(b"D", key), row)])
+            rows = self._decoder.delta([(self._key(b"D", key), row)])
             return None if rows["flags"][0] & TOMBSTONE else rows[0].item()
         return self._find_in_page(key, at.leveldb_snapshot)
 
@@ -281,7 +279,7 @@ class StoreIndex:
                 return clip(self._delta.rows(), start, stop), start, stop
         read = self._leveldb.read_back if reverse else self._leveldb.read
         end = self._end(b"D") if stop == KEY_END else self._key(b"D", stop)
-        rows = self._decode_delta(read(self._key(b"D", start), end, END_ROWS, at.leveldb_snapshot if at else None))
+        rows = self._decoder.delta(read(self._key(b"D", start), end, END_ROWS, at.leveldb_snapshot if at else None))
         if len(rows) < END_ROWS:
             return rows, start, stop
         return (rows, int(rows["key"][0]), stop) if reverse else (rows, start, int(rows["key"][-1]) + 1)
@@ -338,51 +336,18 @@ class StoreIndex:
         end = self._end(b"P") if stop == KEY_END else self._key(b"P", stop)
         leveldb = self._leveldb  # one for both reads: a reader's refresh() may put another in its place
         pages = leveldb.read(here, end, 1 if reverse else count, snapshot)
-        last = stop - 1 if len(pages) < (1 if reverse else count) else self._last_key(pages[-1])
+        last = stop - 1 if len(pages) < (1 if reverse else count) else self._decoder.last_key(pages[-1])
         before = leveldb.read_back(first, here, count if reverse else 1, snapshot)
-        floor = self._last_key(before[0]) + 1 if before else 0
+        floor = self._decoder.last_key(before[0]) + 1 if before else 0
         if reverse:
             pages = before[1:] + pages if len(before) == count else before + pages
             floor = floor if len(before) == count else 0
-        run = self._decode_pages(pages)
+        run = self._decoder.pages(pages, PAGE_ROWS)
         if len(run) and first_key(run) < floor:
-            raise self._damaged("pages that overlap", "each page's keys above those of the page before")
+            raise self._decoder.damaged("pages that overlap", "each page's keys above those of the page before")
         return CachedPages(run, floor, last, split(run, self._item_size))
 
-    def _last_key(self, page: Pair) -> int:
-        if len(page[0]) != KEY.size:
-            raise self._damaged(f"an index key of {len(page[0])} bytes", f"{KEY.size} bytes")
-        return int.from_bytes(page[0][-8:], "big")
-
-    # ------------------------------------------------------------------ decoding
-
-    def _decode_pages(self, pages: list[Pair]) -> Run:
-        try:
-            runs = unpack_pages([(self._last_key(page), page[1]) for page in pages], self._item_size, PAGE_ROWS)
-        except ValueError as error:
-            raise self._damaged(str(error), "one as page.py describes it, and each above the one before") from error
-        for run in runs:
-            if isinstance(run, ArrayRun):
-                self._check(run.rows)
-        # Between the ends of a ContiguousRun offsets rise evenly.
-        ends = [run.extent(at) for run in runs if isinstance(run, ContiguousRun) for at in (0, len(run) - 1)]
-        self._check(np.array(ends, EXTENT_DTYPE))
-        return put_together(runs, self._item_size)
-
-    def _decode_delta(self, pairs: list[Pair]) -> RowArray:
-        if any(len(value) != ROW_SIZE for _, value in pairs):
-            raise self._damaged("a delta row of another size", f"{ROW_SIZE} bytes")
-        if not pairs:
-            return empty_rows()
-        rows = rows_from_bytes(b"".join([value for _, value in pairs]))
-        if rows["key"].tolist() != [self._last_key(pair) for pair in pairs]:
-            raise self._damaged("a delta row of another key", "the key that it is stored under")
-        self._check(without_tombstones(rows))
-        return rows
-
-    def _damaged(self, found: str, expected: str) -> CorruptionError:
-        path = self._leveldb.path
-        return CorruptionError(path, found=f"{found} (store {self._store})", expected=expected, advice=REBUILD)
+    # ------------------------------------------------------------------ the delta
 
     def delta_rows(self, at: IndexState | None = None) -> RowArray:
         """Return the delta, tombstones included, as of a commit or the latest one."""
@@ -391,7 +356,7 @@ class StoreIndex:
             if at is None or at.version == self._version.number:
                 self._load_delta()
                 return self._delta.rows()
-        return self._decode_delta(self._read_delta(at.leveldb_snapshot))
+        return self._decoder.delta(self._read_delta(at.leveldb_snapshot))
 
     def _read_delta(self, snapshot: Any = None) -> list[Pair]:
         count = 1 << 62
@@ -404,8 +369,8 @@ class StoreIndex:
         with self._version.lock:
             if not self._delta_loaded:
                 pairs = self._read_delta()
-                self._decode_delta(pairs)
-                delta = Delta((self._last_key(pair), pair[1]) for pair in pairs)
+                self._decoder.delta(pairs)
+                delta = Delta((self._decoder.last_key(pair), pair[1]) for pair in pairs)
                 self._delta, self._delta_loaded = delta, True
 
     def drop(self, name: str) -> None:
@@ -423,7 +388,7 @@ class StoreIndex:
     def follow(self, leveldb: LevelDB) -> None:
         """Read from another LevelDB, which holds a newer state of the same store."""
         with self._version.lock:
-            self._leveldb = leveldb
+            self._leveldb, self._decoder.path = leveldb, leveldb.path
             self.forget()
 
     # ------------------------------------------------------------------ changes
@@ -454,7 +419,7 @@ class StoreIndex:
         """Return the keys that have a row both in the delta and in a run."""
         low, high = (self._key(b"D", int(key)) for key in rows["key"][[0, -1]])
         return Delta(
-            (self._last_key(pair), pair[1]) for pair in self._leveldb.read(low, high + b"\0", 1 << 62)
+            (self._decoder.last_key(pair), pair[1]) for pair in self._leveldb.read(low, high + b"\0", 1 << 62)
         ).shared(rows)
 
     def put_all(self, runs: Sequence[Run]) -> Change:
@@ -491,14 +456,14 @@ class StoreIndex:
 
     def _rewrite(self, runs: Sequence[Run], pages: list[Pair], folded: list[int]) -> Change:
         """Put runs into these pages, which are all that they overlap, in place of their present rows."""
-        present = self._decode_pages(pages)
+        present = self._decoder.pages(pages, PAGE_ROWS)
         if len(present) and last_key(present) >= first_key(runs[0]):
             merged: list[Run] = [ArrayRun(without_tombstones(overlay(joined(runs), present.rows)))]
         else:
             alive = [ArrayRun(without_tombstones(run.rows)) if isinstance(run, ArrayRun) else run for run in runs]
             merged = in_key_order([present, *alive], self._item_size)
         deletes = [key for key, _ in pages] + [self._key(b"D", key) for key in folded]
-        bounds = [first_key(runs[0]), last_key(runs[-1])] + [self._last_key(page) for page in pages]
+        bounds = [first_key(runs[0]), last_key(runs[-1])] + [self._decoder.last_key(page) for page in pages]
         return Change(self._pages(merged), deletes, [], folded, min(bounds), max(bounds))
 
     def _pages(self, runs: Iterable[Run]) -> list[Pair]:
@@ -530,7 +495,7 @@ class StoreIndex:
         while len(rest):
             low = int(rest["key"][0])
             pages = self._leveldb.read(self._key(b"P", low), self._end(b"P"), GROUP_PAGES)
-            stop = KEY_END if len(pages) < GROUP_PAGES else self._last_key(pages[-1]) + 1
+            stop = KEY_END if len(pages) < GROUP_PAGES else self._decoder.last_key(pages[-1]) + 1
             part = clip(rest, low, stop)
             rest = rest[len(part) :]
             yield self._rewrite([ArrayRun(part)], pages, part["key"].tolist())

@@ -1,0 +1,74 @@
+"""Decoder: pages and delta rows of one store, from the bytes that LevelDB holds, checked before they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..errors import CorruptionError
+from ..runs.extent import EXTENT_DTYPE, ROW_SIZE, Extent, RowArray, empty_rows, rows_from_bytes, without_tombstones
+from ..runs.run import ArrayRun, ContiguousRun, Run, put_together
+from .leveldb import REBUILD, Pair
+from .page import unpack_pages
+from .store_keys import KEY
+
+
+class Decoder:
+    """Decodes what the index has of one store; whatever is damaged is a CorruptionError.
+
+    Parameters
+    ----------
+    path : str
+        Of the LevelDB, for messages.
+    store, item_size : int
+        The store's id, and the bytes of one of its items.
+    check : callable
+        Raises CorruptionError if rows point outside the store's chunks.
+    """
+
+    def __init__(self, path: str, store: int, item_size: int, check: Callable[[RowArray], None]) -> None:
+        self.path = path
+        self._store = store
+        self._item_size = item_size
+        self._check = check
+
+    def last_key(self, page: Pair) -> int:
+        """Return the last key of a page, or the key of a delta row."""
+        if len(page[0]) != KEY.size:
+            raise self.damaged(f"an index key of {len(page[0])} bytes", f"{KEY.size} bytes")
+        return int.from_bytes(page[0][-8:], "big")
+
+    def pages(self, pages: list[Pair], most_rows: int) -> Run:
+        """Return the rows of consecutive pages, each of which has `most_rows` at most."""
+        try:
+            runs = unpack_pages([(self.last_key(page), page[1]) for page in pages], self._item_size, most_rows)
+        except ValueError as error:
+            raise self.damaged(str(error), "one as page.py describes it, and each above the one before") from error
+        for run in runs:
+            if isinstance(run, ArrayRun):
+                self._check(run.rows)
+        # Between the ends of a ContiguousRun offsets rise evenly.
+        ends = [run.extent(at) for run in runs if isinstance(run, ContiguousRun) for at in (0, len(run) - 1)]
+        self._check(np.array(ends, EXTENT_DTYPE))
+        return put_together(runs, self._item_size)
+
+    def delta(self, pairs: list[Pair]) -> RowArray:
+        """Return rows of the delta, tombstones included."""
+        if any(len(value) != ROW_SIZE for _, value in pairs):
+            raise self.damaged("a delta row of another size", f"{ROW_SIZE} bytes")
+        if not pairs:
+            return empty_rows()
+        rows = rows_from_bytes(b"".join([value for _, value in pairs]))
+        if rows["key"].tolist() != [self.last_key(pair) for pair in pairs]:
+            raise self.damaged("a delta row of another key", "the key that it is stored under")
+        self._check(without_tombstones(rows))
+        return rows
+
+    def check_one(self, extent: Extent) -> None:
+        """Raise if a live row points outside the store's chunks."""
+        self._check(np.array([extent], EXTENT_DTYPE))
+
+    def damaged(self, found: str, expected: str) -> CorruptionError:
+        """Return the error for damage in this store's part of the index."""
+        return CorruptionError(self.path, found=f"{found} (store {self._store})", expected=expected, advice=REBUILD)
