@@ -456,15 +456,10 @@ class Database(StoreCollection):
         leaves that directory behind, which can be removed. Both databases have the same uuid: files must not be
         exchanged between them.
 
-        To bring a copy forward takes time and disk by what has changed since: new records are appended to its
-        files, and rows to its index. Chunk files that compaction has made since are linked or copied whole, and the
-        rows of their stores taken anew; those that it replaced, and those of dropped stores, go at the end. Chunk
-        files that hold records that may change in place are read whole, in both, and blocks that differ are copied.
-        Whatever is killed meanwhile, and if the power fails, the copy opens as of its old commit or of the new one,
-        whole; so do those who open it for reading, also while it is brought forward, and who have it open go on
-        with what they show until ``refresh()``. Only records that change in place may already be as they are in the
-        new one. A copy that was opened for writing counts as written to once it was committed to, synced, or an
-        object of it was read, which could be changed; or its index was made anew.
+        To bring a copy forward takes time and disk by what has changed since; chunk files with records that may
+        change in place are read whole. Whatever is killed, and if the power fails, the copy opens as of its old
+        commit or of the new one; only records that change in place may be newer. A copy counts as written to
+        once it was committed to, synced, an object of it was read through ``r+``, or its index was made anew.
         """
         self._check_open()
         path = destination(self._storage.paths, dest, may_exist=update)
@@ -521,6 +516,23 @@ class Database(StoreCollection):
             # The garbage collector may interrupt whoever holds the locks that closing needs.
             leftovers.leave(self._storage.close)
             warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=1)
+
+
+def reading_storage(database: Database) -> ReadStorage:
+    """Return the files of a database that is open for reading.
+
+    Raises
+    ------
+    TypeError
+        It is open for writing.
+    """
+    database._check_open()
+    if database.mode == "r" and isinstance(database._storage, ReadStorage):
+        return database._storage
+    raise TypeError(
+        f"{database.path} is open for writing: it cannot be pickled, nor its stores and snapshots; open it with "
+        "mode='r'"
+    )
 
 
 def chunk_maps(database: Database, *names: str) -> Iterator[ChunkMap]:

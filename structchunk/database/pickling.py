@@ -21,7 +21,7 @@ from ..process import forks
 from ..readers.copies import KEPT
 from ..readers.kept import Kept
 from ..readers.read_storage import ReadStorage, open_kept, open_reader
-from .database import Database
+from .database import Database, reading_storage
 from .snapshot import Snapshot, origin
 
 __all__ = ["Kept", "keep", "open_shared", "register", "reopen"]
@@ -161,7 +161,7 @@ def _latest(paths: Paths, kept: Kept, error: Exception) -> ReadStorage:
 
 def keep(database: Database) -> Kept:
     """Return where others find the commit that a database shows, which is open for reading."""
-    storage = _reading_storage(database)
+    storage = reading_storage(database)
     return storage.keep()
 
 
@@ -172,7 +172,7 @@ def _pickled(database: Database) -> tuple[Callable[..., Database], tuple[Any, ..
 def _pickled_snapshot(snapshot: Snapshot) -> tuple[Callable[..., Snapshot], tuple[Any, ...]]:
     database, index_snapshot = origin(snapshot)
     assert isinstance(database, Database)
-    return reopen_snapshot, (_reading_storage(database).keep(index_snapshot),)
+    return reopen_snapshot, (reading_storage(database).keep(index_snapshot),)
 
 
 def _close_at_exit() -> None:
@@ -191,20 +191,3 @@ def register() -> None:
     copyreg.pickle(Snapshot, _pickled_snapshot)
     atexit.register(_close_at_exit)
     forks.call_on_fork(_forget_in_child)
-
-
-def _reading_storage(database: Database) -> ReadStorage:
-    """Return the files of a database that is open for reading.
-
-    Raises
-    ------
-    TypeError
-        It is open for writing.
-    """
-    database._check_open()
-    if database.mode == "r" and isinstance(database._storage, ReadStorage):
-        return database._storage
-    raise TypeError(
-        f"{database.path} is open for writing: it cannot be pickled, nor its stores and snapshots; open it with "
-        "mode='r'"
-    )

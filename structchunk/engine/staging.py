@@ -275,8 +275,8 @@ class Staging:
 
     def is_changed(self) -> bool:
         """Tell whether there is anything to commit: rows, or a chunk that the store does not have yet."""
-        if self.edits:
-            self.store_edits()
+        self.store_edits()
+        self._place()
         return bool(self.allocator.rooms)
 
     def only_row(self) -> bytes | None:

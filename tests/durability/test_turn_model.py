@@ -29,7 +29,7 @@ def test_every_state_of_small_cases(bounds: dict[str, int]) -> None:
 @pytest.mark.timeout(0)
 def test_walks_in_larger_cases(seed: int, budget: float) -> None:
     rng = random.Random(seed)
-    for _ in range(round(300 * budget)):
+    for _ in range(round(80 * budget)):
         first = first_state(writers=rng.choice((2, 3)), commits=rng.randint(3, 6), kills=3, cuts=2, failures=2)
         walk(first, Rules(), rng, 150)
 

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support import UUID, Model, alive, between, keys, model_of, models, rows_of, rows_of_model, single_rows
 
 from structchunk.errors import ClosedError, CorruptionError, StoreNotFound
-from structchunk.index import page_cache, store_index
+from structchunk.index import decoding, page_cache, store_index
 from structchunk.index.index import CATALOG, CHECKPOINT, LAST, Index
 from structchunk.index.index_snapshot import IndexSnapshot
 from structchunk.index.page import count_rows as rows_of_page
@@ -374,13 +374,13 @@ def test_a_range_goes_on_as_of_its_snapshot(index: Index) -> None:
 def test_the_end_of_a_store_is_one_page(index: Index, monkeypatch: pytest.MonkeyPatch, *, reverse: bool) -> None:
     """No other page is decoded, in memory or of an older commit, unless the records of that one are deleted."""
     index.put(1, {1: some(0, 400, step=3)})
-    pages, unpack = [], store_index.unpack_pages
+    pages, unpack = [], decoding.unpack_pages
 
     def counting(found: list[Any], *args: Any) -> list[Run]:
         pages.extend(found)
         return unpack(found, *args)
 
-    monkeypatch.setattr(store_index, "unpack_pages", counting)
+    monkeypatch.setattr(decoding, "unpack_pages", counting)
     end = 1197 if reverse else 0
     older, latest = index.snapshot(), index.store_index(1)
     assert latest.end_key(older, reverse=reverse) == latest.end_key(reverse=reverse) == end
