@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from functools import reduce
 from operator import or_
 from typing import NamedTuple
@@ -40,7 +41,7 @@ from ..disk.superblock import MOST_LEFT, read_superblock
 from ..engine import checkpoint
 from ..engine.recovery import open_storage
 from ..engine.storage import Storage
-from ..index.counts import Counts
+from ..index.counts import Counts, LiveCount
 from ..index.drop_notes import Note
 from ..index.store_index import Change
 from ..process import leftovers
@@ -223,7 +224,7 @@ def _advance(copy: Storage, taken: Taken, news: News, flags: Flags, notes: list[
         if heap is not None and heap.store not in index.live:
             copy.add_heap(Heap(heap.store, name, heap.schema))
     changes = _changes(copy, taken, news)
-    counts = {store: _counts(taken, store) for store in changes}
+    counts = {store: _counts(taken, store, index.live[store]) for store in changes}
     changed = catalog if catalog != index.catalog else None
     prepared = index.prepare({}, changed)._replace(changes=changes, counts=counts)
     heads = {chunk: head for chunk, head in taken.heads().items() if index.heads.get(chunk) != head}
@@ -248,9 +249,10 @@ def _changes(copy: Storage, taken: Taken, news: News) -> dict[int, Change]:
     return changes
 
 
-def _counts(taken: Taken, store: int) -> Counts:
-    """Return what is live in each chunk of a store."""
-    return {chunk: live for chunk, live in taken.snapshot.live(store).items() if chunk in taken.places}
+def _counts(taken: Taken, store: int, before: Iterable[int]) -> Counts:
+    """Return what is live in each chunk of a store, also in those that had any before in the copy."""
+    live = dict.fromkeys(before, LiveCount(0, 0)) | taken.snapshot.live(store)
+    return {chunk: count for chunk, count in live.items() if chunk in taken.places}
 
 
 def _finish(copy: Storage, taken: Taken, news: News) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -321,12 +321,12 @@ class Copies:
         """Tell whether a clone has gone, so that there may be links which nobody needs any more."""
         return len(self._generations) > 1 and not all(map(os.path.lexists, list(self._generations)))
 
-    def unlink_chunks(self) -> None:
-        """Give up the links to the chunks that no clone needs that is there; what is mapped stays."""
+    def unlink_chunks(self, but: Collection[int] = ()) -> None:
+        """Give up the links to the chunks that no clone needs that is there, but for some; what is mapped stays."""
         self._generations = {path: known for path, known in self._generations.items() if os.path.lexists(path)}
         if self.link:
             needed = {chunk for known in self._generations.values() for chunk in known.ends}
-            for chunk in set(self._paths.list_links()) - needed:
+            for chunk in set(self._paths.list_links()).difference(needed, but):
                 files.unlink(self._paths.chunk(chunk))
 
 

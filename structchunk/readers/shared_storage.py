@@ -122,7 +122,6 @@ class SharedStorage(ReadStorage):
         self.lineage = head.lineage
         self.superblock = self.superblock._replace(epoch=head.epoch)
         self.next_chunk = max(self.next_chunk, head.next_chunk)
-        self.dirty = {}  # which commits are not on disk, the page says
         self.reserve = Reserve(self.paths.reserve)
         self._is_marked = True
         self._page.mark(head.published + 1)
@@ -175,6 +174,7 @@ class SharedStorage(ReadStorage):
     def _leave(self) -> None:
         self._note_unfinished()
         if self._is_marked:
+            self.dirty = {}  # others may drop these chunks from now on; the page says what is not on disk
             self._is_marked = False
             self._must_recover = True
             for chunk in list(self.in_place.chunks.values()):
@@ -306,10 +306,11 @@ class SharedStorage(ReadStorage):
         for heap in self._heaps.values():
             for chunk in heap.chunks.values():
                 chunk.settled = chunk.committed
+        self.dirty, self._is_flushed = {}, True
         if self.gone:
             self.gone = []
             self._note_followed()
-            self._copies.unlink_chunks()
+            self._copies.unlink_chunks(but=self.drafts)
         self.state = self._copies.state()
         self.lineage = head.lineage
 

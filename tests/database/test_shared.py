@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import check_whole
 from mapping_contract import Kind, check_mapping, check_reading, kinds
+from oracle import Point
 from support import in_child
 
 import structchunk as sc
@@ -111,6 +112,39 @@ def test_compaction_by_one_is_seen_by_all(path: str) -> None:
         assert view.tolist() == [308, 309, 310, 311]
         assert sum(len(batch) for batch in scan) == 1990
         assert db.verify() == other.verify() == []
+    check_whole(path)
+
+
+@pytest.mark.parametrize("how", ["dropped", "compacted"])
+def test_closing_flushes_no_chunk_that_another_has_let_go(path: str, how: str) -> None:
+    with sc.open(path, shared=True, sync=False) as db, sc.open(path, shared=True) as other:
+        db.array_store("a", "i8").put_many(range(100), np.ones((100, 1)))
+        if how == "dropped":
+            other.drop_store("a")
+        else:
+            other.compact("a")
+        assert db.refresh()  # by another clone
+        other.array_store("b", "i8")
+        assert db.refresh()  # which leaves only what the newer one needs
+        db.close()
+    check_whole(path)
+
+
+def test_a_checkpoint_within_a_transaction_leaves_what_that_has_made(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sc.open(path, shared=True, sync=False) as db, sc.open(path, shared=True) as other:
+        db.array_store("a", "i8")
+        points = db.object_store("points", Point)
+        points[1] = Point(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(db, "sync", lambda: None)  # as where others hold the lock for longer than it waits
+            db.drop_store("a")
+        with db.transaction() as txn:
+            txn.array_store("b", "i8")[1] = [2]
+            txn["points"][1].x = 4  # brings to disk what was committed of late
+        assert other["b"][1].tolist() == [2]
+        assert other["points"][1].x == 4
     check_whole(path)
 
 

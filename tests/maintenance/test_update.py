@@ -635,3 +635,15 @@ def test_the_feed_of_a_copy_is_that_of_the_database(open_db: OpenDB, tmp_path: P
         for each in (db, copy):
             with pytest.raises(sc.HistoryLost):
                 each.changes(0)
+
+
+def test_a_chunk_that_has_nothing_any_more_by_way_of_a_reader(new_root: NewRoot, tmp_path: Path) -> None:
+    dest = str(tmp_path / "copy")
+    with sc.open(new_root(), shared=True, sync=False) as db:
+        store = db.array_store("a", "i8")
+        store[1] = [1]
+        db.checkpoint(dest)
+        del store[1]
+        with sc.open(db.path, "r") as reader:  # which reads both commits from the log at once
+            reader.checkpoint(dest, update=True)
+        check_equal(dest, db)
