@@ -234,14 +234,18 @@ class SharedStorage(ReadStorage):
         self._page.publish(last, chunks, self.next_chunk, is_durable=is_durable, committing=0)
 
     def _flush(self) -> None:
-        """Bring all commits to disk that the page does not say are there, whoever made them."""
+        """Bring all commits to disk that the page does not say are there, whoever made them.
+
+        The database's own files, not this one's links to them: others may have replaced a chunk since.
+        """
         head, tail = self._page.head, self._current_tail()
         changed = None if head is None or tail is None else tail.chunks(head, head.durable)
-        others = set(self.paths.list_chunks() if changed is None else changed) - self.dirty.keys()
-        for number in others:
+        numbers = set(self.paths.list_chunks() if changed is None else changed) | self.dirty.keys()
+        for number in numbers:
             with contextlib.suppress(FileNotFoundError):  # it was unlinked, once all was on disk
                 files.flush(self.paths.chunk(number))
-        self.entries_dirty |= head is None or any(number >= head.named for number in others | self.dirty.keys())
+        self.dirty = {}
+        self.entries_dirty |= head is None or any(number >= head.named for number in numbers)
         super()._flush()
 
     def _sweep(self) -> None:
