@@ -14,7 +14,8 @@ from conftest import OpenDB
 from hypothesis import given
 from hypothesis import strategies as st
 
-from structchunk.types.convert import as_block, as_items
+from structchunk.types.blocks import as_block
+from structchunk.types.convert import as_items
 
 HOUR = datetime.timedelta(hours=1)
 STRING: Any = getattr(getattr(np, "dtypes", None), "StringDType", None)
