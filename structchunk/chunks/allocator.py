@@ -152,7 +152,7 @@ class Allocator:
     def extend(self, end: int) -> int:
         """Return where small records may end, which is before `end` if there are too many; raises likewise."""
         room = self._open
-        if room is None or end > min(room.limit, room.stored + SPILL_SIZE):
+        if room is None or end > min(room.limit, room.free + SPILL_SIZE):
             return 0
         room.chunk.reserve(end)
         return _limit(room)
@@ -311,7 +311,8 @@ class Allocator:
 
 
 def _limit(room: Room) -> int:
-    return min(room.limit, room.chunk.reserved)
+    """Return where small records may end that are collected elsewhere before they are stored."""
+    return min(room.limit, room.chunk.reserved, room.free + SPILL_SIZE)
 
 
 def _starts(lengths: npt.NDArray[np.int64]) -> range | npt.NDArray[np.int64]:

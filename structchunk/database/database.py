@@ -388,7 +388,7 @@ class Database(StoreCollection):
         Arrays, batches, snapshots and scans stay valid; the disk space of an old chunk comes back when the last
         of them goes. A chunk is skipped while anyone holds a view through which its records can be changed in
         place (an object, or an array made by ``new()``); who asks for one meanwhile waits until the store is
-        done. Such records are copied as they are then, sparse ones too: older snapshots do not follow later changes.
+        done. Such records are copied as they are then, sparse ones too: older snapshots do not follow changes.
         """
         self._check_writable()
         wanted = list(dict.fromkeys(names or self))

@@ -81,8 +81,8 @@ def as_array(values: object, dtype: np.dtype[Any], ndim: int) -> _Array:
     base, shape = dtype.base, dtype.shape
     all_dims = ndim + len(shape)
     source = as_source(values, base, all_dims)
-    if source.ndim != all_dims and source.shape == (0,):
-        source = source.reshape((0,) * ndim + shape)
+    if source.ndim != all_dims and source.ndim <= ndim and source.size == 0:  # no item shows its shape
+        source = source.reshape(source.shape + (0,) * (ndim - source.ndim) + shape)
     if source.ndim != all_dims:
         single = f"a single {type(values).__name__}"
         found = f"{source.ndim}-D values of shape {source.shape}" if source.ndim else single
@@ -90,7 +90,7 @@ def as_array(values: object, dtype: np.dtype[Any], ndim: int) -> _Array:
         of_shape = f" of the shape ({whole})" if shape else ""
         raise ValueError(f"found {found}, expected {all_dims}-D values of {base}{of_shape}")
     if source.shape[ndim:] != shape:
-        if source.size:
+        if 0 not in source.shape[:ndim]:
             raise ValueError(f"found items of the shape {source.shape[ndim:]}, expected {shape}, of {base}")
         source = source.reshape(source.shape[:ndim] + shape)
     if base.names is None:

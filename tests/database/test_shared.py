@@ -148,6 +148,20 @@ def test_a_checkpoint_within_a_transaction_leaves_what_that_has_made(
     check_whole(path)
 
 
+def test_what_was_written_here_may_be_compacted_elsewhere_before_it_is_on_disk(path: str) -> None:
+    with sc.open(path) as db:
+        db.array_store("x", "i8")
+    one, other = (sc.open(path, shared=True, sync=False) for _ in range(2))
+    one["x"].put(1, [1])
+    for number in range(2, 5):
+        other["x"].put(1, [number])
+        other.compact()
+        assert one["x"][1].tolist() == [number]
+    one.close()  # which brings what it has written to disk: of chunks that are gone there is nothing left to bring
+    other.close()
+    check_whole(path)
+
+
 def test_modes(path: str) -> None:
     with pytest.raises(FileNotFoundError):
         sc.open(path, "r+", shared=True)
@@ -242,7 +256,7 @@ def test_a_failed_transaction_does_not_spoil_the_next(path: str, monkeypatch: py
         store = db.array_store("a", "i8")
         store[1] = [1]
         with monkeypatch.context() as patch, pytest.raises(OSError, match="no more"):
-            patch.setattr("structchunk.chunks.chunk.Chunk.flush", fail)
+            patch.setattr("structchunk.disk.files.flush", fail)
             store[1] = [2]
         store[2] = [2]
         assert store[1].tolist() in ([1], [2])

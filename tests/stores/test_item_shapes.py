@@ -147,6 +147,18 @@ def test_other_types_are_refused(db: sc.Database, attempt: Callable[[Any], Any],
     assert list(db) == ["flat", "v"]
 
 
+@pytest.mark.parametrize("dtype", ["f4", "S3", np.dtype([("a", "u1")])], ids=str)
+def test_empty_records_alone_show_no_shape(db: sc.Database, dtype: Any) -> None:
+    store = db.array_store("store", dtype, shape=(2, 3))
+    for rows in ([[], []], ((), (), ()), pd.Series([[], []]), []):
+        store.clear()
+        store.put_many(range(len(rows)), rows)
+        assert [value.shape for value in store.values()] == [(0, 2, 3)] * len(rows)
+    for value in ([[], []], np.zeros((2, 0), store.dtype.base), np.zeros((2, 0, 3), store.dtype.base)):
+        with pytest.raises(ValueError, match=r"of the shape \((length, 2, 3|0, 3|0, 0)\)"):
+            store.put(1, value)
+
+
 def test_shapes_add_up(db: sc.Database) -> None:
     assert db.array_store("a", np.dtype(("f4", (3,))), shape=(2,)).dtype == np.dtype(("f4", (2, 3)))
     sample = np.dtype([("x", "f4"), ("y", "i2", (2,))])
