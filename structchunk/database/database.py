@@ -457,8 +457,8 @@ class Database(StoreCollection):
 
         To bring a copy forward takes time and disk by what has changed since; chunk files with records that may
         change in place are read whole. Whatever is killed, and if the power fails, the copy opens as of its old
-        commit or of the new one; only records that change in place may be newer. A copy counts as written to
-        once it was committed to, synced, an object of it was read through ``r+``, or its index was made anew.
+        commit or of the new one; only records that change in place may be newer. A copy counts as written to by
+        a commit, a sync, a turn of a shared handle, reading an object through ``r+``, and ``rebuild_index()``.
         """
         self._check_open()
         path = destination(self._storage.paths, dest, may_exist=update)
