@@ -119,11 +119,16 @@ def read_blocks(source: Any, name: str, schema: Schema) -> Iterator[Block]:
     with translated_errors(name):
         reader = _reader(source)
         column = _choose_column(reader.schema, name, schema)
-        names = [other for other in reader.schema.names if other in (KEY, column) or column is None]
+        names = _needed(reader.schema.names, column)
         nothing = {name: pa.nulls(0, reader.schema.field(name).type) for name in names}
         _block(nothing, schema, column)  # to check the types, even if there are no records
         for batch in reader:
             yield _block({name: batch.column(name) for name in names}, schema, column)
+
+
+def _needed(names: list[str], column: str | None) -> list[str]:
+    """Return the names of the columns that are read: all, if none is chosen."""
+    return [name for name in names if name in (KEY, column) or column is None]
 
 
 def _block(columns: dict[str, pa.Array], schema: Schema, column: str | None) -> Block:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ..chunks.chunk import Chunk
@@ -170,13 +170,27 @@ def take(
         places = {
             place.chunk.id: place for heap in heaps.values() for place in storage.places(heap, snapshot.commit)
         }
-        sources = {}
-        for chunk, place in places.items():
-            may_link = chunk in frozen and not heaps[place.chunk.header.store].is_exposed(chunk)
-            if not _is_had(place.chunk, mine, draft.chunk(chunk), may_link=may_link):
-                sources[chunk] = _opened(place, held)
+        linkable = {place.chunk.id for place in _hidden(places.values(), heaps)} & frozen
+        sources = {
+            place.chunk.id: _opened(place, held) for place in _lacking(places.values(), mine, draft, linkable)
+        }
         superblock = _superblock(storage, snapshot.commit, places)
         return Taken(snapshot, superblock, storage.index.catalog, heaps, places, sources, list(storage.gone))
+
+
+def _hidden(places: Iterable[Place], heaps: Mapping[int, Heap]) -> list[Place]:
+    """Return those of chunks of which nobody holds a view that may be written to."""
+    return [place for place in places if not heaps[place.chunk.header.store].is_exposed(place.chunk.id)]
+
+
+def _lacking(
+    places: Iterable[Place], mine: Mapping[int, Chunk], draft: Paths, linkable: Container[int]
+) -> Iterator[Place]:
+    """Yield those of chunks that the copy neither has nor could be given by a link."""
+    for place in places:
+        chunk = place.chunk
+        if not _is_had(chunk, mine, draft.chunk(chunk.id), may_link=chunk.id in linkable):
+            yield place
 
 
 def _superblock(storage: Storage, commit: int, places: Mapping[int, Place]) -> Superblock:
