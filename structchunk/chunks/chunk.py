@@ -81,8 +81,9 @@ import numpy.typing as npt
 from ..disk import files
 from ..errors import CLOSED, ClosedError, CorruptionError, FailedError
 from ..runs.extent import ROW_SIZE
+from .directory import record_above
 from .header import MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
-from .segment import MAGIC, SEGMENT_SIZE, Segment, parse_segment, walk
+from .segment import SEGMENT_SIZE, Segment, parse_segment, walk
 
 MIN_STEP = 1 << 16
 """The least that is reserved ahead, in bytes."""
@@ -285,14 +286,11 @@ class Chunk:
     def segment_above(self, low: int) -> tuple[int, Segment] | None:
         """Return the segment whose lowest byte is at `low`, and where it ends, or None."""
         header, source = self.header, self.source
-        at = low
-        while (at := source.find(MAGIC, at)) >= 0:
-            end = at + SEGMENT_SIZE
-            segment = parse_segment(memoryview(source), end, self.id, header.data_offset, header.item_size)
-            if segment is not None and segment.low == low:
-                return end, segment
-            at += 1
-        return None
+        end = record_above(source, low, header.file_size, self.id)
+        segment = (
+            parse_segment(memoryview(source), end, self.id, header.data_offset, header.item_size) if end else None
+        )
+        return None if segment is None else (end, segment)
 
     # ------------------------------------------------------------------ writing
 

@@ -140,7 +140,7 @@ def _find_start(raw: Raw, low: int, top: int, commit: int, chunk: int) -> int:
     """Return where the segments after a commit begin, having gone up from `low` to there, at most to `top`."""
     position, window = low, 1
     while position < top:
-        end = _record_above(raw, position, top, chunk)
+        end = record_above(raw, position, top, chunk)
         if not end:
             return top
         size = end - position
@@ -154,7 +154,7 @@ def _find_start(raw: Raw, low: int, top: int, commit: int, chunk: int) -> int:
     return top
 
 
-def _record_above(raw: Raw, position: int, top: int, chunk: int) -> int:
+def record_above(raw: Raw, position: int, top: int, chunk: int) -> int:
     """Return where the record ends of the segment whose lowest byte is at a position, or 0 if none is found."""
     at = position
     while (at := raw.find(MAGIC, at, top)) >= 0:

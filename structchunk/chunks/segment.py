@@ -34,8 +34,6 @@ OWN_CRC = struct.Struct("<I")
 SEGMENT_SIZE = 64
 REPLACES = 1 << 8
 """Beside the form of the rows: this commit replaces the chunks that the header names."""
-_MAGIC_WORD = int.from_bytes(MAGIC, "little")
-_WINDOW = 1 << 16
 MOST_ROWS = 1 << 28
 """No commit has as many rows in one chunk: 64 bytes in a sparse file could ask for any amount of memory else."""
 assert SEGMENT.size + OWN_CRC.size == SEGMENT_SIZE
@@ -214,29 +212,6 @@ def survey(directory: memoryview) -> tuple[int, int] | None:
     except (ValueError, struct.error):
         return None
     return flags, size
-
-
-def size_of_last(directory: memoryview, chunk: int) -> int | None:
-    """Return the size of the last segment of a directory, or None if it has no sound record.
-
-    Looks for the record from the lowest byte up: takes time by that segment, not by all of the directory.
-    """
-    for window in range(0, len(directory), _WINDOW):
-        words = np.frombuffer(directory[window : window + _WINDOW], "<u4")[:: ROW_SIZE // 4]
-        for top in (window + np.flatnonzero(words == _MAGIC_WORD) * ROW_SIZE).tolist():
-            if top + SEGMENT_SIZE <= len(directory) and _is_record(directory[top : top + SEGMENT_SIZE], chunk, top):
-                return int(top) + SEGMENT_SIZE
-    return None
-
-
-def _is_record(record: memoryview, chunk: int, rows_size: int) -> bool:
-    """Tell whether bytes are the record of a segment whose rows have a size."""
-    _, _, _, count, *_, form = SEGMENT.unpack_from(record)
-    try:
-        is_of_size = size_of(form & ~REPLACES, count) == rows_size
-    except ValueError:
-        return False
-    return is_of_size and OWN_CRC.unpack_from(record, SEGMENT.size)[0] == zlib.crc32(record[: SEGMENT.size], chunk)
 
 
 def walk(raw: memoryview, position: int, chunk: int, data_offset: int, item_size: int) -> Iterator[Segment]:

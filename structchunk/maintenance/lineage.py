@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 
 from ..chunks.chunk import Chunk
+from ..chunks.directory import record_above
 from ..chunks.heap import Place
-from ..chunks.segment import Segment, size_of_last
+from ..chunks.segment import Segment
 from ..disk import files
 from ..disk.paths import Paths
 from ..disk.presence import check_there
@@ -86,7 +87,7 @@ def _end_of(chunk: Chunk) -> bytes:
     size = LOOKED_BACK
     while True:
         end = files.read(chunk.path, chunk.directory, size)
-        if len(end) < size or size_of_last(memoryview(end), chunk.id) is not None:
+        if len(end) < size or record_above(end, 0, len(end), chunk.id):
             return end
         size *= 16
 
