@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import gc
 import hashlib
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from copied import Point, write_little, write_much
 from kill_workers import Killer, started
 from oracle import CHUNK_SIZE, Oracle, Planner, contents, number, reopen, shrink, work
 from recorded_files import Recorder, Seam, SyncedWrites, build, draw_cut
@@ -36,10 +36,6 @@ from structchunk.runs.run import ArrayRun, ContiguousRun
 NewRoot = Callable[[], str]
 OpenDB = Callable[..., sc.Database]
 KILLED = -9
-
-
-class Point(sc.Object):
-    _fields_ = [("x", ctypes.c_double), ("n", ctypes.c_int64)]
 
 
 def fill(db: sc.Database) -> None:
@@ -227,21 +223,6 @@ def test_gap_at_the_end_of_a_chunk(db: sc.Database, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------- writing to either
-
-
-def write_much(db: sc.Database) -> None:
-    for name in ("plain", "mixed"):
-        db[name].put_many(range(10**6, 10**6 + 3000), np.full((3000, 3), 8))
-        db[name].put(10, [1])
-    db["points"].put_many(range(5000, 9000), [(1, 1)] * 4000)
-    for name in db:
-        db[name].delete_range(20, 40)
-
-
-def write_little(db: sc.Database) -> None:
-    for name in ("plain", "mixed"):
-        db[name].put(10, [1])
-    db["points"][3] = Point(9, 9)
 
 
 def abort_much(db: sc.Database) -> None:

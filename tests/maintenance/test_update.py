@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import random
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from copied import Point, write_little, write_much
 from oracle import CHUNK_SIZE, Contents, Oracle, Planner, contents, number, shrink, work
 
 import structchunk as sc
@@ -23,10 +23,6 @@ from structchunk.index import store_index
 
 NewRoot = Callable[[], str]
 OpenDB = Callable[..., sc.Database]
-
-
-class Point(sc.Object):
-    _fields_ = [("x", ctypes.c_double), ("n", ctypes.c_int64)]
 
 
 def fill(db: sc.Database) -> None:
@@ -75,21 +71,6 @@ def check_equal(root: str, db: sc.Database) -> None:
 
 
 # ---------------------------------------------------------------------- what is brought forward
-
-
-def write_much(db: sc.Database) -> None:
-    for name in ("plain", "mixed"):
-        db[name].put_many(range(10**6, 10**6 + 3000), np.full((3000, 3), 8))
-        db[name].put(10, [1])
-    db["points"].put_many(range(5000, 9000), [(1, 1)] * 4000)
-    for name in db:
-        db[name].delete_range(20, 40)
-
-
-def write_little(db: sc.Database) -> None:
-    for name in ("plain", "mixed"):
-        db[name].put(10, [1])
-    db["points"][3] = Point(9, 9)
 
 
 def abort_much(db: sc.Database) -> None:
