@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy.typing as npt
 
 from ..chunks.chunk import Chunk
 from ..chunks.header import Header, History
-from ..chunks.heap import Gone, Heap, Place
+from ..chunks.heap import ATTRIBUTES, Gone, Heap, Place
 from ..disk import files
 from ..disk.lock import Hold
 from ..disk.paths import Paths
 from ..disk.reserve import Reserve
 from ..disk.superblock import Superblock
 from ..disk.tail import Head, Tail
-from ..errors import FailedError
+from ..errors import FailedError, StoreNotFound
 from ..index.index import Catalog, Index
 from ..process import forks, leftovers
 from ..process.mutex import Mutex, interrupts_itself
@@ -37,6 +37,9 @@ CHECKPOINT_COMMITS = 1 << 17
 """After this many commits a checkpoint is made, so that opening after a crash has little to walk."""
 CHECKPOINT_SIZE = 1 << 30
 """And after this many bytes."""
+
+
+_Named: TypeAlias = tuple[Catalog, dict[int, Heap], tuple[dict[str, Heap], dict[str, Heap]]]
 
 
 class Storage:
@@ -70,7 +73,7 @@ class Storage:
         self.index = index
         self.chunk_size = chunk_size
         self._heaps: dict[int, Heap] = {}
-        self._named: tuple[Catalog, dict[int, Heap], dict[str, Heap]] = {}, {}, {}
+        self._named: _Named = {}, {}, ({}, {})
         self.drafts: dict[int, Heap] = {}
         self.exposed: dict[int, Chunk] = {}
         self.next_chunk = max(superblock.next_chunk, index.next_chunk)
@@ -93,20 +96,30 @@ class Storage:
     # ------------------------------------------------------------------ stores and chunks
 
     @property
+    def stores(self) -> dict[str, Heap]:
+        """The stores of users as of the last commit, by name: all heaps but that of attributes. Never changed."""
+        return self._known()[1]
+
+    @property
     def heaps(self) -> dict[str, Heap]:
-        """The stores as of the last commit, by name; replaced by one that differs, never changed."""
+        """All stores as of the last commit, by name; replaced by one that differs, never changed."""
+        return self._known()[0]
+
+    def _known(self) -> tuple[dict[str, Heap], dict[str, Heap]]:
+        """Return all stores, and those of users."""
         catalog, heaps = self.index.catalog, self._heaps
         named = self._named
         if named[0] is not catalog or named[1] is not heaps:
             found = {name: heaps[entry["store"]] for name, entry in catalog.items() if entry["store"] in heaps}
-            named = self._named = catalog, heaps, found
+            users = {name: heap for name, heap in found.items() if name != ATTRIBUTES}
+            named = self._named = catalog, heaps, (found, users)
         return named[2]
 
     def add_heap(self, heap: Heap) -> None:
         """Make a committed store known."""
         self.index.add_store(heap.store, heap.item_size, heap.check)  # first: who has the heap needs its table
         self._heaps[heap.store] = heap
-        self._named = {}, {}, {}
+        self._named = {}, {}, ({}, {})
 
     def find_heap(self, store: int) -> Heap | None:
         """Return the heap of a store by its id, or None."""
@@ -157,7 +170,12 @@ class Storage:
 
     def live_array(self, heap: Heap, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place; None if it is not current any more, or writing failed."""
-        return None if self.failure else self.in_place.array(heap, extent, self.checkpoint)
+        if self.failure:
+            return None
+        array = self.in_place.array(heap, extent, self.checkpoint)
+        if heap.is_dropped:  # while this waited: what would be changed is in a file that has gone
+            raise StoreNotFound(f"store {heap.name!r} was dropped or altered; get it again by its name")
+        return array
 
     # ------------------------------------------------------------------ what state it is in
 
@@ -355,6 +373,7 @@ class Storage:
 
     def _drop(self, dropped: Heap) -> None:
         self._heaps = {store: heap for store, heap in self._heaps.items() if heap is not dropped}
+        dropped.is_dropped = True
         for chunk in dropped.chunks.values():
             chunk.map_source()  # for the snapshots that go on reading it when the file is gone
         # The chunk that says that the store was dropped, its last one, must go last.
