@@ -310,9 +310,9 @@ def first_change(take_since: Callable[[int], Logs], known: tuple[int, int]) -> t
 
 
 def entries(logs: Sequence[StoreLog], drops: Iterable[StoreLog]) -> Iterator[Entry]:
-    """Yield what each commit changed in each store, in order of commit."""
+    """Yield what each commit changed in each store, in order of commit; first what it dropped."""
     dropped = (Entry(log.commit, log, "dropped", []) for log in drops)
-    return merge(_changes(logs), dropped, key=attrgetter("commit"))
+    return merge(dropped, _changes(logs), key=attrgetter("commit"))
 
 
 def _changes(logs: Sequence[StoreLog]) -> Iterator[Entry]:

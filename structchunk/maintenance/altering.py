@@ -2,8 +2,8 @@
 
 It is one commit, which creates that store and drops the one before. A kill or a power cut leaves the one or the
 other, whole; those who hold the old store read on what they have. Records are converted some megabytes at a time,
-long ones piece by piece; what was sparse stays so where zeros stay zeros. Their rows are in memory until the commit,
-a few bytes each where records lie in order of key.
+long ones piece by piece; what was sparse stays so where zeros stay zeros. Their rows are in memory until the
+commit, a few bytes each where records lie in order of key.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class _Plan:
         if old.base.names is not None and new.base.names is not None:
             return self._copy_fields(old.base, new.base, f"{path}[]" if path and old.shape else path)
         if not is_widening(old.base, new.base):
-            self._refuse(path, f"stored {old.base}, asked for {new.base}: a value might change; store it as one")
+            self._refuse(path, f"stored {old.base}, asked for {new.base}, which does not hold all of its values")
         return _copy_values
 
     def _refuse(self, path: str, why: str) -> None:
