@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..chunks.heap import Heap
 from ..engine.staging import Staging
+from ..engine.storage import Storage
 from ..maintenance.stats import StoreStats
 from ..runs.extent import Extent, RowArray
 from ..runs.run import Run
@@ -23,6 +24,8 @@ from .transaction import Transaction, staging_of
 
 class Writable(Holder, Protocol):
     """What is needed of a database."""
+
+    _storage: Storage
 
     @property
     def mode(self) -> str:

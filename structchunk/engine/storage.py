@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy.typing as npt
 
 from ..chunks.chunk import Chunk
 from ..chunks.header import Header, History
-from ..chunks.heap import ATTRIBUTES, Gone, Heap, Place
+from ..chunks.heap import Gone, Heap, Place
 from ..disk import files
 from ..disk.lock import Hold
 from ..disk.paths import Paths
@@ -22,7 +22,7 @@ from ..disk.reserve import Reserve
 from ..disk.superblock import Superblock
 from ..disk.tail import Head, Tail
 from ..errors import FailedError, StoreNotFound
-from ..index.index import Catalog, Index
+from ..index.index import Index
 from ..process import forks, leftovers
 from ..process.mutex import Mutex, interrupts_itself
 from ..runs.extent import Extent
@@ -31,15 +31,13 @@ from . import checkpoint, drafts, provision
 from .commit import Ready, append_parts, catalog_after, make_ready, with_note
 from .in_place import InPlaceViews
 from .losses import going_with
+from .names import Names, name_heaps
 from .staging import Staging
 
 CHECKPOINT_COMMITS = 1 << 17
 """After this many commits a checkpoint is made, so that opening after a crash has little to walk."""
 CHECKPOINT_SIZE = 1 << 30
 """And after this many bytes."""
-
-
-_Named: TypeAlias = tuple[Catalog, dict[int, Heap], tuple[dict[str, Heap], dict[str, Heap]]]
 
 
 class Storage:
@@ -73,7 +71,7 @@ class Storage:
         self.index = index
         self.chunk_size = chunk_size
         self._heaps: dict[int, Heap] = {}
-        self._named: _Named = {}, {}, ({}, {})
+        self._named: Names | None = None
         self.drafts: dict[int, Heap] = {}
         self.exposed: dict[int, Chunk] = {}
         self.next_chunk = max(superblock.next_chunk, index.next_chunk)
@@ -97,29 +95,23 @@ class Storage:
 
     @property
     def stores(self) -> dict[str, Heap]:
-        """The stores of users as of the last commit, by name: all heaps but that of attributes. Never changed."""
-        return self._known()[1]
+        """The stores of users, by name: all heaps but that of attributes."""
+        return self._names().stores
 
     @property
     def heaps(self) -> dict[str, Heap]:
         """All stores as of the last commit, by name; replaced by one that differs, never changed."""
-        return self._known()[0]
+        return self._names().heaps
 
-    def _known(self) -> tuple[dict[str, Heap], dict[str, Heap]]:
-        """Return all stores, and those of users."""
-        catalog, heaps = self.index.catalog, self._heaps
-        named = self._named
-        if named[0] is not catalog or named[1] is not heaps:
-            found = {name: heaps[entry["store"]] for name, entry in catalog.items() if entry["store"] in heaps}
-            users = {name: heap for name, heap in found.items() if name != ATTRIBUTES}
-            named = self._named = catalog, heaps, (found, users)
-        return named[2]
+    def _names(self) -> Names:
+        names = self._named = name_heaps(self._named, self.index.catalog, self._heaps)
+        return names
 
     def add_heap(self, heap: Heap) -> None:
         """Make a committed store known."""
         self.index.add_store(heap.store, heap.item_size, heap.check)  # first: who has the heap needs its table
         self._heaps[heap.store] = heap
-        self._named = {}, {}, ({}, {})
+        self._named = None
 
     def find_heap(self, store: int) -> Heap | None:
         """Return the heap of a store by its id, or None."""

@@ -42,8 +42,9 @@ class Attributes(MutableMapping[str, Any]):
     Notes
     -----
     They read and write through what they were got from, as stores do: each change is a commit of its own, durable
-    as the database's others are, or part of the transaction; a snapshot shows those of its commit, and cannot change
-    them. All attributes of a store are one record, so they are for what fits a page: each change writes it anew.
+    as the database's others are, or part of the transaction; a snapshot shows those of its commit, and cannot
+    change them. All attributes of a store are one record, so they are for what fits a page: each change writes it
+    anew.
 
     What is got is a copy: ``attrs["list"].append(5)`` changes nothing that is stored; set it again. Any number of
     threads may use one; ``pop`` and ``setdefault`` are one step.
