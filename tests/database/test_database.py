@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from conftest import OpenDB
 from mapping_contract import (
-    ARRAYS,
     KINDS,
     OBJECTS,
     Kind,
