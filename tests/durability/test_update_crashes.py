@@ -48,6 +48,7 @@ def fill(db: sc.Database) -> None:
     mixed.new(1, 3000)[:] = 7
     mixed.put_many(range(10, 200), np.arange(570).reshape(190, 3))
     db.array_store("passing", "u1").put(1, [1])
+    db["passing"].attrs["n"] = 5
 
 
 def grow(db: sc.Database) -> None:
@@ -92,7 +93,15 @@ def drop(db: sc.Database) -> None:
     db.object_store("plain", Point).put_many(range(40), [(key, key) for key in range(40)])
 
 
-CHANGES = [grow, add_chunks, change_in_place, compact, compact_twice, drop]
+def alter(db: sc.Database) -> None:
+    """Fields in another order of bytes, so that a record is the old one or the new one, and never half of each."""
+    db.alter_store("plain", ">f8")
+    db.attrs["n"] = 1
+    db["plain"].attrs["n"] = [2]
+    grow(db)
+
+
+CHANGES = [grow, add_chunks, change_in_place, compact, compact_twice, drop, alter]
 
 
 # ---------------------------------------------------------------------- what is recorded
