@@ -170,6 +170,13 @@ class CopyRecorder(Recorder):
         if is_below(self._root, args):
             super()._record(operation, args, done)
 
+    def _note_flushed(self, operation: str, args: tuple[Any, ...]) -> None:
+        """Note what is on disk, files that were linked too: of the database those that its checkpoint has there."""
+        if operation == "link":
+            inode = os.stat(args[1]).st_ino
+            self._data[inode] = self._data[inode][-1:]
+        super()._note_flushed(operation, args)
+
     def note_synced_write(self, leveldb: LevelDB) -> None:
         """Note that LevelDB has flushed the log that it writes to."""
         if is_below(self._root, (leveldb,)):
