@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..errors import KeyNotFound, MovedError
 from ..runs.extent import KEY_END, Extent
+from ..runs.run import Run
 from ..types.keys import as_bound, as_key, key_or_none
 from ..types.schema import Schema
 from .attributes import Attributes
@@ -73,6 +74,11 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
     @abc.abstractmethod
     def _record(self, extent: Extent) -> R:
         """Return the record at an extent."""
+
+    def _records(self, run: Run, *, reverse: bool) -> Iterable[R]:
+        """Return the records of a run, in the direction of the keys or against it."""
+        rows = run.rows.tolist()
+        return map(self._record, reversed(rows) if reverse else rows)
 
     @abc.abstractmethod
     def put(self, key: int, value: Any) -> None:
@@ -228,7 +234,7 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
 
     def _range(self, start: int | None, stop: int | None, *, reverse: bool) -> Range[R]:
         low, high = as_bound(start, 0), as_bound(stop, KEY_END)
-        return Range(self._binding, self._record, low, high, reverse=reverse)
+        return Range(self._binding, self._records, low, high, reverse=reverse)
 
     def delete_range(self, start: int | None = None, stop: int | None = None) -> int:
         """Delete all records with keys in ``[start, stop)``, and return how many there were."""
