@@ -71,7 +71,8 @@ import contextlib
 import mmap
 import os
 import struct
-import sys
+import weakref
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,18 +80,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ..disk import files
-from ..errors import CLOSED, ClosedError, CorruptionError, FailedError
+from ..errors import CLOSED, ClosedError, CorruptionError, Error, FailedError
 from ..runs.extent import ROW_SIZE
 from .directory import record_above
 from .header import MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
+from .mapping import map_file
 from .segment import SEGMENT_SIZE, Segment, parse_segment, walk
 
 MIN_STEP = 1 << 16
-"""The least that is reserved ahead, in bytes."""
+"""Space is reserved ahead in steps: as much as there is already, up to this, and then a fraction of it, in bytes."""
+MOST_OPEN = 32
+"""So many chunk files are kept open for writing, of all databases of this process."""
 _OFFSETS = struct.Struct("<QQ")
-
-_MAPPING: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
-"""Spares a file descriptor for each mapping; older Pythons keep one for as long as it lives."""
+_open: deque[weakref.ref[Chunk]] = deque()
+"""Those that are, the one first that was opened first; some may have been closed since."""
 
 
 class Chunk:
@@ -170,7 +173,7 @@ class Chunk:
     def map_source(self) -> mmap.mmap:
         """Map the file for reading, unless it is mapped already: from then on it may be unlinked."""
         if self._source is None:
-            self._source = self._map(mmap.ACCESS_READ)
+            self._source = self._map(writable=False)
         return self._source
 
     @property
@@ -191,7 +194,7 @@ class Chunk:
     def target(self) -> mmap.mmap:
         """A mapping whose changes go to the file."""
         if self._target is None:
-            self._target = self._map(mmap.ACCESS_WRITE)
+            self._target = self._map(writable=True)
         return self._target
 
     def unmap(self) -> None:
@@ -203,25 +206,25 @@ class Chunk:
         self._closed = True
         self.unmap()
 
-    def _map(self, access: int) -> mmap.mmap:
+    def _map(self, *, writable: bool) -> mmap.mmap:
         # On an overlay file system a file of a lower layer is copied when it is first opened for writing, and who
         # has mapped it before goes on seeing the lower one. So who writes opens it for writing, even to read.
-        write = access == mmap.ACCESS_WRITE or (self._is_written and os.access(self.path, os.W_OK))
+        write = writable or (self._is_written and os.access(self.path, os.W_OK))
         with self._while_open(), files.advised(self.path):
             file = self._file  # which may have lost its name; and a signal handler may close it meanwhile
             if file is not None:
-                return self._mapped(file.fd, access)
+                return self._mapped(file.fd, writable=writable)
             with files.opened(self.path, write=write) as fd:
-                return self._mapped(fd, access)
+                return self._mapped(fd, writable=writable)
 
-    def _mapped(self, fd: int, access: int) -> mmap.mmap:
+    def _mapped(self, fd: int, *, writable: bool) -> mmap.mmap:
         status = os.fstat(fd)
         size = status.st_size
         if size != self.header.file_size:
             expected = f"{self.header.file_size} bytes"
             raise CorruptionError(self.path, found=f"a file of {size} bytes", expected=expected)
         self._recognise(fd, files.identity(status))
-        return mmap.mmap(fd, size, access=access, **_MAPPING)
+        return map_file(fd, size, writable=writable)
 
     def _recognise(self, fd: int, file: files.Identity) -> None:
         """Raise unless an open file is this chunk: it may lie where another one was when the header was read."""
@@ -250,9 +253,10 @@ class Chunk:
 
     def _check_place(self) -> None:
         """Raise if what is written by path would go to another file than the one that is open."""
-        if self._file is None:
+        file = self._file  # others may close it, to open another one
+        if file is None:
             self._open_file()
-        elif found := files.displaced(self.path, self._file.identity):
+        elif found := files.displaced(self.path, file.identity):
             if self._closed:
                 raise ClosedError(CLOSED)
             raise FailedError(f"{found}; close the database and open it again")
@@ -306,17 +310,18 @@ class Chunk:
             return
         self._check_place()
         start = max(self.free, self.reserved)
-        ahead = round_up(end + max(MIN_STEP, end // 16), PAGE)
+        ahead = round_up(end + self._step(end - self.header.data_offset), PAGE)
         exact = round_up(end, PAGE)
         self.reserved = self._reserve_one_of(start, min(ahead, self.directory // PAGE * PAGE), exact)
 
-    def reserve_directory(self, rows_size: int, *, ahead: int = MIN_STEP) -> None:
+    def reserve_directory(self, rows_size: int, *, exact: bool = False) -> None:
         """Give blocks to the next segment, whose rows take `rows_size` bytes, as :meth:`reserve` does to data."""
         low = self.directory - SEGMENT_SIZE - rows_size
         if low >= self._directory_reserved:
             return
         self._check_place()
         stop = min(self._directory_reserved, self.directory)
+        ahead = 0 if exact else min(self.header.file_size - self.directory, MIN_STEP)
         for start in (low - ahead, low):
             first = max(start // PAGE * PAGE, self.free, self.stored)
             try:
@@ -327,6 +332,11 @@ class Chunk:
             else:
                 self._directory_reserved = first
                 return
+
+    @staticmethod
+    def _step(size: int) -> int:
+        """Return how much to reserve ahead, behind `size` bytes."""
+        return max(min(size, MIN_STEP), size // 16)
 
     def _reserve_one_of(self, start: int, ahead: int, exact: int) -> int:
         if ahead > exact:
@@ -358,7 +368,21 @@ class Chunk:
             file = files.File(self.path)
         self._recognise(file.fd, file.identity)
         self._file = file
+        _open.append(weakref.ref(self))
+        while len(_open) > MOST_OPEN:
+            oldest = _open.popleft()()
+            if oldest is not None:
+                oldest._let_file_go()
         return file
+
+    def _let_file_go(self) -> None:
+        """Close the file once no write is in flight, and keep it mapped: see ``files.start_flush``.
+
+        It is opened again when it is needed. One that cannot be mapped stays open.
+        """
+        with contextlib.suppress(OSError, Error):
+            self.map_source()
+            self._file = None
 
     def place(self, offset: int, data: Any, size: int) -> None:
         """Store a contiguous buffer, with blocks for no more than itself: nothing is to follow soon."""

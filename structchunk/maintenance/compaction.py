@@ -259,7 +259,7 @@ def _fill(allocator: Allocator, room: Room, rows: RowArray, moved: RowArray) -> 
     ends = room.free + np.cumsum(sizes)
     moved["chunk"] = chunk.id
     moved["offset"] = np.where(rows["flags"] & TOMBSTONE != 0, 0, ends - sizes)
-    chunk.reserve_directory(packed_size(ArrayRun(moved), heap.item_size), ahead=0)
+    chunk.reserve_directory(packed_size(ArrayRun(moved), heap.item_size), exact=True)
     filled = sizes > 0
     rows, sizes, offset = rows[filled], sizes[filled], room.free
     for low, high in pairwise(_steps(rows, sizes)):
