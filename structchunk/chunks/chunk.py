@@ -132,18 +132,28 @@ class Chunk:
     @classmethod
     def create(cls, path: str, header: Header) -> Chunk:
         """Create the file. Not durable before :meth:`flush` and a flush of the directory that it lies in."""
+        chunk = cls(path, header, header.data_offset, header.file_size)
         try:
-            files.create(path, header.file_size)
-            files.reserve(path, 0, header.header_size)
-            files.write(path, 0, header.pack())
+            with files.advised(path):
+                chunk._fill(files.create(path, header.file_size))
         except FileExistsError:
             raise  # somebody else made it, so it must not be removed
         except BaseException:
             files.unlink(path)
             raise
-        chunk = cls(path, header, header.data_offset, header.file_size)
         chunk._prepared = True
         return chunk
+
+    def _fill(self, file: files.File) -> None:
+        """Write the header, with blocks for it, and for the first page of the directory, which every chunk gets."""
+        path, header = self.path, self.header
+        files.reserve(path, 0, header.header_size, file)
+        files.write(path, 0, header.pack(), file)
+        first = max(header.file_size - PAGE, header.data_offset)
+        files.reserve(path, first, header.file_size - first, file)
+        self._directory_reserved = first
+        self._keep_open(file)
+        self._identity = file.identity
 
     @classmethod
     def open(cls, path: str, *, is_written: bool = False) -> Chunk:
@@ -250,6 +260,8 @@ class Chunk:
             if self._closed:
                 raise ClosedError(CLOSED) from error
             raise
+        if self._closed:  # its file may still be open, and lead nowhere
+            raise ClosedError(CLOSED)
 
     def _check_place(self) -> None:
         """Raise if what is written by path would go to another file than the one that is open."""
@@ -352,7 +364,7 @@ class Chunk:
 
     def _reserve(self, offset: int, size: int) -> None:
         with self._while_open():
-            files.reserve(self.path, offset, size)
+            files.reserve(self.path, offset, size, self._file)
 
     def store(self, offset: int, data: Any, size: int) -> None:
         """Write a contiguous buffer of `size` bytes at `offset`, behind all that was committed."""
@@ -367,13 +379,17 @@ class Chunk:
         with self._while_open(), files.advised(self.path):
             file = files.File(self.path)
         self._recognise(file.fd, file.identity)
+        self._keep_open(file)
+        return file
+
+    def _keep_open(self, file: files.File) -> None:
+        """Write to this open file from now on, and close others if there are too many."""
         self._file = file
         _open.append(weakref.ref(self))
         while len(_open) > MOST_OPEN:
             oldest = _open.popleft()()
             if oldest is not None:
                 oldest._let_file_go()
-        return file
 
     def _let_file_go(self) -> None:
         """Close the file once no write is in flight, and keep it mapped: see ``files.start_flush``.

@@ -207,7 +207,7 @@ class Transaction(StoreCollection):
         heap = self._storage.new_heap(check_store_name(name), schema)
         allocator = self._allocator(heap)
         allocator.roll()
-        self._storage.index.add_store(heap.store, heap.item_size, heap.check)
+        self._storage.index.add_new_store(heap.store, heap.item_size, heap.check)
         staging = self._new_staging(allocator)
         self._stagings[name], self._created[name] = staging, heap
 

@@ -216,8 +216,17 @@ class Index:
         """Make a store's rows readable; `check` raises if rows point outside the store's chunks."""
         self._item_sizes[store] = item_size
         self.live[store] = self.read_live(store)
+        return self._add_store_index(store, check)
+
+    def add_new_store(self, store: int, item_size: int, check: Check) -> None:
+        """Make a store that is not committed yet readable, of which LevelDB has nothing."""
+        self._item_sizes[store], self.live[store] = item_size, {}
+        store_index = self._add_store_index(store, check)
+        store_index.begin_empty()
+
+    def _add_store_index(self, store: int, check: Check) -> StoreIndex:
         store_index = self._store_indexes[store] = StoreIndex(
-            self.leveldb, self._version, store, item_size, check, self._budget
+            self.leveldb, self._version, store, self._item_sizes[store], check, self._budget
         )
         return store_index
 

@@ -20,6 +20,7 @@ from ..runs.extent import (
     RowArray,
     clip,
     concatenate,
+    empty_rows,
     find_equal,
     find_one,
     make_rows,
@@ -121,6 +122,11 @@ class StoreIndex:
         self._delta_loaded = False
         self._dropped = ""
 
+    def begin_empty(self) -> None:
+        """Take it that LevelDB has nothing of this store: it is a new one."""
+        self._delta_loaded = True
+        self._cache.insert(CachedPages(ArrayRun(empty_rows()), 0, KEY_END - 1))
+
     def _key(self, region: bytes, key: int) -> bytes:
         return KEY.pack(region, self._store, key)
 
@@ -203,7 +209,8 @@ class StoreIndex:
     def existing(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return the live rows that these ascending keys have now, without those that have none."""
         if len(keys) <= FEW_KEYS:
-            return without_tombstones(self.lookup(keys))
+            found = [extent for key in keys.tolist() if (extent := self.find(key)) is not None]
+            return np.array(found, EXTENT_DTYPE) if found else empty_rows()
         parts = []
         for pages, first, upto in self._pages_of(keys, None):
             where, found = pages.search(keys[first:upto])
