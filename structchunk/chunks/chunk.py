@@ -88,7 +88,7 @@ from .mapping import map_file
 from .segment import SEGMENT_SIZE, Segment, parse_segment, walk
 
 MIN_STEP = 1 << 16
-"""Space is reserved ahead in steps: as much as there is already, up to this, and then a fraction of it, in bytes."""
+"""Space is reserved in steps: as much as there is already, up to so many bytes, and then a fraction of it."""
 MOST_OPEN = 32
 """So many chunk files are kept open for writing, of all databases of this process."""
 _OFFSETS = struct.Struct("<QQ")
@@ -248,6 +248,10 @@ class Chunk:
             raise FailedError(
                 f"{self.path} is another file than the one that was opened; close the database and open it again"
             )
+
+    def is_file(self, fd: int) -> bool:
+        """Tell whether an open file is the one that is mapped, or was written to."""
+        return self._identity == files.identity(os.fstat(fd))
 
     @contextlib.contextmanager
     def _while_open(self) -> Iterator[None]:

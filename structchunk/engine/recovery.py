@@ -20,7 +20,8 @@ from ..disk.paths import Paths
 from ..disk.presence import check_free
 from ..disk.superblock import Superblock, create_superblock, read_superblock
 from ..errors import CorruptionError
-from ..index.index import Catalog, Index
+from ..index.catalog import Catalog
+from ..index.index import Index
 from ..index.leveldb import REBUILD
 from ..runs.run import portions
 from ..types.schema import schema_from_descriptor

@@ -22,7 +22,8 @@ from ..disk.reserve import Reserve
 from ..disk.superblock import Superblock
 from ..disk.tail import Head, Tail
 from ..errors import FailedError
-from ..index.index import Catalog, Index
+from ..index.catalog import Catalog
+from ..index.index import Index
 from ..process import forks, leftovers
 from ..process.mutex import Mutex, interrupts_itself
 from ..runs.extent import Extent

@@ -27,6 +27,7 @@ from ..process import forks
 from ..process.mutex import Mutex
 from ..runs.extent import RowArray, unpack_row
 from ..runs.run import Run
+from .catalog import CATALOG, Catalog, read_catalog
 from .change import Change
 from .counts import Counts, LiveCount, recount, recount_one
 from .drop_notes import Note, pack_note, read_notes
@@ -40,7 +41,6 @@ from .version import IndexVersion
 VERSION = 1
 LAST = b"Mlast"
 CHECKPOINT = b"Mcheckpoint"
-CATALOG = b"Mcatalog"
 _OF_STORES = ((b"C", b"E"), (CATALOG, CATALOG + b"\0"), (b"P", b"Q"), (b"X", b"Y"))
 """The ranges of keys that say what the stores hold; all others are about this very LevelDB."""
 _U8 = struct.Struct("<Q")
@@ -50,7 +50,6 @@ _TWO_U8 = struct.Struct("<QQ")
 _HEAD_KEY = struct.Struct(">cI")
 _LIVE_KEY = struct.Struct(">cII")
 
-Catalog = dict[str, dict[str, Any]]
 Check = Callable[[RowArray], None]
 
 
@@ -112,7 +111,7 @@ class Index:
             _BATCH_KEY.pack(b"B", number) for number in range(batch + 1, self._batch + 1)
         ]
         self.pin = Pin()
-        self._catalog = self._read_catalog()
+        self._catalog = read_catalog(self.leveldb)
         self.live: dict[int, dict[int, LiveCount]] = {}
         heads = self._read_rows(b"H", _HEAD_KEY)
         self.heads = {chunk: pair for (_, chunk), pair in heads.items()}
@@ -154,20 +153,6 @@ class Index:
 
     def _damaged(self, found: str, expected: str) -> CorruptionError:
         return CorruptionError(self.leveldb.path, found=found, expected=expected, advice=REBUILD)
-
-    def _read_catalog(self) -> Catalog:
-        text = self.leveldb.get(CATALOG) or b""
-        try:
-            catalog = json.loads(text)
-            sound = all(
-                isinstance(entry["store"], int) and isinstance(entry["kind"], str) and "schema" in entry
-                for entry in catalog.values()
-            )
-        except (ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
-            raise self._damaged(f"an unreadable catalog ({type(error).__name__})", "JSON") from error
-        if not sound:
-            raise self._damaged("a catalog entry without store, kind and schema", "all three")
-        return dict(catalog)
 
     def _read_rows(
         self, prefix: bytes, key_format: struct.Struct, snapshot: Any = None
@@ -386,7 +371,7 @@ class Index:
         """Read from LevelDB again what an interrupted change may have left half-changed in memory."""
         self._version.number += 1
         self._version.last = _U8.unpack(self.leveldb.get(LAST) or b"")[0]
-        catalog = self._read_catalog()
+        catalog = read_catalog(self.leveldb)
         known = {entry["store"] for entry in catalog.values()}
         self._replace_catalog(catalog, {entry["store"] for entry in self._catalog.values()} - known)
         for store, store_index in self._store_indexes.items():

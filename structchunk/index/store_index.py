@@ -155,8 +155,8 @@ class StoreIndex:
     def existing(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return the live rows that these ascending keys have now, without those that have none."""
         if len(keys) <= FEW_KEYS:
-            found = [extent for key in keys.tolist() if (extent := self.find(key)) is not None]
-            return np.array(found, EXTENT_DTYPE) if found else empty_rows()
+            extents = [extent for key in keys.tolist() if (extent := self.find(key)) is not None]
+            return np.array(extents, EXTENT_DTYPE) if extents else empty_rows()
         parts = []
         for pages, first, upto in self._pages_of(keys, None):
             where, found = pages.search(keys[first:upto])

@@ -32,7 +32,8 @@ from ..disk import files
 from ..disk.paths import AnyPath, Paths, absolute
 from ..disk.superblock import Superblock, crc_of_heads, create_superblock
 from ..engine.storage import Storage
-from ..index.index import Catalog, Prepared, copy_snapshot
+from ..index.catalog import Catalog
+from ..index.index import Prepared, copy_snapshot
 from ..index.index_snapshot import IndexSnapshot
 from .chunk_copies import Source, copy_chunk, flags_of_rows, may_change
 
@@ -148,7 +149,7 @@ def _is_frozen(path: str, head: tuple[int, int]) -> bool:
 def take(
     storage: Storage, frozen: set[int], mine: Mapping[int, Chunk], draft: Paths, held: contextlib.ExitStack
 ) -> Taken:
-    """Link chunks, or open them, and fix the commit. Commits wait meanwhile, so nothing here may take long.
+    """Link chunks, or map them, and fix the commit. Commits wait meanwhile, so nothing here may take long.
 
     Parameters
     ----------
@@ -172,7 +173,8 @@ def take(
         }
         linkable = {place.chunk.id for place in _hidden(places.values(), heaps)} & frozen
         sources = {
-            place.chunk.id: _opened(place, held) for place in _lacking(places.values(), mine, draft, linkable)
+            place.chunk.id: Source(place.chunk, memoryview(place.chunk.map_source()), place.free, place.directory)
+            for place in _lacking(places.values(), mine, draft, linkable)
         }
         superblock = _superblock(storage, snapshot.commit, places)
         return Taken(snapshot, superblock, storage.index.catalog, heaps, places, sources, list(storage.gone))
@@ -204,13 +206,6 @@ def _is_had(chunk: Chunk, mine: Mapping[int, Chunk], target: str, *, may_link: b
     if chunk.id in mine:
         return files.are_same(chunk.path, mine[chunk.id].path)
     return may_link and files.link(chunk.path, target)
-
-
-def _opened(place: Place, held: contextlib.ExitStack) -> Source:
-    chunk, *head = place
-    with files.advised(chunk.path):
-        fd = held.enter_context(files.opened(chunk.path))
-    return Source(chunk, fd, *head)
 
 
 # ---------------------------------------------------------------------- copying

@@ -38,7 +38,7 @@ ITEMS = "items"
 """The one field in the dtype of an array type: so n records always are an array of shape (n,)."""
 
 _CDATA: Any = ctypes.Structure.__base__
-_NUMBERS = frozenset(np.dtype(code).newbyteorder(order).str for code in "?bhilqBHILQefdFD" for order in "<>")
+_NUMBERS = frozenset(np.dtype(f"{order}{code}").str for code in "?bhilqBHILQefdFD" for order in "<>")
 """The scalars of which there are few, and that can be stored."""
 _NOT_READ_BACK = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
 
@@ -181,10 +181,10 @@ def schema_from_descriptor(descriptor: object, where: str) -> Schema:
 
 def _scalar_in(descriptor: object) -> str:
     """Return the type of scalars that a descriptor names, and nothing else; or ""."""
-    is_plain = isinstance(descriptor, dict) and descriptor.keys() == {"kind", "type"}
-    if not is_plain or descriptor["kind"] != "array" or not isinstance(descriptor["type"], str):
+    if not isinstance(descriptor, dict) or descriptor.keys() != {"kind", "type"}:
         return ""
-    return descriptor["type"]
+    text = descriptor["type"]
+    return text if descriptor["kind"] == "array" and isinstance(text, str) else ""
 
 
 @lru_cache

@@ -29,7 +29,8 @@ from structchunk.chunks.segment import (
     walk,
 )
 from structchunk.disk.superblock import CRC, SLOT, Superblock, parse_slot
-from structchunk.index.index import CATALOG, CHECKPOINT, LAST, Index
+from structchunk.index.catalog import CATALOG
+from structchunk.index.index import CHECKPOINT, LAST, Index
 from structchunk.index.leveldb import LevelDB
 from structchunk.index.page_cache import Budget
 from structchunk.index.store_index import StoreIndex
