@@ -85,6 +85,7 @@ from ..runs.extent import ROW_SIZE
 from .directory import record_above
 from .header import MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
 from .mapping import map_file
+from .readahead import read_ahead
 from .segment import SEGMENT_SIZE, Segment, parse_segment, walk
 
 MIN_STEP = 1 << 16
@@ -281,6 +282,12 @@ class Chunk:
         """Return the whole file as one array of items; read-only for good unless `writable`."""
         mapping = self.target if writable else self.source
         return np.frombuffer(mapping, dtype, count=self.header.file_size // dtype.itemsize)
+
+    def read_ahead(self, start: int, stop: int) -> None:
+        """Have the system fetch bytes from the disk that are about to be read, and some that follow."""
+        mapping = self._source
+        if mapping is not None:
+            read_ahead(mapping, start, stop, self.committed)
 
     def working_offsets(self) -> tuple[int, int]:
         """Return free and directory offset as the header has them, for those who read it from outside."""

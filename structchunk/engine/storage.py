@@ -23,6 +23,7 @@ from ..disk.superblock import Superblock
 from ..disk.tail import Head, Tail
 from ..errors import FailedError
 from ..index.catalog import Catalog
+from ..index.counts import Counts
 from ..index.index import Index
 from ..process import forks, leftovers
 from ..process.mutex import Mutex, interrupts_itself
@@ -30,6 +31,7 @@ from ..runs.extent import Extent
 from ..types.schema import Schema
 from . import checkpoint, drafts, provision
 from .commit import Ready, append_parts, catalog_after, make_ready, with_note
+from .flushing import flush_chunks
 from .in_place import InPlaceViews
 from .losses import going_with
 from .staging import Staging
@@ -103,9 +105,11 @@ class Storage:
             named = self._named = catalog, heaps, found
         return named[2]
 
-    def add_heap(self, heap: Heap) -> None:
-        """Make a committed store known."""
-        self.index.add_store(heap.store, heap.item_size, heap.check)  # first: who has the heap needs its table
+    def add_heap(self, heap: Heap, live: Counts | None = None) -> None:
+        """Make a committed store known; `live` is what is live in its chunks, if that was read already."""
+        self.index.add_store(
+            heap.store, heap.item_size, heap.check, live
+        )  # first: who has the heap needs its table
         self._heaps[heap.store] = heap
         self._named = {}, {}, {}
 
@@ -376,8 +380,7 @@ class Storage:
         provision.leave(self.reserve, self.index)
 
     def _flush(self) -> None:
-        for chunk in self.dirty.values():
-            chunk.flush()
+        flush_chunks(self.dirty.values())
         self.dirty = {}
         if self.entries_dirty:
             files.flush_directory(self.paths.chunks)

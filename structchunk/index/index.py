@@ -56,7 +56,7 @@ Check = Callable[[RowArray], None]
 class Prepared(NamedTuple):
     """What a commit does to the index: the changes and figures of each store, the new catalog, who is dropped.
 
-    ``removed`` has all keys of those, ``notes`` what is kept of some.
+    ``removed`` has all keys of those, ``notes`` what is kept of some; ``catalog_text`` is the catalog as JSON.
     """
 
     changes: dict[int, Change]
@@ -65,6 +65,7 @@ class Prepared(NamedTuple):
     dropped: Collection[int] = ()
     removed: Collection[bytes] = ()
     notes: Collection[tuple[int, bytes]] = ()
+    catalog_text: bytes = b""
 
 
 class Batch(NamedTuple):
@@ -171,6 +172,13 @@ class Index:
         rows = self._read_rows(_LIVE_KEY.pack(b"C", store, 0)[:5], _LIVE_KEY, snapshot)
         return {chunk: LiveCount(*pair) for (_, _, chunk), pair in rows.items()}
 
+    def read_all_live(self) -> dict[int, dict[int, LiveCount]]:
+        """Return what is live in each chunk of all stores, from LevelDB, which takes one call for any number."""
+        live: dict[int, dict[int, LiveCount]] = {}
+        for (_, store, chunk), pair in self._read_rows(b"C", _LIVE_KEY).items():
+            live.setdefault(store, {})[chunk] = LiveCount(*pair)
+        return live
+
     def notes(self, since: int, upto: int) -> list[Note]:
         """Return what was kept of the stores that were dropped by the commits after one, up to another."""
         return read_notes(self.leveldb, since, upto)
@@ -198,10 +206,15 @@ class Index:
         """
         return store_index_of(self._store_indexes, store)
 
-    def add_store(self, store: int, item_size: int, check: Check) -> StoreIndex:
-        """Make a store's rows readable; `check` raises if rows point outside the store's chunks."""
+    def add_store(
+        self, store: int, item_size: int, check: Check, live: dict[int, LiveCount] | None = None
+    ) -> StoreIndex:
+        """Make a store's rows readable; `check` raises if rows point outside the store's chunks.
+
+        `live` is what is live in each of them, if that was read already.
+        """
         self._item_sizes[store] = item_size
-        self.live[store] = self.read_live(store)
+        self.live[store] = self.read_live(store) if live is None else live
         return self._add_store_index(store, check)
 
     def add_new_store(self, store: int, item_size: int, check: Check) -> None:
@@ -215,6 +228,11 @@ class Index:
             self.leveldb, self._version, store, self._item_sizes[store], check, self._budget
         )
         return store_index
+
+    def begin_empty(self) -> None:
+        """Take it that LevelDB has nothing of any store: the index was made just now."""
+        for store_index in self._store_indexes.values():
+            store_index.begin_empty()
 
     def remove_store(self, store: int) -> None:
         """Forget a store that was never committed, if it is known."""
@@ -293,7 +311,8 @@ class Index:
             counts[store] = recount(self.live[store], self._item_sizes[store], store_index.replaced(runs), runs)
             changes[store] = store_index.put_all(runs) if store in compacted else store_index.put(runs)
         removed = [key for store in dropped for key in self._keys_of(store)]
-        return Prepared(changes, counts, catalog, dropped, removed)
+        text = b"" if catalog is None else json.dumps(catalog).encode()
+        return Prepared(changes, counts, catalog, dropped, removed, catalog_text=text)
 
     def apply(self, commit: int, prepared: Prepared) -> None:
         """Make what was prepared, since which nothing was applied, the state as of a commit."""
@@ -334,10 +353,10 @@ class Index:
 
     def _write_with(self, commit: int, prepared: Prepared, other: Batch, *, sync: bool = False) -> None:
         """Write a change, and other pairs with it, as one batch."""
-        changes, counts, catalog, dropped, keys, notes = prepared
+        changes, counts, catalog, dropped, keys, notes, text = prepared
         puts = [(LAST, _U8.pack(commit)), *other.puts]
         if catalog is not None:
-            puts.append((CATALOG, json.dumps(catalog).encode()))
+            puts.append((CATALOG, text))
         puts += [
             (_LIVE_KEY.pack(b"C", store, chunk), _TWO_U8.pack(*live))
             for store, figures in counts.items()

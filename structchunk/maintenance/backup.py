@@ -31,6 +31,7 @@ from ..chunks.segment import survey
 from ..disk import files
 from ..disk.paths import AnyPath, Paths, absolute
 from ..disk.superblock import Superblock, crc_of_heads, create_superblock
+from ..engine.flushing import flush_chunks
 from ..engine.storage import Storage
 from ..index.catalog import Catalog
 from ..index.index import Prepared, copy_snapshot
@@ -104,10 +105,9 @@ def _build(storage: Storage, draft: Paths) -> None:
     frozen = frozen_chunks(storage)
     with contextlib.ExitStack() as held:
         taken = take(storage, frozen, {}, draft, held)
-        flags = {}
-        for chunk, source in taken.sources.items():
-            copy = copy_chunk(source, draft.chunk(chunk))
-            flags[chunk] = copy.directory, flags_of_rows(copy)
+        copies = [copy_chunk(source, draft.chunk(chunk)) for chunk, source in taken.sources.items()]
+        flush_chunks(copies)
+        flags = {copy.id: (copy.directory, flags_of_rows(copy)) for copy in copies}
         files.flush_directory(draft.chunks)
         _copy_index(taken, draft, flags)
     files.flush_directory(draft.root)

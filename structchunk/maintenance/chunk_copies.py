@@ -69,14 +69,17 @@ class Source(NamedTuple):
 
 
 def copy_chunk(source: Source, path: str) -> Chunk:
-    """Copy the data and the directory of a chunk as a commit knows them; what is a hole stays one."""
+    """Copy the data and the directory of a chunk as a commit knows them; what is a hole stays one.
+
+    It is on disk once it is flushed.
+    """
     size = source.chunk.header.file_size
     files.create(path, size)
     source.copy(path, 0, source.free)
     source.copy(path, source.directory, size)
     copy = Chunk.open(path)
+    copy.map_source()  # until it is flushed, so that an error of writing it is kept
     _end_at(copy, source)  # the header was copied with the offsets of a later commit
-    copy.flush()
     return copy
 
 
