@@ -143,4 +143,4 @@ def _batch_size(prepared: Prepared) -> int:
     for figures in prepared.counts.values():
         size += _ROW_SIZE * len(figures)
     size += sum(len(note) for _, note in prepared.notes)
-    return size + len(prepared.catalog_text)
+    return size + sum(len(value) for _, value in prepared.catalog_puts)

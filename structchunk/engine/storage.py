@@ -22,9 +22,9 @@ from ..disk.reserve import Reserve
 from ..disk.superblock import Superblock
 from ..disk.tail import Head, Tail
 from ..errors import FailedError
-from ..index.catalog import Catalog
 from ..index.counts import Counts
 from ..index.index import Index
+from ..index.stored_state import Catalog
 from ..process import forks, leftovers
 from ..process.mutex import Mutex, interrupts_itself
 from ..runs.extent import Extent

@@ -33,9 +33,9 @@ from ..disk.paths import AnyPath, Paths, absolute
 from ..disk.superblock import Superblock, crc_of_heads, create_superblock
 from ..engine.flushing import flush_chunks
 from ..engine.storage import Storage
-from ..index.catalog import Catalog
 from ..index.index import Prepared, copy_snapshot
 from ..index.index_snapshot import IndexSnapshot
+from ..index.stored_state import Catalog
 from .chunk_copies import Source, copy_chunk, flags_of_rows, may_change
 
 
