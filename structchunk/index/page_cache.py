@@ -7,6 +7,7 @@ import weakref
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TypeAlias
 
 import numpy as np
@@ -199,13 +200,24 @@ class PageCache:
         self.budget.size += pages.size
         self.budget.enforce()
 
+    def insert_all(self, pages: Sequence[CachedPages]) -> None:
+        """Add disjoint pages, as :meth:`insert` does: all at once, as the lists are copied."""
+        for each in pages:
+            self.drop(each.floor, each.last)
+        together = sorted([*self.index[1], *pages], key=attrgetter("last"))
+        self.index = [each.last for each in together], together
+        self._inserted += 1
+        self.budget.size += sum(each.size for each in pages)
+        self.budget.enforce()
+
     def drop(self, low: int, high: int) -> None:
         """Remove the pages that answer for any key in ``[low, high]``."""
         lasts, cached = self.index
         first = upto = bisect_left(lasts, low)
         while upto < len(cached) and cached[upto].floor <= high:
             upto += 1
-        self._remove(first, upto)
+        if first < upto:
+            self._remove(first, upto)
 
     def drop_any(self) -> None:
         """Remove what was inserted at one time."""

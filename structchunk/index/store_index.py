@@ -180,14 +180,33 @@ class StoreIndex:
     def _pages_of(
         self, keys: npt.NDArray[np.uint64], at: IndexState | None
     ) -> Iterator[tuple[CachedPages, int, int]]:
-        """Yield the pages that answer for ascending keys, and between which positions among these they do."""
-        first, wide = 0, False
+        """Yield the pages that answer for ascending keys, and between which positions among these they do.
+
+        Where few keys meet each page, pages are read one by one, and cached together at the end.
+        """
+        first, wide, alone = 0, False, True
+        number, single = self._version.number, list[CachedPages]()
         while first < len(keys):
-            pages = self._cached_pages(int(keys[first]), at, wide=wide)
+            key = int(keys[first])
+            pages = self._known_pages(key, at) if alone else None
+            if alone and pages is None:
+                pages = self._stored.load(key, 1, at.leveldb_snapshot if at else None)
+                single.append(pages)
+            pages = pages or self._cached_pages(key, at, wide=wide)
             upto = first + int(np.searchsorted(keys[first:], np.uint64(pages.last), side="right"))
             yield pages, first, upto
+            alone = (upto - first) * self._stored.page_rows <= DENSE_KEYS * pages.count
             wide = upto - first > DENSE_KEYS
             first = upto
+        self._keep(single, number, at)
+
+    def _keep(self, pages: list[CachedPages], number: int, at: IndexState | None) -> None:
+        """Cache pages that were read at a version, or after it, if they are still the latest ones."""
+        with self._version.lock:
+            latest = self._version.number if at is None else at.version
+            if pages and latest == number == self._version.number and not self._cache.budget.is_full():
+                self._load_delta()
+                self._cache.insert_all(pages)
 
     # ------------------------------------------------------------------ range reads
 
