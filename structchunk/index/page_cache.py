@@ -172,9 +172,9 @@ class PageCache:
         self._inserted = 0
         budget.caches.add(self)
 
-    def eagerness(self) -> int:
-        """Return how often to double what is read for one key, 0 to 4: who has missed often will miss again."""
-        return min(self._inserted // EAGER_AFTER, 4)
+    def wanted(self, usual: int) -> int:
+        """Return how many pages to read for one key: one at first, and more for who has missed often."""
+        return usual << min(self._inserted // EAGER_AFTER, 4) if self._inserted else 1
 
     def find(self, key: int) -> CachedPages | None:
         """Return the pages that answer for a key, or None."""

@@ -292,7 +292,7 @@ class StoreIndex:
                 ):
                     return pages
             stop = KEY_END if wide or not latest else self._cache.next_floor(key)
-            count = GROUP_PAGES if wide else POINT_PAGES << self._cache.eagerness()
+            count = GROUP_PAGES if wide else self._cache.wanted(POINT_PAGES)
         loaded = self._stored.load(key, count, at.leveldb_snapshot if at else None, stop=stop, reverse=reverse)
         with version.lock:
             if latest and number == version.number:
