@@ -56,6 +56,11 @@ the next segment lies right below the rows. A slot that holds no valid record en
         56   u4  form of the rows; and 256 if this commit replaces the chunks that the header names
         60   u4  CRC-32 of bytes 0 to 60 of this record, started from the chunk id
 
+The store called "" is the one of attributes, if a database has any. Its items are bytes; its records are JSON
+objects in UTF-8, one for each owner: the key is the store id, or 0 for the database.
+
+A commit that drops a store may create another one of its name, which then is that store: its type was changed.
+
 A commit that replaces chunks is the first one of the chunks whose headers name them, and has rows for all that is
 worth keeping of them. In version 1 no segment says so, and a header alone is no proof: a transaction that was never
 committed may have left it, and later commits have gone there. Rows of all chunks together, in order of commit, are
