@@ -44,7 +44,7 @@ FOLDERS: dict[str, set[str]] = {
     "__init__": {"shards", "database", "stores", "maintenance", "types"},
     "cli": {
         "__init__",
-        "database.database",
+        "database.handle",
         "maintenance.chunk_map",
         "stores.collection",
         "stores.mapping",
