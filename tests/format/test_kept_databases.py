@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,18 @@ COPIES, UPDATED_COPIES, TURNS_AND_SHARDS = 3, 9, 10
 
 
 @pytest.fixture
-def steps(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
-    """What was done to the databases of an archive, which are in ``tmp_path``."""
+def root(new_root: Callable[[], str]) -> Path:
+    """Where the databases are."""
+    return Path(new_root())
+
+
+@pytest.fixture
+def steps(request: pytest.FixtureRequest, root: Path) -> list[str]:
+    """What was done to the databases of an archive, which are in ``root`` now."""
     archive = getattr(request, "param", NEWEST)
-    steps = kept.unpack(str(archive), str(tmp_path))
+    steps = kept.unpack(str(archive), str(root))
     if archive.name in LOST_INDEX:
-        for name in filter(os.path.exists, (tmp_path / name for name in (WHOLE, CRASHED, COPY, kept.CHANGED_COPY))):
+        for name in filter(os.path.exists, (root / name for name in (WHOLE, CRASHED, COPY, kept.CHANGED_COPY))):
             sc.rebuild_index(name)
     return steps
 
@@ -47,10 +54,10 @@ def archives(*names: str, since: int = 1, until: int = len(ARCHIVES)) -> Any:
 
 @pytest.mark.parametrize("name", [WHOLE, CRASHED])
 @pytest.mark.parametrize("archive", LOST_INDEX)
-def test_an_index_of_a_form_that_did_not_last_is_refused(tmp_path: Path, archive: str, name: str) -> None:
-    kept.unpack(str(NEWEST.with_name(archive)), str(tmp_path))
+def test_an_index_of_a_form_that_did_not_last_is_refused(root: Path, archive: str, name: str) -> None:
+    kept.unpack(str(NEWEST.with_name(archive)), str(root))
     for mode in ("r", "r+"):
-        with pytest.raises(sc.CorruptionError, match="rebuild_index"), sc.open(tmp_path / name, mode) as db:
+        with pytest.raises(sc.CorruptionError, match="rebuild_index"), sc.open(root / name, mode) as db:
             contents(db)
 
 
@@ -64,42 +71,42 @@ def check(db: sc.Database, model: Model) -> None:
 
 
 @archives(WHOLE, CRASHED)
-def test_it_opens(tmp_path: Path, steps: list[str], name: str) -> None:
+def test_it_opens(root: Path, steps: list[str], name: str) -> None:
     model = kept.model_after(steps)
-    with sc.open(tmp_path / name, "r") as db:
+    with sc.open(root / name, "r") as db:
         check(db, model)
         assert db["tiles"][9].n == -3
         assert db["text"][1].tolist() == ["", "naïve", "漢字"]
-    with sc.open(tmp_path / name, "r+") as db:
+    with sc.open(root / name, "r+") as db:
         check(db, model)
-    with sc.open(tmp_path / name, "r") as db:
+    with sc.open(root / name, "r") as db:
         check(db, model)
 
 
 @archives(WHOLE, CRASHED)
-def test_its_index_is_made_anew(tmp_path: Path, steps: list[str], name: str) -> None:
+def test_its_index_is_made_anew(root: Path, steps: list[str], name: str) -> None:
     model = kept.model_after(steps)
-    sc.rebuild_index(tmp_path / name)
-    with sc.open(tmp_path / name, "r") as db:
+    sc.rebuild_index(root / name)
+    with sc.open(root / name, "r") as db:
         check(db, model)
-    for path in (tmp_path / name).glob("index-*"):
+    for path in (root / name).glob("index-*"):
         shutil.rmtree(path)
-    sc.rebuild_index(tmp_path / name)
-    with sc.open(tmp_path / name, "r+") as db:
+    sc.rebuild_index(root / name)
+    with sc.open(root / name, "r+") as db:
         check(db, model)
 
 
 @archives(WHOLE, CRASHED)
-def test_it_is_worked_on(tmp_path: Path, steps: list[str], name: str) -> None:
+def test_it_is_worked_on(root: Path, steps: list[str], name: str) -> None:
     """Written to, copied, compacted, and its copy brought forward."""
     both = kept.Both(model=kept.model_after(steps))
-    with sc.open(tmp_path / name, "r+", chunk_size=CHUNK_SIZE) as db:
+    with sc.open(root / name, "r+", chunk_size=CHUNK_SIZE) as db:
         both = kept.Both(db, both.model)
         both.put("floats", 101, np.arange(3.0))
         both.delete("tiles", 9)
         both.draw("drawn", 2, np.arange(50, dtype="<i4"))
-        db.checkpoint(tmp_path / "dest.sc")
-        check_path(tmp_path / "dest.sc", both.model)
+        db.checkpoint(root / "dest.sc")
+        check_path(root / "dest.sc", both.model)
         db["drawn"][1][5] = 99
         both.model["drawn"][1] = db["drawn"][1].tobytes()
         both.put_many("floats", range(50000, 50200), np.arange(600.0).reshape(200, 3))
@@ -107,21 +114,21 @@ def test_it_is_worked_on(tmp_path: Path, steps: list[str], name: str) -> None:
         db.compact()
         both.put("floats", 102, np.arange(3.0))
         check(db, both.model)
-        db.checkpoint(tmp_path / "dest.sc", update=True)
-    check_path(tmp_path / name, both.model)
-    check_path(tmp_path / "dest.sc", both.model)
-    sc.rebuild_index(tmp_path / name)
-    check_path(tmp_path / name, both.model)
+        db.checkpoint(root / "dest.sc", update=True)
+    check_path(root / name, both.model)
+    check_path(root / "dest.sc", both.model)
+    sc.rebuild_index(root / name)
+    check_path(root / name, both.model)
 
 
 @archives(WHOLE, CRASHED)
-def test_processes_take_turns_in_it(tmp_path: Path, steps: list[str], name: str) -> None:
+def test_processes_take_turns_in_it(root: Path, steps: list[str], name: str) -> None:
     both = kept.Both(model=kept.model_after(steps))
-    with sc.open(tmp_path / name, shared=True) as db, sc.open(tmp_path / name, shared=True) as other:
+    with sc.open(root / name, shared=True) as db, sc.open(root / name, shared=True) as other:
         kept.Both(db, both.model).put("floats", 101, np.arange(3.0))
         kept.Both(other, both.model).put("floats", 102, np.arange(4.0))
         check(db, both.model)
-    check_path(tmp_path / name, both.model)
+    check_path(root / name, both.model)
 
 
 def check_path(path: Path, model: Model) -> None:
@@ -133,50 +140,50 @@ def check_path(path: Path, model: Model) -> None:
 
 
 @archives(COPY, since=COPIES)
-def test_a_copy_opens(tmp_path: Path, steps: list[str], name: str) -> None:
-    check_path(tmp_path / name, kept.model_after(steps))
-    with sc.open(tmp_path / kept.CHANGED_COPY, "r+") as changed:
+def test_a_copy_opens(root: Path, steps: list[str], name: str) -> None:
+    check_path(root / name, kept.model_after(steps))
+    with sc.open(root / kept.CHANGED_COPY, "r+") as changed:
         assert changed.verify() == []
         assert changed["bytes"][77].tolist() == [0, 1]
 
 
 @archives(COPY, kept.CHANGED_COPY, since=COPIES, until=UPDATED_COPIES - 1)
-def test_a_copy_of_before_is_not_brought_forward(tmp_path: Path, steps: list[str], name: str) -> None:
+def test_a_copy_of_before_is_not_brought_forward(root: Path, steps: list[str], name: str) -> None:
     """Nothing in it says that nobody has written to it."""
     with (
-        sc.open(tmp_path / WHOLE, "r+", chunk_size=CHUNK_SIZE) as db,
+        sc.open(root / WHOLE, "r+", chunk_size=CHUNK_SIZE) as db,
         pytest.raises(sc.NotACopy, match="remove it, or give another path"),
     ):
-        db.checkpoint(tmp_path / name, update=True)
+        db.checkpoint(root / name, update=True)
 
 
 @archives(COPY, since=UPDATED_COPIES)
-def test_a_copy_is_brought_forward(tmp_path: Path, steps: list[str], name: str) -> None:
+def test_a_copy_is_brought_forward(root: Path, steps: list[str], name: str) -> None:
     model = kept.model_after(steps)
-    with sc.open(tmp_path / WHOLE, "r+", chunk_size=CHUNK_SIZE) as db:
+    with sc.open(root / WHOLE, "r+", chunk_size=CHUNK_SIZE) as db:
         both = kept.Both(db, model)
         both.put("floats", 101, np.arange(3.0))
         both.drop("complex")
-        db.checkpoint(tmp_path / name, update=True)
-        check_path(tmp_path / name, model)
+        db.checkpoint(root / name, update=True)
+        check_path(root / name, model)
         with pytest.raises(sc.NotACopy):
-            db.checkpoint(tmp_path / kept.CHANGED_COPY, update=True)
+            db.checkpoint(root / kept.CHANGED_COPY, update=True)
 
 
 @archives(kept.TURNS, kept.CRASHED_TURNS, since=TURNS_AND_SHARDS)
-def test_turns_go_on(tmp_path: Path, steps: list[str], name: str) -> None:
+def test_turns_go_on(root: Path, steps: list[str], name: str) -> None:
     model = {"floats": {key: np.arange(3.0 * key, 3 * key + 3).tobytes() for key in range(20) if key != 3}}
     model["floats"][20] = np.arange(3.0).tobytes()
-    check_path(tmp_path / name, model)
-    with sc.open(tmp_path / name, shared=True) as db:
+    check_path(root / name, model)
+    with sc.open(root / name, shared=True) as db:
         check(db, model)
         kept.Both(db, model).put("floats", 3, np.arange(2.0))
-    check_path(tmp_path / name, model)
+    check_path(root / name, model)
 
 
 @archives(kept.SHARDS, since=TURNS_AND_SHARDS)
-def test_shards_open(tmp_path: Path, steps: list[str], name: str) -> None:
-    with sc.open_shards(tmp_path / name) as shards:
+def test_shards_open(root: Path, steps: list[str], name: str) -> None:
+    with sc.open_shards(root / name) as shards:
         assert list(shards["floats"]) == list(range(100))
         assert [shards["floats"][key].tolist() for key in (0, 99)] == [[0, 0], [1, 1]]
 
@@ -184,11 +191,11 @@ def test_shards_open(tmp_path: Path, steps: list[str], name: str) -> None:
 # ---------------------------------------------------------------------- what is written today
 
 
-def written(root: Path) -> dict[str, Any]:
+def written(directory: Path) -> dict[str, Any]:
     """Return all that databases consist of: their files, and what LevelDB holds, whatever its files are."""
     found: dict[str, Any] = {}
-    for path in sorted(root.rglob("*")):
-        name = str(path.relative_to(root))
+    for path in sorted(directory.rglob("*")):
+        name = str(path.relative_to(directory))
         if path.name.startswith("index-"):
             leveldb = LevelDB.open(str(path))
             found[name] = leveldb.read(b"", b"\xff" * 16, 10**6)
@@ -198,14 +205,14 @@ def written(root: Path) -> dict[str, Any]:
     return found
 
 
-def test_what_is_written_today_is_kept(tmp_path: Path, steps: list[str]) -> None:
+def test_what_is_written_today_is_kept(root: Path, steps: list[str]) -> None:
     """To the byte: who changes what is on disk keeps a file of before, and one of after."""
-    os.mkdir(tmp_path / "today")
-    kept.write(str(tmp_path / "today"))
-    for path in [*(tmp_path / "today").rglob("lock"), *(tmp_path / "today").rglob("reserve")]:
+    os.mkdir(root / "today")
+    kept.write(str(root / "today"))
+    for path in [*(root / "today").rglob("lock"), *(root / "today").rglob("reserve")]:
         path.unlink()
-    today = written(tmp_path / "today")
-    before = {name: content for name, content in written(tmp_path).items() if not name.startswith("today")}
+    today = written(root / "today")
+    before = {name: content for name, content in written(root).items() if not name.startswith("today")}
     different = sorted(name for name in today.keys() | before.keys() if today.get(name) != before.get(name))
     assert not different, (
         f"today's code writes these files in another way than they are in {NEWEST.name}: {different}; if that is "
