@@ -40,7 +40,7 @@ def steps(request: pytest.FixtureRequest, root: Path) -> list[str]:
     archive = getattr(request, "param", NEWEST)
     steps = kept.unpack(str(archive), str(root))
     if archive.name in LOST_INDEX:
-        for name in filter(os.path.exists, (root / name for name in (WHOLE, CRASHED, COPY, kept.CHANGED_COPY))):
+        for name in filter(os.path.exists, (root / name for name in kept.DATABASES)):
             sc.rebuild_index(name)
     return steps
 
@@ -134,6 +134,22 @@ def test_processes_take_turns_in_it(root: Path, steps: list[str], name: str) -> 
 def check_path(path: Path, model: Model) -> None:
     with sc.open(path, "r") as db:
         check(db, model)
+
+
+@archives(kept.DROPPING, kept.COMPACTING)
+def test_what_was_let_go_does_not_come_back(root: Path, steps: list[str], name: str) -> None:
+    """The chunks of a store that was dropped, and those that were replaced, are still there."""
+    if name == kept.COMPACTING and "compact" not in steps:
+        assert not (root / name).exists()
+        return
+    both = kept.Both()
+    kept.before_unlinking(both)
+    both.drop("again")
+    check_path(root / name, both.model)
+    sc.rebuild_index(root / name)
+    check_path(root / name, both.model)
+    with sc.open(root / name, "r+") as db:
+        check(db, both.model)
 
 
 # ---------------------------------------------------------------------- copies, turns, shards

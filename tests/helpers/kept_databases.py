@@ -36,7 +36,9 @@ import structchunk as sc
 CHUNK_SIZE = 16 << 10
 STEPS_FILE = "steps.json"
 WHOLE, CRASHED, COPY, CHANGED_COPY = "whole.sc", "crashed.sc", "copy.sc", "changed-copy.sc"
+DROPPING, COMPACTING = "dropping.sc", "compacting.sc"
 TURNS, CRASHED_TURNS, SHARDS = "turns.sc", "crashed-turns.sc", "shards"
+DATABASES = (WHOLE, CRASHED, DROPPING, COMPACTING, COPY, CHANGED_COPY, TURNS, CRASHED_TURNS)
 Model: TypeAlias = dict[str, dict[int, bytes]]
 
 
@@ -238,6 +240,7 @@ def write(root: str) -> None:
         json.dump(steps, file)
     with at_no_time():
         write_whole(root, steps)
+        write_unlinking(root)
         if hasattr(sc.Database, "checkpoint"):
             write_copies(root)
         if "shape" in steps:  # turns were taken in another way before
@@ -267,6 +270,42 @@ def write_whole(root: str, steps: list[str]) -> None:
     with sc.open(path, "r+", chunk_size=CHUNK_SIZE, sync=False) as db:
         STEPS[steps[-1]](Both(db, both.model))
         copy_files(path, killed)
+
+
+def write_unlinking(root: str) -> None:
+    """Write what a killed process leaves before it unlinks chunks that it has dropped, or compacted."""
+    with tempfile.TemporaryDirectory() as base:
+        path = os.path.join(base, WHOLE)
+        with sc.open(path, "x", chunk_size=CHUNK_SIZE) as db:
+            both = Both(db)
+            before_unlinking(both)
+            with killed_at_unlinking(path, os.path.join(root, DROPPING)):
+                both.drop("again")
+            if hasattr(db, "compact"):
+                with killed_at_unlinking(path, os.path.join(root, COMPACTING)):
+                    db.compact("floats")
+
+
+def before_unlinking(both: Both) -> None:
+    for name in ("floats", "again"):
+        both.create(name)
+        both.put_many(name, range(40), np.arange(120, dtype=TYPES[name]).reshape(40, 3))
+    both.delete_range("floats", 10, 15)
+
+
+@contextmanager
+def killed_at_unlinking(path: str, target: str) -> Iterator[None]:
+    """Copy a database when the first of its chunks is to be unlinked."""
+    unlink = os.unlink
+
+    def copy_first(doomed: str) -> None:
+        if doomed.endswith(".chunk") and not os.path.exists(target):
+            copy_files(path, target)
+        unlink(doomed)
+
+    with mock.patch.object(os, "unlink", copy_first):
+        yield
+    assert os.path.exists(target)
 
 
 def write_copies(root: str) -> None:
