@@ -606,7 +606,7 @@ def test_descriptors_without_links(open_db: OpenDB, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_header_that_is_being_written(open_db: OpenDB, tmp_path: Path) -> None:
-    """Of a chunk that a process makes which shares the database: others see the first bytes of it before the rest."""
+    """Of a chunk that a process makes which shares the database: others see its first bytes before the rest."""
     open_db().close()
     with open_db("r+", shared=True) as db:
         db.array_store("a", "u8")[1] = [1]
