@@ -1,7 +1,7 @@
 """What transactions did and saw, and whether one order of them explains it: a checker, as Elle is, for lists.
 
 Each transaction reads whole lists, each under a key, and appends elements to lists; no element is appended twice.
-So what was read tells the order of all that was appended. From that follow the edges of a graph of the transactions:
+So what was read tells the order of all that was appended. From that follow the edges of a graph of transactions:
 *ww*, one has appended just before another; *wr*, one has appended what another saw last; *rw*, one did not yet see
 what another appended next. Each process does one after the other (*session*), and who began when another one was
 done comes after it (*time*). Where these edges make a cycle no order explains it.
