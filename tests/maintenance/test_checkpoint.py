@@ -30,6 +30,7 @@ from structchunk.chunks.segment import survey
 from structchunk.disk import files
 from structchunk.disk.superblock import read_superblock
 from structchunk.maintenance.backup import copy_storage
+from structchunk.maintenance.chunk_copies import Source
 from structchunk.runs.extent import MUTABLE
 from structchunk.runs.run import ArrayRun, ContiguousRun
 
@@ -410,21 +411,23 @@ def test_chunks_are_unlinked_while_they_are_copied(
     """By compaction, by a drop, and by the checkpoints that follow."""
     fill(db)
     expected = contents(db)
-    copy = files.copy
-    calls = 0
+    copy = Source.copy
+    calls = unlinked = 0
 
-    def copy_late(*args: Any) -> None:
-        nonlocal calls
+    def copy_late(source: Source, *args: Any) -> None:
+        nonlocal calls, unlinked
         if not calls:
             db.drop_store("plain")
             write_little_objects(db)
             db.compact()
         calls += 1
-        copy(*args)
+        unlinked += not os.path.exists(source.chunk.path)
+        copy(source, *args)
 
-    monkeypatch.setattr(files, "copy", copy_late)
+    monkeypatch.setattr(Source, "copy", copy_late)
     db.checkpoint(tmp_path / "copy.sc")
     assert calls > 4
+    assert unlinked
     assert "plain" not in db
     for name in chunk_files(str(tmp_path / "copy.sc")):
         chunk = Chunk.open(str(tmp_path / "copy.sc/chunks" / name))
@@ -773,17 +776,6 @@ def test_full_disk(worked: str, tmp_path: Path) -> None:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-class CopyRecorder(Recorder):
-    """Records renamed directories, too: what is in them is as much on disk as it was before."""
-
-    def _record(self, operation: str, args: tuple[Any, ...], done: bool) -> None:
-        if operation == "rename" and done and os.path.isdir(args[1]):
-            old, new = (os.path.relpath(path, self._root) for path in args)
-            for path in [path for path in self._entries if path == old or path.startswith(old + "/")]:
-                self._entries[new + path[len(old) :]] = self._entries.pop(path)
-        super()._record(operation, args, done)
-
-
 def test_power_cuts(worked: str, seed: int, budget: float, new_root: NewRoot) -> None:
     """There is no copy, or a whole one; and the one that checkpoint() returned from is there."""
     base = new_root()
@@ -795,7 +787,7 @@ def test_power_cuts(worked: str, seed: int, budget: float, new_root: NewRoot) ->
         db.checkpoint(f"{base}/first.sc")
         shutil.rmtree(f"{base}/first.sc")
         expected = contents(db)
-        recorder = CopyRecorder(base, lambda: done[0])
+        recorder = Recorder(base, lambda: done[0])
         with recorder, SyncedWrites(recorder):
             db.checkpoint(f"{base}/copy.sc")
             done[0] = True
