@@ -403,13 +403,24 @@ class Storage:
                 self.dirty[chunk] = exposed  # so that the next checkpoint keeps the gap
             self.exposed.pop(chunk)
         for chunk, heap in list(self.drafts.items()):
-            self.in_place.chunks.pop(chunk, None)
-            self.dirty.pop(chunk, None)
-            heap.discard(chunk)
-            if chunk == heap.store:
-                self.index.remove_store(chunk)
-            files.unlink(self.paths.chunk(chunk))
-            self.drafts.pop(chunk)
+            self._remove_draft(chunk, heap)
+
+    def _remove_draft(self, chunk: int, heap: Heap) -> None:
+        self.exposed.pop(chunk, None)
+        self.in_place.chunks.pop(chunk, None)
+        self.dirty.pop(chunk, None)
+        heap.discard(chunk)
+        if chunk == heap.store:
+            self.index.remove_store(chunk)
+        files.unlink(self.paths.chunk(chunk))
+        self.drafts.pop(chunk)
+
+    def give_back(self, chunk: Chunk) -> None:
+        """Remove a chunk file that a transaction has made and does not need any more."""
+        with self._mutex.lock:
+            self.check_writable()
+            self.check_place()
+            self._remove_draft(chunk.id, self.drafts[chunk.id])
 
     # ------------------------------------------------------------------ checkpoint
 

@@ -255,13 +255,14 @@ class SharedStorage(ReadStorage):
         if gaps:
             self._write_gaps(gaps)
         self.exposed = {}
-        drafts = list(self.drafts)
         super()._sweep()
-        for chunk in drafts:
-            self._copies.disown_chunk(chunk)
         for heap in self._heaps.values():
             for left in heap.chunks.values():
                 left.clear(left.free)
+
+    def _remove_draft(self, chunk: int, heap: Heap) -> None:
+        super()._remove_draft(chunk, heap)
+        self._copies.disown_chunk(chunk)
 
     def _write_gaps(self, chunks: list[Chunk]) -> None:
         self._unfinished = "an abort"
