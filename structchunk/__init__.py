@@ -3,6 +3,7 @@
 from .database import pickling as _pickling
 from .database.database import Database
 from .database.opening import open, rebuild_index
+from .database.savepoint import Savepoint
 from .database.snapshot import Snapshot
 from .database.transaction import Transaction
 from .errors import (
@@ -54,6 +55,7 @@ __all__ = [
     "ObjectStore",
     "Problem",
     "ReadOnlyError",
+    "Savepoint",
     "SchemaError",
     "Shards",
     "Snapshot",

@@ -10,6 +10,8 @@ from ..chunks.heap import Heap
 from ..engine.staging import Mark, Staging
 from ..errors import Error, StoreNotFound
 
+_NEW = "has not begun: use it as with txn.savepoint() as savepoint: ..."
+
 
 class Owner(Protocol):
     """A transaction."""
@@ -37,7 +39,7 @@ class Savepoint:
 
     def __init__(self, savepoints: Savepoints) -> None:
         self._savepoints = savepoints
-        self.state = "has not begun: use it as with txn.savepoint() as savepoint: ..."
+        self.state = _NEW
         self.marks: dict[Staging, Mark] = {}
         self.created: list[str] = []
 
@@ -128,7 +130,7 @@ class Savepoints:
     def begin(self, savepoint: Savepoint) -> None:
         """Begin a savepoint."""
         self._owner._check_open()
-        if not savepoint.state or savepoint.marks or savepoint.created:
+        if savepoint.state is not _NEW:
             raise Error("this savepoint has begun before; txn.savepoint() makes another one")
         savepoint.marks = {staging: staging.mark() for staging in self._owner._stagings.values() if staging.edits}
         self.is_used = True

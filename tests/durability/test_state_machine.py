@@ -30,6 +30,11 @@ SMALL = {
     "index.delta._MERGE_AT": 3,
     "index.page_cache.CACHE_SIZE": 200,
     "engine.staging._MANY_ROWS": 9,
+    "engine.staging._FEW_PUTS": 3,
+    "engine.staging._END_ROWS": 2,
+    "engine.staged_rows._MANY_RUNS": 3,
+    "engine.staged_rows._MANY_UNCOUNTED": 30,
+    "engine.growing.MUCH": 256,
     "runs.run.LONG_RUN": 3,
     "runs.gather.WIDE_ITEMS": 4,
     "stores.batches.COPY_SIZE": 256,
@@ -43,9 +48,10 @@ SMALL = {
 class Cell:
     """One record of the model. What changes in place changes here, for all models that have the record."""
 
-    def __init__(self, value: list[float], *, live: bool) -> None:
+    def __init__(self, value: list[float], *, live: bool, zero: bool = False) -> None:
         self.value = value
         self.live = live
+        self.zero = zero  # made by new(): what is changed in place is never taken back
 
 
 Model = dict[str, dict[int, Cell]]
@@ -57,6 +63,15 @@ class Held(NamedTuple):
     record: Any
     cell: Cell
     txn: int
+
+
+class Saved(NamedTuple):
+    """A savepoint, what was there when it began, the values of what may be changed, and the first number of it."""
+
+    savepoint: sc.Savepoint
+    model: Model
+    values: dict[Cell, list[float]]
+    first: int
 
 
 class Taken(NamedTuple):
@@ -119,7 +134,9 @@ class Machine(RuleBasedStateMachine):
         self.txn: sc.Transaction | None = None
         self.held: list[Held] = []
         self.taken: list[Taken] = []
+        self.saved: list[Saved] = []
         self.count = 0
+        self.first = 0
         self.begun = 0
         self.aborted: set[int] = set()
         self.open()
@@ -172,6 +189,18 @@ class Machine(RuleBasedStateMachine):
             store[key] = {"x": n / 2, "n": n} if as_dict else Pair(n / 2, n)
             self.model["pairs"][key] = Cell([n / 2, n], live=True)
 
+    @rule(name=array_names, key=keys, times=st.integers(1, 4), value=items, read=st.booleans())
+    def append(self, name: str, key: int, times: int, value: list[float], read: bool) -> None:
+        if (store := self.store(name)) is None:
+            return
+        for _ in range(times):
+            store.append(key, given(name, value))
+            before = self.model[name].get(key)
+            if before is None or value:
+                self.model[name][key] = Cell((before.value if before else []) + value, live=False)
+            if read:
+                self.hold(store[key], self.model[name][key])
+
     @rule(
         name=array_names,
         rows=st.lists(st.tuples(keys, items), max_size=30),
@@ -208,14 +237,14 @@ class Machine(RuleBasedStateMachine):
         if (store := self.store(name)) is not None:
             made = store.new(key, length)
             assert plain(made) == [0] * length
-            cell = self.model[name][key] = Cell([0] * length, live=True)
+            cell = self.model[name][key] = Cell([0] * length, live=True, zero=True)
             self.hold(made, cell)
 
     @rule(key=keys, n=numbers)
     def new_object(self, key: int, n: int) -> None:
         if (store := self.store("pairs")) is not None:
             made = store.new(key, n=n)
-            cell = self.model["pairs"][key] = Cell([0, n], live=True)
+            cell = self.model["pairs"][key] = Cell([0, n], live=True, zero=True)
             self.hold(made, cell)
 
     @rule(name=array_names, pick=st.integers(0, 99), number=numbers)
@@ -290,6 +319,7 @@ class Machine(RuleBasedStateMachine):
         self.txn = self.db.transaction(sync=sync)
         self.work = copy_of(self.base)
         self.begun += 1
+        self.first = self.begun
 
     @precondition(lambda self: self.txn is not None)
     @rule()
@@ -297,7 +327,10 @@ class Machine(RuleBasedStateMachine):
         assert self.txn is not None
         assert self.work is not None
         self.txn.commit()
-        self.base, self.txn, self.work = self.work, None, None
+        for saved in self.saved:
+            with pytest.raises(sc.ClosedError):
+                saved.savepoint.rollback()
+        self.base, self.txn, self.work, self.saved = self.work, None, None, []
 
     @precondition(lambda self: self.txn is not None)
     @rule()
@@ -308,8 +341,45 @@ class Machine(RuleBasedStateMachine):
 
     def end_aborted(self) -> None:
         if self.txn is not None:
-            self.aborted.add(self.begun)
+            self.aborted.update(range(self.first, self.begun + 1))
         self.txn = self.work = None
+        self.saved = []
+
+    @precondition(lambda self: self.txn is not None and len(self.saved) < 3)
+    @rule()
+    def begin_savepoint(self) -> None:
+        assert self.txn is not None
+        assert self.work is not None
+        committed = {cell for cells in self.base.values() for cell in cells.values()}
+        cells = {cell for cells in self.work.values() for cell in cells.values()} - committed
+        values = {cell: list(cell.value) for cell in cells if not cell.zero}
+        self.begun += 1
+        self.saved.append(Saved(self.txn.savepoint(), copy_of(self.work), values, self.begun))
+        self.saved[-1].savepoint.__enter__()
+
+    @precondition(lambda self: self.saved)
+    @rule()
+    def end_savepoint(self) -> None:
+        self.saved.pop().savepoint.__exit__(None, None, None)
+        self.begun += 1
+
+    @precondition(lambda self: self.saved)
+    @rule(error=st.booleans(), outer=st.integers(0, 2))
+    def take_back(self, error: bool, outer: int) -> None:
+        at = outer % len(self.saved) if error else -1
+        saved = self.saved[at]
+        if error:
+            saved.savepoint.__exit__(ValueError, ValueError(), None)
+        else:
+            saved.savepoint.rollback()
+        with pytest.raises(sc.Error, match="was taken back"):
+            saved.savepoint.rollback()
+        self.aborted.update(range(saved.first, self.begun + 1))
+        del self.saved[at:]
+        self.begun += 1
+        self.work = copy_of(saved.model)
+        for cell, value in saved.values.items():
+            cell.value[:] = value
 
     @rule()
     def take_snapshot(self) -> None:

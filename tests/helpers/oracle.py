@@ -198,8 +198,11 @@ def after(state: State, actions: Sequence[Action], tick: int) -> State:
             state[name] = {}
         elif what == "drop":
             del state[name]
-        elif what == "compact":
+        elif what in ("compact", "undone"):
             pass
+        elif what == "append":
+            before = state[name][rest[0]].at(tick)[-1] if rest[0] in state[name] else b""
+            state[name][rest[0]] = Value(tick, before + rest[1])
         elif what == "put_many":
             keys, lengths, data = rest
             ends = np.cumsum(lengths) * item_size(name)
@@ -269,9 +272,17 @@ class Planner:
         if rng.random() < 0.12 and len(state) < len(NAMES):
             create = self._create(state)
             actions += [create, self._write({**state, create[1]: {}}, create[1])]
+        if rng.random() < 0.25:
+            actions.insert(rng.randint(1, len(actions)), self._undone(state, actions[0][1]))
         if kind == "abort":
             return Step(kind, actions, sync)
         return Step(kind, actions, sync, commits=True, durable=sync)
+
+    def _undone(self, state: State, name: str) -> Action:
+        """Draw what a savepoint takes back, and whether it is read before."""
+        rng = self._rng
+        actions = [self._write(state, rng.choice(sorted(state))) for _ in range(rng.randint(1, 3))]
+        return "undone", name, actions, rng.random() < 0.5
 
     def _write(self, state: State, name: str, *, single: bool = False) -> Action:
         """Draw a write that surely changes something."""
@@ -296,6 +307,9 @@ class Planner:
             return "put", name, key, data
         if roll < 0.5:
             return "new", name, key, bytes(item_size(name) * rng.randint(0, 50))
+        if roll < 0.65:
+            length = rng.choice((1, 3, rng.randint(1, 300) // item_size(name) + 1))
+            return "append", name, key, rng.randbytes(length * item_size(name))
         length = rng.choice((0, 1, 3, rng.randint(0, 100), rng.randint(0, 2000) // item_size(name)))
         return "put", name, key, rng.randbytes(length * item_size(name))
 
@@ -361,6 +375,8 @@ def act(handle: Any, action: Action) -> None:
     """Do one action in a transaction, or as one of its own."""
     what, name, *rest = action
     kind = type_of(name)
+    if what == "undone":
+        return undo(handle, name, *rest)
     if what == "create":
         _ = handle.object_store(name, kind) if kind is Point else handle.array_store(name, kind)
         return
@@ -379,8 +395,20 @@ def act(handle: Any, action: Action) -> None:
         _write_point(store, what, *rest)
     elif what == "new":
         store.new(rest[0], len(rest[1]) // item_size(name))
+    elif what == "append":
+        store.append(rest[0], np.frombuffer(rest[1], kind))
     else:
         store.put(rest[0], np.frombuffer(rest[1], kind))
+
+
+def undo(transaction: Any, name: str, actions: Sequence[Action], is_read: bool) -> None:
+    """Do some actions in a savepoint, and take them back; where they were read, their space is left as a gap."""
+    with transaction.savepoint() as savepoint:
+        for action in actions:
+            act(transaction, action)
+        if is_read:
+            dict(transaction[name].items())
+        savepoint.rollback()
 
 
 def _write_point(store: Any, what: str, key: int, data: bytes) -> None:
