@@ -120,6 +120,7 @@ names = st.sampled_from(sorted(TYPES))
 array_names = st.sampled_from(ARRAYS)
 numbers = st.integers(-1000, 1000)
 items = st.builds(lambda part, times: part * times, st.lists(numbers, max_size=5), st.sampled_from([1, 1, 1, 150]))
+kinds = st.sampled_from(["put", "append", "many", "new", "edit", "change"])
 moves = st.one_of(st.sampled_from(["first", "last", "next", "next", "prev", "prev"]), keys)
 
 
@@ -345,7 +346,7 @@ class Machine(RuleBasedStateMachine):
         self.txn = self.work = None
         self.saved = []
 
-    @precondition(lambda self: self.txn is not None and len(self.saved) < 3)
+    @precondition(lambda self: self.txn is not None and len(self.saved) < 2)
     @rule()
     def begin_savepoint(self) -> None:
         assert self.txn is not None
@@ -380,6 +381,31 @@ class Machine(RuleBasedStateMachine):
         self.work = copy_of(saved.model)
         for cell, value in saved.values.items():
             cell.value[:] = value
+
+    @rule(
+        name=array_names,
+        writes=st.lists(
+            st.tuples(st.sampled_from(["put", "append", "many", "new", "edit", "change"]), keys, items)
+        ),
+        error=st.booleans(),
+    )
+    def attempt(self, name: str, writes: list[tuple[str, int, list[float]]], error: bool) -> None:
+        """A savepoint with all that belongs to it, which drawing its parts one by one would seldom give."""
+        if self.txn is None:
+            self.begin(sync=None)
+        self.begin_savepoint()
+        for what, key, value in writes:
+            if what == "put":
+                self.put_array(name, key, value)
+            elif what == "append":
+                self.append(name, key, 2, value, read=bool(key % 2))
+            elif what == "many":
+                self.put_many(name, [(key, value)], spread=True, ragged=False)
+            elif what == "new":
+                self.new_array(name, key, len(value))
+            elif self.model.get("pairs"):
+                self.edit(key) if what == "edit" else self.change_object_in_place(key, len(value))
+        self.take_back(error, outer=len(self.saved) - 1)
 
     @rule()
     def take_snapshot(self) -> None:

@@ -287,6 +287,6 @@ def test_a_rebuilt_index_and_a_copy_have_it(open_db: OpenDB) -> None:
 
 def test_objects_are_not_made_longer(db: sc.Database) -> None:
     store = db.object_store("p", Pair)
-    store[1] = {"x": 1}
+    store[1] = Pair(1, 1)
     with pytest.raises(TypeError, match="is one object"):
-        store.append(1, [{"x": 2}])
+        store.append(1, [Pair(2, 2)])
