@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Protocol
 
 from ..chunks.heap import Heap
 from ..engine.staging import Mark, Staging
-from ..errors import Error, StoreNotFound
+from ..errors import ClosedError, Error, StoreNotFound
 
 _NEW = "has not begun: use it as with txn.savepoint() as savepoint: ..."
 
@@ -76,7 +77,8 @@ class Savepoint:
         if self.state or self._savepoints.has_ended():
             return
         if kind is not None:
-            self._savepoints.take_back(self)
+            if not self._savepoints.unfinished:  # else the transaction is to be aborted, by this very exception
+                self._savepoints.take_back(self)
         else:
             self._savepoints.check_newest(self)
             self._savepoints.release(self)
@@ -99,13 +101,23 @@ class Savepoints:
     def __init__(self, owner: Owner) -> None:
         self.is_used = False
         self.unfinished = ""
-        self._owner = owner
+        self._ref = weakref.ref(
+            owner
+        )  # a transaction that nobody holds ends at once, without the garbage collector
         self._open: tuple[Savepoint, ...] = ()
         self._withdrawn: set[Staging] = set()
 
+    @property
+    def _owner(self) -> Owner:
+        owner = self._ref()
+        if owner is None:
+            raise ClosedError("the transaction was given up; begin another with db.transaction()")
+        return owner
+
     def has_ended(self) -> bool:
         """Tell whether the transaction has ended."""
-        return bool(self._owner._ended)
+        owner = self._ref()
+        return owner is None or bool(owner._ended)
 
     def use(self, staging: Staging) -> None:
         """Mark a store that is about to be read or changed.

@@ -322,6 +322,18 @@ def test_misuse_is_told(db: sc.Database, txn: sc.Transaction) -> None:
     assert db["a"][4].tolist() == [4]
 
 
+def test_a_transaction_that_nobody_holds_ends_at_once(db: sc.Database, txn: sc.Transaction) -> None:
+    txn.abort()
+    gc.disable()
+    try:
+        savepoint = db.transaction().savepoint()
+        db["a"].put(1, [2])  # by this thread, which has none open
+        with pytest.raises(sc.ClosedError, match="given up"), savepoint:
+            pass
+    finally:
+        gc.enable()
+
+
 def test_one_that_is_left_with_another_open(db: sc.Database, txn: sc.Transaction) -> None:
     """By an exception both are taken back; without one that is an error, which aborts the transaction."""
     with pytest.raises(ZeroDivisionError), txn.savepoint():
