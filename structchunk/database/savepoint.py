@@ -40,12 +40,12 @@ class Savepoint:
 
     def __init__(self, savepoints: Savepoints) -> None:
         self._savepoints = savepoints
-        self.state = _NEW
-        self.marks: dict[Staging, Mark] = {}
-        self.created: list[str] = []
+        self._state = _NEW
+        self._marks: dict[Staging, Mark] = {}
+        self._made: list[str] = []
 
     def __repr__(self) -> str:
-        return f"<Savepoint, which {self.state or 'is open'}>"
+        return f"<Savepoint, which {self._state or 'is open'}>"
 
     def rollback(self) -> None:
         """Take back what was done since it began, and end it. What is done then belongs to what is around it.
@@ -74,7 +74,7 @@ class Savepoint:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.state or self._savepoints.has_ended():
+        if self._state or self._savepoints.has_ended():
             return
         if kind is not None:
             if not self._savepoints.unfinished:  # else the transaction is to be aborted, by this very exception
@@ -131,29 +131,29 @@ class Savepoints:
             raise StoreNotFound(
                 f"store {staging.heap.name!r} was created in a savepoint that was taken back; create it again"
             )
-        if self._open and staging not in self._open[-1].marks:
-            self._open[-1].marks[staging] = staging.mark()
+        if self._open and staging not in self._open[-1]._marks:
+            self._open[-1]._marks[staging] = staging.mark()
 
     def note_created(self, name: str) -> None:
         """Note that a store was created."""
         if self._open:
-            self._open[-1].created.append(name)
+            self._open[-1]._made.append(name)
 
     def begin(self, savepoint: Savepoint) -> None:
         """Begin a savepoint."""
         self._owner._check_open()
-        if savepoint.state is not _NEW:
+        if savepoint._state is not _NEW:
             raise Error("this savepoint has begun before; txn.savepoint() makes another one")
-        savepoint.marks = {staging: staging.mark() for staging in self._owner._stagings.values() if staging.edits}
+        savepoint._marks = {staging: staging.mark() for staging in self._owner._stagings.values() if staging.edits}
         self.is_used = True
         self._owner._watch()
-        savepoint.state, self._open = "", (*self._open, savepoint)
+        savepoint._state, self._open = "", (*self._open, savepoint)
 
     def check_newest(self, savepoint: Savepoint) -> None:
         """Raise unless a savepoint is open, and is the last one that began."""
         self._owner._check_open()
-        if savepoint.state:
-            raise Error(f"this savepoint {savepoint.state}")
+        if savepoint._state:
+            raise Error(f"this savepoint {savepoint._state}")
         if savepoint is not self._open[-1]:
             raise Error("a savepoint that began later is still open; leave its with block, or take that back first")
 
@@ -161,13 +161,13 @@ class Savepoints:
         """End a savepoint, and leave what was done to the one around it."""
         self.unfinished = "the end of a savepoint"
         outer = self._open[-2] if len(self._open) > 1 else None
-        for staging, mark in savepoint.marks.items():
-            if outer is None or staging in outer.marks:
+        for staging, mark in savepoint._marks.items():
+            if outer is None or staging in outer._marks:
                 staging.release()
             else:
-                outer.marks[staging] = mark
+                outer._marks[staging] = mark
         if outer is not None:
-            outer.created += savepoint.created
+            outer._made += savepoint._made
         self._end(savepoint, "has ended")
 
     def take_back(self, savepoint: Savepoint) -> None:
@@ -175,8 +175,8 @@ class Savepoints:
         self._owner._check_open()
         self.unfinished = "taking back a savepoint"
         for later in reversed(self._open[self._open.index(savepoint) :]):
-            self._withdraw(later.created)
-            for staging, mark in later.marks.items():
+            self._withdraw(later._made)
+            for staging, mark in later._marks.items():
                 if staging not in self._withdrawn:
                     staging.rewind(mark)
             self._end(later, "was taken back", is_last=later is savepoint)
@@ -190,8 +190,8 @@ class Savepoints:
             staging.give_back()
 
     def _end(self, savepoint: Savepoint, state: str, *, is_last: bool = True) -> None:
-        savepoint.state, self._open = state, self._open[:-1]
-        savepoint.marks = {}
+        savepoint._state, self._open = state, self._open[:-1]
+        savepoint._marks = {}
         self.is_used = bool(self._open or self._withdrawn)
         self._owner._watch()
         if is_last:

@@ -210,6 +210,7 @@ class SharedStorage(ReadStorage):
     def check_writable(self) -> None:
         """Raise if this is not its turn, or a write failed."""
         if self._turn is None:
+            self.index.leveldb.check_open()  # a finaliser may have closed the database in the middle of a call
             raise FailedError(f"{self.paths.root}: the transaction has ended; begin another with db.transaction()")
         Storage.check_writable(self)
 

@@ -486,3 +486,34 @@ def test_transactions_of_shared_handles(open_db: OpenDB) -> None:
             assert contents(handle["a"]) == expected
             assert "made" not in handle
     assert len(os.listdir(os.path.join(mine.path, "chunks"))) == 2
+
+
+def test_room_behind_records_goes_with_them(db: sc.Database, txn: sc.Transaction) -> None:
+    """Another record of the same place and length has no room behind it."""
+    store = txn["a"]
+
+    def put(key: int, values: list[float]) -> None:
+        store.put(key, values)
+        len(store)  # gives it its place, and hands out no view
+
+    with txn:
+        with txn.savepoint() as savepoint:
+            put(5, [1])
+            store.append(5, [2])
+            len(store)
+            savepoint.rollback()
+        put(4, [1])
+        put(5, [1, 2])
+        put(6, [7])
+        store.append(5, [3])
+    assert [db["a"][key].tolist() for key in (4, 5, 6)] == [[1], [1, 2, 3], [7]]
+
+
+def test_ends_that_were_deleted_come_back(txn: sc.Transaction) -> None:
+    with txn:
+        for end, key in (("first_key", 0), ("last_key", 9)):
+            with txn.savepoint() as savepoint:
+                txn["a"].delete(key)
+                assert getattr(txn["a"], end) != key
+                savepoint.rollback()
+            assert getattr(txn["a"], end) == key
