@@ -26,6 +26,7 @@ from .maintenance.stats import ChunkStats, StoreStats
 from .maintenance.verify import Problem
 from .shards.shards import Shards, open_shards
 from .stores.array_store import ArrayStore
+from .stores.attributes import Attributes
 from .stores.batch import Batch
 from .stores.change import Change
 from .stores.cursor import Cursor
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Array",
     "ArrayStore",
+    "Attributes",
     "Batch",
     "Change",
     "ChunkStats",

@@ -517,3 +517,22 @@ def test_ends_that_were_deleted_come_back(txn: sc.Transaction) -> None:
                 assert getattr(txn["a"], end) != key
                 savepoint.rollback()
             assert getattr(txn["a"], end) == key
+
+
+@pytest.mark.parametrize("had_any", [False, True])
+def test_attributes_are_taken_back(db: sc.Database, had_any: bool) -> None:
+    db.array_store("a", "f8")
+    if had_any:
+        db.attrs["unit"], db["a"].attrs["unit"] = "K", "V"
+    before = dict(db.attrs), dict(db["a"].attrs)
+    with db.transaction() as txn:
+        with txn.savepoint() as savepoint:
+            txn.attrs["unit"] = "m"
+            txn["a"].attrs["place"] = [1, 2]
+            txn.array_store("made", "u1").attrs["unit"] = "s"
+            assert dict(txn.attrs) == {"unit": "m"}
+            savepoint.rollback()
+        assert (dict(txn.attrs), dict(txn["a"].attrs)) == before
+        with txn.savepoint():
+            txn.attrs["kept"] = True
+    assert (dict(db.attrs), dict(db["a"].attrs)) == (before[0] | {"kept": True}, before[1])
