@@ -383,7 +383,7 @@ def _check_append(store: Any, kind: Kind, model: Model) -> None:
         found = list(held)
         for values in ([], [5], np.arange(3), [6], range(2)):
             store.append(np.uint64(key), values)
-            found += values
+            found.extend(values)
             assert store[key].tolist() == found
             assert not store[key].flags.writeable
         assert before is None or before.tolist() == held
