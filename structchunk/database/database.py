@@ -19,16 +19,17 @@ from ..engine.storage import Storage
 from ..errors import ReadOnlyError
 from ..maintenance.altering import copy_altered, hold_still
 from ..maintenance.backup import copy_storage, destination
-from ..maintenance.compaction import CompactionReport, compact_index, compact_store
+from ..maintenance.compaction import CompactionReport, compact_index, compact_stores, in_groups
 from ..maintenance.update import update_copy
 from ..process import leftovers
+from ..remote.publish import Published, publish
 from ..stores.collection import check_store_name, open_store
 from ..types.alteration import alteration, asked_schema
 from ..types.schema import Schema
 from .attribute_records import ATTRIBUTES, Writer
 from .autocommit import AutocommitBinding
 from .handle import DatabaseHandle
-from .transaction import Transaction, drop_store, replace_store, staging_by_name
+from .transaction import Transaction, drop_store, replace_store, stagings_by_name
 from .writer_queue import WriterQueue
 
 CLOSE_WAIT = 1.0
@@ -143,7 +144,7 @@ class Database(DatabaseHandle):
         """
         self._binding(check_store_name(name))  # raises if there is none
         with self.transaction(sync=True) as transaction:
-            storage, staging = staging_by_name(transaction, name)
+            storage, (staging,) = stagings_by_name(transaction, [name])
             heap = staging.heap
             asked = asked_schema(heap.schema, new_type)
             converter = alteration(name, heap.schema, asked, fill, drop)
@@ -219,13 +220,14 @@ class Database(DatabaseHandle):
         LockedError
             This thread has a transaction open.
         OSError
-            ENOSPC when the disk has no room for the copy of a store; that store is as it was.
+            ENOSPC when the disk has no room for the copy of a store; it is as it was, and those that follow.
 
         Notes
         -----
-        Each store is one commit, atomic and durable, during which other transactions wait and reads go on.
-        Afterwards a scan of the store is one contiguous sweep of its new chunks. It takes disk space for a copy
-        of the store while it lasts, and memory for the rows (some hundred bytes a record), not for the records.
+        Each store is one commit, or part of one where several are small, atomic and durable, during which other
+        transactions wait and reads go on. Afterwards a scan of the store is one contiguous sweep of its new chunks.
+        It takes disk space for a copy of the store while it lasts, and memory for the rows (some hundred bytes a
+        record), not for the records.
 
         Arrays, batches, snapshots and scans stay valid; the disk space of an old chunk comes back when the last
         of them goes. A chunk is skipped while anyone holds a view through which its records can be changed in
@@ -240,19 +242,19 @@ class Database(DatabaseHandle):
         total = sum(stats[name].live for name in wanted)
         reports = []
         done = 0
-        for name in wanted:
-            reports.append(self._compact(name, partial(_report, progress, done, total)))
-            done += stats[name].live
+        for group in in_groups(stats[name] for name in wanted):
+            reports += self._compact(group, partial(_report, progress, done, total))
+            done += sum(stats[name].live for name in group)
             _report(progress, done, total)
         if not names and ATTRIBUTES in self._storage.heaps:
-            self._compact(ATTRIBUTES, _ignore)
+            self._compact([ATTRIBUTES], _ignore)
         compact_index(self._storage, names)
         return reports
 
-    def _compact(self, name: str, progress: Callable[[int], object]) -> CompactionReport:
+    def _compact(self, names: list[str], progress: Callable[[int], object]) -> list[CompactionReport]:
         with self.transaction(sync=True) as transaction:
-            storage, staging = staging_by_name(transaction, name)
-            return compact_store(storage, staging, transaction.commit, self.sync, progress)
+            storage, stagings = stagings_by_name(transaction, names)
+            return compact_stores(storage, stagings, transaction.commit, self.sync, progress)
 
     def sync(self) -> None:
         """Bring everything to disk: all commits, the index, and changes made in place to live records."""
@@ -311,6 +313,60 @@ class Database(DatabaseHandle):
             update_copy(self._storage, path)
         else:
             copy_storage(self._storage, path)
+
+    def publish(
+        self,
+        url: str,
+        storage_options: Mapping[str, Any] | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Published:
+        """Publish the latest commit to object storage, from where others can read it; only what is new is uploaded.
+
+        Parameters
+        ----------
+        url : str
+            What fsspec takes, such as ``s3://bucket/name``, ``gs://...``, ``az://...``, ``file:///...``,
+            ``memory://...``. Nothing but this database may be published there.
+        storage_options : dict, optional
+            What fsspec is to give to the package for the store: credentials, for one. They are not published.
+        progress : callable, optional
+            Called as ``progress(done, total)``, in bytes that are uploaded.
+
+        Returns
+        -------
+        Published
+            The commit, and how many objects and bytes were uploaded for it; none if it was published already, and
+            no record has changed in place since.
+
+        Raises
+        ------
+        NotACopy
+            Another database is published there, or a commit that is not in the history of this one's latest.
+        OSError
+            The store fails or refuses, also when it was asked again; or others publish there all the time.
+        CorruptionError
+            What is there is not what was published.
+        ImportError
+            fsspec, or the package for the store, is not installed; the message says which.
+
+        Notes
+        -----
+        Any handle can publish, also one that reads beside a writer. Readers of the store see a whole commit or
+        none, whatever is killed: what a publication consists of is written before, under names that are never used
+        again. What is left of one that was killed is removed by ``prune()``.
+
+        Of two that publish at a time, one starts again upon what the other has published. That needs a store which
+        refuses to write an object if there is one; where one does not, there is a warning.
+
+        Other threads' commits wait while the database is brought to disk, as for :meth:`sync`, and while files are
+        opened; not while they are read. Records that change in place are published as they are when their turn
+        comes. What is uploaded goes by what was appended and what has changed in place, in blocks of 4 KiB to 512
+        KiB; chunk files with records that may change in place are read whole. Compaction moves records into other
+        chunk files, which are uploaded anew.
+        """
+        self._check_open()
+        self._prepare_copy()
+        return publish(self._storage, url, storage_options, progress or _ignored)
 
     def _prepare_copy(self) -> None:
         """Bring everything to disk, so that more of it can be linked."""
@@ -382,3 +438,7 @@ def _open_ones() -> list[Database]:
     while True:
         with contextlib.suppress(RuntimeError):  # a thread that goes on has just opened another one
             return list(_databases)
+
+
+def _ignored(done: int, total: int) -> None:
+    """Take a report of progress that nobody asked for."""

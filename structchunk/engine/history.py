@@ -79,6 +79,9 @@ class HeldStore:
         start = extent[1] // self.item_size
         return self.arrays[extent[3]][start : start + extent[2]]
 
+    def read_ahead(self, chunk: int, start: int, stop: int) -> None:
+        """Leave it to the system: what is new was just written."""
+
 
 @dataclass
 class StoreLog:

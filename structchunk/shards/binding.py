@@ -90,6 +90,11 @@ class ShardedArrays(dict[int, npt.NDArray[Any]]):
         heap, chunk = self._chunks[number]
         return self.setdefault(number, heap.arrays[chunk])
 
+    def read_ahead(self, number: int, start: int, stop: int) -> None:
+        """Have the system fetch bytes that are about to be read from the disk."""
+        heap, chunk = self._chunks[number]
+        heap.read_ahead(chunk, start, stop)
+
 
 class ShardedHeap:
     """The chunks of all parts."""
@@ -106,6 +111,10 @@ class ShardedHeap:
         """Return an extent's items, read-only, without a copy."""
         start = extent[1] // self.item_size
         return self.arrays[extent[3]][start : start + extent[2]]
+
+    def read_ahead(self, chunk: int, start: int, stop: int) -> None:
+        """Have the system fetch bytes that are about to be read from the disk."""
+        self.arrays.read_ahead(chunk, start, stop)
 
     def take_over(self, run: Run, heap: Mapped) -> Run:
         """Return rows of a part with the numbers that its chunks have here."""

@@ -376,8 +376,8 @@ def test_a_savepoint_takes_no_memory_by_what_was_staged(db: sc.Database) -> None
 def test_a_full_disk_in_a_savepoint(db: sc.Database, txn: sc.Transaction, monkeypatch: pytest.MonkeyPatch) -> None:
     """What found no space is taken back with the rest, and the transaction goes on."""
 
-    def refuse(path: str, offset: int, size: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    def refuse(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with txn:
         txn["a"].put(1, [10])
