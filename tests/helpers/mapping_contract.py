@@ -405,13 +405,6 @@ def _check_append(store: Any, kind: Kind, model: Model) -> None:
     for values, error in ((1.5, ValueError), (["text"], ValueError), ([[1, 2]], ValueError), ([0.5], ValueError)):
         with pytest.raises((error, TypeError)):
             store.append(3, values)
-    store.new(78, 2)[:] = 9
-    live = store[78]
-    store.append(78, [1])
-    live[:] = 0
-    assert store[78].tolist() == [9, 9, 1]
-    assert not store[78].flags.writeable
-    del store[78]
 
 
 def _check_update(store: Any, kind: Kind, model: Model) -> None:
