@@ -390,6 +390,8 @@ def _check_append(store: Any, kind: Kind, model: Model) -> None:
         with pytest.raises(TypeError, match=r"put_many\(\)"):
             store.append(3, [Pair()])
         return
+    if kind is not ARRAYS:
+        return
     for key in (min(model), 2**64 - 1, 77):
         before = store.get(key)
         held = [] if before is None else before.tolist()
