@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..chunks.chunk import Chunk
 from ..chunks.heap import Heap
-from ..errors import LockedError, MovedError
+from ..errors import LockedError, MovedError, StoreNotFound
 from ..runs.extent import ZERO, Extent
 
 NOTHING: frozenset[int] = frozenset()
@@ -41,6 +41,12 @@ class InPlaceViews:
         `checkpoint` brings everything to disk: a record that a CRC covers can be changed only when no crash can
         make recovery check it any more. While ``compact()`` moves it, this waits.
         """
+        array = self._array(heap, extent, checkpoint)
+        if heap.is_dropped:  # while this waited: what would be changed is in a file that has gone
+            raise StoreNotFound(f"store {heap.name!r} was dropped or altered; get it again by its name")
+        return array
+
+    def _array(self, heap: Heap, extent: Extent, checkpoint: Callable[[], None]) -> npt.NDArray[Any] | None:
         chunk = heap.find_chunk(extent[3])
         if chunk is None:
             return self._moved_array(heap, extent, checkpoint)
@@ -64,9 +70,9 @@ class InPlaceViews:
                 )
             time.sleep(_PAUSE)
         if extent[3] in heap.chunks:
-            return self.array(heap, extent, checkpoint)
+            return self._array(heap, extent, checkpoint)
         moved = heap.retired_chunk(extent[3]).moved(extent)
-        return None if moved is None else self.array(heap, moved, checkpoint)
+        return None if moved is None else self._array(heap, moved, checkpoint)
 
     def begin_moving(self, heaps: Sequence[Heap]) -> list[list[Chunk]]:
         """Hand out no writable view of stores any more, and return of each the chunks of which none is held.

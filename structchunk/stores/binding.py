@@ -55,6 +55,9 @@ class Writer(Protocol):
     ) -> None:
         """Store many records; of equal keys the last one stays."""
 
+    def append(self, key: int, items: npt.NDArray[Any]) -> None:
+        """Make a record longer, or make it."""
+
     def add_edit(self, key: int, private: Any) -> None:
         """Take an object whose bytes, if they change, replace its record."""
 

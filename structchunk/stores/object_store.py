@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -137,6 +137,20 @@ class ObjectStore(Store[T], Generic[T]):
         number = as_key(key)
         with self._binding.writing() as writer:
             writer.put(number, record, MUTABLE)
+
+    def append(self, key: int, values: Any) -> NoReturn:
+        """Refuse: a record is one object.
+
+        Raises
+        ------
+        TypeError
+            Always. ``put_many`` stores more objects, under keys of their own; an array store of the same type has
+            records of many, which grow.
+        """
+        raise TypeError(
+            f"a record of object store {self.name!r} is one object, and cannot be made longer: put_many() stores "
+            "more, under keys of their own; an array_store() of the same type has records that grow"
+        )
 
     def put_many(self, keys: npt.ArrayLike, records: Any) -> None:
         """Store many objects at once, in one transaction; of equal keys the last one stays.

@@ -324,7 +324,8 @@ class Store(RecordMapping[R], Generic[R]):
 
         with self._binding.writing() as writer:
             for keys, items, lengths in read_blocks(source, self.name, self._heap.schema):
-                writer.put_many(keys, items, lengths, self._put_flags)
+                # What is read may have begun a savepoint meanwhile, which must know.
+                (self._binding.open_writer() or writer).put_many(keys, items, lengths, self._put_flags)
 
     def to_pandas(self, start: int | None = None, stop: int | None = None) -> pd.Series[Any] | pd.DataFrame:
         """Return the records with keys in ``[start, stop)`` as pandas data.
