@@ -19,7 +19,7 @@ Views = Iterable[npt.NDArray[Any]]
 
 def may_change(run: Run) -> bool:
     """Tell whether a record of a run may change in place."""
-    flags = np.bitwise_or.reduce(run.rows["flags"]) if isinstance(run, ArrayRun) else run.flags
+    flags = np.bitwise_or.reduce(run.flag_values) if isinstance(run, ArrayRun) else run.flags
     return bool(flags & MUTABLE)
 
 
