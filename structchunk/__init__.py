@@ -23,8 +23,11 @@ from .errors import (
 from .maintenance.compaction import CompactionReport
 from .maintenance.stats import ChunkStats, StoreStats
 from .maintenance.verify import Problem
+from .remote.prune import Pruned, prune, published
+from .remote.publish import Published
 from .shards.shards import Shards, open_shards
 from .stores.array_store import ArrayStore
+from .stores.attributes import Attributes
 from .stores.batch import Batch
 from .stores.change import Change
 from .stores.cursor import Cursor
@@ -35,6 +38,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Array",
     "ArrayStore",
+    "Attributes",
     "Batch",
     "Change",
     "ChunkStats",
@@ -53,6 +57,8 @@ __all__ = [
     "Object",
     "ObjectStore",
     "Problem",
+    "Pruned",
+    "Published",
     "ReadOnlyError",
     "SchemaError",
     "Shards",
@@ -63,6 +69,8 @@ __all__ = [
     "Transaction",
     "open",
     "open_shards",
+    "prune",
+    "published",
     "rebuild_index",
 ]
 

@@ -21,6 +21,9 @@ from ..types.objects import has_plain_fields
 from ..types.schema import Schema
 from .chunk import Chunk
 
+ATTRIBUTES = ""
+"""The name of the store that has the attributes of a database and of its stores; no other one can have it."""
+
 
 class Arrays(dict[int, npt.NDArray[Any]]):
     """Each chunk of a heap as one array of items, mapped when first asked for."""
@@ -142,6 +145,8 @@ class Heap:
         The files that commits have named.
     drafts : dict of int to Chunk
         Those that a transaction has made and not committed; only it has extents in them.
+    is_dropped : bool
+        Whether a commit of this process has dropped the store.
 
     Notes
     -----
@@ -156,6 +161,7 @@ class Heap:
         self.item_size = schema.item_size
         self.chunks: dict[int, Chunk] = {}
         self.drafts: dict[int, Chunk] = {}
+        self.is_dropped = False
         self.arrays = Arrays(self, self.dtype, writable=False)
         self.live_arrays = Arrays(self, self.dtype, writable=True)
         self.live_bytes = Arrays(self, np.dtype(np.uint8), writable=True)
@@ -253,6 +259,12 @@ class Heap:
         """Return an extent's items, read-only, without a copy."""
         start = extent[1] // self.item_size
         return self.arrays[extent[3]][start : start + extent[2]]
+
+    def read_ahead(self, chunk: int, start: int, stop: int) -> None:
+        """Have the system fetch bytes of a chunk that are about to be read, and some that follow, from the disk."""
+        found = self.chunks.get(chunk)
+        if found is not None:
+            found.read_ahead(start, stop)
 
     def live_array(self, extent: Extent) -> npt.NDArray[Any]:
         """Return an extent's items, writable: a change goes to the file."""

@@ -17,6 +17,7 @@ from .changes import changes
 from .look import get, head, info, ls
 from .maintain import checkpoint, compact, rebuild_index, verify
 from .picture import map_
+from .remote import prune, publish, published
 from .transfer import export, import_
 
 INTERRUPTED = 128 + 2
@@ -71,7 +72,8 @@ def _discard_output() -> None:
 def program() -> None:
     """Look into structchunk databases, check, copy and convert them.
 
-    PATH is always the directory of a database. Commands that only read work beside a program that writes.
+    PATH is always the directory of a database, URL where one is published. Commands that only read work beside a
+    program that writes.
 
     \b
     Exit codes:
@@ -85,6 +87,8 @@ def program() -> None:
 
 
 for command in (info, ls, head, get, map_, changes, verify, rebuild_index, compact, checkpoint, export, import_):
+    program.add_command(command)
+for command in (publish, published, prune):
     program.add_command(command)
 
 

@@ -6,23 +6,30 @@ import atexit
 import contextlib
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 from ..chunks.heap import Heap
 from ..disk import files
 from ..disk.paths import AnyPath
+from ..engine.in_place import NOTHING
 from ..engine.storage import Storage
 from ..errors import ReadOnlyError
+from ..maintenance.altering import copy_altered, hold_still
 from ..maintenance.backup import copy_storage, destination
-from ..maintenance.compaction import CompactionReport, compact_index, compact_store
+from ..maintenance.compaction import CompactionReport, compact_index, compact_stores, in_groups
 from ..maintenance.update import update_copy
 from ..process import leftovers
-from ..stores.collection import open_store
+from ..remote.publish import Published, publish
+from ..stores.collection import check_store_name, open_store
+from ..types.alteration import alteration, asked_schema
 from ..types.schema import Schema
+from .attribute_records import ATTRIBUTES, Writer
 from .autocommit import AutocommitBinding
 from .handle import DatabaseHandle
-from .transaction import Transaction, drop_store, staging_by_name
+from .transaction import Transaction, drop_store, replace_store, stagings_by_name
 from .writer_queue import WriterQueue
 
 CLOSE_WAIT = 1.0
@@ -83,6 +90,79 @@ class Database(DatabaseHandle):
         with self.transaction() as transaction:
             drop_store(transaction, name)
 
+    def alter_store(
+        self,
+        name: str,
+        new_type: Any,
+        fill: Mapping[str, Any] | None = None,
+        drop: Iterable[str] = (),
+        progress: Callable[[int, int], object] | None = None,
+    ) -> None:
+        """Give the records of a store another type, as one commit.
+
+        Parameters
+        ----------
+        name : str
+        new_type : dtype or type
+            What ``array_store`` or ``object_store`` would take to make such a store; items of a shape as
+            ``np.dtype(("f4", (384,)))``. Fields are matched by name, those of structs within as well; they may be
+            in another order. Numbers may become wider: integers and bools any type that holds all their values, as
+            ``i2`` an ``i8`` or ``f4``, floats longer ones. ``S`` and ``U`` may become longer. Shapes, units of
+            times, and whether it is an array store or an object store stay.
+        fill : mapping of str to object, optional
+            What new fields hold, by name; of structs within by path, ``"position.z"``, of those in arrays
+            ``"points[].z"``. Others are zeros.
+        drop : iterable of str
+            Stored fields that are to go, likewise. No other field is lost.
+        progress : callable, optional
+            Called as ``progress(done, total)``, in bytes of stored records.
+
+        Raises
+        ------
+        SchemaError
+            Values might change, or a field would be lost; the message names each, with both types. Nothing changed.
+        ValueError, TypeError
+            `fill` or `drop` name what they cannot, or a value does not fit; nothing changed.
+        StoreNotFound
+            There is no such store.
+        LockedError
+            This thread has a transaction open; or an object, or an array made by ``new()``, of the store is held,
+            of which changes would be lost.
+        OSError
+            ENOSPC when the disk has no room for the new records beside the old ones; nothing changed.
+
+        Notes
+        -----
+        The commit is atomic and durable, whatever is killed meanwhile; other transactions wait, reads go on. It
+        takes memory for the rows, as ``put_many`` does, not for the records, and disk space for both types until
+        the old files go. Attributes stay. If the type is that of the store already, nothing is written.
+
+        Snapshots, arrays and batches of before go on showing the old type. What was got of the store raises
+        StoreNotFound from then on: get it again by its name. Readers see the new type after ``refresh()``. In
+        :meth:`changes` the store is dropped and created again, with all its records, by this commit; its changes of
+        before are lost.
+        """
+        self._binding(check_store_name(name))  # raises if there is none
+        with self.transaction(sync=True) as transaction:
+            storage, (staging,) = stagings_by_name(transaction, [name])
+            heap = staging.heap
+            asked = asked_schema(heap.schema, new_type)
+            converter = alteration(name, heap.schema, asked, fill, drop)
+            if asked == heap.schema:
+                return
+            total = sum(count.size for count in storage.index.live[heap.store].values())
+            try:
+                hold_still(storage, heap)
+                stagings = replace_store(transaction, name, asked)
+                copy_altered(*stagings, converter, partial(_report, progress, 0, total))
+                transaction.commit()
+            finally:
+                storage.in_place.moving = NOTHING
+        self.sync()
+
+    def _changing_attributes(self) -> AbstractContextManager[Writer]:
+        return self.transaction()
+
     # ------------------------------------------------------------------ transactions
 
     def transaction(self, *, sync: bool | None = None) -> Transaction:
@@ -140,13 +220,14 @@ class Database(DatabaseHandle):
         LockedError
             This thread has a transaction open.
         OSError
-            ENOSPC when the disk has no room for the copy of a store; that store is as it was.
+            ENOSPC when the disk has no room for the copy of a store; it is as it was, and those that follow.
 
         Notes
         -----
-        Each store is one commit, atomic and durable, during which other transactions wait and reads go on.
-        Afterwards a scan of the store is one contiguous sweep of its new chunks. It takes disk space for a copy
-        of the store while it lasts, and memory for the rows (some hundred bytes a record), not for the records.
+        Each store is one commit, or part of one where several are small, atomic and durable, during which other
+        transactions wait and reads go on. Afterwards a scan of the store is one contiguous sweep of its new chunks.
+        It takes disk space for a copy of the store while it lasts, and memory for the rows (some hundred bytes a
+        record), not for the records.
 
         Arrays, batches, snapshots and scans stay valid; the disk space of an old chunk comes back when the last
         of them goes. A chunk is skipped while anyone holds a view through which its records can be changed in
@@ -161,17 +242,19 @@ class Database(DatabaseHandle):
         total = sum(stats[name].live for name in wanted)
         reports = []
         done = 0
-        for name in wanted:
-            reports.append(self._compact(name, partial(_report, progress, done, total)))
-            done += stats[name].live
+        for group in in_groups(stats[name] for name in wanted):
+            reports += self._compact(group, partial(_report, progress, done, total))
+            done += sum(stats[name].live for name in group)
             _report(progress, done, total)
+        if not names and ATTRIBUTES in self._storage.heaps:
+            self._compact([ATTRIBUTES], _ignore)
         compact_index(self._storage, names)
         return reports
 
-    def _compact(self, name: str, progress: Callable[[int], object]) -> CompactionReport:
+    def _compact(self, names: list[str], progress: Callable[[int], object]) -> list[CompactionReport]:
         with self.transaction(sync=True) as transaction:
-            storage, staging = staging_by_name(transaction, name)
-            return compact_store(storage, staging, transaction.commit, self.sync, progress)
+            storage, stagings = stagings_by_name(transaction, names)
+            return compact_stores(storage, stagings, transaction.commit, self.sync, progress)
 
     def sync(self) -> None:
         """Bring everything to disk: all commits, the index, and changes made in place to live records."""
@@ -231,6 +314,60 @@ class Database(DatabaseHandle):
         else:
             copy_storage(self._storage, path)
 
+    def publish(
+        self,
+        url: str,
+        storage_options: Mapping[str, Any] | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Published:
+        """Publish the latest commit to object storage, from where others can read it; only what is new is uploaded.
+
+        Parameters
+        ----------
+        url : str
+            What fsspec takes, such as ``s3://bucket/name``, ``gs://...``, ``az://...``, ``file:///...``,
+            ``memory://...``. Nothing but this database may be published there.
+        storage_options : dict, optional
+            What fsspec is to give to the package for the store: credentials, for one. They are not published.
+        progress : callable, optional
+            Called as ``progress(done, total)``, in bytes that are uploaded.
+
+        Returns
+        -------
+        Published
+            The commit, and how many objects and bytes were uploaded for it; none if it was published already, and
+            no record has changed in place since.
+
+        Raises
+        ------
+        NotACopy
+            Another database is published there, or a commit that is not in the history of this one's latest.
+        OSError
+            The store fails or refuses, also when it was asked again; or others publish there all the time.
+        CorruptionError
+            What is there is not what was published.
+        ImportError
+            fsspec, or the package for the store, is not installed; the message says which.
+
+        Notes
+        -----
+        Any handle can publish, also one that reads beside a writer. Readers of the store see a whole commit or
+        none, whatever is killed: what a publication consists of is written before, under names that are never used
+        again. What is left of one that was killed is removed by ``prune()``.
+
+        Of two that publish at a time, one starts again upon what the other has published. That needs a store which
+        refuses to write an object if there is one; where one does not, there is a warning.
+
+        Other threads' commits wait while the database is brought to disk, as for :meth:`sync`, and while files are
+        opened; not while they are read. Records that change in place are published as they are when their turn
+        comes. What is uploaded goes by what was appended and what has changed in place, in blocks of 4 KiB to 512
+        KiB; chunk files with records that may change in place are read whole. Compaction moves records into other
+        chunk files, which are uploaded anew.
+        """
+        self._check_open()
+        self._prepare_copy()
+        return publish(self._storage, url, storage_options, progress or _ignored)
+
     def _prepare_copy(self) -> None:
         """Bring everything to disk, so that more of it can be linked."""
         if self._mode != "r":
@@ -280,6 +417,10 @@ class Database(DatabaseHandle):
             warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=1)
 
 
+def _ignore(done: int) -> None:
+    """Report no progress."""
+
+
 def _report(progress: Callable[[int, int], object] | None, before: int, total: int, done: int = 0) -> None:
     if progress is not None:
         progress(before + done, total)
@@ -297,3 +438,7 @@ def _open_ones() -> list[Database]:
     while True:
         with contextlib.suppress(RuntimeError):  # a thread that goes on has just opened another one
             return list(_databases)
+
+
+def _ignored(done: int, total: int) -> None:
+    """Take a report of progress that nobody asked for."""

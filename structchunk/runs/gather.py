@@ -33,6 +33,9 @@ class Mapped(Protocol):
     def arrays(self) -> Mapping[int, npt.NDArray[Any]]:
         """The items of each chunk."""
 
+    def read_ahead(self, chunk: int, start: int, stop: int) -> None:
+        """Have the system fetch bytes of a chunk that are about to be read, and some that follow, from the disk."""
+
 
 Gathered: TypeAlias = "tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[Any], bool]"
 """Records one after the other: their keys; the offsets of each one and of the end, in items; the values of all; and

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CorruptionError, ReadOnlyError
+from ..errors import CorruptionError, Error, ReadOnlyError
 from ..runs.extent import KEY_END, TOMBSTONE, Extent, RowArray, last_wins, make_rows
 from ..runs.gather import Mapped
 from ..runs.run import (
@@ -90,6 +90,11 @@ class ShardedArrays(dict[int, npt.NDArray[Any]]):
         heap, chunk = self._chunks[number]
         return self.setdefault(number, heap.arrays[chunk])
 
+    def read_ahead(self, number: int, start: int, stop: int) -> None:
+        """Have the system fetch bytes that are about to be read from the disk."""
+        heap, chunk = self._chunks[number]
+        heap.read_ahead(chunk, start, stop)
+
 
 class ShardedHeap:
     """The chunks of all parts."""
@@ -106,6 +111,10 @@ class ShardedHeap:
         """Return an extent's items, read-only, without a copy."""
         start = extent[1] // self.item_size
         return self.arrays[extent[3]][start : start + extent[2]]
+
+    def read_ahead(self, chunk: int, start: int, stop: int) -> None:
+        """Have the system fetch bytes that are about to be read from the disk."""
+        self.arrays.read_ahead(chunk, start, stop)
 
     def take_over(self, run: Run, heap: Mapped) -> Run:
         """Return rows of a part with the numbers that its chunks have here."""
@@ -225,6 +234,10 @@ class ShardedBinding:
 
     def figures(self) -> None:
         """Return None: each shard has its own."""
+
+    def attributes(self) -> NoReturn:
+        """Refuse: each shard has its own."""
+        raise Error("shards have no attributes together; open one of them as a database to see those that it has")
 
     def version(self) -> int:
         """Return the same number always."""

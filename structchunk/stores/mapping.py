@@ -16,6 +16,7 @@ from ..runs.extent import KEY_END, Extent
 from ..runs.run import Run
 from ..types.keys import as_bound, as_key, key_or_none
 from ..types.schema import Schema
+from .attributes import Attributes
 from .batches import MappedStore
 from .binding import Binding
 from .cursor import Cursor
@@ -45,6 +46,16 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
     def dtype(self) -> np.dtype[Any]:
         """Type of one item, with its shape if it has one; in an object store of one record."""
         return self._heap.schema.dtype
+
+    @property
+    def attrs(self) -> Attributes:
+        """Named JSON values that the store has beside its records: units, sources, settings.
+
+        Notes
+        -----
+        A mutable mapping. ``drop_store`` takes them away, ``alter_store`` keeps them.
+        """
+        return self._binding.attributes()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} of {self.dtype}, {counted(self, 'records', 'closed')}>"

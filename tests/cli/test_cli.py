@@ -24,7 +24,7 @@ from structchunk.cli.program import program
 
 COMMANDS = [
     *("info", "ls", "head", "get", "map", "changes", "verify", "rebuild-index", "compact", "checkpoint"),
-    *("export", "import"),
+    *("export", "import", "publish", "published", "prune"),
 ]
 
 
@@ -170,6 +170,22 @@ def test_info_of_one_store(path: str) -> None:
     fields = text.split("\n\n")[1].splitlines()
     assert [line.split()[0] for line in fields] == ["field", "x", "tag", "pair", "pair[]"]
     assert [store["name"] for store in report("info", path, "points")["stores"]] == ["points"]
+
+
+def test_info_shows_attributes(db: sc.Database) -> None:
+    db.array_store("temps", "f8").attrs.update(unit="K", place="Z\x1b[1mürich", of=[1, None])
+    db.attrs["made"] = 2026
+    said = good("info", db.path)
+    assert [line.split() for line in said.splitlines()[-2:]] == [["attribute", "value"], ["made", "2026"]]
+    said = good("info", db.path, "temps")
+    assert said.splitlines()[-3].split() == ["unit", '"K"']
+    assert "\x1b" not in said
+    assert "ürich" in said
+    assert said.splitlines()[-1].split(maxsplit=1) == ["of", "[1, null]"]
+    found = report("info", db.path)
+    assert found["attributes"] == {"made": 2026}
+    assert found["stores"][0]["attributes"] == {"unit": "K", "place": "Z\x1b[1mürich", "of": [1, None]}
+    assert good("ls", db.path) == "temps\n"
 
 
 def test_ls(path: str) -> None:
