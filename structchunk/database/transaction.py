@@ -157,6 +157,9 @@ class TransactionBinding:
         """Refuse."""
         raise TypeError("a store of a transaction cannot be pickled; pickle one of a database open with mode='r'")
 
+    def maker_of_objects(self, cls: type[Any]) -> None:
+        """Return None: an object may be one that the transaction edits."""
+
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place."""
         return self._transaction._storage.live_array(self.heap, extent)

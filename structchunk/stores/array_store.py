@@ -6,14 +6,13 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from numpy import ndarray
 
 from ..errors import MovedError
 from ..runs.extent import MUTABLE, Extent
-from ..runs.run import ContiguousRun, Run
-from ..runs.views import each_of_run
+from ..runs.run import Run
+from ..runs.views import each_of_run, may_change
 from ..types.blocks import as_block
 from ..types.convert import as_items
 from ..types.keys import MAX_KEY, as_key, as_keys
@@ -52,8 +51,7 @@ class ArrayStore(Store[Array]):
         return self._arrays[extent[3]][start : start + extent[2]]
 
     def _records(self, run: Run, *, reverse: bool) -> Iterable[Array]:
-        flags = run.flags if isinstance(run, ContiguousRun) else np.bitwise_or.reduce(run.flag_values)
-        if flags & MUTABLE:
+        if may_change(run):
             return super()._records(run, reverse=reverse)
         return each_of_run(self._arrays, run, self._item_size, reverse=reverse)
 

@@ -79,13 +79,34 @@ def aligned_batches(
     heaps: Sequence[MappedStore], runs: Sequence[Run], batch_size: int
 ) -> Iterator[tuple[Batch, ...]]:
     """Yield the records of runs that have the same keys, one run for each heap, batch by batch."""
-    sides = list(zip(heaps, runs, strict=True))
+    sides = [(heap, _made(run)) for heap, run in zip(heaps, runs, strict=True)]
+    for first, upto in _bounds(sides, batch_size):
+        yield _side_by_side(sides, first, upto)
+
+
+def parts_of(heap: MappedStore, run: Run, batch_size: int) -> Iterator[Run]:
+    """Yield the rows of the batches of a run, which can be made one by one, by :func:`batch_of_part`."""
+    run = _made(run)
+    return (run.part(first, upto) for first, upto in _bounds([(heap, run)], batch_size))
+
+
+def batch_of_part(heap: MappedStore, part: Run) -> Batch:
+    """Return the batch of some rows of a run."""
+    return _batch(heap, part, part.keys)
+
+
+def _made(run: Run) -> Run:
+    """Return a run with its rows made, once for all of its batches."""
+    return ArrayRun(run.rows) if isinstance(run, ArrayRun) else run
+
+
+def _bounds(sides: Sequence[tuple[MappedStore, Run]], batch_size: int) -> Iterator[tuple[int, int]]:
+    """Yield where each batch of runs with the same keys begins and ends."""
     cuts = [_cuts(run.rows, heap.item_size) for heap, run in sides if isinstance(run, ArrayRun)]
-    bounds = np.unique(np.concatenate([[0, len(runs[0])], *cuts])).tolist()
+    bounds = np.unique(np.concatenate([[0, len(sides[0][1])], *cuts])).tolist()
     for low, high in pairwise(bounds):
         for first in range(low, high, batch_size):
-            upto = min(first + batch_size, high)
-            yield _side_by_side(sides, first, upto)
+            yield first, min(first + batch_size, high)
 
 
 def _side_by_side(sides: Sequence[tuple[MappedStore, Run]], first: int, upto: int) -> tuple[Batch, ...]:

@@ -120,6 +120,9 @@ class Binding(Protocol):
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place, or None where that is not allowed."""
 
+    def maker_of_objects(self, cls: type[Any]) -> Callable[[Extent], Any] | None:
+        """Return what makes an object of a ctypes type of an extent; None where that depends on the transaction."""
+
 
 def array_in_place(binding: Binding, writer: Writer, extent: Extent) -> npt.NDArray[Any]:
     """Return a record that was just made through a binding, to be changed in place; raise if it may not be."""
@@ -131,6 +134,20 @@ def array_in_place(binding: Binding, writer: Writer, extent: Extent) -> npt.NDAr
             "with db.transaction() as txn: txn[name].new(...); or use put()"
         )
     return array
+
+
+def maker_of_copies(heap: MappedStore, cls: Any) -> Callable[[Extent], Any]:
+    """Return what makes a private copy of the object at an extent."""
+    arrays, copy_from = heap.arrays, cls.from_buffer_copy
+    return lambda extent: copy_from(arrays[extent[3]], extent[1])
+
+
+def live_object(binding: Binding, cls: Any, extent: Extent) -> Any:
+    """Return the object at an extent, to be changed in place; a copy where that is not allowed."""
+    live = binding.live_array(extent)
+    if live is None:
+        return maker_of_copies(binding.heap, cls)(extent)
+    return cls.from_buffer(live.view(np.uint8))
 
 
 def until_found(read: Callable[[], T]) -> T:

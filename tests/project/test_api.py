@@ -23,8 +23,8 @@ DATABASE = f"""
 """
 STORE = """
     append attrs clear contains_many cursor dataset delete delete_many delete_range dtype first_key from_arrow get
-    get_many items keys last_key name new pop popitem put put_many read scan setdefault to_arrow to_pandas update
-    values
+    get_many items keys last_key map_batches name new pop popitem put put_many read scan setdefault to_arrow
+    to_pandas update values
 """
 API = {
     "Database": DATABASE,
