@@ -24,7 +24,7 @@ class ChunkFiles:
     places : mapping of int to Place
         All of them.
     sources : mapping of int to Source
-        Those that are open already.
+        Those that are mapped already.
     held : ExitStack
         What is opened is closed when it is left.
     """
@@ -33,7 +33,8 @@ class ChunkFiles:
         self, places: Mapping[int, Place], sources: Mapping[int, Source], held: contextlib.ExitStack
     ) -> None:
         self._places = places
-        self._fds = {chunk: source.fd for chunk, source in sources.items()}
+        self._sources = sources
+        self._fds: dict[int, int] = {}
         self._held = held
         self._lock = threading.Lock()
 
@@ -45,15 +46,21 @@ class ChunkFiles:
         ChunkGone
             It has lost its name, and was not open.
         """
+        if chunk in self._sources:
+            return self._whole(chunk, start, self._sources[chunk].read(start, size), size)
         fd = self._open(chunk)
         parts = []
         while size:
             part = os.pread(fd, size, start)
-            if not part:
-                raise OSError(f"{self._places[chunk].chunk.path} ends at byte {start}; it was cut off")
-            parts.append(part)
+            parts.append(self._whole(chunk, start, part, 1))
             start, size = start + len(part), size - len(part)
         return b"".join(parts)
+
+    def _whole(self, chunk: int, start: int, part: bytes, least: int) -> bytes:
+        """Return what was read, if there is as much as that."""
+        if len(part) < least:
+            raise OSError(f"{self._places[chunk].chunk.path} ends at byte {start + len(part)}; it was cut off")
+        return part
 
     def _open(self, chunk: int) -> int:
         with self._lock:
