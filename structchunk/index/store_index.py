@@ -184,6 +184,7 @@ class StoreIndex:
 
         Where few keys meet each page, pages are read one by one, and cached together at the end.
         """
+        self._version.check()  # else what is cached may be half-changed
         first, wide, alone = 0, False, True
         number, single = self._version.number, list[CachedPages]()
         while first < len(keys):
