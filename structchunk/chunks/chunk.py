@@ -81,6 +81,7 @@ import numpy.typing as npt
 from ..disk import files
 from ..errors import CLOSED, ClosedError, CorruptionError, FailedError
 from ..runs.extent import ROW_SIZE
+from ..runs.gather import Items
 from .directory import record_above
 from .header import MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
 from .segment import SEGMENT_SIZE, Segment, parse_segment, walk
@@ -262,6 +263,13 @@ class Chunk:
         mapping = self.target if writable else self.source
         return np.frombuffer(mapping, dtype, count=self.header.file_size // dtype.itemsize)
 
+    def view(self, items: npt.NDArray[Any]) -> Items:
+        """Return an array over the whole file as what slices are taken of."""
+        return items
+
+    def fetch(self, start: int, stop: int) -> None:
+        """See that bytes of the file are there before they are read from a mapping: all are that are in it."""
+
     def working_offsets(self) -> tuple[int, int]:
         """Return free and directory offset as the header has them, for those who read it from outside."""
         fields = HeaderFields.from_buffer_copy(self._peek(0, TEXT_OFFSET))
@@ -278,6 +286,7 @@ class Chunk:
         """Yield the directory's segments from a position downwards, by default from the end of the file."""
         header = self.header
         start = header.file_size if position is None else position
+        self.fetch(self.directory, start)
         if not any(self._peek(start - SEGMENT_SIZE, SEGMENT_SIZE)):
             return iter(())
         raw = memoryview(self.source)
@@ -286,6 +295,7 @@ class Chunk:
     def segment_above(self, low: int) -> tuple[int, Segment] | None:
         """Return the segment whose lowest byte is at `low`, and where it ends, or None."""
         header, source = self.header, self.source
+        self.fetch(low, header.file_size)
         end = record_above(source, low, header.file_size, self.id)
         segment = (
             parse_segment(memoryview(source), end, self.id, header.data_offset, header.item_size) if end else None

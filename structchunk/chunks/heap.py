@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -16,11 +16,13 @@ import numpy.typing as npt
 
 from ..errors import CorruptionError, MovedError
 from ..runs.extent import Extent, RowArray, chunks_of, find_one, misplaced
+from ..runs.gather import Items
+from ..runs.run import Run
 from ..types.schema import Schema
 from .chunk import Chunk
 
 
-class Arrays(dict[int, npt.NDArray[Any]]):
+class Arrays(dict[int, Items]):
     """Each chunk of a heap as one array of items, mapped when first asked for."""
 
     def __init__(self, heap: Heap, *, writable: bool) -> None:
@@ -28,13 +30,14 @@ class Arrays(dict[int, npt.NDArray[Any]]):
         self._heap: Heap = weakref.proxy(heap)  # so that the files of a dropped store go with the last who holds it
         self._writable = writable
 
-    def __missing__(self, chunk: int) -> npt.NDArray[Any]:
+    def __missing__(self, chunk: int) -> Items:
         heap = self._heap
         found = heap.find_chunk(chunk)
         if found is None:
             return heap.retired_items(chunk, writable=self._writable)
         try:
-            array = self.setdefault(chunk, found.items(heap.schema.dtype, writable=self._writable))
+            items = found.items(heap.schema.dtype, writable=self._writable)
+            array = self.setdefault(chunk, found.view(items))
         except FileNotFoundError:
             if heap.find_chunk(chunk) is not None:
                 raise
@@ -105,6 +108,9 @@ class Heap:
     -----
     Any number of threads may read; who commits changes ``chunks``.
     """
+
+    is_remote = False
+    """Whether records have to be fetched before they are read."""
 
     def __init__(self, store: int, name: str, schema: Schema) -> None:
         self.store = store
@@ -211,12 +217,22 @@ class Heap:
         start = extent[1] // self.item_size
         return self.live_arrays[extent[3]][start : start + extent[2]]
 
-    def retired_items(self, chunk: int, *, writable: bool) -> npt.NDArray[Any]:
+    def fetched(self, rows: RowArray) -> Mapping[int, npt.NDArray[Any]]:
+        """Return the items of the chunks that rows name, of which those of the rows are there: as all are."""
+        return self.arrays  # type: ignore[return-value]
+
+    def fetch(self, rows: RowArray, chunks: Mapping[int, Chunk]) -> None:
+        """See that records are there, which lie in these chunks: all that are in files are."""
+
+    def begin(self, runs: Sequence[Run]) -> None:
+        """Begin to fetch the records of runs: all that are in files are there."""
+
+    def retired_items(self, chunk: int, *, writable: bool) -> Items:
         """Return a replaced chunk as one array of items, which is not kept; a change to it would be lost."""
         retired = self.retired_chunk(chunk)
         if writable:
             raise MovedError(f"chunk {chunk} of store {self.name!r} was replaced by compaction")
-        return retired.chunk.items(self.schema.dtype)
+        return retired.chunk.view(retired.chunk.items(self.schema.dtype))
 
     def is_exposed(self, chunk: int) -> bool:
         """Tell whether anyone holds a writable view of a chunk."""

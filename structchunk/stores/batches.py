@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain, pairwise
 from operator import itemgetter
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from ..runs.extent import MUTABLE, TOMBSTONE, Extent, RowArray, breaks
 from ..runs.gather import Mapped, gather, gather_runs
 from ..runs.run import ArrayRun, Run, are_seldom
 from ..types.schema import Schema
+from .ahead import Fetched, Part, fetch_ahead
 from .batch import Batch
 
 BATCH_SIZE = 1 << 16
@@ -22,7 +24,7 @@ COPY_SIZE = 64 << 20
 """A scan copies no more bytes than this into one batch."""
 
 
-class MappedStore(Mapped, Protocol):
+class MappedStore(Mapped, Fetched, Protocol):
     """The chunks of one store, for reading: a heap."""
 
     @property
@@ -70,27 +72,31 @@ def batch_of_runs(heap: MappedStore, runs: Sequence[Run]) -> Batch:
     return _read_only(heap, *gather_runs(heap, runs))
 
 
-def batches(heap: MappedStore, run: Run, batch_size: int) -> Iterator[Batch]:
-    """Yield the records of a run as batches of at most `batch_size` records."""
-    return map(itemgetter(0), aligned_batches([heap], [run], batch_size))  # keeps none that it has given out
+def batches(heap: MappedStore, runs: Iterable[Run], batch_size: int) -> Iterator[Batch]:
+    """Yield the records of consecutive runs as batches of at most `batch_size` records."""
+    parts = chain.from_iterable(cut([heap], [run], batch_size) for run in runs)
+    return map(itemgetter(0), aligned_batches([heap], parts))  # keeps none that it has given out
 
 
-def aligned_batches(
-    heaps: Sequence[MappedStore], runs: Sequence[Run], batch_size: int
-) -> Iterator[tuple[Batch, ...]]:
-    """Yield the records of runs that have the same keys, one run for each heap, batch by batch."""
-    sides = list(zip(heaps, runs, strict=True))
+def aligned_batches(heaps: Sequence[MappedStore], parts: Iterator[Part]) -> Iterator[tuple[Batch, ...]]:
+    """Yield the records of parts, each of which has one run for each heap, as batches."""
+    return map(partial(_side_by_side, heaps), fetch_ahead(heaps, parts))
+
+
+def cut(heaps: Sequence[MappedStore], runs: Sequence[Run], batch_size: int) -> Iterator[Part]:
+    """Yield runs that have the same keys, one for each heap, in the parts that batches are made of."""
+    sides = zip(heaps, runs, strict=True)
     cuts = [_cuts(run.rows, heap.item_size) for heap, run in sides if isinstance(run, ArrayRun)]
     bounds = np.unique(np.concatenate([[0, len(runs[0])], *cuts])).tolist()
     for low, high in pairwise(bounds):
         for first in range(low, high, batch_size):
             upto = min(first + batch_size, high)
-            yield _side_by_side(sides, first, upto)
+            yield [run.part(first, upto) for run in runs]
 
 
-def _side_by_side(sides: Sequence[tuple[MappedStore, Run]], first: int, upto: int) -> tuple[Batch, ...]:
-    keys = sides[0][1].part(first, upto).keys
-    return tuple(_batch(heap, run.part(first, upto), keys) for heap, run in sides)
+def _side_by_side(heaps: Sequence[MappedStore], part: Part) -> tuple[Batch, ...]:
+    keys = part[0].keys
+    return tuple(_batch(heap, run, keys) for heap, run in zip(heaps, part, strict=True))
 
 
 def _batch(heap: MappedStore, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:

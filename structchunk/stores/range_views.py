@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Iterator, KeysView, Sized, ValuesView
-from typing import Any, Generic, NoReturn, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,16 @@ from ..errors import ClosedError, Error
 from ..runs.extent import KEY_END, Extent
 from ..runs.run import Run, portions
 from ..types.keys import key_or_none
+from .ahead import Part
 
 R = TypeVar("R")
+Ahead: TypeAlias = Callable[[Iterator[Part]], Iterator[Part]]
 PORTION = 512
 """Rows that are turned into Python objects at a time; an iterator that was left half-way keeps as many."""
+
+
+def _as_they_are(parts: Iterator[Part]) -> Iterator[Part]:
+    return parts
 
 
 class Rows(Protocol):
@@ -34,8 +40,11 @@ class Rows(Protocol):
 class Range(Generic[R]):
     """The rows with ``start <= key < stop``, in one direction, and how to turn an extent into a record."""
 
-    def __init__(self, rows: Rows, record: Callable[[Extent], R], start: int, stop: int, *, reverse: bool) -> None:
+    def __init__(
+        self, rows: Rows, record: Callable[[Extent], R], ahead: Ahead, start: int, stop: int, *, reverse: bool
+    ) -> None:
         self._rows = rows
+        self.ahead = ahead
         self._start = start
         self._stop = stop
         self._reverse = reverse
@@ -46,13 +55,19 @@ class Range(Generic[R]):
             return self._rows.record_count()
         return sum(len(run) for run in self._rows.runs(self._start, self._stop))
 
-    def extents(self, *, flip: bool = False) -> Iterator[Extent]:
-        """Yield the extents in the direction of the range, or against it."""
+    def extents(self, *, flip: bool = False, ahead: Ahead = _as_they_are) -> Iterator[Extent]:
+        """Yield the extents in the direction of the range, or against it.
+
+        `ahead` is for who wants the records, too: it fetches those of the next portions, where they are fetched.
+        """
         reverse = self._reverse != flip
+        for (run,) in ahead([part] for part in self._portions(reverse=reverse)):
+            rows = run.rows.tolist()
+            yield from reversed(rows) if reverse else rows
+
+    def _portions(self, *, reverse: bool) -> Iterator[Run]:
         for run in self._rows.runs(self._start, self._stop, reverse=reverse):
-            for part in portions(run, PORTION, reverse=reverse):
-                rows = part.rows.tolist()
-                yield from reversed(rows) if reverse else rows
+            yield from portions(run, PORTION, reverse=reverse)
 
     def keys(self) -> npt.NDArray[np.uint64]:
         """Return the keys in the direction of the range, in memory of their own."""
@@ -116,11 +131,11 @@ class Values(ValuesView[R]):
 
     def __iter__(self) -> Iterator[R]:
         record = self._rows.record
-        return (record(extent) for extent in self._rows.extents())
+        return (record(extent) for extent in self._rows.extents(ahead=self._rows.ahead))
 
     def __reversed__(self) -> Iterator[R]:
         record = self._rows.record
-        return (record(extent) for extent in self._rows.extents(flip=True))
+        return (record(extent) for extent in self._rows.extents(flip=True, ahead=self._rows.ahead))
 
     __array__ = _refuse_array
 
@@ -142,11 +157,11 @@ class Items(ItemsView[int, R]):
 
     def __iter__(self) -> Iterator[tuple[int, R]]:
         record = self._rows.record
-        return ((extent[0], record(extent)) for extent in self._rows.extents())
+        return ((extent[0], record(extent)) for extent in self._rows.extents(ahead=self._rows.ahead))
 
     def __reversed__(self) -> Iterator[tuple[int, R]]:
         record = self._rows.record
-        return ((extent[0], record(extent)) for extent in self._rows.extents(flip=True))
+        return ((extent[0], record(extent)) for extent in self._rows.extents(flip=True, ahead=self._rows.ahead))
 
     __array__ = _refuse_array
 

@@ -179,8 +179,7 @@ class Store(RecordMapping[R], Generic[R]):
         return self._scan(as_bound(start, 0), as_bound(stop, KEY_END), check_batch_size(batch_size))
 
     def _scan(self, start: int, stop: int, batch_size: int) -> Iterator[Batch]:
-        for run in self._binding.runs(start, stop):
-            yield from batches(self._heap, run, batch_size)
+        yield from batches(self._heap, self._binding.runs(start, stop), batch_size)
 
     # ------------------------------------------------------------------ NumPy, Arrow and pandas
 
