@@ -13,7 +13,7 @@ from rich.text import Text
 
 import structchunk as sc
 
-from ..database.database import chunk_maps
+from ..database.handle import chunk_maps
 from ..maintenance.chunk_map import KINDS, ChunkMap
 from ..stores.notebook import size_text
 from .arguments import json_option, path_argument, printable

@@ -1,49 +1,37 @@
-"""Database: open, the catalog of stores, lifetimes, close."""
+"""Database: the handle that changes a database, copies it and closes it. What it shows is in handle.py."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import math
-import time
 import warnings
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from functools import partial
 
 from ..chunks.heap import Heap
 from ..disk import files
 from ..disk.paths import AnyPath
 from ..engine.storage import Storage
-from ..errors import Error, ReadOnlyError, StoreNotFound
+from ..errors import ReadOnlyError
 from ..maintenance.backup import copy_storage, destination
-from ..maintenance.chunk_map import ChunkMap, map_chunks
 from ..maintenance.compaction import CompactionReport, compact_index, compact_store
-from ..maintenance.stats import StoreStats, store_stats
 from ..maintenance.update import update_copy
-from ..maintenance.verify import Problem, verify_storage
 from ..process import leftovers
-from ..readers.read_storage import ReadStorage
-from ..stores.change import Change
-from ..stores.collection import StoreCollection, open_store
-from ..stores.notebook import database_html, note
+from ..stores.collection import open_store
 from ..types.schema import Schema
 from .autocommit import AutocommitBinding
-from .feed import Horizon, changes_since
-from .snapshot import Snapshot
+from .handle import DatabaseHandle
 from .transaction import Transaction, drop_store, staging_by_name
 from .writer_queue import WriterQueue
 
 CLOSE_WAIT = 1.0
 """Seconds that closing waits for a transaction of another thread."""
 
-_SHORTEST_PAUSE, _LONGEST_PAUSE, _LONGEST_PAUSE_UNFOLLOWED = 0.00005, 0.001, 0.02
-"""Seconds between two looks whether there is a newer commit."""
-
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
-class Database(StoreCollection):
+class Database(DatabaseHandle):
     """A directory of stores. Made by :func:`open`.
 
     Notes
@@ -57,64 +45,16 @@ class Database(StoreCollection):
     """
 
     def __init__(self, storage: Storage, *, mode: str, sync: bool) -> None:
-        self._storage = storage
-        self._mode = mode
+        super().__init__(storage, mode=mode)
         self._sync = sync
         self._close_wanted = False
         self._queue = WriterQueue(self._begin_writing, self._end_writing)
-        self._horizon = Horizon()
         _databases.add(self)
-
-    @property
-    def path(self) -> str:
-        """The database's directory, absolute, without symbolic links."""
-        return self._storage.paths.root
-
-    @property
-    def mode(self) -> str:
-        """The mode that it was opened with."""
-        return self._mode
-
-    @property
-    def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
-        return self._storage.is_closed
-
-    def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{len(self._storage.heaps)} stores"
-        return f"<Database {self.path!r}, mode {self._mode!r}, {state}>"
-
-    def _repr_html_(self) -> str:
-        """Return the stores, with their sizes and chunks, for a notebook; it reads no record."""
-        try:
-            stats, heaps = self.stats(), dict(self._storage.heaps)
-        except (Error, OSError) as error:
-            return note(f"{self!r}: {error}")
-        stores = [(name, heaps[name].schema, held) for name, held in stats.items() if name in heaps]
-        return database_html(self.path, self._mode, stores)
-
-    def _check_open(self) -> None:
-        """Raise ClosedError after :meth:`close`, and in a forked child."""
-        self._storage.index.leveldb.check_open()
 
     # ------------------------------------------------------------------ stores
 
-    def _binding(self, name: str) -> AutocommitBinding:
-        self._check_open()
-        heap = self._storage.heaps.get(name)
-        if heap is None:
-            raise StoreNotFound(f"{self.path} has no store {name!r}; it has {sorted(self._storage.heaps)}")
-        return self._latest(heap)
-
     def _latest(self, heap: Heap) -> AutocommitBinding:
         return AutocommitBinding(self, heap)
-
-    def _names(self) -> Collection[str]:
-        self._check_open()
-        return self._storage.heaps
-
-    def __len__(self) -> int:
-        return len(self._names())
 
     def _create(self, name: str, schema: Schema) -> None:
         """Create a store, as a commit of its own."""
@@ -142,9 +82,6 @@ class Database(StoreCollection):
     def _drop(self, name: str) -> None:
         with self.transaction() as transaction:
             drop_store(transaction, name)
-
-    def _at_one_commit(self) -> Snapshot:
-        return self.snapshot()
 
     # ------------------------------------------------------------------ transactions
 
@@ -180,180 +117,6 @@ class Database(StoreCollection):
         self._storage.index.leveldb.check_open()
         if self._mode == "r":
             raise ReadOnlyError(f"{self.path} is open with mode='r'; open it with mode='r+' to write")
-
-    @property
-    def last_commit(self) -> int:
-        """Number of the last commit that is shown: 0 of an empty database, and one more for each commit."""
-        self._check_open()
-        return self._storage.index.last
-
-    def refresh(self) -> bool:
-        """Move a database that is open for reading to the newest commit. Any other one is always there.
-
-        Returns
-        -------
-        bool
-            Whether it moved.
-
-        Notes
-        -----
-        Stores and cursors that were got before go on from the new commit; a range read that was begun
-        goes on with the old one, and so do snapshots. Arrays and objects that were handed out stay as they are.
-        While a snapshot is held, files that the writer has dropped keep their disk space.
-
-        It costs next to nothing if there is no newer commit, and little more than to read what a few commits have
-        changed. After many, after one that compacted or dropped a store, when another process has begun to write,
-        and after this was pickled, the index is cloned anew, which takes some milliseconds. In a forked child whose
-        parent had used a database, each clone takes some file descriptors for good: where that is done often, spawn
-        instead.
-        """
-        self._check_open()
-        storage = self._storage
-        return isinstance(storage, ReadStorage) and storage.refresh()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Sleep until there is a newer commit than the one that is shown, then :meth:`refresh`.
-
-        Parameters
-        ----------
-        timeout : float, optional
-            Seconds to wait at most; None means for ever.
-
-        Returns
-        -------
-        bool
-            Whether it moved; False when the time is up.
-
-        Raises
-        ------
-        TypeError
-            The database is open for writing: it always shows the newest commit.
-        ClosedError
-            It is closed, also by another thread meanwhile.
-
-        Notes
-        -----
-        It looks a thousand times a second, about, which takes some percent of a processor, and sees a commit one or
-        two milliseconds after it was made. A database that no release with this has written yet has nothing that is
-        as cheap to look at: there it looks fifty times a second.
-        """
-        if not isinstance(self._storage, ReadStorage):
-            raise TypeError(f"{self.path} is open for writing, and always shows the newest commit; mode='r' waits")
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        pause = _SHORTEST_PAUSE
-        while not self.refresh():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            time.sleep(min(pause, left))
-            pause = min(2 * pause, _LONGEST_PAUSE if self._storage.is_followed else _LONGEST_PAUSE_UNFOLLOWED)
-        return True
-
-    def snapshot(self) -> Snapshot:
-        """Return the database as of the latest commit, for reading."""
-        self._check_open()
-        with self._storage.committing():  # else a store could come or go between the two
-            return Snapshot(self._storage.index.snapshot(), self._storage.heaps, self, self._storage)
-
-    # ------------------------------------------------------------------ the change feed
-
-    @property
-    def first_change(self) -> int:
-        """The lowest commit that :meth:`changes` can be asked since, for all stores.
-
-        Notes
-        -----
-        Looked for once, which takes time by the number of commits that there are since; then kept.
-        """
-        self._check_open()
-        return self._horizon.of(self._storage)
-
-    def changes(self, since: int, *names: str, net: bool = False) -> Iterator[Change]:
-        """Return what was changed since a commit, up to the last one.
-
-        Parameters
-        ----------
-        since : int
-            Number of a commit: a :attr:`last_commit` of before. 0 is before the first one.
-        *names : str
-            Stores; none means all.
-        net : bool
-            What all these commits together changed, instead of each.
-
-        Returns
-        -------
-        iterator of Change
-            One for each commit and store, in ascending order of commit. With `net`, one for each store that was
-            changed, of each key the last that happened to it: what was put and deleted since counts as deleted.
-
-        Raises
-        ------
-        HistoryLost
-            Some of it is gone: :meth:`compact` replaced the chunks of a store, or it was dropped, after it was
-            changed since. With `names`, only what happened to these stores counts. Raised here, not later.
-        StoreNotFound
-            There is no such store, and since that commit there was none.
-        ValueError
-            `since` is negative, or after the last commit.
-
-        Notes
-        -----
-        It costs time and memory by what is new, not by what there is, and reads no record before
-        ``Change.batch()``. What is committed after the call is not in it. Who keeps the number of the last commit
-        that it took beside what was made of the changes, in one transaction, takes each commit once.
-
-        Compaction is no change, and neither are changes in place, which are no commits: an object, or an array made
-        by ``new()``, is in the changes of the commit that made it. Keys that one transaction put and deleted are
-        among those that it deleted. Of a store that was dropped only that is known: who has not seen the changes of
-        before gets HistoryLost. After :func:`rebuild_index`, who has not seen the drop does.
-
-        A power cut may take commits that did not wait for the disk, and later ones will have their numbers.
-        """
-        self._check_open()
-        return changes_since(self._storage, since, names, net=net)
-
-    def verify(self, progress: Callable[[int, int], object] | None = None) -> list[Problem]:
-        """Check headers, directories, checksums, and every index row against its chunk.
-
-        Parameters
-        ----------
-        progress : callable, optional
-            Called as ``progress(done, total)``, in chunks.
-
-        Returns
-        -------
-        list of Problem
-            What is wrong, where, and what to do; empty if all is well.
-
-        Notes
-        -----
-        Changes nothing, and does not raise on damage. It checks one commit while others go on. Records that
-        may change in place are under no checksum. With ``mode="r"`` it leaves out what a writer may be changing:
-        the offsets in the headers of chunks, files that no store knows, and the checksum of every commit that
-        holds a record that may change in place.
-        """
-        self._check_open()
-        return verify_storage(self._storage, progress)
-
-    def stats(self) -> dict[str, StoreStats]:
-        """Return what each store holds, in records and bytes, and what it costs, chunk by chunk.
-
-        Returns
-        -------
-        dict of str to StoreStats
-
-        Notes
-        -----
-        The figures are kept up with every commit, so that this is quick whatever the stores hold.
-        """
-        self._check_open()
-        with self._storage.committing():
-            last, live = self._storage.index.last, self._storage.index.live
-            found = sorted(self._storage.heaps.items())
-            return {
-                name: store_stats(name, self._storage.places(heap, last), live.get(heap.store, {}))
-                for name, heap in found
-            }
 
     def compact(self, *names: str, progress: Callable[[int, int], object] | None = None) -> list[CompactionReport]:
         """Rewrite stores in order of key, drop what was replaced or deleted, and give its disk space back.
@@ -515,29 +278,6 @@ class Database(StoreCollection):
             # The garbage collector may interrupt whoever holds the locks that closing needs.
             leftovers.leave(self._storage.close)
             warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=1)
-
-
-def reading_storage(database: Database) -> ReadStorage:
-    """Return the files of a database that is open for reading.
-
-    Raises
-    ------
-    TypeError
-        It is open for writing.
-    """
-    database._check_open()
-    if database.mode == "r" and isinstance(database._storage, ReadStorage):
-        return database._storage
-    raise TypeError(
-        f"{database.path} is open for writing: it cannot be pickled, nor its stores and snapshots; open it with "
-        "mode='r'"
-    )
-
-
-def chunk_maps(database: Database, *names: str) -> Iterator[ChunkMap]:
-    """Yield where live, garbage and free bytes lie in each chunk of some stores, as of the latest commit."""
-    database._check_open()
-    return map_chunks(database._storage, names)
 
 
 def _report(progress: Callable[[int, int], object] | None, before: int, total: int, done: int = 0) -> None:

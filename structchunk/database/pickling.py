@@ -21,7 +21,8 @@ from ..process import forks
 from ..readers.copies import KEPT
 from ..readers.kept import Kept
 from ..readers.read_storage import ReadStorage, open_kept, open_reader
-from .database import Database, reading_storage
+from .database import Database
+from .handle import reading_storage
 from .snapshot import Snapshot, origin
 
 __all__ = ["Kept", "keep", "open_shared", "register", "reopen"]

@@ -27,12 +27,13 @@ from ..process import forks
 from ..process.mutex import Mutex
 from ..runs.extent import RowArray, unpack_row
 from ..runs.run import Run
+from .change import Change
 from .counts import Counts, LiveCount, recount, recount_one
 from .drop_notes import Note, pack_note, read_notes
 from .index_snapshot import IndexSnapshot, Pin, store_index_of
 from .leveldb import REBUILD, LevelDB, Pair
 from .page_cache import Budget
-from .store_index import Change, StoreIndex
+from .store_index import StoreIndex
 from .store_keys import keys_of_pages, keys_of_store
 from .version import IndexVersion
 

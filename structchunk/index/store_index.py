@@ -1,10 +1,9 @@
-"""The index of one store: its pages and its delta in LevelDB, read and changed as runs. Nothing of other stores."""
+"""StoreIndex: pages and delta of one store, read and changed as runs through caches. Nothing of other stores."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +13,14 @@ from ..runs.extent import (
     EXTENT_DTYPE,
     KEY_END,
     ROW,
-    ROW_SIZE,
     TOMBSTONE,
     Extent,
     RowArray,
     clip,
     concatenate,
     find_equal,
-    find_one,
     make_rows,
     overlay,
-    rows_from_bytes,
     rows_with,
     without_tombstones,
 )
@@ -34,54 +30,30 @@ from ..runs.run import (
     clip_run,
     end_key,
     first_key,
-    in_key_order,
     joined,
     last_key,
     overlay_runs,
     portions,
-    split,
 )
 from ..types.keys import as_key
-from .decoding import Decoder
+from .change import Change, is_fold_due, put_into_pages, put_row, put_rows, put_unread, replace_all
 from .delta import Delta
-from .leveldb import LevelDB, Pair
-from .page import count_rows, is_short, pack_pages
+from .leveldb import LevelDB
 from .page_cache import Budget, CachedPages, PageCache
-from .store_keys import KEY, KEY_SIZE, keys_of_store
+from .stored_rows import StoredRows
 from .version import IndexState, IndexVersion
 
-PAGE_ROWS = 512
 POINT_PAGES = 8
 """How many pages are read to find one key: the fixed cost of decoding one would outweigh its rows."""
 GROUP_PAGES = 128
 """How many pages are read, or rewritten by a fold, at a time."""
-MIN_FOLD_ROWS = 32768
 DELTA_SIZE = 64
 """About how many bytes a row of the delta takes in LevelDB's tables."""
-FOLD_FRACTION = 16
 END_ROWS = 256
 """How many rows of a delta that is not in memory are read at a time for the first live key."""
 FEW_KEYS = 32
 DENSE_KEYS = 4
 """Where more looked-up keys than this meet the pages that were read, the next are read many at a time."""
-
-
-class Change(NamedTuple):
-    """What a commit or a fold does to the index of one store: LevelDB's puts and deletes, then the caches."""
-
-    puts: list[Pair]
-    deletes: list[bytes]
-    delta_rows: list[tuple[int, bytes]]
-    folded: list[int]
-    low: int
-    high: int
-
-    def size(self) -> int:
-        """Return how many bytes of LevelDB's log it takes, about."""
-        size = KEY_SIZE * (len(self.puts) + len(self.deletes))
-        for _, value in self.puts:
-            size += len(value)
-        return size
 
 
 class StoreIndex:
@@ -111,21 +83,12 @@ class StoreIndex:
         check: Callable[[RowArray], None],
         budget: Budget,
     ) -> None:
-        self._leveldb = leveldb
         self._version = version
-        self._store = store
-        self._item_size = item_size
-        self._decoder = Decoder(leveldb.path, store, item_size, check)
+        self._stored = StoredRows(leveldb, store, item_size, check)
         self._cache = PageCache(budget)
         self._delta = Delta()
         self._delta_loaded = False
         self._dropped = ""
-
-    def _key(self, region: bytes, key: int) -> bytes:
-        return KEY.pack(region, self._store, key)
-
-    def _end(self, region: bytes) -> bytes:
-        return self._key(region, KEY_END - 1) + b"\0"
 
     # ------------------------------------------------------------------ point reads
 
@@ -148,24 +111,8 @@ class StoreIndex:
             self._load_delta()
             return self.find(key)
         if self._cache.budget.is_full():
-            return self._find_in_page(key, None)
+            return self._stored.find_in_page(key, None)
         return self._cached_pages(key, None).find(key)
-
-    def _find_in_page(self, key: int, snapshot: Any) -> Extent | None:
-        """Return the extent of a key from the one page that answers for it, decoding just its row."""
-        pages = self._leveldb.read(self._key(b"P", key), self._end(b"P"), 1, snapshot)
-        if not pages:
-            return None
-        page = pages[0][1]
-        if is_short(page) or not 1 <= len(page) // ROW_SIZE <= PAGE_ROWS:
-            return CachedPages(self._decoder.pages(pages, PAGE_ROWS), 0, KEY_END - 1).find(key)
-        extent = find_one(rows_from_bytes(page), key)
-        if extent is None:
-            return None
-        if extent[4] & TOMBSTONE:
-            raise self._decoder.damaged("a tombstone in a page", "live records only")
-        self._decoder.check_one(extent)
-        return extent
 
     def find_at(self, key: int, at: IndexState) -> Extent | None:
         """Return the extent of a key as of a commit, or None."""
@@ -173,11 +120,10 @@ class StoreIndex:
             extent = self.find(key)
             if at.version == self._version.number:  # else a commit came in between, and may be what was seen
                 return extent
-        row = self._leveldb.get(self._key(b"D", key), at.leveldb_snapshot)
-        if row is not None:
-            rows = self._decoder.delta([(self._key(b"D", key), row)])
-            return None if rows["flags"][0] & TOMBSTONE else rows[0].item()
-        return self._find_in_page(key, at.leveldb_snapshot)
+        extent = self._stored.find_delta(key, at.leveldb_snapshot)
+        if extent is not None:
+            return None if extent[4] & TOMBSTONE else extent
+        return self._stored.find_in_page(key, at.leveldb_snapshot)
 
     def lookup(self, keys: npt.NDArray[np.uint64], at: IndexState | None = None) -> RowArray:
         """Return one row per key, in ascending order, repeated or not; a tombstone for the key that has none."""
@@ -277,9 +223,8 @@ class StoreIndex:
         with self._version.lock:
             if self._delta_loaded and (at is None or at.version == self._version.number):
                 return clip(self._delta.rows(), start, stop), start, stop
-        read = self._leveldb.read_back if reverse else self._leveldb.read
-        end = self._end(b"D") if stop == KEY_END else self._key(b"D", stop)
-        rows = self._decoder.delta(read(self._key(b"D", start), end, END_ROWS, at.leveldb_snapshot if at else None))
+        snapshot = at.leveldb_snapshot if at else None
+        rows = self._stored.delta_end(start, stop, END_ROWS, snapshot, reverse=reverse)
         if len(rows) < END_ROWS:
             return rows, start, stop
         return (rows, int(rows["key"][0]), stop) if reverse else (rows, start, int(rows["key"][-1]) + 1)
@@ -289,10 +234,10 @@ class StoreIndex:
         count = 1
         while start < stop:
             key = stop - 1 if reverse else start
-            pages = self._known_pages(key, at) or self._load(
+            pages = self._known_pages(key, at) or self._stored.load(
                 key, count, at.leveldb_snapshot if at else None, reverse=reverse
             )
-            yield from portions(clip_run(pages.run, start, stop), PAGE_ROWS, reverse=reverse)
+            yield from portions(clip_run(pages.run, start, stop), self._stored.page_rows, reverse=reverse)
             count = GROUP_PAGES if pages.count else count
             if reverse:
                 stop = pages.floor
@@ -316,36 +261,18 @@ class StoreIndex:
             latest = at is None or at.version == number
             if latest:
                 pages = self._cache.find(key)
-                if pages is not None and (not wide or pages.count > POINT_PAGES * PAGE_ROWS or pages.is_whole()):
+                if pages is not None and (
+                    not wide or pages.count > POINT_PAGES * self._stored.page_rows or pages.is_whole()
+                ):
                     return pages
             stop = KEY_END if wide or not latest else self._cache.next_floor(key)
             count = GROUP_PAGES if wide else POINT_PAGES << self._cache.eagerness()
-        loaded = self._load(key, count, at.leveldb_snapshot if at else None, stop=stop, reverse=reverse)
+        loaded = self._stored.load(key, count, at.leveldb_snapshot if at else None, stop=stop, reverse=reverse)
         with version.lock:
             if latest and number == version.number:
                 self._load_delta()  # find() trusts cached pages where the delta has no row
                 self._cache.insert(loaded)
         return loaded
-
-    def _load(
-        self, key: int, count: int, snapshot: Any, *, stop: int = KEY_END, reverse: bool = False
-    ) -> CachedPages:
-        """Read the page that answers for a key, and its neighbours below `stop`, up to `count` pages."""
-        snapshot = snapshot or self._leveldb.snapshot()  # both reads must see the same pages
-        first, here = self._key(b"P", 0), self._key(b"P", key)
-        end = self._end(b"P") if stop == KEY_END else self._key(b"P", stop)
-        leveldb = self._leveldb  # one for both reads: a reader's refresh() may put another in its place
-        pages = leveldb.read(here, end, 1 if reverse else count, snapshot)
-        last = stop - 1 if len(pages) < (1 if reverse else count) else self._decoder.last_key(pages[-1])
-        before = leveldb.read_back(first, here, count if reverse else 1, snapshot)
-        floor = self._decoder.last_key(before[0]) + 1 if before else 0
-        if reverse:
-            pages = before[1:] + pages if len(before) == count else before + pages
-            floor = floor if len(before) == count else 0
-        run = self._decoder.pages(pages, PAGE_ROWS)
-        if len(run) and first_key(run) < floor:
-            raise self._decoder.damaged("pages that overlap", "each page's keys above those of the page before")
-        return CachedPages(run, floor, last, split(run, self._item_size))
 
     # ------------------------------------------------------------------ the delta
 
@@ -356,11 +283,7 @@ class StoreIndex:
             if at is None or at.version == self._version.number:
                 self._load_delta()
                 return self._delta.rows()
-        return self._decoder.delta(self._read_delta(at.leveldb_snapshot))
-
-    def _read_delta(self, snapshot: Any = None) -> list[Pair]:
-        count = 1 << 62
-        return self._leveldb.read(self._key(b"D", 0), self._end(b"D"), count, snapshot)
+        return self._stored.decoder.delta(self._stored.delta(at.leveldb_snapshot))
 
     def _load_delta(self) -> None:
         if self._dropped:
@@ -368,9 +291,9 @@ class StoreIndex:
         self._version.check()
         with self._version.lock:
             if not self._delta_loaded:
-                pairs = self._read_delta()
-                self._decoder.delta(pairs)
-                delta = Delta((self._decoder.last_key(pair), pair[1]) for pair in pairs)
+                pairs = self._stored.delta()
+                self._stored.decoder.delta(pairs)
+                delta = Delta((self._stored.decoder.last_key(pair), pair[1]) for pair in pairs)
                 self._delta, self._delta_loaded = delta, True
 
     def drop(self, name: str) -> None:
@@ -388,39 +311,23 @@ class StoreIndex:
     def follow(self, leveldb: LevelDB) -> None:
         """Read from another LevelDB, which holds a newer state of the same store."""
         with self._version.lock:
-            self._leveldb, self._decoder.path = leveldb, leveldb.path
+            self._stored = self._stored.over(leveldb)
             self.forget()
 
     # ------------------------------------------------------------------ changes
 
-    def put(self, runs: Sequence[Run]) -> Change:
-        """Return what putting runs, tombstones included, changes: pages if they are dense, else delta rows."""
+    def put(self, runs: Iterable[Run]) -> Change:
+        """Return what putting runs, tombstones included, changes."""
         self._load_delta()
-        runs = [run for run in runs if len(run)]
-        pages = self._dense_pages(runs) if sum(map(len, runs)) >= PAGE_ROWS else None
-        if pages is not None:
-            return self._rewrite(runs, pages, self._delta.shared(joined(runs)) if self._delta.packed else [])
-        packed = _packed(joined(runs))
-        return Change([(self._key(b"D", key), row) for key, row in packed], [], packed, [], 0, -1)
+        return put_rows(self._stored, runs, self._shared)
 
-    def put_unread(self, runs: Sequence[Run]) -> Change:
-        """Return what :meth:`put` does, without reading the delta: no read may follow before :meth:`forget`.
+    def _shared(self, runs: Sequence[Run]) -> list[int]:
+        return self._delta.shared(joined(runs)) if self._delta.packed else []
 
-        It takes time by what is put, whatever the size of the delta.
-        """
-        runs = [run for run in runs if len(run)]
-        pages = self._dense_pages(runs) if sum(map(len, runs)) >= PAGE_ROWS else None
-        if pages is not None:
-            return self._rewrite(runs, pages, self._shared_unread(joined(runs)))._replace(folded=[])
-        packed = _packed(joined(runs))
-        return Change([(self._key(b"D", key), row) for key, row in packed], [], [], [], 0, -1)
-
-    def _shared_unread(self, rows: RowArray) -> list[int]:
-        """Return the keys that have a row both in the delta and in a run."""
-        low, high = (self._key(b"D", int(key)) for key in rows["key"][[0, -1]])
-        return Delta(
-            (self._decoder.last_key(pair), pair[1]) for pair in self._leveldb.read(low, high + b"\0", 1 << 62)
-        ).shared(rows)
+    def put_one(self, key: int, row: bytes) -> Change:
+        """Return what putting one packed row changes."""
+        self._load_delta()
+        return put_row(self._stored, key, row)
 
     def put_all(self, runs: Sequence[Run]) -> Change:
         """Return what putting runs changes if all of the store is written anew, as pages.
@@ -428,47 +335,15 @@ class StoreIndex:
         No row stays that another one shadows: it may point into a chunk that is to be unlinked.
         """
         rows = without_tombstones(overlay(joined(runs), joined(self.runs(0, KEY_END))))
-        deletes = list(keys_of_store(self._leveldb, self._store))
-        return Change(self._pages([ArrayRun(rows)]), deletes, [], list(self._delta.packed), 0, KEY_END - 1)
+        return replace_all(self._stored, [ArrayRun(rows)], list(self._delta.packed))
+
+    def put_unread(self, runs: Iterable[Run]) -> Change:
+        """Return what :meth:`put` does, without reading the delta: no read may follow before :meth:`forget`."""
+        return put_unread(self._stored, runs)
 
     def replace_unread(self, runs: Iterable[Run]) -> Change:
         """Return what changes if consecutive runs of live rows become all there is; as :meth:`put_unread`."""
-        deletes = list(keys_of_store(self._leveldb, self._store))
-        return Change(self._pages(runs), deletes, [], [], 0, -1)
-
-    def put_one(self, key: int, row: bytes) -> Change:
-        """Return what putting one packed row changes."""
-        self._load_delta()
-        return Change([(self._key(b"D", key), row)], [], [(key, row)], [], 0, -1)
-
-    def _dense_pages(self, runs: Sequence[Run]) -> list[Pair] | None:
-        """Return the pages that runs overlap, or None if they hold far more rows than those."""
-        low, high = first_key(runs[0]), last_key(runs[-1])
-        limit = 2 + sum(map(len, runs)) * FOLD_FRACTION // PAGE_ROWS
-        pages = self._leveldb.read(self._key(b"P", low), self._end(b"P"), 1)
-        if not pages:
-            before = self._leveldb.read_back(self._key(b"P", 0), self._key(b"P", low), 1)
-            return [page for page in before if count_rows(page[1]) < PAGE_ROWS]
-        pages = self._leveldb.read(self._key(b"P", low), self._key(b"P", high), limit)
-        if len(pages) == limit:
-            return None
-        return pages + self._leveldb.read(self._key(b"P", high), self._end(b"P"), 1)
-
-    def _rewrite(self, runs: Sequence[Run], pages: list[Pair], folded: list[int]) -> Change:
-        """Put runs into these pages, which are all that they overlap, in place of their present rows."""
-        present = self._decoder.pages(pages, PAGE_ROWS)
-        if len(present) and last_key(present) >= first_key(runs[0]):
-            merged: list[Run] = [ArrayRun(without_tombstones(overlay(joined(runs), present.rows)))]
-        else:
-            alive = [ArrayRun(without_tombstones(run.rows)) if isinstance(run, ArrayRun) else run for run in runs]
-            merged = in_key_order([present, *alive], self._item_size)
-        deletes = [key for key, _ in pages] + [self._key(b"D", key) for key in folded]
-        bounds = [first_key(runs[0]), last_key(runs[-1])] + [self._decoder.last_key(page) for page in pages]
-        return Change(self._pages(merged), deletes, [], folded, min(bounds), max(bounds))
-
-    def _pages(self, runs: Iterable[Run]) -> list[Pair]:
-        """Return consecutive runs as pages."""
-        return [(self._key(b"P", last), page) for last, page in pack_pages(runs, self._item_size, PAGE_ROWS)]
+        return replace_all(self._stored, runs, [])
 
     def apply(self, change: Change) -> None:
         """Bring the caches up to date with a change that LevelDB has taken. The caller holds the lock."""
@@ -481,27 +356,20 @@ class StoreIndex:
 
     def needs_fold(self, record_count: Callable[[], int]) -> bool:
         """Tell whether the delta has outgrown its fraction of the store; its size is asked for only then."""
-        count = len(self._delta.packed)
-        return count > MIN_FOLD_ROWS and count > record_count() // FOLD_FRACTION
+        return is_fold_due(len(self._delta.packed), record_count)
 
     def may_need_fold(self, record_count: int) -> bool:
         """Tell whether the delta may have outgrown it, by the size of LevelDB's tables, without reading it."""
-        count = self._leveldb.size_of(self._key(b"D", 0), self._end(b"D")) // DELTA_SIZE
-        return count > MIN_FOLD_ROWS and count > record_count // FOLD_FRACTION
+        size = self._stored.leveldb.size_of(self._stored.key(b"D", 0), self._stored.end(b"D"))
+        return is_fold_due(size // DELTA_SIZE, lambda: record_count)
 
     def fold(self) -> Iterator[Change]:
         """Yield changes that move the delta into pages, a group at a time; apply each before the next."""
         rest = self.delta_rows()
         while len(rest):
             low = int(rest["key"][0])
-            pages = self._leveldb.read(self._key(b"P", low), self._end(b"P"), GROUP_PAGES)
-            stop = KEY_END if len(pages) < GROUP_PAGES else self._decoder.last_key(pages[-1]) + 1
+            pages = self._stored.pages_from(low, GROUP_PAGES)
+            stop = KEY_END if len(pages) < GROUP_PAGES else self._stored.decoder.last_key(pages[-1]) + 1
             part = clip(rest, low, stop)
             rest = rest[len(part) :]
-            yield self._rewrite([ArrayRun(part)], pages, part["key"].tolist())
-
-
-def _packed(rows: RowArray) -> list[tuple[int, bytes]]:
-    """Return rows one by one, packed, with their keys."""
-    raw = rows.view(np.uint8).data
-    return [(key, bytes(raw[i * ROW_SIZE : (i + 1) * ROW_SIZE])) for i, key in enumerate(rows["key"].tolist())]
+            yield put_into_pages(self._stored, [ArrayRun(part)], pages, part["key"].tolist())

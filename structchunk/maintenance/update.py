@@ -41,9 +41,9 @@ from ..disk.superblock import MOST_LEFT, read_superblock
 from ..engine import checkpoint
 from ..engine.recovery import open_storage
 from ..engine.storage import Storage
+from ..index.change import Change
 from ..index.counts import Counts, LiveCount
 from ..index.drop_notes import Note
-from ..index.store_index import Change
 from ..process import leftovers
 from ..runs.run import in_key_order
 from . import lineage

@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
-from ..database.autocommit import AutocommitBinding
 from ..database.database import Database
 from ..database.opening import open
 from ..disk import files
@@ -17,6 +16,7 @@ from ..errors import ClosedError, CorruptionError, Error, StoreNotFound
 from ..maintenance.verify import Problem
 from ..runs.extent import KEY_END
 from ..runs.key_ranges import KeyRange, split, weight
+from ..stores.binding import Binding
 from ..stores.collection import StoreCollection
 from ..stores.mapping import schema_of
 from .binding import Part, ShardedBinding
@@ -45,7 +45,7 @@ class Shards(StoreCollection):
         self._path = directory
         self._manifest = manifest
         self._databases: dict[str, Database] = {}
-        self._bindings: dict[tuple[str, str], AutocommitBinding] = {}
+        self._bindings: dict[tuple[str, str], Binding] = {}
         self._lock = threading.Lock()
         self._owner = os.getpid()
         self._closed = False
@@ -109,7 +109,7 @@ class Shards(StoreCollection):
 
     # ------------------------------------------------------------------ databases
 
-    def _latest(self, shard: Shard, name: str) -> AutocommitBinding:
+    def _latest(self, shard: Shard, name: str) -> Binding:
         found = self._bindings.get((shard.path, name))
         if found is not None:
             return found

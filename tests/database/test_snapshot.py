@@ -161,8 +161,8 @@ def test_a_forgotten_snapshot_does_no_harm(db: sc.Database, store: sc.ArrayStore
 def test_many_snapshots_over_many_commits(
     db: sc.Database, kind: Kind, fold_rows: int, seed: int, budget: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("structchunk.index.store_index.MIN_FOLD_ROWS", fold_rows)
-    monkeypatch.setattr("structchunk.index.store_index.PAGE_ROWS", 4)
+    monkeypatch.setattr("structchunk.index.change.MIN_FOLD_ROWS", fold_rows)
+    monkeypatch.setattr("structchunk.index.stored_rows.PAGE_ROWS", 4)
     rng = random.Random(seed)
     store, model = kind.open(db), {}
     held: list[tuple[sc.Snapshot, Model]] = []

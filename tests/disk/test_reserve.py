@@ -23,7 +23,7 @@ import structchunk as sc
 from structchunk.disk import files
 from structchunk.disk.reserve import Reserve
 from structchunk.engine import provision
-from structchunk.index import store_index
+from structchunk.index import change
 from structchunk.index.growth import Growth
 
 DISK_SIZE = 40 << 20
@@ -358,7 +358,7 @@ def test_spending(tmp_path: Path) -> None:
 
 def test_a_fold_that_waits_for_room(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is made up for by a later commit, whose chunk may be new, so that pages name it already."""
-    monkeypatch.setattr(store_index, "MIN_FOLD_ROWS", 8)
+    monkeypatch.setattr(change, "MIN_FOLD_ROWS", 8)
     db = open_db(chunk_size=CHUNK_SIZE, sync=False)
     store = db.array_store("a", "<i8")
     store.put_many(np.arange(0, 2000, 2, dtype=np.uint64), np.arange(1000)[:, None])

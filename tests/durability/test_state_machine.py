@@ -22,8 +22,8 @@ TYPES: dict[str, Any] = {"left": np.dtype("i8"), "right": np.dtype(">f4"), "grid
 ARRAYS = ("left", "right", "grid")
 """In the grid each number of the model is an item of three that are equal."""
 SMALL = {
-    "index.store_index.MIN_FOLD_ROWS": 5,
-    "index.store_index.PAGE_ROWS": 4,
+    "index.change.MIN_FOLD_ROWS": 5,
+    "index.stored_rows.PAGE_ROWS": 4,
     "index.store_index.GROUP_PAGES": 2,
     "index.store_index.FEW_KEYS": 3,
     "index.store_index.END_ROWS": 2,

@@ -13,7 +13,7 @@ import numpy as np
 import structchunk as sc
 from structchunk.chunks import allocator, chunk
 from structchunk.engine import storage
-from structchunk.index import leveldb, store_index
+from structchunk.index import change, leveldb, store_index, stored_rows
 from structchunk.process import background
 
 CHUNK_SIZE = 16 << 10
@@ -37,9 +37,9 @@ NAMES = [*TYPES, "bytes2", "points2"]
 
 LIMITS: list[tuple[Any, str, Any]] = [
     (background, "WORTH_SIZE", 900),
-    (store_index, "PAGE_ROWS", 16),
+    (stored_rows, "PAGE_ROWS", 16),
     (store_index, "GROUP_PAGES", 3),
-    (store_index, "MIN_FOLD_ROWS", 24),
+    (change, "MIN_FOLD_ROWS", 24),
     (allocator, "SPILL_SIZE", 700),
     (chunk, "MIN_STEP", 4096),
     (allocator, "START_SIZE", 900),

@@ -20,26 +20,27 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support import UUID, Model, alive, between, keys, model_of, models, rows_of, rows_of_model, single_rows
 
 from structchunk.errors import ClosedError, CorruptionError, StoreNotFound
-from structchunk.index import decoding, page_cache, store_index
+from structchunk.index import change, decoding, page_cache, store_index, stored_rows
+from structchunk.index.change import Change
 from structchunk.index.index import CATALOG, CHECKPOINT, LAST, Index
 from structchunk.index.index_snapshot import IndexSnapshot
 from structchunk.index.page import count_rows as rows_of_page
 from structchunk.index.page import is_short
-from structchunk.index.store_index import Change, StoreIndex
+from structchunk.index.store_index import StoreIndex
 from structchunk.runs.extent import KEY_END, ROW, TOMBSTONE, Extent, RowArray
 from structchunk.runs.run import ArrayRun, ContiguousRun, Run, joined, shorten
 
 STORES = {1: 8, 2: 4}
 """Stores of the tests, and the sizes of their items."""
 SMALL = {
-    "PAGE_ROWS": 4,
-    "POINT_PAGES": 2,
-    "GROUP_PAGES": 3,
-    "MIN_FOLD_ROWS": 6,
-    "FOLD_FRACTION": 4,
-    "FEW_KEYS": 3,
-    "END_ROWS": 2,
-    "DENSE_KEYS": 1,
+    (stored_rows, "PAGE_ROWS"): 4,
+    (change, "MIN_FOLD_ROWS"): 6,
+    (change, "FOLD_FRACTION"): 4,
+    (store_index, "POINT_PAGES"): 2,
+    (store_index, "GROUP_PAGES"): 3,
+    (store_index, "FEW_KEYS"): 3,
+    (store_index, "END_ROWS"): 2,
+    (store_index, "DENSE_KEYS"): 1,
 }
 
 
@@ -47,8 +48,8 @@ SMALL = {
 def small_limits(cache_size: int) -> Iterator[None]:
     """Make pages, groups, deltas and the cache so small that a few rows exercise them all."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in SMALL.items():
-            patch.setattr(store_index, name, value)
+        for (module, name), value in SMALL.items():
+            patch.setattr(module, name, value)
         patch.setattr(page_cache, "CACHE_SIZE", cache_size)
         yield
 
@@ -315,8 +316,8 @@ def test_snapshots_taken_while_a_delta_is_folded(index: Index, monkeypatch: pyte
         return due(self, record_count)
 
     def folding(self: StoreIndex) -> Iterator[Change]:
-        for change in fold(self):
-            yield change
+        for folded in fold(self):
+            yield folded
             taken.append(index.snapshot())
             assert set(taken[-1].lookup(1, numbers)["flags"].tolist()) == {0}
 
@@ -325,7 +326,7 @@ def test_snapshots_taken_while_a_delta_is_folded(index: Index, monkeypatch: pyte
         index.put(commit, {1: some(10 * commit + 1, 1)})
     monkeypatch.setattr(StoreIndex, "needs_fold", needs_fold)
     monkeypatch.setattr(StoreIndex, "fold", folding)
-    monkeypatch.setattr(store_index, "FOLD_FRACTION", 100)
+    monkeypatch.setattr(change, "FOLD_FRACTION", 100)
     expected = whole(index.store_index(1).runs(0, KEY_END)) | model_of(dense(81, 1))
     numbers = np.array(sorted(expected), np.uint64)
     index.put(8, {1: some(81, 1)})

@@ -19,7 +19,7 @@ from oracle import CHUNK_SIZE, Contents, Oracle, Planner, contents, number, shri
 
 import structchunk as sc
 from structchunk.disk.superblock import read_superblock
-from structchunk.index import store_index
+from structchunk.index import change, store_index
 
 NewRoot = Callable[[], str]
 OpenDB = Callable[..., sc.Database]
@@ -343,7 +343,7 @@ def test_random_histories(seed: int, budget: float, new_root: NewRoot, monkeypat
 
 def test_delta_is_folded(db: sc.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not grow with each update, though none reads it."""
-    monkeypatch.setattr(store_index, "MIN_FOLD_ROWS", 500)
+    monkeypatch.setattr(change, "MIN_FOLD_ROWS", 500)
     fill(db)
     dest = str(tmp_path / "copy.sc")
     db.checkpoint(dest)

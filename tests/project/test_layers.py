@@ -25,8 +25,10 @@ FOLDERS: dict[str, set[str]] = {
     "stores": {"runs", "types", "interop"},
     "readers": {"engine", "chunks", "index", "process", "disk", "runs"},
     "maintenance": {"engine", "chunks", "index", "process", "disk", "runs"},
+    "remote": {"readers", "maintenance", "engine", "chunks", "index", "process", "disk", "runs"},
     "database": {
         "stores",
+        "remote",
         "readers",
         "maintenance",
         "engine",
@@ -42,7 +44,7 @@ FOLDERS: dict[str, set[str]] = {
     "__init__": {"shards", "database", "stores", "maintenance", "types"},
     "cli": {
         "__init__",
-        "database.database",
+        "database.handle",
         "maintenance.chunk_map",
         "stores.collection",
         "stores.mapping",
@@ -62,6 +64,7 @@ ONLY_IMPORTER = {
     "plyvel_next": "index.leveldb",
     "mmap": "chunks.chunk, disk.tail",
     "dask": "dask",
+    "fsspec": "remote.objects",
     "matplotlib": "cli.png",
 }
 MAX_LINES = 460
@@ -225,7 +228,18 @@ def loaded_by(code: str) -> set[str]:
 
 def test_importing_the_package_brings_in_nothing_but_what_it_needs() -> None:
     """Of other packages nothing but plyvel and NumPy; of the standard library what opening a database needs."""
-    extras = {"pandas", "pyarrow", "duckdb", "polars", "click", "rich", "matplotlib", "dask", "distributed"}
+    extras = {
+        "pandas",
+        "pyarrow",
+        "duckdb",
+        "polars",
+        "click",
+        "rich",
+        "matplotlib",
+        "dask",
+        "distributed",
+        "fsspec",
+    }
     tests = {"pytest", "hypothesis", "lmdb"}
     network = {"asyncio", "concurrent", "email", "http", "multiprocessing", "socket", "ssl", "urllib"}
     heavy = {"bz2", "decimal", "fractions", "hashlib", "hmac", "logging", "lzma", "secrets", "shutil"}

@@ -144,9 +144,9 @@ def test_of_a_transaction_sees_its_writes(db: sc.Database, store: sc.ArrayStore)
 def test_random_walks(
     db: sc.Database, kind: Kind, page_rows: int, inside: bool, seed: int, budget: float, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("structchunk.index.store_index.PAGE_ROWS", page_rows)
+    monkeypatch.setattr("structchunk.index.stored_rows.PAGE_ROWS", page_rows)
     monkeypatch.setattr("structchunk.index.store_index.GROUP_PAGES", 2)
-    monkeypatch.setattr("structchunk.index.store_index.MIN_FOLD_ROWS", 8)
+    monkeypatch.setattr("structchunk.index.change.MIN_FOLD_ROWS", 8)
     rng = random.Random(seed)
     keys: set[int] = set()
     kind.open(db)

@@ -16,9 +16,9 @@ import structchunk as sc
 @pytest.fixture(params=[1, 32768], ids=["fold always", "fold late"])
 def fold_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep rows in the delta, or move them to pages of two rows as soon as may be."""
-    monkeypatch.setattr("structchunk.index.store_index.MIN_FOLD_ROWS", request.param)
+    monkeypatch.setattr("structchunk.index.change.MIN_FOLD_ROWS", request.param)
     if request.param == 1:
-        monkeypatch.setattr("structchunk.index.store_index.PAGE_ROWS", 2)
+        monkeypatch.setattr("structchunk.index.stored_rows.PAGE_ROWS", 2)
 
 
 @kinds
