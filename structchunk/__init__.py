@@ -23,6 +23,8 @@ from .errors import (
 from .maintenance.compaction import CompactionReport
 from .maintenance.stats import ChunkStats, StoreStats
 from .maintenance.verify import Problem
+from .remote.prune import Pruned, prune, published
+from .remote.publish import Published
 from .shards.shards import Shards, open_shards
 from .stores.array_store import ArrayStore
 from .stores.batch import Batch
@@ -53,6 +55,8 @@ __all__ = [
     "Object",
     "ObjectStore",
     "Problem",
+    "Pruned",
+    "Published",
     "ReadOnlyError",
     "SchemaError",
     "Shards",
@@ -63,6 +67,8 @@ __all__ = [
     "Transaction",
     "open",
     "open_shards",
+    "prune",
+    "published",
     "rebuild_index",
 ]
 

@@ -6,8 +6,9 @@ import atexit
 import contextlib
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from ..chunks.heap import Heap
 from ..disk import files
@@ -18,6 +19,7 @@ from ..maintenance.backup import copy_storage, destination
 from ..maintenance.compaction import CompactionReport, compact_index, compact_store
 from ..maintenance.update import update_copy
 from ..process import leftovers
+from ..remote.publish import Published, publish
 from ..stores.collection import open_store
 from ..types.schema import Schema
 from .autocommit import AutocommitBinding
@@ -231,6 +233,60 @@ class Database(DatabaseHandle):
         else:
             copy_storage(self._storage, path)
 
+    def publish(
+        self,
+        url: str,
+        storage_options: Mapping[str, Any] | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Published:
+        """Publish the latest commit to object storage, from where others can read it; only what is new is uploaded.
+
+        Parameters
+        ----------
+        url : str
+            What fsspec takes, such as ``s3://bucket/name``, ``gs://...``, ``az://...``, ``file:///...``,
+            ``memory://...``. Nothing but this database may be published there.
+        storage_options : dict, optional
+            What fsspec is to give to the package for the store: credentials, for one. They are not published.
+        progress : callable, optional
+            Called as ``progress(done, total)``, in bytes that are uploaded.
+
+        Returns
+        -------
+        Published
+            The commit, and how many objects and bytes were uploaded for it; none if it was published already, and
+            no record has changed in place since.
+
+        Raises
+        ------
+        NotACopy
+            Another database is published there, or a commit that is not in the history of this one's latest.
+        OSError
+            The store fails or refuses, also when it was asked again; or others publish there all the time.
+        CorruptionError
+            What is there is not what was published.
+        ImportError
+            fsspec, or the package for the store, is not installed; the message says which.
+
+        Notes
+        -----
+        Any handle can publish, also one that reads beside a writer. Readers of the store see a whole commit or
+        none, whatever is killed: what a publication consists of is written before, under names that are never used
+        again. What is left of one that was killed is removed by ``prune()``.
+
+        Of two that publish at a time, one starts again upon what the other has published. That needs a store which
+        refuses to write an object if there is one; where one does not, there is a warning.
+
+        Other threads' commits wait while the database is brought to disk, as for :meth:`sync`, and while files are
+        opened; not while they are read. Records that change in place are published as they are when their turn
+        comes. What is uploaded goes by what was appended and what has changed in place, in blocks of 4 KiB to 512
+        KiB; chunk files with records that may change in place are read whole. Compaction moves records into other
+        chunk files, which are uploaded anew.
+        """
+        self._check_open()
+        self._prepare_copy()
+        return publish(self._storage, url, storage_options, progress or _ignored)
+
     def _prepare_copy(self) -> None:
         """Bring everything to disk, so that more of it can be linked."""
         if self._mode != "r":
@@ -297,3 +353,7 @@ def _open_ones() -> list[Database]:
     while True:
         with contextlib.suppress(RuntimeError):  # a thread that goes on has just opened another one
             return list(_databases)
+
+
+def _ignored(done: int, total: int) -> None:
+    """Take a report of progress that nobody asked for."""

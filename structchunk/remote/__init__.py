@@ -1,8 +1,9 @@
 """Past one machine: databases published to object storage, and read from there.
 
 What is published is immutable: objects under names that are never used again, and one manifest for each
-publication, which is written last. Stores of objects are reached through fsspec, which ``objects.py`` alone imports.
-Credentials are their affair: none is ever in a manifest, a message or a cache.
+publication, which is written last. ``objects.py`` alone reaches stores of objects, through fsspec. Credentials are
+their affair: none is ever in a manifest, a message or a cache.
 
-Modules, from the bottom up: address, objects, layout, manifest, rows, publications.
+Modules, from the bottom up: address, objects, layout, manifest, rows,
+publications, chunk_drafts, chunk_files, comparison, uploads, row_levels, claim, publish, prune.
 """

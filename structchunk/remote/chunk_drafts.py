@@ -129,7 +129,9 @@ class ChunkDraft:
 
     def live_sizes(self) -> dict[int, int]:
         """Return how many bytes of the chunk lie in each object."""
-        sizes = np.concatenate([self._sizes(run, self.layout) for run in self.layout.runs] or [np.zeros(0, np.uint64)])
+        sizes = np.concatenate(
+            [self._sizes(run, self.layout) for run in self.layout.runs] or [np.zeros(0, np.uint64)]
+        )
         objects, where = np.unique(self._object, return_inverse=True)
         totals = np.bincount(where, weights=sizes, minlength=len(objects)).astype(np.uint64)
         return {each: size for each, size in zip(objects.tolist(), totals.tolist(), strict=True) if each != NOWHERE}
@@ -139,7 +141,9 @@ class ChunkDraft:
         for run in self.layout.runs:
             where = self._positions(run)
             objects, offsets = self._object[where], self._offset[where]
-            goes_on = (objects[1:] == objects[:-1]) & (offsets[1:] == (offsets + self._sizes(run, self.layout))[:-1])
+            goes_on = (objects[1:] == objects[:-1]) & (
+                offsets[1:] == (offsets + self._sizes(run, self.layout))[:-1]
+            )
             starts = [0, *(np.flatnonzero(~goes_on) + 1).tolist()]
             for start, stop in zip(starts, [*starts[1:], len(run)], strict=True):
                 yield Extent(run[start], stop - start, int(objects[start]), int(offsets[start]))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-SMALLEST_BLOCK, LARGEST_BLOCK = 1 << 12, 1 << 19
+BLOCK_SIZES = tuple(1 << power for power in range(12, 20))
 BLOCKS = 1 << 13
 """How many blocks a chunk file has, unless they would be smaller or larger than may be."""
 
@@ -29,7 +29,7 @@ class Extent(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """What one request brings: ``size`` bytes at ``offset`` of an object, which are those at ``start`` of the file."""
+    """What one request brings: ``size`` bytes at ``offset`` of an object, those at ``start`` of the file."""
 
     blocks: range
     object: int
@@ -95,4 +95,4 @@ class Layout:
 def block_size(file_size: int) -> int:
     """Return the size of the blocks of a chunk file, in bytes, a power of two."""
     power = 1 << max(file_size // BLOCKS - 1, 0).bit_length()
-    return min(max(power, SMALLEST_BLOCK), LARGEST_BLOCK)
+    return min(max(power, BLOCK_SIZES[0]), BLOCK_SIZES[-1])

@@ -31,7 +31,7 @@ A manifest is JSON, compressed by gzip, whose CRC covers it::
                  of an empty chunk
         live     [records, bytes] that are live in it
         flags    that any row of its directory has
-        end      CRC-32 of the directory's lower end: of the last 64 KiB of it, or all
+        end      CRC-32 of the directory's lower end: of the last 4 KiB of it, or all
         extents  [[first block, count, object, offset in the object], ...], ascending
         crcs     base64: a little-endian u4, the CRC-32 of each block that is stored, ascending
     earlier      [[number, commit, token], ...], ascending: the publications before this one, the last ones of them
@@ -60,7 +60,7 @@ import numpy.typing as npt
 from ..chunks.header import Header, parse_header
 from ..errors import CorruptionError
 from ..index.drop_notes import Note
-from .layout import Extent, Layout, Piece, block_size
+from .layout import BLOCK_SIZES, Extent, Layout, Piece
 
 VERSION = 1
 NEWEST = "newest"
@@ -69,7 +69,7 @@ OBJECTS = "objects/"
 SUFFIX = ".json.gz"
 ROWS, DATA = "rows", "data"
 MOST_ROW_OBJECTS = 3
-LOOKED_BACK = 1 << 16
+LOOKED_BACK = 1 << 12
 """How much of the end of a directory tells whether two chunks are the same up to there, in bytes."""
 ADVICE = "publish the database again, or open an earlier commit"
 _MOST_BYTES = 1 << 31
@@ -364,7 +364,7 @@ def _parse_chunk(found: Any, database: bytes, objects: dict[int, Object], where:
         _integer(found["free"]),
         _integer(found["directory"]),
     )
-    _need(layout.block == block_size(header.file_size), f"blocks of {layout.block} bytes", "those of its size")
+    _need(layout.block in BLOCK_SIZES, f"blocks of {layout.block} bytes", "a size that blocks may have")
     good = header.data_offset <= layout.free <= layout.directory <= header.file_size
     _need(good, f"data up to {layout.free}, a directory from {layout.directory}", "both in the file")
     records, size = found["live"]

@@ -30,7 +30,7 @@ def find_newest(objects: Objects) -> Manifest | None:
     OSError
         The store fails.
     """
-    newest = _first_guess(objects)
+    newest = said_newest(objects)
     while newest is not None and (after := newer_than(objects, newest.number)):
         newest = after
     return newest
@@ -45,8 +45,11 @@ def newer_than(objects: Objects, number: int) -> Manifest | None:
     return None
 
 
-def _first_guess(objects: Objects) -> Manifest | None:
-    """Return the manifest of the publication that is said to be the newest, or else the last that is listed."""
+def said_newest(objects: Objects) -> Manifest | None:
+    """Return the manifest of the publication that is said to be the newest, or else the last that is listed.
+
+    There may be a newer one, of which its publisher has not said so yet.
+    """
     with contextlib.suppress(FileNotFoundError):
         return read_manifest(objects, parse_newest(objects.read(NEWEST), objects.at(NEWEST)))
     numbers = list_numbers(objects)

@@ -41,7 +41,7 @@ FOLDERS: dict[str, set[str]] = {
     },
     "shards": {"database", "stores", "maintenance", "disk", "runs", "types"},
     "dask": {"shards", "database", "stores", "types", "runs"},
-    "__init__": {"shards", "database", "stores", "maintenance", "types"},
+    "__init__": {"shards", "database", "stores", "remote", "maintenance", "types"},
     "cli": {
         "__init__",
         "database.handle",

@@ -1,0 +1,139 @@
+"""Blocks that are to be uploaded: which go to which object, and their way there, several at a time.
+
+An object that is small, or of which little is still needed, is packed again with what is new, as long as that does
+not double what is uploaded. So many small publications do not make many small objects, of which a reader would have
+to fetch each by a request of its own.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .chunk_drafts import ChunkDraft, Reader, crcs_of
+from .manifest import DATA, Object
+from .objects import Objects
+
+OBJECT_SIZE = 32 << 20
+"""How large an object of blocks becomes, about, in bytes."""
+SMALL_SIZE = 256 << 10
+"""An object below this size is packed again, in bytes."""
+THREADS = 4
+Report = Callable[[int, int], object]
+
+
+class Part(NamedTuple):
+    """Consecutive blocks of one chunk."""
+
+    draft: ChunkDraft
+    blocks: range
+
+    @property
+    def size(self) -> int:
+        """How many bytes they have."""
+        return len(self.draft.layout.span(self.blocks))
+
+
+class Done(NamedTuple):
+    """An object that was uploaded, and the CRCs of the blocks of each of its parts."""
+
+    object: Object
+    crcs: list[npt.NDArray[np.uint32]]
+
+
+def choose_again(drafts: Iterable[ChunkDraft], known: Iterable[Object]) -> set[int]:
+    """Return the ids of the objects of which all that is needed is to be packed again."""
+    drafts = list(drafts)
+    size = sum(Part(draft, blocks).size for draft in drafts for blocks in draft.missing())
+    live: Counter[int] = Counter()
+    for draft in drafts:
+        live.update(draft.live_sizes())
+    chosen = set()
+    for each in sorted(known, key=lambda each: live[each.id]):
+        if live[each.id] and live[each.id] <= size and (each.size < SMALL_SIZE or live[each.id] * 4 < each.size):
+            chosen.add(each.id)
+            size += live[each.id]
+    return chosen
+
+
+def plan(drafts: Iterable[ChunkDraft]) -> list[list[Part]]:
+    """Return the parts of each object that is to be made; few have blocks of several large chunks."""
+    planned: list[list[Part]] = []
+    room = 0
+    for draft in drafts:
+        for blocks in draft.missing():
+            left = blocks
+            while left:
+                if room <= 0:
+                    planned.append([])
+                    room = OBJECT_SIZE
+                count = max(room // draft.layout.block, 1)
+                part, left = Part(draft, left[:count]), left[count:]
+                planned[-1].append(part)
+                room -= part.size
+        if room < OBJECT_SIZE * 3 // 4:
+            room = 0
+    return planned
+
+
+def upload(
+    objects: Objects, reader: Reader, planned: list[list[Part]], names: Iterable[tuple[int, str]], report: Report
+) -> list[Object]:
+    """Upload blocks, and say in the drafts where they are.
+
+    Parameters
+    ----------
+    objects : Objects
+        Where to.
+    reader : Reader
+        Reads the chunk files.
+    planned : list of list of Part
+        See :func:`plan`.
+    names : iterable of (int, str)
+        An id and a name for each object.
+    report : callable
+        Called as ``report(done, total)``, in bytes.
+    """
+    total, done = sum(part.size for parts in planned for part in parts), 0
+    made = []
+    report(done, total)
+    work = [(objects, reader, parts, *name) for parts, name in zip(planned, names, strict=False)]
+    for parts, (made_object, crcs) in zip(planned, _in_threads(work), strict=True):
+        offset = 0
+        for part, part_crcs in zip(parts, crcs, strict=True):
+            part.draft.put(part.blocks, made_object.id, offset, part_crcs)
+            offset += part.size
+        made.append(made_object)
+        done += made_object.size
+        report(done, total)
+    return made
+
+
+def _in_threads(work: list[tuple[Objects, Reader, list[Part], int, str]]) -> Iterator[Done]:
+    if len(work) <= 1:
+        yield from (_upload_one(*each) for each in work)
+        return
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
+    pool = ThreadPoolExecutor(THREADS, "structchunk-publish")
+    try:
+        begun = [pool.submit(_upload_one, *each) for each in work]
+        yield from (each.result() for each in begun)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _upload_one(objects: Objects, reader: Reader, parts: list[Part], number: int, name: str) -> Done:
+    data, crcs = [], []
+    for draft, blocks in parts:
+        span = draft.layout.span(blocks)
+        data.append(reader.read(draft.header.chunk, span.start, len(span)))
+        crcs.append(crcs_of(draft.layout, blocks, data[-1]))
+    whole = b"".join(data)
+    objects.write(name, whole)
+    return Done(Object(number, name, DATA, len(whole), zlib.crc32(whole)), crcs)
