@@ -288,8 +288,10 @@ class Database(DatabaseHandle):
         return publish(self._storage, url, storage_options, progress or _ignored)
 
     def _prepare_copy(self) -> None:
-        """Bring everything to disk, so that more of it can be linked."""
-        if self._mode != "r":
+        """Bring everything to disk, so that more of it can be linked; or have all of it on this machine."""
+        if self._mode == "r":
+            self._storage.fetch_all()
+        else:
             self.sync()
 
     # ------------------------------------------------------------------ end

@@ -13,6 +13,7 @@ from ..errors import Error, StoreNotFound
 from ..maintenance.chunk_map import ChunkMap, map_chunks
 from ..maintenance.stats import StoreStats, store_stats
 from ..maintenance.verify import Problem, verify_storage
+from ..readers.copied_storage import CopiedStorage
 from ..readers.read_storage import ReadStorage
 from ..stores.binding import Binding
 from ..stores.change import Change
@@ -20,9 +21,6 @@ from ..stores.collection import StoreCollection
 from ..stores.notebook import database_html, note
 from .feed import Horizon, changes_since
 from .snapshot import Snapshot
-
-_SHORTEST_PAUSE, _LONGEST_PAUSE, _LONGEST_PAUSE_UNFOLLOWED = 0.00005, 0.001, 0.02
-"""Seconds between two looks whether there is a newer commit."""
 
 
 class DatabaseHandle(StoreCollection):
@@ -118,7 +116,7 @@ class DatabaseHandle(StoreCollection):
         """
         self._check_open()
         storage = self._storage
-        return isinstance(storage, ReadStorage) and storage.refresh()
+        return isinstance(storage, CopiedStorage) and storage.refresh()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until there is a newer commit than the one that is shown, then :meth:`refresh`.
@@ -146,16 +144,16 @@ class DatabaseHandle(StoreCollection):
         two milliseconds after it was made. A database that no release with this has written yet has nothing that is
         as cheap to look at: there it looks fifty times a second.
         """
-        if not isinstance(self._storage, ReadStorage):
+        if not isinstance(self._storage, CopiedStorage):
             raise TypeError(f"{self.path} is open for writing, and always shows the newest commit; mode='r' waits")
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        pause = _SHORTEST_PAUSE
+        pause = self._storage.pauses[0]
         while not self.refresh():
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
             time.sleep(min(pause, left))
-            pause = min(2 * pause, _LONGEST_PAUSE if self._storage.is_followed else _LONGEST_PAUSE_UNFOLLOWED)
+            pause = min(2 * pause, self._storage.pauses[1])
         return True
 
     def snapshot(self) -> Snapshot:
