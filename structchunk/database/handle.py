@@ -15,6 +15,7 @@ from ..maintenance.stats import StoreStats, store_stats
 from ..maintenance.verify import Problem, verify_storage
 from ..readers.copied_storage import CopiedStorage
 from ..readers.read_storage import ReadStorage
+from ..remote.remote_storage import RemoteStorage
 from ..stores.binding import Binding
 from ..stores.change import Change
 from ..stores.collection import StoreCollection
@@ -265,7 +266,7 @@ class DatabaseHandle(StoreCollection):
             }
 
 
-def reading_storage(database: DatabaseHandle) -> ReadStorage:
+def reading_storage(database: DatabaseHandle) -> ReadStorage | RemoteStorage:
     """Return the files of a database that is open for reading.
 
     Raises
@@ -274,7 +275,7 @@ def reading_storage(database: DatabaseHandle) -> ReadStorage:
         It is open for writing.
     """
     database._check_open()
-    if database.mode == "r" and isinstance(database._storage, ReadStorage):
+    if database.mode == "r" and isinstance(database._storage, (ReadStorage, RemoteStorage)):
         return database._storage
     raise TypeError(
         f"{database.path} is open for writing: it cannot be pickled, nor its stores and snapshots; open it with "

@@ -53,14 +53,14 @@ class CopiedStorage(Storage, abc.ABC):
         for store in mine.keys() & theirs.keys():
             heap = mine[store]
             for chunk in [chunk for chunk in heap.chunks.values() if chunk.id not in theirs[store].chunks]:
-                if self._was_renumbered(chunk):
+                if self._is_renumbered(chunk):
                     heap.remove(chunk.id)
                 else:
                     old = Retired(chunk, empty_rows(), empty_rows())
                     self.index.keep([old])
                     heap.retire(old)
 
-    def _was_renumbered(self, chunk: Chunk) -> bool:
+    def _is_renumbered(self, chunk: Chunk) -> bool:
         """Tell whether another file has a chunk's number: it was never committed then."""
         return False
 

@@ -198,13 +198,8 @@ class ReadStorage(CopiedStorage):
         epochs = [segment.epoch for chunk in chunks for segment in chunk.segments() if segment.commit == last]
         return max(epochs, default=self.superblock.epoch if last else 0)
 
-    def _was_renumbered(self, chunk: Chunk) -> bool:
-        try:
-            return read_header(chunk.path) != chunk.header
-        except FileNotFoundError:
-            return False
-        except CorruptionError:
-            return True  # the other one is being made
+    def _is_renumbered(self, chunk: Chunk) -> bool:
+        return _was_renumbered(chunk)
 
 
 R = TypeVar("R", bound=ReadStorage)
@@ -215,6 +210,16 @@ def _newest(copies: Copies, kind: type[R]) -> R:
     storage.state, storage.lineage = state, lineage
     storage._follower.begin(storage)
     return storage
+
+
+def _was_renumbered(chunk: Chunk) -> bool:
+    """Tell whether another file has a chunk's number: it was never committed then."""
+    try:
+        return read_header(chunk.path) != chunk.header
+    except FileNotFoundError:
+        return False
+    except CorruptionError:
+        return True  # the other one is being made
 
 
 def open_reader(paths: Paths, kind: type[R]) -> R:

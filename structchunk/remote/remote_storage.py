@@ -17,10 +17,12 @@ from ..disk.paths import AnyPath, Paths
 from ..disk.superblock import Superblock
 from ..errors import CommitGone, CorruptionError, FailedError
 from ..index.index import Index, Prepared
+from ..index.index_snapshot import IndexSnapshot
 from ..readers.copied_storage import CopiedStorage
 from ..runs.extent import MUTABLE
 from ..runs.run import Run, portions
 from ..types.schema import schema_from_descriptor
+from .address import shown
 from .cache import CACHE_SIZE, Cache, default_directory
 from .cached_chunk import CachedChunk
 from .fetching import Fetching, wait
@@ -56,6 +58,17 @@ class Address(NamedTuple):
     cache: AnyPath | None = None
     cache_size: int = CACHE_SIZE
     commit: int | None = None
+
+    @property
+    def identity(self) -> str:
+        """What no other address has, whatever its commit. It may have credentials."""
+        return repr(tuple(self._replace(commit=None)))
+
+    def __hash__(self) -> int:
+        return hash((self.identity, self.commit))
+
+    def __repr__(self) -> str:
+        return f"<commit {self.commit} at {shown(self.url)}>"
 
 
 class RemotePaths(Paths):
@@ -109,6 +122,10 @@ class RemoteStorage(CopiedStorage):
             self._source.rows.forget_others(newest)
             self.manifest = newest  # last: if this is interrupted, it is done again
             return True
+
+    def keep(self, snapshot: IndexSnapshot | None = None) -> Address:
+        """Return where other processes find the commit that is shown, or that of a view."""
+        return self.address._replace(commit=self.index.last if snapshot is None else snapshot.commit)
 
     def fetch_all(self, progress: Callable[[int, int], object] | None = None) -> None:
         """Fetch all that is published, and not there yet."""
