@@ -224,6 +224,9 @@ class Heap:
     def fetch(self, rows: RowArray, chunks: Mapping[int, Chunk]) -> None:
         """See that records are there, which lie in these chunks: all that are in files are."""
 
+    def hold(self) -> object:
+        """Return nothing: what is in files stays readable for who has rows of it."""
+
     def begin(self, runs: Sequence[Run]) -> None:
         """Begin to fetch the records of runs: all that are in files are there."""
 

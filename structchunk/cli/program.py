@@ -15,7 +15,7 @@ from ..errors import Error
 from .arguments import one_line
 from .changes import changes
 from .look import get, head, info, ls
-from .maintain import checkpoint, compact, rebuild_index, verify
+from .maintain import checkpoint, compact, pull, rebuild_index, verify
 from .picture import map_
 from .transfer import export, import_
 
@@ -71,7 +71,8 @@ def _discard_output() -> None:
 def program() -> None:
     """Look into structchunk databases, check, copy and convert them.
 
-    PATH is always the directory of a database. Commands that only read work beside a program that writes.
+    PATH is the directory of a database. Commands that only read work beside a program that writes, and take the URL
+    of a published database, too.
 
     \b
     Exit codes:
@@ -84,7 +85,21 @@ def program() -> None:
     """  # noqa: D301 - a sign to click: leave these lines as they are
 
 
-for command in (info, ls, head, get, map_, changes, verify, rebuild_index, compact, checkpoint, export, import_):
+for command in (
+    info,
+    ls,
+    head,
+    get,
+    map_,
+    changes,
+    verify,
+    rebuild_index,
+    compact,
+    checkpoint,
+    pull,
+    export,
+    import_,
+):
     program.add_command(command)
 
 

@@ -283,6 +283,12 @@ def reading_storage(database: DatabaseHandle) -> ReadStorage | RemoteStorage:
     )
 
 
+def fetch_all(database: DatabaseHandle, progress: Callable[[int, int], object] | None = None) -> None:
+    """Have all of a published database on this machine; `progress` is told how many bytes of how many are there."""
+    database._check_open()
+    database._storage.fetch_all(progress)
+
+
 def chunk_maps(database: DatabaseHandle, *names: str) -> Iterator[ChunkMap]:
     """Yield where live, garbage and free bytes lie in each chunk of some stores, as of the latest commit."""
     database._check_open()

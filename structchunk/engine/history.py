@@ -92,6 +92,10 @@ class HeldStore:
         self._heap.fetch(rows, self._chunks)
         return self._items
 
+    def hold(self) -> object:
+        """Return this, which keeps its chunks."""
+        return self
+
     def begin(self, runs: Sequence[Run]) -> None:
         """Begin to fetch the records of runs: it is left until they are read."""
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..chunks.chunk import Chunk, read_header
 from ..chunks.heap import Heap
 from ..chunks.segment import SEGMENT_SIZE, Segment
+from ..index.index import Index
 from ..process.workers import Job
 from ..runs.extent import RowArray, chunks_of, concatenate, make_rows
 from ..runs.run import ContiguousRun, Run
@@ -90,9 +91,20 @@ class RemoteItems:
 
 
 class RemoteHeap(Heap):
-    """The chunks of one store of a published database."""
+    """The chunks of one store of a published database.
+
+    Attributes
+    ----------
+    index : Index
+        The one whose views keep chunks that were replaced.
+    """
 
     is_remote = True
+    index: Index
+
+    def hold(self) -> object:
+        """Return what keeps the chunks that are there now readable for as long as it is held."""
+        return self.index.pin
 
     def _go_on(self, mine: Chunk, newer: Chunk) -> None:
         """Take the chunk of a later publication, which has all that this one has."""

@@ -115,13 +115,20 @@ class RemoteStorage(CopiedStorage):
             return False
         with self.committing():
             self.index.leveldb.check_open()
-            newest = _found(self._source.objects, find_newest(self._source.objects))
+            newest = _newest(self._source.objects)
             if not _is_later(newest, self.manifest, self.paths.root):
                 return False
             self.take_over(self._source.read(newest))
+            self.hold_chunks()
             self._source.rows.forget_others(newest)
             self.manifest = newest  # last: if this is interrupted, it is done again
             return True
+
+    def hold_chunks(self) -> None:
+        """Have sweeps keep the chunks that they read, whatever is shown later."""
+        for heap in self._heaps.values():
+            assert isinstance(heap, RemoteHeap)
+            heap.index = self.index
 
     def keep(self, snapshot: IndexSnapshot | None = None) -> Address:
         """Return where other processes find the commit that is shown, or that of a view."""
@@ -168,6 +175,7 @@ class Source:
         try:
             storage = RemoteStorage(self, manifest, index, self._generation)
             _add_heaps(storage, chunks)
+            storage.hold_chunks()
             _fill(index, manifest, entries, self.objects.url)
         except BaseException:
             index.close()
@@ -201,7 +209,7 @@ def open_published(address: Address) -> RemoteStorage:
         The store fails, or the disk of the cache is full.
     """
     objects = open_objects(address.url, address.options)
-    manifest = _found(objects, find_newest(objects))
+    manifest = _newest(objects)
     if address.commit is not None and address.commit != manifest.commit:
         manifest = _earlier(objects, manifest, address.commit)
     directory = default_directory() if address.cache is None else address.cache
@@ -213,7 +221,11 @@ def open_published(address: Address) -> RemoteStorage:
         raise
 
 
-def _found(objects: Objects, newest: Manifest | None) -> Manifest:
+def _newest(objects: Objects) -> Manifest:
+    try:
+        newest = find_newest(objects)
+    except CorruptionError:  # on its way, maybe
+        newest = find_newest(objects)
     if newest is None:
         raise FileNotFoundError(f"nothing is published at {objects.url}; Database.publish() does that")
     return newest

@@ -32,6 +32,9 @@ class Fetched(Protocol):
     def item_size(self) -> int:
         """Bytes of one item."""
 
+    def hold(self) -> object:
+        """Return what keeps the chunks that are there now readable for as long as it is held."""
+
     def begin(self, runs: Sequence[Run]) -> None:
         """Begin to fetch the records of runs, as far as they are not there."""
 
@@ -43,6 +46,7 @@ def fetch_ahead(heaps: Sequence[Fetched], parts: Iterator[Part]) -> Iterator[Par
 
 
 def _fetch_ahead(remote: Sequence[tuple[int, Fetched]], parts: Iterator[Part]) -> Iterator[Part]:
+    held = [heap.hold() for _, heap in remote]  # the parts may end, and let go of it, long before they are used
     waiting: deque[tuple[list[Part], int]] = deque()
     wanted, begun = FIRST_SIZE, 0
     for group, size in _groups(remote, parts):
@@ -56,6 +60,7 @@ def _fetch_ahead(remote: Sequence[tuple[int, Fetched]], parts: Iterator[Part]) -
             begun, wanted = begun - used_size, min(2 * wanted, WINDOW_SIZE)
     for group, _ in waiting:
         yield from group
+    held.clear()
 
 
 def _groups(remote: Sequence[tuple[int, Fetched]], parts: Iterator[Part]) -> Iterator[tuple[list[Part], int]]:
