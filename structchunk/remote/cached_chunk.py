@@ -25,6 +25,7 @@ import os
 import threading
 import zlib
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,7 @@ from ..disk import files
 from ..errors import CorruptionError
 from ..runs.extent import MUTABLE
 from .boot import boot_tag
-from .manifest import PublishedChunk
+from .manifest import ADVICE, PublishedChunk
 
 CELL = np.dtype([("crc", "<u4"), ("tag", "<u4"), ("number", "<u8")])
 """What is said of a block."""
@@ -88,11 +89,6 @@ class CachedChunk:
         os.utime(self._cells.fd)  # as of which it was used last
 
     # ------------------------------------------------------------------ what is there
-
-    def blocks_of(self, start: int, stop: int) -> range:
-        """Return the blocks that bytes of the file lie in."""
-        size = self.published.layout.block
-        return range(start // size, -(-stop // size))
 
     def absent(self, first: int, stop: int) -> list[int]:
         """Return those of consecutive blocks that are not there: other processes may have fetched some."""
@@ -151,12 +147,13 @@ class CachedChunk:
     def _check(self, blocks: range, data: bytes, where: str) -> None:
         layout = self.published.layout
         view, start = memoryview(data), layout.stored(blocks[0]).start
-        for block in blocks:
-            stored = layout.stored(block)
-            crc = zlib.crc32(view[stored.start - start : stored.stop - start])
-            if crc != self._crcs[block]:
-                found, expected = f"CRC {crc:08x} of block {block}", f"{self._crcs[block]:08x}"
-                raise CorruptionError(where, found=found, expected=expected, advice="publish the database again")
+        edges = [0, *(block * layout.block - start for block in blocks[1:]), len(data)]
+        expected = self._crcs[blocks.start : blocks.stop].tolist()
+        found = [zlib.crc32(view[low:high]) for low, high in pairwise(edges)]
+        if found != expected:
+            wrong = next(number for number in range(len(blocks)) if found[number] != expected[number])
+            what = f"CRC {found[wrong]:08x} of block {blocks[wrong]}"
+            raise CorruptionError(where, found=what, expected=f"{expected[wrong]:08x}", advice=ADVICE)
 
     def _write(self, blocks: range, data: bytes) -> None:
         """Write what is data or directory, and not the hole in between: others may know more of that."""

@@ -20,7 +20,7 @@ from .objects import Objects
 
 REQUEST_SIZE = 4 << 20
 """Bytes that one request brings, at most, unless a block has more."""
-WORKERS = Workers(16)
+WORKERS = Workers(32)
 """Those that make requests, for all published databases that this process has open."""
 
 

@@ -28,6 +28,13 @@ class RemoteChunk(Chunk):
     Parameters
     ----------
     fetching : Fetching
+
+    Attributes
+    ----------
+    block : int
+        Size of its blocks, in bytes.
+    present : bytearray
+        Which of them are there; see ``CachedChunk``.
     """
 
     def __init__(self, fetching: Fetching) -> None:
@@ -38,6 +45,7 @@ class RemoteChunk(Chunk):
         self.seek(layout.free, layout.directory)
         self._fetching = fetching
         self._cached = cached
+        self.block, self.present = layout.block, cached.present
 
     def view(self, items: npt.NDArray[Any]) -> RemoteItems:
         """Return an array over the whole file as what slices are taken of."""
@@ -45,16 +53,16 @@ class RemoteChunk(Chunk):
 
     def fetch(self, start: int, stop: int) -> None:
         """See that bytes of the file are there before they are read from a mapping."""
-        blocks = self._cached.blocks_of(start, stop)
-        if self._cached.present.find(0, blocks.start, blocks.stop) >= 0:
-            wait(self._fetching.begin(self._cached.absent(blocks.start, blocks.stop)))
+        first, end = start // self.block, -(-stop // self.block)
+        if self.present.find(0, first, end) >= 0:
+            wait(self._fetching.begin(self._cached.absent(first, end)))
 
     def begin(self, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> list[Job]:
         """Begin to fetch stretches of the file, none of them empty; return what is to be waited for."""
-        size = self._cached.published.layout.block
-        present = np.frombuffer(self._cached.present, np.uint8)
+        present = np.frombuffer(self.present, np.uint8)
         count = len(present) + 1
-        marks = np.bincount(starts // size, minlength=count) - np.bincount(-(-stops // size), minlength=count)
+        firsts, ends = starts // self.block, -(-stops // self.block)
+        marks = np.bincount(firsts, minlength=count) - np.bincount(ends, minlength=count)
         wanted = (np.cumsum(marks[:-1]) > 0) & (present == 0)
         edges = np.flatnonzero(np.diff(wanted, prepend=False, append=False)).reshape(-1, 2).tolist()
         absent = [block for first, stop in edges for block in self._cached.absent(first, stop)]
@@ -62,7 +70,7 @@ class RemoteChunk(Chunk):
 
     def fetch_all(self) -> list[Job]:
         """Begin to fetch all that is published of it."""
-        return self._fetching.begin(self._cached.absent(0, len(self._cached.present)))
+        return self._fetching.begin(self._cached.absent(0, len(self.present)))
 
     def segments(self, position: int | None = None) -> Iterator[Segment]:
         """Yield the directory's segments from a position downwards, by default from the end of the file."""
@@ -80,14 +88,16 @@ class RemoteItems:
 
     def __init__(self, chunk: RemoteChunk, items: npt.NDArray[Any]) -> None:
         self._chunk = chunk
-        self.items = items
+        self._items = items
         self._size = items.dtype.itemsize * int(np.prod(items.shape[1:], dtype=np.int64))
+        self._block, self._find_absent = chunk.block, chunk.present.find
 
     def __getitem__(self, items: slice) -> npt.NDArray[Any]:
         start, stop = items.start * self._size, items.stop * self._size
-        if start < stop:
+        # As short as may be: it is on the way of every single record.
+        if self._find_absent(0, start // self._block, -(-stop // self._block)) >= 0 and start < stop:
             self._chunk.fetch(start, stop)
-        return self.items[items]
+        return self._items[items]
 
 
 class RemoteHeap(Heap):

@@ -178,9 +178,8 @@ class DyingFile(files.File):
         DyingFile.count += 1
         if DyingFile.count == DyingFile.at:
             if DyingFile.how != "before":
-                super().write(
-                    offset, memoryview(data).cast("B")[: None if DyingFile.how == "after" else len(data) // 2]
-                )
+                size = len(data) if DyingFile.how == "after" else len(data) // 2
+                super().write(offset, memoryview(data).cast("B")[:size])
             os.kill(os.getpid(), signal.SIGKILL)
         super().write(offset, data)
 
