@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import hypothesis
+import object_servers
 import pytest
 
 import structchunk as sc
@@ -70,6 +71,13 @@ def open_db(tmp_path: Path) -> Iterator[OpenDB]:
 def db(open_db: OpenDB) -> sc.Database:
     """A new database of small chunks whose commits do not wait for the disk."""
     return open_db(chunk_size=16 << 10, sync=False)
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object_servers.Server]:
+    """A real server of object storage, started when a test first asks for it."""
+    with object_servers.seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
 
 
 @pytest.fixture

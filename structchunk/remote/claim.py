@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 
-from .manifest import NEWEST, Manifest, manifest_name, object_name, pack_newest
+from .manifest import Manifest, manifest_name, object_name
 from .objects import Objects
-from .publications import newer_than, read_manifest
+from .publications import find_newest, read_manifest, said_newest, say_newest
 
 
 def refuses_second(objects: Objects, number: int, token: str) -> bool:
@@ -23,14 +23,14 @@ def warn(objects: Objects) -> None:
     warnings.warn(
         f"{objects.url} writes over an object even if it is asked not to: of two publications at the same time"
         " one may be lost; let only one publish at a time",
-        stacklevel=6,
+        stacklevel=5,
     )
 
 
 def claim(objects: Objects, manifest: Manifest, raw: bytes) -> bool:
     """Write a manifest, packed as `raw`, and tell whether it is the one of its number now.
 
-    It is not if another publisher came first, also if the manifests of the others were removed since.
+    It is not if another publisher came first, also if that one's manifest was removed since.
     """
     name = manifest_name(manifest.number)
     if not manifest.exclusive and objects.has(name):
@@ -39,16 +39,14 @@ def claim(objects: Objects, manifest: Manifest, raw: bytes) -> bool:
         return False
     if not manifest.exclusive and read_manifest(objects, manifest.number).token != manifest.token:
         return False
-    if not _is_followed(objects, manifest):
-        objects.delete([name])  # before what it names
-        return False
-    objects.write(NEWEST, pack_newest(manifest.number))
-    return True
-
-
-def _is_followed(objects: Objects, manifest: Manifest) -> bool:
-    """Tell whether the publication after this one, if there is any, goes on from it."""
-    after = newer_than(objects, manifest.number)
-    return after is None or any(
-        (each.number, each.token) == (manifest.number, manifest.token) for each in after.earlier
-    )
+    said = said_newest(objects)
+    newest = find_newest(objects) if said is not None and said >= manifest.number else manifest
+    if newest is None or newest.token == manifest.token:
+        say_newest(objects, manifest.number)
+        return True
+    if any((each.number, each.token) == (manifest.number, manifest.token) for each in newest.earlier):
+        return True
+    # Manifests are removed only once a later one is said to be the newest. So that of this number was taken, and
+    # removed, and with it perhaps what this one names.
+    objects.delete([name])
+    return False

@@ -89,7 +89,8 @@ class Objects:
         OSError
             It cannot be read, or is of another size.
         """
-        return self._read(name, size)
+        # From 0 on, else s3fs asks for the size first, by a request of its own.
+        return self._read(name, size, start=0)
 
     def read_range(self, name: str, start: int, size: int) -> bytes:
         """Return `size` bytes of an object, which must have them, by one request.

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .manifest import OBJECTS, manifest_name, publication_of
+from .manifest import OBJECTS, Manifest, manifest_name, publication_of
 from .objects import Objects, open_objects
-from .publications import find_newest, kept, list_numbers, read_manifest
+from .publications import find_newest, kept, list_numbers, look, read_manifest, say_newest
 
 
 class Pruned(NamedTuple):
@@ -90,19 +90,33 @@ def prune(url: str, keep: int = 1, *, storage_options: Mapping[str, Any] | None 
     if keep < 1:
         raise ValueError(f"keep is {keep}; the newest publication always stays, so it must be at least 1")
     objects = open_objects(url, storage_options)
-    newest = find_newest(objects)
+    newest, said = look(objects)
     if newest is None:
         return Pruned([], 0, 0)
+    if said != newest.number:
+        say_newest(objects, newest.number)  # before any other is removed: see claim.py
     # Listed before the manifests are read: what comes later is of later publications.
     names = objects.names(OBJECTS)
-    numbers = [each.number for each in kept(objects, newest)]
-    staying = {newest.number, *numbers[:keep]}
-    needed = {each.name for number in staying for each in read_manifest(objects, number).objects.values()}
+    manifests = [newest, *_kept_manifests(objects, newest, keep - 1)]
+    staying = {manifest.number for manifest in manifests}
+    needed = {each.name for manifest in manifests for each in manifest.objects.values()}
     going = [number for number in list_numbers(objects) if number < newest.number and number not in staying]
     objects.delete(manifest_name(number) for number in going)
     unneeded = [name for name in names if name not in needed and _is_settled(name, newest.number)]
     objects.delete(unneeded)
     return Pruned(_commits(objects), len(going), len(unneeded))
+
+
+def _kept_manifests(objects: Objects, newest: Manifest, count: int) -> list[Manifest]:
+    """Return the manifests of so many publications before the newest one."""
+    manifests: list[Manifest] = []
+    for number, _, token in kept(objects, newest):
+        if len(manifests) == count:
+            break
+        if number < newest.number:
+            manifest = read_manifest(objects, number)
+            manifests += [manifest] if manifest.token == token else []
+    return manifests
 
 
 def _is_settled(name: str, newest: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from ..errors import CorruptionError
 from .manifest import (
@@ -14,10 +15,18 @@ from .manifest import (
     Manifest,
     manifest_name,
     number_of,
+    pack_newest,
     parse_manifest,
     parse_newest,
 )
 from .objects import Objects
+
+
+class Found(NamedTuple):
+    """The newest publication, if there is any, and the number of the one that is said to be it."""
+
+    manifest: Manifest | None
+    said: int | None
 
 
 def find_newest(objects: Objects) -> Manifest | None:
@@ -30,8 +39,26 @@ def find_newest(objects: Objects) -> Manifest | None:
     OSError
         The store fails.
     """
-    newest = said_newest(objects)
-    while newest is not None and (after := newer_than(objects, newest.number)):
+    return look(objects).manifest
+
+
+def look(objects: Objects, *, further: bool = True) -> Found:
+    """Find the newest publication; or without looking `further` the one that is said to be the newest.
+
+    If none is said to be it, or one that is not there, the last one that is listed is looked at first.
+    """
+    said = said_newest(objects)
+    with contextlib.suppress(FileNotFoundError):
+        if said is not None:
+            return Found(_last_from(objects, read_manifest(objects, said), further=further), said)
+    numbers = list_numbers(objects)
+    if not numbers:
+        return Found(None, said)
+    return Found(_last_from(objects, read_manifest(objects, numbers[-1]), further=further), said)
+
+
+def _last_from(objects: Objects, newest: Manifest, *, further: bool) -> Manifest:
+    while further and (after := newer_than(objects, newest.number)):
         newest = after
     return newest
 
@@ -45,15 +72,17 @@ def newer_than(objects: Objects, number: int) -> Manifest | None:
     return None
 
 
-def said_newest(objects: Objects) -> Manifest | None:
-    """Return the manifest of the publication that is said to be the newest, or else the last that is listed.
+def said_newest(objects: Objects) -> int | None:
+    """Return the number of the publication that is said to be the newest."""
+    try:
+        return parse_newest(objects.read(NEWEST), objects.at(NEWEST))
+    except FileNotFoundError:
+        return None
 
-    There may be a newer one, of which its publisher has not said so yet.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        return read_manifest(objects, parse_newest(objects.read(NEWEST), objects.at(NEWEST)))
-    numbers = list_numbers(objects)
-    return read_manifest(objects, numbers[-1]) if numbers else None
+
+def say_newest(objects: Objects, number: int) -> None:
+    """Say which publication is the newest."""
+    objects.write(NEWEST, pack_newest(number))
 
 
 def list_numbers(objects: Objects) -> list[int]:
@@ -82,7 +111,7 @@ def read_manifest(objects: Objects, number: int) -> Manifest:
 def kept(objects: Objects, newest: Manifest) -> Iterator[Earlier]:
     """Yield the publications that can be opened, the newest first.
 
-    Those that others came before which were given the same number, and were not seen to, are passed over.
+    If the manifest of one has another token, a publisher was killed that came late, and it does not count.
     """
     yield Earlier(newest.number, newest.commit, newest.token)
     known = {each.number: each for each in newest.earlier}

@@ -25,7 +25,7 @@ from .chunk_files import ChunkFiles, ChunkGone
 from .comparison import Comparison, all_rows, compare, end_of, new_entries
 from .manifest import ROWS, Earlier, Manifest, Object, PublishedChunk, object_name
 from .objects import Objects, open_objects
-from .publications import find_newest, said_newest
+from .publications import Found, look, say_newest
 from .row_levels import new_level
 from .uploads import Report, choose_again, plan, upload
 
@@ -56,11 +56,11 @@ def publish(storage: Storage, url: str, options: Mapping[str, Any] | None, repor
     """Publish the latest commit of a database; `Database.publish` has the parameters and what is raised."""
     objects = open_objects(url, options)
     for number in range(TRIES):
-        newest = find_newest(objects) if number else said_newest(objects)
+        found = look(objects, further=number > 0)
         with contextlib.ExitStack() as held, contextlib.suppress(ChunkGone):
-            taken = take(storage, set(), _unchanged(storage, newest), storage.paths, held)
+            taken = take(storage, set(), _unchanged(storage, found.manifest), storage.paths, held)
             files = ChunkFiles(taken.places, taken.sources, held)
-            publication = Publication(objects, newest, taken, files)
+            publication = Publication(objects, found, taken, files)
             if done := publication.run(storage, report):
                 return done
     raise OSError(errno.EBUSY, f"{objects.url}: {TRIES} times others came first; publish again")
@@ -81,16 +81,18 @@ class Publication:
     Parameters
     ----------
     objects : Objects
-    newest : Manifest or None
+    found : Found
+        What is published.
     taken : Taken
         The commit.
     files : ChunkFiles
         Its chunks.
     """
 
-    def __init__(self, objects: Objects, newest: Manifest | None, taken: Taken, files: ChunkFiles) -> None:
+    def __init__(self, objects: Objects, found: Found, taken: Taken, files: ChunkFiles) -> None:
         self._objects = objects
-        self._newest = newest
+        self._newest = newest = found.manifest
+        self._said = found.said
         self._taken = taken
         self._files = files
         self._number = newest.number + 1 if newest else 1
@@ -105,6 +107,8 @@ class Publication:
         has_news = any(any(draft.missing()) for draft in drafts)
         commit = self._taken.snapshot.commit
         if self._newest is not None and self._newest.commit == commit and not has_news:
+            if self._said != self._newest.number:
+                say_newest(self._objects, self._newest.number)  # its publisher was killed
             return Published(commit, 0, 0)
         manifest = self._upload(storage, compared, report)
         if not manifest.exclusive:
@@ -189,7 +193,7 @@ class Publication:
             token=self._token,
             commit=commit,
             epoch=taken.superblock.epoch,
-            next_chunk=taken.superblock.next_chunk,
+            next_chunk=self._next_chunk(),
             next_object=self._next_object,
             created=time.time_ns(),
             exclusive=exclusive,
@@ -200,6 +204,11 @@ class Publication:
             chunks=chunks,
             earlier=self._earlier(),
         )
+
+    def _next_chunk(self) -> int:
+        """Return an id above that of any chunk there was; a reader knows no other ones than those that it has."""
+        before = self._newest.next_chunk if self._newest else 1
+        return max(before, self._taken.superblock.next_chunk, *(chunk + 1 for chunk in self._taken.places))
 
     def _earlier(self) -> tuple[Earlier, ...]:
         newest = self._newest

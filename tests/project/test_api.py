@@ -18,8 +18,8 @@ from structchunk.types.schema import array_schema
 
 COLLECTION = "array_store dataset object_store scan to_arrow"
 DATABASE = f"""
-    {COLLECTION} changes checkpoint close closed compact drop_store first_change last_commit mode path refresh
-    snapshot stats sync transaction verify wait
+    {COLLECTION} changes checkpoint close closed compact drop_store first_change last_commit mode path publish
+    refresh snapshot stats sync transaction verify wait
 """
 STORE = """
     clear contains_many cursor dataset delete delete_many delete_range dtype first_key from_arrow get get_many items

@@ -1,0 +1,89 @@
+"""What a publication has, put together from its objects alone, and what a database shows, to compare it with."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import structchunk as sc
+from structchunk.remote.manifest import Manifest, PublishedChunk
+from structchunk.remote.objects import Objects, open_objects
+from structchunk.remote.publications import find_newest
+from structchunk.remote.rows import parse_entries
+from structchunk.runs.extent import TOMBSTONE
+
+Shown = dict[str, dict[int, bytes]]
+
+
+def shown_by(db: Any) -> Shown:
+    """Return the bytes of all records of a database, or a snapshot."""
+    return {name: {key: np.asarray(value).tobytes() for key, value in db[name].items()} for name in db}
+
+
+def newest(url: str, options: dict[str, Any] | None = None) -> tuple[Objects, Manifest]:
+    """Return the newest publication, which must be there."""
+    objects = open_objects(url, options)
+    manifest = find_newest(objects)
+    assert manifest is not None
+    return objects, manifest
+
+
+def chunk_file(objects: Objects, manifest: Manifest, chunk: PublishedChunk) -> bytearray:
+    """Return a chunk file, each block of which is right, with the working offsets of the commit."""
+    layout = chunk.layout
+    made = bytearray(layout.file_size)
+    made[: len(chunk.header_bytes)] = chunk.header_bytes
+    made[88:104] = layout.free.to_bytes(8, "little") + layout.directory.to_bytes(8, "little")
+    for piece in chunk.pieces(range(1 << 32)):
+        data = objects.read_range(manifest.objects[piece.object].name, piece.offset, piece.size)
+        for block in piece.blocks:
+            stored = layout.stored(block)
+            assert zlib.crc32(data[stored.start - piece.start : stored.stop - piece.start]) == chunk.crc(block)
+        made[piece.start : piece.start + piece.size] = data
+    return made
+
+
+def records_of(objects: Objects, manifest: Manifest) -> Shown:
+    """Return the bytes of all records of a publication; all that it names must be as it says."""
+    for each in manifest.objects.values():
+        assert zlib.crc32(objects.read(each.name, each.size)) == each.crc
+    chunks = {chunk.id: chunk_file(objects, manifest, chunk) for chunk in manifest.chunks.values()}
+    item_sizes = {chunk.store: chunk.header.item_size for chunk in manifest.chunks.values()}
+    rows: dict[int, dict[int, Any]] = {store: {} for store in item_sizes}
+    for number in manifest.rows:
+        name = manifest.objects[number].name
+        for entry in parse_entries(objects.read(name), objects.at(name)):
+            if entry.store not in item_sizes:
+                continue
+            if entry.is_anew:
+                rows[entry.store].clear()
+            for row in entry.run(item_sizes[entry.store], name).rows.tolist():
+                rows[entry.store][row[0]] = row
+    found: Shown = {}
+    for name, about in manifest.catalog.items():
+        size = item_sizes[about["store"]]
+        live = [row for row in rows[about["store"]].values() if not row[4] & TOMBSTONE]
+        found[name] = {key: bytes(chunks[chunk][at : at + count * size]) for key, at, count, chunk, _ in live}
+    counts = [chunk.live[0] for chunk in manifest.chunks.values()]
+    assert sum(counts) == sum(map(len, found.values()))
+    return found
+
+
+def check_published(url: str, db: sc.Database, options: dict[str, Any] | None = None) -> Manifest:
+    """Find that the newest publication is the database as it is, and return its manifest."""
+    objects, manifest = newest(url, options)
+    assert manifest.commit == db.last_commit
+    assert records_of(objects, manifest) == shown_by(db)
+    files = {int(path.stem): path for path in (Path(db.path) / "chunks").iterdir()}
+    for chunk in manifest.chunks.values():
+        made = chunk_file(objects, manifest, chunk)
+        there = files[chunk.id].read_bytes()
+        # Behind the data there may be what a transaction has begun to write.
+        layout = chunk.layout
+        assert made[: layout.free] == there[: layout.free]
+        assert made[layout.directory :] == there[layout.directory :]
+        assert not any(made[layout.free : layout.directory])
+    return manifest
