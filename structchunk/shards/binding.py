@@ -64,7 +64,7 @@ class Home(Protocol):
         """The directory of the parts."""
 
     @property
-    def is_remote(self) -> bool:
+    def _is_remote(self) -> bool:
         """Whether that is one of published databases."""
 
     def _check_open(self) -> None:
@@ -174,7 +174,7 @@ class ShardedBinding:
     """
 
     def __init__(self, name: str, schema: Schema, parts: Iterable[Part], home: Home) -> None:
-        self.heap = ShardedHeap(home.path, name, schema, is_remote=home.is_remote)
+        self.heap = ShardedHeap(home.path, name, schema, is_remote=home._is_remote)
         self._parts = sorted(parts, key=lambda part: part.first)
         self._firsts = [part.first for part in self._parts]
         self._reach = list(accumulate((part.last for part in self._parts), max))

@@ -68,7 +68,7 @@ class Shards(StoreCollection):
         return open_shards, (self._path,)
 
     @property
-    def is_remote(self) -> bool:
+    def _is_remote(self) -> bool:
         """Whether they are published databases."""
         return False
 
