@@ -222,10 +222,6 @@ class Index:
         )
         return store_index
 
-    def item_size(self, store: int) -> int:
-        """Return the size of the items of a store that was added, in bytes."""
-        return self._item_sizes[store]
-
     def remove_store(self, store: int) -> None:
         """Forget a store that was never committed, if it is known."""
         self._store_indexes.pop(store, None)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 
 from ..chunks.chunk import Chunk
 from ..chunks.heap import Heap, Retired
+from ..disk.superblock import Superblock
 from ..engine.storage import Storage
 from ..errors import ReadOnlyError
 from ..runs.extent import empty_rows
@@ -31,17 +33,26 @@ class CopiedStorage(Storage, abc.ABC):
     def refresh(self) -> bool:
         """Show the newest commit, and tell whether it is another one. Reads in flight, and snapshots, go on."""
 
-    def take_over(self, newer: CopiedStorage) -> None:
-        """Take over what a newer storage has: chunks first, since the index must not name one that is not there."""
-        mine, theirs = self._heaps, newer._heaps
+    def take_over(self, theirs: dict[int, Heap], superblock: Superblock, move_index: Callable[[], object]) -> None:
+        """Take over what is newer: chunks first, since the index must not name one that is not there.
+
+        Parameters
+        ----------
+        theirs : dict of int to Heap
+            By their ids, the stores that there are then.
+        superblock : Superblock
+        move_index : callable
+            Has the index show the newer commit.
+        """
+        mine = self._heaps
         for store in mine.keys() & theirs.keys():
             mine[store].adopt(theirs[store].chunks)
-        self.index.follow(newer.index)
+        move_index()
         self._forget(mine, theirs)
         for store in theirs.keys() - mine.keys():
             self.index.add_store(store, theirs[store].item_size, theirs[store].check)
         self._heaps = {store: mine.get(store, heap) for store, heap in theirs.items()}
-        self.superblock = newer.superblock
+        self.superblock = superblock
         for store in mine.keys() & theirs.keys():
             theirs[store].chunks.clear()  # the garbage collector may come late, and a mapping takes a descriptor
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
 
 from ..chunks.chunk import Chunk, read_header
@@ -166,7 +167,7 @@ class ReadStorage(CopiedStorage):
 
     def _show(self, newer: ReadStorage) -> None:
         self._note_followed()
-        self.take_over(newer)
+        self.take_over(newer._heaps, newer.superblock, partial(self.index.follow, newer.index))
         self._copies.unlink_chunks()
         self._follower.begin(self)
         self.lineage, self.state = newer.lineage, newer.state  # last: if this is interrupted, it is done again

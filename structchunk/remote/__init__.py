@@ -7,5 +7,5 @@ machine, as chunk files into which blocks are fetched.
 
 Modules, from the bottom up: address, objects, layout, manifest, rows,
 publications, chunk_drafts, chunk_files, comparison, uploads, row_levels, claim, publish, prune, boot, cached_chunk,
-fetching, remote_chunk, cache, row_cache, remote_storage.
+fetching, remote_chunk, cache, row_cache, remote_index, remote_storage.
 """

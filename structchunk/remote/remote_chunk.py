@@ -20,6 +20,7 @@ from ..process.workers import Job
 from ..runs.extent import RowArray, chunks_of, concatenate, make_rows
 from ..runs.run import ContiguousRun, Run
 from .fetching import Fetching, wait
+from .manifest import Object, PublishedChunk
 
 
 class RemoteChunk(Chunk):
@@ -67,6 +68,10 @@ class RemoteChunk(Chunk):
         edges = np.flatnonzero(np.diff(wanted, prepend=False, append=False)).reshape(-1, 2).tolist()
         absent = [block for first, stop in edges for block in self._cached.absent(first, stop)]
         return self._fetching.begin(absent) if absent else []
+
+    def follow(self, published: PublishedChunk, named: Mapping[int, Object]) -> bool:
+        """Go on with a later publication of it, and tell whether that has the same bytes."""
+        return self._fetching.follow(published, named)
 
     def fetch_all(self) -> list[Job]:
         """Begin to fetch all that is published of it."""
@@ -118,8 +123,9 @@ class RemoteHeap(Heap):
 
     def _go_on(self, mine: Chunk, newer: Chunk) -> None:
         """Take the chunk of a later publication, which has all that this one has."""
-        self.chunks[mine.id] = newer
-        self.arrays.pop(mine.id, None)
+        if newer is not mine:
+            self.chunks[mine.id] = newer
+            self.arrays.pop(mine.id, None)
 
     def fetched(self, rows: RowArray) -> Mapping[int, npt.NDArray[Any]]:
         """Return the items of the chunks that rows name, of which those of the rows are there."""

@@ -6,21 +6,21 @@ index is made. Chunks are local files, into which blocks are fetched before they
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
+from ..chunks.chunk import Chunk
 from ..chunks.heap import Heap, Place
 from ..disk.paths import AnyPath, Paths
 from ..disk.superblock import Superblock
 from ..errors import CommitGone, CorruptionError, FailedError
-from ..index.index import Index, Prepared
+from ..index.index import Index
 from ..index.index_snapshot import IndexSnapshot
 from ..readers.copied_storage import CopiedStorage
 from ..runs.extent import MUTABLE
-from ..runs.run import Run, portions
 from ..types.schema import schema_from_descriptor
 from .address import shown
 from .cache import CACHE_SIZE, Cache, default_directory
@@ -30,11 +30,8 @@ from .manifest import Manifest, PublishedChunk
 from .objects import Objects, open_objects
 from .publications import find_newest, kept, read_manifest
 from .remote_chunk import RemoteChunk, RemoteHeap
+from .remote_index import advance_index, create_index
 from .row_cache import RowCache
-from .rows import Entry
-
-LOAD_ROWS = 1 << 20
-"""How many rows are put into the index at a time."""
 
 
 class Address(NamedTuple):
@@ -72,17 +69,12 @@ class Address(NamedTuple):
 
 
 class RemotePaths(Paths):
-    """The URL of a published database, and the paths of a reader's own files."""
+    """The URL of a published database, and where its chunks are kept."""
 
     is_written = False
 
     def __init__(self, url: str, cache: Cache) -> None:
         super().__init__(url, os.path.join(cache.root, "chunks"))
-        self._own = Paths(cache.private)
-
-    def index(self, generation: int) -> str:
-        """Return the path of an index directory."""
-        return self._own.index(generation)
 
 
 class RemoteStorage(CopiedStorage):
@@ -97,12 +89,14 @@ class RemoteStorage(CopiedStorage):
 
     pauses = (0.2, 2.0)
 
-    def __init__(self, source: Source, manifest: Manifest, index: Index, generation: int) -> None:
-        superblock = Superblock(manifest.database, generation, 0, 0, manifest.epoch, manifest.next_chunk)
-        super().__init__(RemotePaths(source.objects.url, source.cache), source.cache, superblock, index, 0)
+    def __init__(self, source: Source, manifest: Manifest, heaps: dict[int, RemoteHeap], index: Index) -> None:
+        paths = RemotePaths(source.objects.url, source.cache)
+        super().__init__(paths, source.cache, _superblock(manifest), index, 0)
         self._source = source
+        self._heaps.update(heaps)
         self.address = source.address
         self.manifest = manifest
+        self._hold_chunks()
 
     def places(self, heap: Heap, commit: int) -> list[Place]:
         """Return how far each chunk of a store that had any commit reaches."""
@@ -118,13 +112,24 @@ class RemoteStorage(CopiedStorage):
             newest = _newest(self._source.objects)
             if not _is_later(newest, self.manifest, self.paths.root):
                 return False
-            self.take_over(self._source.read(newest))
-            self.hold_chunks()
-            self._source.rows.forget_others(newest)
-            self.manifest = newest  # last: if this is interrupted, it is done again
+            self._show(newest)
             return True
 
-    def hold_chunks(self) -> None:
+    def _show(self, newest: Manifest) -> None:
+        source, known = self._source, len(self.manifest.rows)
+        chunks = {chunk.id: chunk for heap in self._heaps.values() for chunk in heap.chunks.values()}
+        heaps = source.heaps(newest, chunks)
+        if newest.rows[:known] == self.manifest.rows:
+            entries = source.rows.entries(newest, newest.rows[known:])
+            move = partial(advance_index, self.index, newest, heaps, entries, self.paths.root)
+        else:
+            move = partial(self.index.follow, source.index(newest, heaps.values()))
+        self.take_over(dict(heaps), _superblock(newest), move)
+        self._hold_chunks()
+        source.rows.forget_others(newest)
+        self.manifest = newest  # last: if this is interrupted, it is done again
+
+    def _hold_chunks(self) -> None:
         """Have sweeps keep the chunks that they read, whatever is shown later."""
         for heap in self._heaps.values():
             assert isinstance(heap, RemoteHeap)
@@ -165,33 +170,43 @@ class Source:
         self.rows = RowCache(os.path.join(cache.root, "rows"), objects)
         self._generation = 0
 
-    def read(self, manifest: Manifest) -> RemoteStorage:
-        """Return what shows a publication."""
-        entries = self.rows.entries(manifest)
-        chunks = self._open_chunks(manifest)
-        self._generation += 1
-        paths = RemotePaths(self.objects.url, self.cache)
-        index = Index.create(paths.index(self._generation), manifest.database, 0, manifest.next_chunk, private=True)
-        try:
-            storage = RemoteStorage(self, manifest, index, self._generation)
-            _add_heaps(storage, chunks)
-            storage.hold_chunks()
-            _fill(index, manifest, entries, self.objects.url)
-        except BaseException:
-            index.close()
-            raise
-        return storage
-
-    def _open_chunks(self, manifest: Manifest) -> list[RemoteChunk]:
+    def heaps(self, manifest: Manifest, known: Mapping[int, Chunk]) -> dict[int, RemoteHeap]:
+        """Return the stores of a publication; chunks that are known stay, if they have the same bytes."""
+        by_store: dict[int, list[RemoteChunk]] = {}
         with self.cache.making():
-            return [self._open_chunk(manifest, chunk) for chunk in manifest.chunks.values()]
+            for published in manifest.chunks.values():
+                chunk = self._chunk(manifest, published, known.get(published.id))
+                by_store.setdefault(published.store, []).append(chunk)
+        entries = manifest.catalog.items()
+        return {
+            entry["store"]: self._heap(name, entry, by_store.get(entry["store"], [])) for name, entry in entries
+        }
 
-    def _open_chunk(self, manifest: Manifest, published: PublishedChunk) -> RemoteChunk:
+    def _heap(self, name: str, entry: Mapping[str, Any], by_store: Mapping[int, list[RemoteChunk]]) -> RemoteHeap:
+        url = self.objects.url
+        heap = RemoteHeap(entry["store"], name, schema_from_descriptor(entry["schema"], url))
+        for chunk in by_store.get(heap.store, []):
+            if chunk.header.item_size != heap.item_size:
+                found = f"items of {chunk.header.item_size} bytes in chunk {chunk.id}"
+                raise CorruptionError(url, found=found, expected=f"{heap.item_size}, as its type says")
+            heap.add(chunk)
+        return heap
+
+    def _chunk(self, manifest: Manifest, published: PublishedChunk, known: Chunk | None) -> RemoteChunk:
+        if isinstance(known, RemoteChunk) and known.follow(published, manifest.objects):
+            return known
         version = ""
         if self.address.commit is not None and published.flags & MUTABLE:  # it is shown as it was then
             version = f"{zlib.crc32(published.crcs.tobytes(), published.end):08x}"
         cached = CachedChunk(self.cache.chunk(published, version), published, manifest.number)
         return RemoteChunk(Fetching(cached, self.objects, manifest.objects))
+
+    def index(self, manifest: Manifest, heaps: Iterable[RemoteHeap]) -> Index:
+        """Return a new index of a publication."""
+        entries = self.rows.entries(manifest, manifest.rows)
+        self._generation += 1
+        path = Paths(self.cache.private).index(self._generation)
+        return create_index(path, manifest, heaps, entries, self.objects.url)
 
 
 def open_published(address: Address) -> RemoteStorage:
@@ -215,7 +230,14 @@ def open_published(address: Address) -> RemoteStorage:
     directory = default_directory() if address.cache is None else address.cache
     cache = Cache(directory, objects.url, manifest.database, address.cache_size)
     try:
-        return Source(address, objects, cache).read(manifest)
+        source = Source(address, objects, cache)
+        heaps = source.heaps(manifest, {})
+        index = source.index(manifest, heaps.values())
+        try:
+            return RemoteStorage(source, manifest, heaps, index)
+        except BaseException:
+            index.close()
+            raise
     except BaseException:
         cache.release()
         raise
@@ -249,35 +271,5 @@ def _is_later(newest: Manifest, shown: Manifest, url: str) -> bool:
     return newest.number > shown.number
 
 
-def _add_heaps(storage: RemoteStorage, chunks: Iterable[RemoteChunk]) -> None:
-    by_store: dict[int, list[RemoteChunk]] = {}
-    for chunk in chunks:
-        by_store.setdefault(chunk.header.store, []).append(chunk)
-    for name, entry in storage.manifest.catalog.items():
-        store, url = entry["store"], storage.paths.root
-        heap = RemoteHeap(store, name, schema_from_descriptor(entry["schema"], url))
-        for chunk in by_store.get(store, []):
-            if chunk.header.item_size != heap.item_size:
-                found = f"items of {chunk.header.item_size} bytes in chunk {chunk.id}"
-                raise CorruptionError(url, found=found, expected=f"{heap.item_size}, as its type says")
-            heap.add(chunk)
-        storage.add_heap(heap)
-
-
-def _fill(index: Index, manifest: Manifest, entries: list[Entry], url: str) -> None:
-    """Put all that was published into an index that is empty."""
-    for note in manifest.notes:
-        index.apply(note.commit, Prepared({}, {}, notes=[(note.store, json.dumps(note.about).encode())]))
-    index.put(manifest.commit, {}, manifest.catalog)
-    sizes = {entry["store"]: index.item_size(entry["store"]) for entry in manifest.catalog.values()}
-    for store, run in _runs(entries, sizes, url):
-        for part in portions(run, LOAD_ROWS):
-            index.put(manifest.commit, {store: [part]})
-
-
-def _runs(entries: list[Entry], sizes: Mapping[int, int], url: str) -> Iterator[tuple[int, Run]]:
-    """Yield the rows that count, in order, and their stores."""
-    begins = {entry.store: number for number, entry in enumerate(entries) if entry.is_anew}
-    for number, entry in enumerate(entries):
-        if entry.store in sizes and number >= begins.get(entry.store, 0):
-            yield entry.store, entry.run(sizes[entry.store], url)
+def _superblock(manifest: Manifest) -> Superblock:
+    return Superblock(manifest.database, 1, 0, 0, manifest.epoch, manifest.next_chunk)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
+from collections.abc import Iterable
 
 from ..disk import files
 from ..errors import CorruptionError
@@ -29,10 +30,9 @@ class RowCache:
         self._directory = directory
         self._objects = objects
 
-    def entries(self, manifest: Manifest) -> list[Entry]:
-        """Return the rows of a publication; what is not there is fetched, side by side."""
-        wanted = [manifest.objects[each] for each in manifest.rows]
-        jobs = [_Read(self, each) for each in wanted]
+    def entries(self, manifest: Manifest, ids: Iterable[int]) -> list[Entry]:
+        """Return the rows of some objects of a publication; what is not there is fetched, side by side."""
+        jobs = [_Read(self, manifest.objects[each]) for each in ids]
         for job in jobs:
             WORKERS.put(job)
         for job in jobs:
