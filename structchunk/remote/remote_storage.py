@@ -10,6 +10,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from ..chunks.chunk import Chunk
@@ -116,11 +117,13 @@ class RemoteStorage(CopiedStorage):
             return True
 
     def _show(self, newest: Manifest) -> None:
-        source, known = self._source, len(self.manifest.rows)
+        source = self._source
         chunks = {chunk.id: chunk for heap in self._heaps.values() for chunk in heap.chunks.values()}
         heaps = source.heaps(newest, chunks)
-        if newest.rows[:known] == self.manifest.rows:
-            entries = source.rows.entries(newest, newest.rows[known:])
+        pairs = zip(newest.rows, self.manifest.rows, strict=False)
+        same = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        if same:  # what was behind them is in what is behind them now, or was replaced there
+            entries = source.rows.entries(newest, newest.rows[same:])
             move = partial(advance_index, self.index, newest, heaps, entries, self.paths.root)
         else:
             move = partial(self.index.follow, source.index(newest, heaps.values()))
@@ -177,10 +180,8 @@ class Source:
             for published in manifest.chunks.values():
                 chunk = self._chunk(manifest, published, known.get(published.id))
                 by_store.setdefault(published.store, []).append(chunk)
-        entries = manifest.catalog.items()
-        return {
-            entry["store"]: self._heap(name, entry, by_store.get(entry["store"], [])) for name, entry in entries
-        }
+        heaps = [self._heap(name, entry, by_store) for name, entry in manifest.catalog.items()]
+        return {heap.store: heap for heap in heaps}
 
     def _heap(self, name: str, entry: Mapping[str, Any], by_store: Mapping[int, list[RemoteChunk]]) -> RemoteHeap:
         url = self.objects.url

@@ -24,7 +24,7 @@ from published import shown_by
 from support import in_child
 
 from structchunk.cli.program import program
-from structchunk.remote import fetching, objects
+from structchunk.remote import fetching, objects, remote_storage
 
 OpenUrl = Callable[..., sc.Database]
 SECRET = "secret-of-the-store"
@@ -46,7 +46,7 @@ def open_url(store: FaultyStore, tmp_path: Path) -> Iterator[OpenUrl]:
 
     def open_one(**options: Any) -> sc.Database:
         given = {"cache": tmp_path / "cache", "storage_options": {"secret": SECRET}, **options}
-        opened.append(sc.open(store.url, "r", **given))
+        opened.append(sc.open(given.pop("url", store.url), "r", **given))
         return opened[-1]
 
     yield open_one
@@ -557,3 +557,38 @@ def test_threads(db: sc.Database, store: FaultyStore, open_url: OpenUrl) -> None
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(read, range(32)))
     assert sum(request.size for request in store.log) < 2 * values.nbytes
+
+
+def test_the_index_is_brought_forward(
+    db: sc.Database, store: FaultyStore, open_url: OpenUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To move on costs by what is new, not by what there is."""
+    rng = np.random.default_rng(0)
+    temps = db.array_store("temps", "f4")
+    temps.put_many(rng.choice(1 << 40, 20_000, replace=False), rng.random((20_000, 2)))
+    db.publish(store.url)
+    remote = open_url()
+    made: list[Any] = []
+    create = remote_storage.create_index
+    monkeypatch.setattr(remote_storage, "create_index", lambda *given: made.append(given) or create(*given))
+    for number in range(12):
+        temps.put_many(rng.choice(1 << 40, 100, replace=False), rng.random((100, 2)))
+        temps.delete_many(list(temps.keys())[: 10 * number])
+        db.publish(store.url)
+        store.forget()
+        assert remote.refresh()
+        assert sum(request.size for request in store.log) < 200_000
+        assert np.array_equal(remote["temps"].read().values, temps.read().values)
+        assert len(remote["temps"]) == len(temps)
+    assert len(made) <= 2
+
+
+def test_published_again_from_there(db: sc.Database, store: FaultyStore, open_url: OpenUrl) -> None:
+    fill(db)
+    db.publish(store.url)
+    remote, other = open_url(), FaultyStore.new()
+    remote.publish(other.url)
+    assert shown_by(open_url(url=other.url)) == shown_by(db)
+    fill(db, 1)
+    db.publish(other.url)
+    assert shown_by(open_url(url=other.url)) == shown_by(db)
