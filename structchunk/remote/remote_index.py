@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from ..chunks.heap import Heap
 from ..index.drop_notes import Note, pack_note
 from ..index.index import Index
-from ..runs.extent import without_tombstones
+from ..index.store_index import StoreIndex
+from ..runs.extent import KEY_END, TOMBSTONE, make_rows, overlay
 from ..runs.run import ArrayRun, Run, in_key_order, joined, portions
 from .manifest import Manifest
 from .rows import Entry
@@ -70,9 +71,15 @@ def advance_index(
     anew = {entry.store for entry in entries if entry.is_anew} & sizes.keys()
     changed = {store: in_key_order(runs.get(store, []), sizes[store]) for store in runs.keys() | anew}
     for store in anew:
-        changed[store] = [ArrayRun(without_tombstones(joined(changed[store])))]
+        changed[store] = [_instead_of_all(index.store_index(store), changed[store])]
     _put_notes(index, [note for note in manifest.notes if note.commit > index.last])
     index.put(manifest.commit, changed, manifest.catalog, anew)
+
+
+def _instead_of_all(store_index: StoreIndex, runs: list[Run]) -> Run:
+    """Return rows that take the place of all that a store has."""
+    old = joined(store_index.runs(0, KEY_END))
+    return ArrayRun(overlay(joined(runs), make_rows(old["key"], 0, 0, 0, TOMBSTONE)))
 
 
 def _add_stores(index: Index, heaps: Iterable[Heap]) -> dict[int, int]:
