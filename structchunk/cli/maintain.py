@@ -1,4 +1,4 @@
-"""The commands that check, repair, compact and copy: verify, rebuild-index, compact, checkpoint, pull."""
+"""The commands that check, repair, compact and copy a database: verify, rebuild-index, compact, checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import click
 
 import structchunk as sc
 
-from ..database.handle import fetch_all
 from ..stores.notebook import size_text
 from .arguments import json_option, one_line, path_argument
 from .output import cell, counted, show, show_json, table
@@ -102,32 +101,3 @@ def checkpoint(path: str, dest: str, *, update: bool, as_json: bool) -> None:
         show_json({"path": os.path.realpath(path), "dest": os.path.realpath(dest)})
     else:
         click.echo(f"{'brought forward' if is_there else 'copied to'} {one_line(os.fspath(dest))}")
-
-
-@click.command()
-@click.argument("url")
-@click.argument("dest", type=click.Path())
-@click.option("--commit", type=click.IntRange(min=0), help="Which commit; by default the newest that is published.")
-@click.option("--cache", type=click.Path(), help="Directory of what was fetched, instead of the usual one.")
-@click.option("--update", is_flag=True, help="If DEST is an earlier copy, bring it forward by what is new.")
-@json_option
-def pull(url: str, dest: str, *, commit: int | None, cache: str | None, update: bool, as_json: bool) -> None:
-    """Copy a published database to DEST, to be read and written there.
-
-    What is not in the cache yet is fetched. DEST must not exist, unless --update is given: an earlier copy, which
-    nobody has written to since, is then brought forward. Takes disk space for both, cache and copy.
-
-    What the store needs to know, such as credentials, is taken from its own configuration, or that of fsspec
-    (FSSPEC_S3_KEY and the like).
-    """
-    is_there = os.path.lexists(dest)
-    with sc.open(url, "r", commit=commit, cache=cache) as db:
-        with progress_bar("fetching") as report:
-            fetch_all(db, report)
-        with progress_bar("updating" if is_there else "copying"):
-            db.checkpoint(dest, update=update)
-        shown, last = db.path, db.last_commit
-    if as_json:
-        show_json({"url": shown, "commit": last, "dest": os.path.realpath(dest)})
-    else:
-        click.echo(one_line(f"commit {last} of {shown} is in {os.fspath(dest)}"))

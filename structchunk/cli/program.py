@@ -15,8 +15,9 @@ from ..errors import Error
 from .arguments import one_line
 from .changes import changes
 from .look import get, head, info, ls
-from .maintain import checkpoint, compact, pull, rebuild_index, verify
+from .maintain import checkpoint, compact, rebuild_index, verify
 from .picture import map_
+from .remote import prune, publish, published, pull
 from .transfer import export, import_
 
 INTERRUPTED = 128 + 2
@@ -71,8 +72,8 @@ def _discard_output() -> None:
 def program() -> None:
     """Look into structchunk databases, check, copy and convert them.
 
-    PATH is the directory of a database. Commands that only read work beside a program that writes, and take the URL
-    of a published database, too.
+    PATH is the directory of a database, URL where one is published. Commands that only read work beside a program
+    that writes, and take a URL in place of PATH.
 
     \b
     Exit codes:
@@ -85,21 +86,9 @@ def program() -> None:
     """  # noqa: D301 - a sign to click: leave these lines as they are
 
 
-for command in (
-    info,
-    ls,
-    head,
-    get,
-    map_,
-    changes,
-    verify,
-    rebuild_index,
-    compact,
-    checkpoint,
-    pull,
-    export,
-    import_,
-):
+for command in (info, ls, head, get, map_, changes, verify, rebuild_index, compact, checkpoint, export, import_):
+    program.add_command(command)
+for command in (publish, published, pull, prune):
     program.add_command(command)
 
 

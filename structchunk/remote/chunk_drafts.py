@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..chunks.header import TEXT_OFFSET, Header, HeaderFields
 from ..chunks.heap import Place
-from .layout import Extent, Layout
+from .layout import ZEROS, Extent, Layout
 from .manifest import PublishedChunk
 
 NOWHERE = (1 << 32) - 1
@@ -68,7 +68,8 @@ class ChunkDraft:
                 where = self._positions(blocks)
                 sizes = self._sizes(blocks, prior.layout)
                 self._object[where] = extent.object
-                self._offset[where] = extent.offset + first + np.cumsum(sizes) - sizes
+                if extent.object != ZEROS:
+                    self._offset[where] = extent.offset + first + np.cumsum(sizes) - sizes
                 self._crc[where] = prior.crcs[_positions(prior.layout, blocks)]
 
     def _positions(self, blocks: range) -> slice:
@@ -118,11 +119,11 @@ class ChunkDraft:
                 yield run[start:stop]
 
     def put(self, blocks: range, object: int, offset: int, crcs: npt.NDArray[np.uint32]) -> None:
-        """Say where consecutive blocks, back to back, lie from now on."""
+        """Say where consecutive blocks, back to back, lie from now on, if they are not zeros."""
         where = self._positions(blocks)
         sizes = self._sizes(blocks, self.layout)
         self._object[where] = object
-        self._offset[where] = offset + np.cumsum(sizes) - sizes
+        self._offset[where] = offset + np.cumsum(sizes) - sizes if object != ZEROS else 0
         self._crc[where] = crcs
 
     # ------------------------------------------------------------------ what it is
@@ -134,16 +135,16 @@ class ChunkDraft:
         )
         objects, where = np.unique(self._object, return_inverse=True)
         totals = np.bincount(where, weights=sizes, minlength=len(objects)).astype(np.uint64)
-        return {each: size for each, size in zip(objects.tolist(), totals.tolist(), strict=True) if each != NOWHERE}
+        stored = {*objects.tolist()} - {NOWHERE, ZEROS}
+        return {each: size for each, size in zip(objects.tolist(), totals.tolist(), strict=True) if each in stored}
 
     def extents(self) -> Iterator[Extent]:
         """Yield where all blocks lie, none of which may lie nowhere."""
         for run in self.layout.runs:
             where = self._positions(run)
             objects, offsets = self._object[where], self._offset[where]
-            goes_on = (objects[1:] == objects[:-1]) & (
-                offsets[1:] == (offsets + self._sizes(run, self.layout))[:-1]
-            )
+            ends = np.where(objects == ZEROS, 0, offsets + self._sizes(run, self.layout))
+            goes_on = (objects[1:] == objects[:-1]) & (offsets[1:] == ends[:-1])
             starts = [0, *(np.flatnonzero(~goes_on) + 1).tolist()]
             for start, stop in zip(starts, [*starts[1:], len(run)], strict=True):
                 yield Extent(run[start], stop - start, int(objects[start]), int(offsets[start]))

@@ -14,8 +14,12 @@ BLOCKS = 1 << 13
 """How many blocks a chunk file has, unless they would be smaller or larger than may be."""
 
 
+ZEROS = 0
+"""Stands for the object of blocks that are all zeros, of which nothing is stored."""
+
+
 class Extent(NamedTuple):
-    """Blocks of one chunk that lie back to back in one object."""
+    """Blocks of one chunk that lie back to back in one object, or are zeros."""
 
     first: int
     block_count: int
@@ -29,7 +33,10 @@ class Extent(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """What one request brings: ``size`` bytes at ``offset`` of an object, those at ``start`` of the file."""
+    """What one request brings: ``size`` bytes at ``offset`` of an object, those at ``start`` of the file.
+
+    If the object is ``ZEROS``, nothing is to be fetched: these bytes are zeros.
+    """
 
     blocks: range
     object: int

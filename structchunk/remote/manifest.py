@@ -32,7 +32,8 @@ A manifest is JSON, compressed by gzip, whose CRC covers it::
         live     [records, bytes] that are live in it
         flags    that any row of its directory has
         end      CRC-32 of the directory's lower end: of the last 4 KiB of it, or all
-        extents  [[first block, count, object, offset in the object], ...], ascending
+        extents  [[first block, count, object, offset in the object], ...], ascending; object 0 and offset 0 stand
+                 for zeros, of which nothing is stored
         crcs     base64: a little-endian u4, the CRC-32 of each block that is stored, ascending
     earlier      [[number, commit, token], ...], ascending: the publications before this one, the last ones of them
 
@@ -60,7 +61,7 @@ import numpy.typing as npt
 from ..chunks.header import Header, parse_header
 from ..errors import CorruptionError
 from ..index.drop_notes import Note
-from .layout import BLOCK_SIZES, Extent, Layout, Piece
+from .layout import BLOCK_SIZES, ZEROS, Extent, Layout, Piece
 
 VERSION = 1
 NEWEST = "newest"
@@ -135,7 +136,7 @@ class PublishedChunk(NamedTuple):
                 extent = self.extent(block)
                 part = range(block, min(extent.stop, stop))
                 span = self.layout.span(part)
-                before = span.start - self.layout.stored(extent.first).start
+                before = span.start - self.layout.stored(extent.first).start if extent.object != ZEROS else 0
                 yield Piece(part, extent.object, extent.offset + before, span.start, len(span))
                 block = part.stop
 
@@ -314,7 +315,7 @@ def _parse_object(found: Any) -> Object:
     _need(role in (ROWS, DATA), f"an object of role {role!r}", f"{ROWS} or {DATA}")
     name = _text(name)
     _need(publication_of(name) is not None and ".." not in name, f"an object named {name!r}", f"{OBJECTS}...")
-    return Object(_integer(number), name, role, _integer(size), _integer(crc))
+    return Object(_integer(number, 1), name, role, _integer(size), _integer(crc))
 
 
 def _parse_catalog(found: Any) -> dict[str, dict[str, Any]]:
@@ -400,6 +401,9 @@ def _check_extents(chunk: PublishedChunk, objects: dict[int, Object]) -> None:
         fits = extent.first == run.start and 0 < extent.block_count <= len(run)
         _need(fits, f"{what}: blocks {extent.first} to {extent.stop} where {run} are next", "those")
         blocks, run = run[: extent.block_count], run[extent.block_count :]
+        if extent.object == ZEROS:
+            _need(not extent.offset, f"{what}: zeros at {extent.offset}", "0")
+            continue
         kept = objects[extent.object]
         end = extent.offset + len(chunk.layout.span(blocks))
         _need(kept.role == DATA and end <= kept.size, f"{what}: bytes up to {end} of {kept}", "bytes of it")

@@ -285,10 +285,11 @@ def open_objects(url: str, options: Mapping[str, Any] | None = None) -> Objects:
         It is no URL that fsspec knows.
     """
     try:
+        from fsspec.config import conf  # noqa: PLC0415
         from fsspec.core import url_to_fs  # noqa: PLC0415
     except ImportError as error:
         raise missing_extra(f"{shown(url)} needs fsspec", "remote") from error
-    secrets = secrets_of(options)
+    secrets = secrets_of({"given": options, "configured": conf})
     try:
         filesystem, root = url_to_fs(url, **(options or {}))
     except ImportError as error:

@@ -23,6 +23,7 @@ from ..maintenance.chunk_copies import may_change
 from . import claim
 from .chunk_files import ChunkFiles, ChunkGone
 from .comparison import Comparison, all_rows, compare, end_of, new_entries
+from .layout import ZEROS
 from .manifest import ROWS, Earlier, Manifest, Object, PublishedChunk, object_name
 from .objects import Objects, open_objects
 from .publications import Found, look, say_newest
@@ -185,7 +186,7 @@ class Publication:
     ) -> Manifest:
         taken, chunks = self._taken, self._chunks(compared)
         objects = self._known_objects() | {made.id: made for made in self._made}
-        needed = {extent.object for chunk in chunks.values() for extent in chunk.extents} | set(rows)
+        needed = {extent.object for chunk in chunks.values() for extent in chunk.extents} - {ZEROS} | set(rows)
         commit = taken.snapshot.commit
         return Manifest(
             database=taken.superblock.database,

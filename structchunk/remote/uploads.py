@@ -10,12 +10,14 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .chunk_drafts import ChunkDraft, Reader, crcs_of
+from .layout import ZEROS
 from .manifest import DATA, Object
 from .objects import Objects
 
@@ -39,11 +41,20 @@ class Part(NamedTuple):
         return len(self.draft.layout.span(self.blocks))
 
 
-class Done(NamedTuple):
-    """An object that was uploaded, and the CRCs of the blocks of each of its parts."""
+class Laid(NamedTuple):
+    """Where blocks lie now: in an object, or as zeros; and their CRCs."""
 
-    object: Object
-    crcs: list[npt.NDArray[np.uint32]]
+    part: Part
+    object: int
+    offset: int
+    crcs: npt.NDArray[np.uint32]
+
+
+class Done(NamedTuple):
+    """An object that was uploaded, unless there was nothing but zeros, and where the blocks of its parts lie."""
+
+    object: Object | None
+    laid: list[Laid]
 
 
 def choose_again(drafts: Iterable[ChunkDraft], known: Iterable[Object]) -> set[int]:
@@ -103,13 +114,11 @@ def upload(
     made = []
     report(done, total)
     work = [(objects, reader, parts, *name) for parts, name in zip(planned, names, strict=False)]
-    for parts, (made_object, crcs) in zip(planned, _in_threads(work), strict=True):
-        offset = 0
-        for part, part_crcs in zip(parts, crcs, strict=True):
-            part.draft.put(part.blocks, made_object.id, offset, part_crcs)
-            offset += part.size
-        made.append(made_object)
-        done += made_object.size
+    for made_object, laid in _in_threads(work):
+        for part, number, offset, crcs in laid:
+            part.draft.put(part.blocks, number, offset, crcs)
+            done += part.size
+        made += [] if made_object is None else [made_object]
         report(done, total)
     return made
 
@@ -129,11 +138,36 @@ def _in_threads(work: list[tuple[Objects, Reader, list[Part], int, str]]) -> Ite
 
 
 def _upload_one(objects: Objects, reader: Reader, parts: list[Part], number: int, name: str) -> Done:
-    data, crcs = [], []
-    for draft, blocks in parts:
-        span = draft.layout.span(blocks)
-        data.append(reader.read(draft.header.chunk, span.start, len(span)))
-        crcs.append(crcs_of(draft.layout, blocks, data[-1]))
+    data, laid, size = [], [], 0
+    for part in parts:
+        span = part.draft.layout.span(part.blocks)
+        read = reader.read(part.draft.header.chunk, span.start, len(span))
+        crcs = crcs_of(part.draft.layout, part.blocks, read)
+        for some, is_zero in _by_zeros(part, read):
+            inner = part.draft.layout.span(some.blocks)
+            first = some.blocks.start - part.blocks.start
+            some_crcs = crcs[first : first + len(some.blocks)]
+            laid.append(Laid(some, ZEROS, 0, some_crcs) if is_zero else Laid(some, number, size, some_crcs))
+            if not is_zero:
+                data.append(memoryview(read)[inner.start - span.start : inner.stop - span.start])
+                size += len(inner)
+    if not size:
+        return Done(None, laid)
     whole = b"".join(data)
     objects.write(name, whole)
-    return Done(Object(number, name, DATA, len(whole), zlib.crc32(whole)), crcs)
+    return Done(Object(number, name, DATA, size, zlib.crc32(whole)), laid)
+
+
+def _by_zeros(part: Part, data: bytes) -> Iterator[tuple[Part, bool]]:
+    """Yield the blocks of a part, as far as they are all zeros, or none of them is."""
+    layout = part.draft.layout
+    start = layout.stored(part.blocks[0]).start
+    zeros = bytes(layout.block)
+
+    def is_zero(block: int) -> bool:
+        stored = layout.stored(block)
+        return zeros.startswith(data[stored.start - start : stored.stop - start])
+
+    for found, group in groupby(part.blocks, key=is_zero):
+        blocks = list(group)
+        yield Part(part.draft, range(blocks[0], blocks[-1] + 1)), found

@@ -107,6 +107,23 @@ def test_records_that_change_in_place(db: sc.Database, url: str) -> None:
     assert db.publish(url).objects == 0
 
 
+def test_sparse_arrays_stay_sparse(open_db: OpenDB, store: FaultyStore) -> None:
+    db = open_db(sync=False)
+    array = db.array_store("sparse", "f8").new(1, 4 << 20)
+    array[1_000_000:1_000_100] = 1.0
+    assert db.publish(store.url).bytes < 100_000
+    check_published(store.url, db)
+    array[2_000_000] = 1.0
+    array[1_000_000:1_000_100] = 0.0
+    assert db.publish(store.url).objects == 2
+    manifest = check_published(store.url, db)
+    assert sum(len(chunk.extents) for chunk in manifest.chunks.values()) < 10
+    array[2_000_000] = 0.0
+    db.publish(store.url)
+    check_published(store.url, db)
+    assert db.publish(store.url).objects == 0
+
+
 def test_a_reader_publishes_beside_a_writer(open_db: OpenDB, store: FaultyStore) -> None:
     db = open_db(chunk_size=64 << 10, sync=False)
     fill(db)
