@@ -27,6 +27,7 @@ from .remote.prune import Pruned, prune, published
 from .remote.publish import Published
 from .shards.shards import Shards, open_shards
 from .stores.array_store import ArrayStore
+from .stores.attributes import Attributes
 from .stores.batch import Batch
 from .stores.change import Change
 from .stores.cursor import Cursor
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Array",
     "ArrayStore",
+    "Attributes",
     "Batch",
     "Change",
     "ChunkStats",

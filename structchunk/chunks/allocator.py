@@ -7,6 +7,7 @@ the chunk files that were made. Small records are collected in memory, and writt
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Protocol
 
@@ -197,6 +198,20 @@ class Allocator:
         room.limit -= ROW_SIZE
         self.expose()
         return ROW.pack(key, offset, length, chunk.id, flags)
+
+    def put_parts(self, key: int, size: int, parts: Iterable[tuple[int, Any]], flags: int) -> bytes:
+        """Store one record of `size` bytes in parts, each with where it begins, and return its packed row.
+
+        What no part has stays a hole.
+        """
+        room = self._room(size)
+        self._spill(room)
+        offset = room.free
+        for start, data in parts:
+            self.place(room, offset + start, data, data.nbytes)
+        room.free = room.stored = offset + size
+        room.limit -= ROW_SIZE
+        return ROW.pack(key, offset, size // self.heap.item_size, room.chunk.id, flags)
 
     def put_many(
         self, keys: Keys, items: npt.NDArray[Any], lengths: npt.NDArray[np.int64], flags: int = 0

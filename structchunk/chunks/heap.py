@@ -21,6 +21,9 @@ from ..runs.run import Run
 from ..types.schema import Schema
 from .chunk import Chunk
 
+ATTRIBUTES = ""
+"""The name of the store that has the attributes of a database and of its stores; no other one can have it."""
+
 
 class Arrays(dict[int, Items]):
     """Each chunk of a heap as one array of items, mapped when first asked for."""
@@ -103,6 +106,8 @@ class Heap:
         The files that commits have named.
     drafts : dict of int to Chunk
         Those that a transaction has made and not committed; only it has extents in them.
+    is_dropped : bool
+        Whether a commit of this process has dropped the store.
 
     Notes
     -----
@@ -120,6 +125,7 @@ class Heap:
         self.item_size = schema.item_size
         self.chunks: dict[int, Chunk] = {}
         self.drafts: dict[int, Chunk] = {}
+        self.is_dropped = False
         self.arrays = Arrays(self, writable=False)
         self.live_arrays = Arrays(self, writable=True)
         self.retired: WeakValueDictionary[int, Retired] = WeakValueDictionary()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -29,9 +30,9 @@ STEP = 1 << 14
 @click.argument("store", required=False)
 @json_option
 def info(path: str, store: str | None, as_json: bool) -> None:
-    """Show stores with types, counts and sizes.
+    """Show stores with types, counts and sizes, and attributes.
 
-    With STORE, show that one's fields and chunks.
+    With STORE, show that one's fields, chunks and attributes.
 
     Garbage is what was replaced or deleted: compact gives it back. Disk is what the chunk files take,
     blocks reserved ahead included.
@@ -41,19 +42,32 @@ def info(path: str, store: str | None, as_json: bool) -> None:
             db[store]  # raises if there is none
         names = list(db) if store is None else [store]
         stats = db.stats()
+        attributes = {name: dict(db[name].attrs.items()) for name in names}
         stores = [(stats[name], schema_of(db[name])) for name in names]
         if as_json:
-            show_json({"path": db.path, "stores": [_document(*pair) for pair in stores]})
+            documents = [_document(*pair, attributes[pair[0].name]) for pair in stores]
+            show_json({"path": db.path, "attributes": dict(db.attrs.items()), "stores": documents})
         elif store is None:
             _show_stores(db, stores)
+            _show_attributes(db.attrs)
         else:
             _show_store(*stores[0])
+            _show_attributes(attributes[store])
 
 
-def _document(stats: sc.StoreStats, schema: Schema) -> dict[str, Any]:
+def _show_attributes(attributes: Mapping[str, Any]) -> None:
+    rows = table("attribute", "value", left=("attribute", "value"))
+    for name, value in attributes.items():
+        rows.add_row(cell(name), cell(json.dumps(value, ensure_ascii=False)))
+    if attributes:
+        show("", whole(rows))
+
+
+def _document(stats: sc.StoreStats, schema: Schema, attributes: dict[str, Any]) -> dict[str, Any]:
     figures = {name: getattr(stats, name) for name in ("records", "live", "garbage", "disk_size")}
     chunks = [chunk._asdict() for chunk in stats.chunks]
-    return {"name": stats.name, "schema": schema.descriptor, **figures, "chunks": chunks}
+    about = {"name": stats.name, "schema": schema.descriptor, "attributes": attributes}
+    return {**about, **figures, "chunks": chunks}
 
 
 def _show_stores(db: sc.Database, stores: list[tuple[sc.StoreStats, Schema]]) -> None:

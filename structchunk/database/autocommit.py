@@ -16,11 +16,13 @@ from ..engine.storage import Storage
 from ..maintenance.stats import StoreStats
 from ..runs.extent import Extent, RowArray
 from ..runs.run import Run
+from ..stores.attributes import Attributes
+from .attribute_records import Holder, attributes_of
 from .snapshot import Snapshot, SnapshotBinding
 from .transaction import Transaction, staging_of
 
 
-class Writable(Protocol):
+class Writable(Holder, Protocol):
     """What is needed of a database."""
 
     _storage: Storage
@@ -98,6 +100,10 @@ class AutocommitBinding:
     def figures(self) -> StoreStats | None:
         """Return what the store holds, in bytes."""
         return self._database.stats().get(self.heap.name)
+
+    def attributes(self) -> Attributes:
+        """Return the store's attributes."""
+        return attributes_of(self._database, self.heap)
 
     def version(self) -> int:
         """Return the number of the last commit."""

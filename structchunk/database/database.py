@@ -6,25 +6,30 @@ import atexit
 import contextlib
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 from ..chunks.heap import Heap
 from ..disk import files
 from ..disk.paths import AnyPath
+from ..engine.in_place import NOTHING
 from ..engine.storage import Storage
 from ..errors import ReadOnlyError
+from ..maintenance.altering import copy_altered, hold_still
 from ..maintenance.backup import copy_storage, destination
 from ..maintenance.compaction import CompactionReport, compact_index, compact_store
 from ..maintenance.update import update_copy
 from ..process import leftovers
 from ..remote.publish import Published, publish
-from ..stores.collection import open_store
+from ..stores.collection import check_store_name, open_store
+from ..types.alteration import alteration, asked_schema
 from ..types.schema import Schema
+from .attribute_records import ATTRIBUTES, Writer
 from .autocommit import AutocommitBinding
 from .handle import DatabaseHandle
-from .transaction import Transaction, drop_store, staging_by_name
+from .transaction import Transaction, drop_store, replace_store, staging_by_name
 from .writer_queue import WriterQueue
 
 CLOSE_WAIT = 1.0
@@ -84,6 +89,79 @@ class Database(DatabaseHandle):
     def _drop(self, name: str) -> None:
         with self.transaction() as transaction:
             drop_store(transaction, name)
+
+    def alter_store(
+        self,
+        name: str,
+        new_type: Any,
+        fill: Mapping[str, Any] | None = None,
+        drop: Iterable[str] = (),
+        progress: Callable[[int, int], object] | None = None,
+    ) -> None:
+        """Give the records of a store another type, as one commit.
+
+        Parameters
+        ----------
+        name : str
+        new_type : dtype or type
+            What ``array_store`` or ``object_store`` would take to make such a store; items of a shape as
+            ``np.dtype(("f4", (384,)))``. Fields are matched by name, those of structs within as well; they may be
+            in another order. Numbers may become wider: integers and bools any type that holds all their values, as
+            ``i2`` an ``i8`` or ``f4``, floats longer ones. ``S`` and ``U`` may become longer. Shapes, units of
+            times, and whether it is an array store or an object store stay.
+        fill : mapping of str to object, optional
+            What new fields hold, by name; of structs within by path, ``"position.z"``, of those in arrays
+            ``"points[].z"``. Others are zeros.
+        drop : iterable of str
+            Stored fields that are to go, likewise. No other field is lost.
+        progress : callable, optional
+            Called as ``progress(done, total)``, in bytes of stored records.
+
+        Raises
+        ------
+        SchemaError
+            Values might change, or a field would be lost; the message names each, with both types. Nothing changed.
+        ValueError, TypeError
+            `fill` or `drop` name what they cannot, or a value does not fit; nothing changed.
+        StoreNotFound
+            There is no such store.
+        LockedError
+            This thread has a transaction open; or an object, or an array made by ``new()``, of the store is held,
+            of which changes would be lost.
+        OSError
+            ENOSPC when the disk has no room for the new records beside the old ones; nothing changed.
+
+        Notes
+        -----
+        The commit is atomic and durable, whatever is killed meanwhile; other transactions wait, reads go on. It
+        takes memory for the rows, as ``put_many`` does, not for the records, and disk space for both types until
+        the old files go. Attributes stay. If the type is that of the store already, nothing is written.
+
+        Snapshots, arrays and batches of before go on showing the old type. What was got of the store raises
+        StoreNotFound from then on: get it again by its name. Readers see the new type after ``refresh()``. In
+        :meth:`changes` the store is dropped and created again, with all its records, by this commit; its changes of
+        before are lost.
+        """
+        self._binding(check_store_name(name))  # raises if there is none
+        with self.transaction(sync=True) as transaction:
+            storage, staging = staging_by_name(transaction, name)
+            heap = staging.heap
+            asked = asked_schema(heap.schema, new_type)
+            converter = alteration(name, heap.schema, asked, fill, drop)
+            if asked == heap.schema:
+                return
+            total = sum(count.size for count in storage.index.live[heap.store].values())
+            try:
+                hold_still(storage, heap)
+                stagings = replace_store(transaction, name, asked)
+                copy_altered(*stagings, converter, partial(_report, progress, 0, total))
+                transaction.commit()
+            finally:
+                storage.in_place.moving = NOTHING
+        self.sync()
+
+    def _changing_attributes(self) -> AbstractContextManager[Writer]:
+        return self.transaction()
 
     # ------------------------------------------------------------------ transactions
 
@@ -167,6 +245,8 @@ class Database(DatabaseHandle):
             reports.append(self._compact(name, partial(_report, progress, done, total)))
             done += stats[name].live
             _report(progress, done, total)
+        if not names and ATTRIBUTES in self._storage.heaps:
+            self._compact(ATTRIBUTES, _ignore)
         compact_index(self._storage, names)
         return reports
 
@@ -336,6 +416,10 @@ class Database(DatabaseHandle):
             # The garbage collector may interrupt whoever holds the locks that closing needs.
             leftovers.leave(self._storage.close)
             warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=1)
+
+
+def _ignore(done: int) -> None:
+    """Report no progress."""
 
 
 def _report(progress: Callable[[int, int], object] | None, before: int, total: int, done: int = 0) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..chunks.heap import Heap
+from ..chunks.heap import ATTRIBUTES, Heap
 from ..engine.history import Entry, entries, first_change, net_entries, take
 from ..engine.storage import Storage
+from ..errors import StoreNotFound
 from ..stores.change import Change
 
 
@@ -27,8 +28,12 @@ def changes_since(
     heaps, commit : optional
         The stores as of an earlier commit, which a snapshot keeps; else the latest one.
     """
+    if ATTRIBUTES in names:
+        raise StoreNotFound(f"there is no store {ATTRIBUTES!r}")
     logs = take(storage, operator.index(since), heaps, commit)
-    chosen, dropped = logs.chosen(names), logs.dropped(names)
+    # Those of attributes, of which nothing is told, count for whether all is there.
+    chosen = [log for log in logs.chosen(names) if log.heap.name != ATTRIBUTES]
+    dropped = logs.dropped(names)
     return map(_change, net_entries(chosen, dropped, logs.commit) if net else entries(chosen, dropped))
 
 

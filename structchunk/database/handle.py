@@ -6,6 +6,8 @@ import abc
 import math
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 
 from ..chunks.heap import Heap
 from ..engine.storage import Storage
@@ -16,10 +18,12 @@ from ..maintenance.verify import Problem, verify_storage
 from ..readers.copied_storage import CopiedStorage
 from ..readers.read_storage import ReadStorage
 from ..remote.remote_storage import RemoteStorage
+from ..stores.attributes import Attributes
 from ..stores.binding import Binding
 from ..stores.change import Change
 from ..stores.collection import StoreCollection
 from ..stores.notebook import database_html, note
+from .attribute_records import ATTRIBUTES, Writer, attributes_of, read_text
 from .feed import Horizon, changes_since
 from .snapshot import Snapshot
 
@@ -48,17 +52,17 @@ class DatabaseHandle(StoreCollection):
         return self._storage.is_closed
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{len(self._storage.heaps)} stores"
+        state = "closed" if self.closed else f"{len(self._storage.stores)} stores"
         return f"<Database {self.path!r}, mode {self._mode!r}, {state}>"
 
     def _repr_html_(self) -> str:
         """Return the stores, with their sizes and chunks, for a notebook; it reads no record."""
         try:
-            stats, heaps = self.stats(), dict(self._storage.heaps)
+            stats, heaps, attributes = self.stats(), dict(self._storage.stores), dict(self.attrs.items())
         except (Error, OSError) as error:
             return note(f"{self!r}: {error}")
         stores = [(name, heaps[name].schema, held) for name, held in stats.items() if name in heaps]
-        return database_html(self.path, self._mode, stores)
+        return database_html(self.path, self._mode, stores, attributes)
 
     def _check_open(self) -> None:
         """Raise ClosedError after :meth:`close`, and in a forked child."""
@@ -68,9 +72,9 @@ class DatabaseHandle(StoreCollection):
 
     def _binding(self, name: str) -> Binding:
         self._check_open()
-        heap = self._storage.heaps.get(name)
+        heap = self._storage.stores.get(name)
         if heap is None:
-            raise StoreNotFound(f"{self.path} has no store {name!r}; it has {sorted(self._storage.heaps)}")
+            raise StoreNotFound(f"{self.path} has no store {name!r}; it has {sorted(self._storage.stores)}")
         return self._latest(heap)
 
     @abc.abstractmethod
@@ -79,13 +83,40 @@ class DatabaseHandle(StoreCollection):
 
     def _names(self) -> Collection[str]:
         self._check_open()
-        return self._storage.heaps
+        return self._storage.stores
 
     def __len__(self) -> int:
         return len(self._names())
 
     def _at_one_commit(self) -> Snapshot:
         return self.snapshot()
+
+    # ------------------------------------------------------------------ attributes
+
+    @property
+    def attrs(self) -> Attributes:
+        """Named JSON values of the database itself: where it comes from, what made it.
+
+        Notes
+        -----
+        A mutable mapping, in which each change is a commit. Each store has attributes of its own, and transactions
+        and snapshots show the same ones. A database that never had any takes nothing for them. They are committed
+        as records are: copies, readers, and an index that is made anew have them. :meth:`changes` passes over them.
+        """
+        return attributes_of(self)
+
+    def _check_there(self, heap: Heap) -> None:
+        self._check_open()
+        self._storage.index.store_index(heap.store)  # raises if it was dropped
+
+    def _attribute_text(self, owner: int) -> bytes:
+        self._check_open()
+        heap = self._storage.heaps.get(ATTRIBUTES)
+        return b"" if heap is None else read_text(heap, partial(self._latest(heap).find, owner))
+
+    @abc.abstractmethod
+    def _changing_attributes(self) -> AbstractContextManager[Writer]:
+        """Return the transaction that a change belongs to."""
 
     # ------------------------------------------------------------------ commits
 
@@ -259,7 +290,7 @@ class DatabaseHandle(StoreCollection):
         self._check_open()
         with self._storage.committing():
             last, live = self._storage.index.last, self._storage.index.live
-            found = sorted(self._storage.heaps.items())
+            found = sorted(self._storage.stores.items())
             return {
                 name: store_stats(name, self._storage.places(heap, last), live.get(heap.store, {}))
                 for name, heap in found

@@ -16,9 +16,11 @@ from ..index.index_snapshot import IndexSnapshot
 from ..runs.extent import KEY_END, Extent, RowArray
 from ..runs.key_ranges import KeyRange, split, weight
 from ..runs.run import Run
+from ..stores.attributes import Attributes
 from ..stores.change import Change
 from ..stores.collection import StoreCollection
 from ..types.keys import as_key
+from .attribute_records import ATTRIBUTES, attributes_of, read_text
 from .feed import changes_since, first_change_of
 
 
@@ -54,6 +56,10 @@ class SnapshotBinding:
 
     def figures(self) -> None:
         """Return None: the figures that are kept are those of the latest commit."""
+
+    def attributes(self) -> Attributes:
+        """Return the store's attributes."""
+        return attributes_of(self._snapshot, self.heap)
 
     def version(self) -> int:
         """Return the same number always."""
@@ -94,13 +100,14 @@ class Snapshot(StoreCollection):
         self._database = database  # which stays open for as long as this lives
         self._taken: IndexSnapshot | None = index_snapshot
         self._heaps = dict(heaps)
+        self._stores = {name: heap for name, heap in heaps.items() if name != ATTRIBUTES}
         self._storage = storage
         self._finalizer = weakref.finalize(self, index_snapshot.close)
 
     def __repr__(self) -> str:
         if self._taken is None:
             return "<Snapshot, closed>"
-        return f"<Snapshot of commit {self._taken.commit}, {len(self._heaps)} stores>"
+        return f"<Snapshot of commit {self._taken.commit}, {len(self._stores)} stores>"
 
     @property
     def last_commit(self) -> int:
@@ -124,14 +131,31 @@ class Snapshot(StoreCollection):
         return self._taken
 
     def _names(self) -> Collection[str]:
-        return self._heaps
+        return self._stores
 
     def _binding(self, name: str) -> SnapshotBinding:
         self._index_snapshot()
-        heap = self._heaps.get(name)
+        heap = self._stores.get(name)
         if heap is None:
-            raise StoreNotFound(f"the snapshot has no store {name!r}; it has {sorted(self._heaps)}")
+            raise StoreNotFound(f"the snapshot has no store {name!r}; it has {sorted(self._stores)}")
         return SnapshotBinding(self, heap)
+
+    # ------------------------------------------------------------------ attributes
+
+    @property
+    def attrs(self) -> Attributes:
+        """The database's attributes as of the commit; see ``Database.attrs``. They cannot be changed here."""
+        return attributes_of(self)
+
+    def _check_there(self, heap: Heap) -> None:
+        """Do nothing: what a snapshot shows stays."""
+
+    def _attribute_text(self, owner: int) -> bytes:
+        index, heap = self._index_snapshot(), self._heaps.get(ATTRIBUTES)
+        return b"" if heap is None else read_text(heap, lambda: index.find(heap.store, owner))
+
+    def _changing_attributes(self) -> NoReturn:
+        raise ReadOnlyError("a snapshot's attributes cannot be set; set them through the database or a transaction")
 
     def split(self, *names: str, count: int) -> list[KeyRange]:
         """Cut the key space into ranges of about the same size, for several workers to scan.

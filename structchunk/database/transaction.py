@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn
@@ -21,9 +22,11 @@ from ..engine.storage import Storage
 from ..errors import ClosedError, Error, StoreNotFound
 from ..runs.extent import DROPPED, TOMBSTONE, Extent, RowArray
 from ..runs.run import Run, end_key, overlay_runs
+from ..stores.attributes import Attributes
 from ..stores.collection import StoreCollection, check_store_name
 from ..types.keys import as_key
 from ..types.schema import Schema
+from .attribute_records import ATTRIBUTES, SCHEMA, attributes_of
 
 CLOSED = "was aborted when the database was closed"
 
@@ -142,6 +145,10 @@ class TransactionBinding:
     def figures(self) -> None:
         """Return None: the figures that are kept are those of the latest commit."""
 
+    def attributes(self) -> Attributes:
+        """Return the store's attributes."""
+        return attributes_of(self._transaction, self.heap)
+
     def version(self) -> int:
         """Return a number that changes with every write."""
         return self.open_writer().changes
@@ -182,7 +189,7 @@ class Transaction(StoreCollection):
         self._sync = sync
         self._stagings: dict[str, Staging] = {}
         self._created: dict[str, Heap] = {}
-        self._dropped: Heap | None = None
+        self._dropped: Staging | None = None
         self._ended = ""
 
     def __repr__(self) -> str:
@@ -193,18 +200,22 @@ class Transaction(StoreCollection):
 
     def _binding(self, name: str) -> TransactionBinding:
         heap = self._heap(name)
-        if heap is None:
+        if heap is None or name == ATTRIBUTES:
             raise StoreNotFound(f"no store {name!r}; create it with array_store() or object_store()")
         return TransactionBinding(self, self._staging(heap))
 
     def _names(self) -> Collection[str]:
         self._check_open()
-        return ChainMap(self._created, self._storage.heaps)
+        created = {name: heap for name, heap in self._created.items() if name != ATTRIBUTES}
+        return ChainMap(created, self._storage.stores)
 
     def _create(self, name: str, schema: Schema) -> None:
         """Create a store in this transaction."""
         self._check_open()
-        heap = self._storage.new_heap(check_store_name(name), schema)
+        self._add_store(check_store_name(name), schema)
+
+    def _add_store(self, name: str, schema: Schema) -> None:
+        heap = self._storage.new_heap(name, schema)
         allocator = self._allocator(heap)
         allocator.roll()
         self._storage.index.add_store(heap.store, heap.item_size, heap.check)
@@ -228,6 +239,47 @@ class Transaction(StoreCollection):
         index, store = self._storage.index, allocator.heap.store
         return Staging(allocator, index.store_index(store), partial(index.record_count, store))
 
+    # ------------------------------------------------------------------ attributes
+
+    @property
+    def attrs(self) -> Attributes:
+        """The database's attributes, as this transaction sees and changes them; see ``Database.attrs``."""
+        self._check_open()
+        return attributes_of(self)
+
+    def _check_there(self, heap: Heap) -> None:
+        mine = self._heap(heap.name)
+        if mine is None or mine.store != heap.store:
+            raise StoreNotFound(f"store {heap.name!r} was dropped or altered; get it again by its name")
+
+    def _changing_attributes(self) -> AbstractContextManager[Transaction]:
+        self._check_open()
+        return contextlib.nullcontext(self)
+
+    def _attribute_text(self, owner: int) -> bytes:
+        heap = self._heap(ATTRIBUTES)
+        if heap is None:
+            return b""
+        staging = self._staging(heap)
+        extent = staging.staged(owner) or staging.index.find(owner)
+        if extent is None or extent[4] & TOMBSTONE:
+            return b""
+        staging.allocator.flush()  # not exposed: what is read is a copy
+        return heap.array(extent).tobytes()
+
+    def _put_attribute_text(self, owner: int, text: bytes) -> None:
+        self._check_open()
+        heap = self._heap(ATTRIBUTES)
+        if heap is None:
+            if not text:
+                return
+            self._add_store(ATTRIBUTES, SCHEMA)
+            heap = self._created[ATTRIBUTES]
+        if text:
+            self._staging(heap).put(owner, np.frombuffer(text, np.uint8))
+        else:
+            self._staging(heap).delete(owner)
+
     # ------------------------------------------------------------------ end
 
     def _check_open(self) -> None:
@@ -247,11 +299,12 @@ class Transaction(StoreCollection):
         """
         try:
             self._check_open()
+            dropped = [] if self._dropped is None else [self._dropped]
             self._storage.commit(
-                self._stagings.values(),
+                [*self._stagings.values(), *dropped],
                 sync=self._sync,
                 created=self._created.values(),
-                dropped=self._dropped,
+                dropped=None if self._dropped is None else self._dropped.heap,
             )
         except BaseException:
             self.abort()
@@ -309,7 +362,7 @@ def staging_of(transaction: Transaction, heap: Heap) -> Staging:
     transaction._check_open()
     mine = transaction._storage.heaps.get(heap.name)
     if mine is None or mine.store != heap.store:
-        raise StoreNotFound(f"store {heap.name!r} was dropped")
+        raise StoreNotFound(f"store {heap.name!r} was dropped or altered; get it again by its name")
     return transaction._staging(mine)
 
 
@@ -322,10 +375,28 @@ def staging_by_name(transaction: Transaction, name: str) -> tuple[Storage, Stagi
 
 
 def drop_store(transaction: Transaction, name: str) -> None:
-    """Drop a committed store; a transaction drops one store, and nothing else."""
+    """Drop a committed store, and its attributes; a transaction drops one store, and nothing else."""
+    dropped = _begin_drop(transaction, name)
+    if transaction._attribute_text(dropped.heap.store):
+        transaction._put_attribute_text(dropped.heap.store, b"")
+
+
+def replace_store(transaction: Transaction, name: str, schema: Schema) -> tuple[Staging, Staging]:
+    """Drop a committed store for a new one of its name, which takes its attributes; return what changes in each."""
+    dropped = _begin_drop(transaction, name)
+    transaction._add_store(name, schema)
+    made, old = transaction._created[name].store, dropped.heap.store
+    if text := transaction._attribute_text(old):
+        transaction._put_attribute_text(old, b"")
+        transaction._put_attribute_text(made, text)
+    return dropped, transaction._stagings[name]
+
+
+def _begin_drop(transaction: Transaction, name: str) -> Staging:
     heap = transaction._heap(check_store_name(name))
     if heap is None:
         raise StoreNotFound(f"{transaction._storage.paths.root} has no store {name!r}")
     staging = transaction._staging(heap)
-    row = staging.allocator.tombstone(0, TOMBSTONE | DROPPED)
-    staging.packed[0], transaction._dropped = row, heap
+    staging.packed[0] = staging.allocator.tombstone(0, TOMBSTONE | DROPPED)
+    transaction._dropped = transaction._stagings.pop(name)
+    return staging

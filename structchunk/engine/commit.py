@@ -12,7 +12,8 @@ from ..chunks.allocator import Room
 from ..chunks.header import History
 from ..chunks.heap import Heap
 from ..chunks.segment import data_crc, pack_record
-from ..index.index import Catalog, Index, Prepared
+from ..index.index import Index, Prepared
+from ..index.stored_state import Catalog
 from ..process.background import Background
 from ..runs.extent import TOMBSTONE, ZERO, Extent, unpack_row
 from ..runs.packed import ALL, Packed, pack

@@ -18,7 +18,8 @@ from ..chunks.heap import Heap
 from ..chunks.segment import Segment
 from ..disk.tail import Head
 from ..errors import CorruptionError
-from ..index.index import Catalog, Index, Prepared
+from ..index.index import Index, Prepared
+from ..index.stored_state import Catalog
 from ..runs.extent import DROPPED
 from ..runs.run import ArrayRun
 from ..types.schema import schema_from_descriptor

@@ -33,7 +33,7 @@ import numpy.typing as npt
 from ..chunks.chunk import Chunk
 from ..chunks.directory import Raw, Records, later_than
 from ..chunks.header import History
-from ..chunks.heap import Heap
+from ..chunks.heap import ATTRIBUTES, Heap
 from ..chunks.segment import parse_segment
 from ..errors import CorruptionError, HistoryLost, StoreNotFound
 from ..index.drop_notes import Note
@@ -271,14 +271,17 @@ class Logs:
         upto = compacted.gone.upto if compacted is not None else 0
         hole = self.last_hole(self.commit if unknown or not names else self._before_names(chosen))
         if compacted is not None and upto >= max(hole, self.since + 1):
-            what = f"of store {compacted.heap.name!r} up to commit {upto} went when it was compacted"
+            of_what = "attributes" if compacted.heap.name == ATTRIBUTES else f"store {compacted.heap.name!r}"
+            what = f"of {of_what} up to commit {upto} went when it was compacted"
             raise HistoryLost(f"the changes {what}", upto)
         if hole:
             what = f"up to commit {hole} are gone of a store that was dropped"
             which = f", maybe one that had the name {(unknown or names)[0]!r}" if names else ""
             raise HistoryLost(f"changes {what}{which}", hole)
         if unknown := sorted({*unknown} - {log.heap.name for log in self.dropped(names)}):
-            raise StoreNotFound(f"there is no store {unknown[0]!r}; there are {sorted(self.stores)}")
+            raise StoreNotFound(
+                f"there is no store {unknown[0]!r}; there are {sorted(self.stores.keys() - {ATTRIBUTES})}"
+            )
         self._check_not_cut(chosen)
         return chosen
 
@@ -328,9 +331,9 @@ def first_change(take_since: Callable[[int], Logs], known: tuple[int, int]) -> t
 
 
 def entries(logs: Sequence[StoreLog], drops: Iterable[StoreLog]) -> Iterator[Entry]:
-    """Yield what each commit changed in each store, in order of commit."""
+    """Yield what each commit changed in each store, in order of commit; first what it dropped."""
     dropped = (Entry(log.commit, log, "dropped", []) for log in drops)
-    return merge(_changes(logs), dropped, key=attrgetter("commit"))
+    return merge(dropped, _changes(logs), key=attrgetter("commit"))
 
 
 def _changes(logs: Sequence[StoreLog]) -> Iterator[Entry]:

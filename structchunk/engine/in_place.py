@@ -60,7 +60,7 @@ class InPlaceViews:
         while extent[3] in self.moving:
             if self._mover == threading.get_ident():
                 raise LockedError(
-                    f"compact() is moving record {extent[0]}: it cannot be had from within its progress"
+                    f"compact() or alter_store() is moving record {extent[0]}: its progress cannot have it"
                 )
             time.sleep(_PAUSE)
         if extent[3] in heap.chunks:

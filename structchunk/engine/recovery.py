@@ -20,8 +20,9 @@ from ..disk.paths import Paths
 from ..disk.presence import check_free
 from ..disk.superblock import Superblock, create_superblock, read_superblock
 from ..errors import CorruptionError
-from ..index.index import Catalog, Index
+from ..index.index import Index
 from ..index.leveldb import REBUILD
+from ..index.stored_state import Catalog
 from ..runs.run import portions
 from ..types.schema import schema_from_descriptor
 from .checkpoint import crc_of_index

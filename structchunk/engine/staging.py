@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -151,6 +151,11 @@ class Staging:
         row = self.allocator.put_zeros(key, length, MUTABLE | ZERO)
         self._stage(key, row)
         return unpack_row(row)
+
+    def put_parts(self, key: int, size: int, parts: Iterable[tuple[int, Any]], flags: int) -> None:
+        """Store one record of `size` bytes in parts, each with where it begins; what none has stays a hole."""
+        self._place()
+        self._stage(key, self.allocator.put_parts(key, size, parts, flags))
 
     def _stage(self, key: int, row: bytes) -> None:
         """Take a packed row in place of what the key had, an edited object too."""

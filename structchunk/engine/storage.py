@@ -21,8 +21,8 @@ from ..disk.paths import Paths
 from ..disk.reserve import Reserve
 from ..disk.superblock import Superblock
 from ..disk.tail import Head, Tail
-from ..errors import FailedError
-from ..index.index import Catalog, Index
+from ..errors import FailedError, StoreNotFound
+from ..index.index import Index
 from ..process import forks, leftovers
 from ..process.mutex import Mutex, interrupts_itself
 from ..runs.extent import Extent
@@ -31,6 +31,7 @@ from . import checkpoint, drafts, provision
 from .commit import Ready, append_parts, catalog_after, make_ready, with_note
 from .in_place import InPlaceViews
 from .losses import going_with
+from .names import Names, name_heaps
 from .staging import Staging
 
 CHECKPOINT_COMMITS = 1 << 17
@@ -70,7 +71,7 @@ class Storage:
         self.index = index
         self.chunk_size = chunk_size
         self._heaps: dict[int, Heap] = {}
-        self._named: tuple[Catalog, dict[int, Heap], dict[str, Heap]] = {}, {}, {}
+        self._named: Names | None = None
         self.drafts: dict[int, Heap] = {}
         self.exposed: dict[int, Chunk] = {}
         self.next_chunk = max(superblock.next_chunk, index.next_chunk)
@@ -93,20 +94,24 @@ class Storage:
     # ------------------------------------------------------------------ stores and chunks
 
     @property
+    def stores(self) -> dict[str, Heap]:
+        """The stores of users, by name: all heaps but that of attributes."""
+        return self._names().stores
+
+    @property
     def heaps(self) -> dict[str, Heap]:
-        """The stores as of the last commit, by name; replaced by one that differs, never changed."""
-        catalog, heaps = self.index.catalog, self._heaps
-        named = self._named
-        if named[0] is not catalog or named[1] is not heaps:
-            found = {name: heaps[entry["store"]] for name, entry in catalog.items() if entry["store"] in heaps}
-            named = self._named = catalog, heaps, found
-        return named[2]
+        """All stores as of the last commit, by name; replaced by one that differs, never changed."""
+        return self._names().heaps
+
+    def _names(self) -> Names:
+        names = self._named = name_heaps(self._named, self.index.catalog, self._heaps)
+        return names
 
     def add_heap(self, heap: Heap) -> None:
         """Make a committed store known."""
         self.index.add_store(heap.store, heap.item_size, heap.check)  # first: who has the heap needs its table
         self._heaps[heap.store] = heap
-        self._named = {}, {}, {}
+        self._named = None
 
     def find_heap(self, store: int) -> Heap | None:
         """Return the heap of a store by its id, or None."""
@@ -157,7 +162,12 @@ class Storage:
 
     def live_array(self, heap: Heap, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place; None if it is not current any more, or writing failed."""
-        return None if self.failure else self.in_place.array(heap, extent, self.checkpoint)
+        if self.failure:
+            return None
+        array = self.in_place.array(heap, extent, self.checkpoint)
+        if heap.is_dropped:  # while this waited: what would be changed is in a file that has gone
+            raise StoreNotFound(f"store {heap.name!r} was dropped or altered; get it again by its name")
+        return array
 
     # ------------------------------------------------------------------ what state it is in
 
@@ -358,6 +368,7 @@ class Storage:
 
     def _drop(self, dropped: Heap) -> None:
         self._heaps = {store: heap for store, heap in self._heaps.items() if heap is not dropped}
+        dropped.is_dropped = True
         for chunk in dropped.chunks.values():
             chunk.map_source()  # for the snapshots that go on reading it when the file is gone
         # The chunk that says that the store was dropped, its last one, must go last.

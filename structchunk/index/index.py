@@ -1,56 +1,30 @@
-"""The index of a database: (store, key) -> extent, the catalog, the heads of chunks. It reads no records.
-
-LevelDB keys, big-endian numbers (`store_keys.py` has the two regions of a store)::
-
-    M last          u8 last commit
-    M checkpoint    16s database uuid, u4 format version, u4 next chunk id, u8 checkpoint, u8 its batch
-    M catalog       JSON: {name: {"store": id, "kind": ..., "schema": ...}}
-    B batch u8      nothing: one row for each write batch after the checkpoint
-    H chunk u4      u8 free offset, u8 directory offset, as of the checkpoint
-    F chunk u4      in a copy: u8 directory offset, u8 flags that any row of the directory has, down to there
-    C store u4 · chunk u4   u8 live records, u8 bytes of live records
-    X commit u8 · store u4  JSON: what is kept of a store that this commit dropped (`drop_notes.py`)
-"""
+"""Index: (store, key) -> extent, catalog and heads of chunks, as of the last commit or one before. No records."""
 
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
 from typing import Any, NamedTuple
 from weakref import WeakMethod
 
-from ..errors import CorruptionError
 from ..process import forks
 from ..process.mutex import Mutex
 from ..runs.extent import RowArray, unpack_row
 from ..runs.run import Run
+from . import stored_state
 from .change import Change
 from .counts import Counts, LiveCount, recount, recount_one
 from .drop_notes import Note, pack_note, read_notes
 from .index_snapshot import IndexSnapshot, Pin, store_index_of
-from .leveldb import REBUILD, LevelDB, Pair
+from .leveldb import LevelDB, Pair
 from .page_cache import Budget
 from .store_index import StoreIndex
 from .store_keys import keys_of_pages, keys_of_store
+from .stored_state import Batch, Catalog, Checkpoint
 from .version import IndexVersion
 
-VERSION = 1
-LAST = b"Mlast"
-CHECKPOINT = b"Mcheckpoint"
-CATALOG = b"Mcatalog"
-_OF_STORES = ((b"C", b"E"), (CATALOG, CATALOG + b"\0"), (b"P", b"Q"), (b"X", b"Y"))
-"""The ranges of keys that say what the stores hold; all others are about this very LevelDB."""
-_U8 = struct.Struct("<Q")
-_CHECKPOINT = struct.Struct("<16sIIQQ")
-_BATCH_KEY = struct.Struct(">cQ")
-_TWO_U8 = struct.Struct("<QQ")
-_HEAD_KEY = struct.Struct(">cI")
-_LIVE_KEY = struct.Struct(">cII")
-
-Catalog = dict[str, dict[str, Any]]
 Check = Callable[[RowArray], None]
 
 
@@ -66,13 +40,6 @@ class Prepared(NamedTuple):
     dropped: Collection[int] = ()
     removed: Collection[bytes] = ()
     notes: Collection[tuple[int, bytes]] = ()
-
-
-class Batch(NamedTuple):
-    """Puts and deletes that go together."""
-
-    puts: list[Pair]
-    deletes: list[bytes]
 
 
 class Index:
@@ -96,26 +63,21 @@ class Index:
         self.leveldb = leveldb
         self._store_indexes: dict[int, StoreIndex] = {}
         self._item_sizes: dict[int, int] = {}
-        last = leveldb.get(LAST)
-        checkpoint = leveldb.get(CHECKPOINT)
-        if last is None or checkpoint is None or len(last) != 8 or len(checkpoint) != _CHECKPOINT.size:
-            raise self._damaged("no last commit or checkpoint", "both")
-        self.database, version, self.next_chunk, self.checkpoint, batch = _CHECKPOINT.unpack(checkpoint)
-        if version != VERSION:
-            raise self._damaged(f"format version {version}", f"version {VERSION}")
-        self._version = IndexVersion(_U8.unpack(last)[0], WeakMethod(self._mend))
+        last, checkpoint = stored_state.read_last(leveldb), stored_state.read_checkpoint(leveldb)
+        self.database = checkpoint.database
+        self.next_chunk, self.checkpoint = checkpoint.next_chunk, checkpoint.commit
+        self._version = IndexVersion(last, WeakMethod(self._mend))
         self._budget = Budget()
-        self._checkpoint_batch = batch
-        batches = [] if is_sound else [key for key, _ in leveldb.read(b"B", b"C", 1 << 32)]
-        self._batch = batch + len(batches)
+        self._checkpoint_batch = checkpoint.batch
+        batches = [] if is_sound else stored_state.read_batches(leveldb)
+        self._batch = checkpoint.batch + len(batches)
         self.whole = is_sound or batches == [
-            _BATCH_KEY.pack(b"B", number) for number in range(batch + 1, self._batch + 1)
+            stored_state.batch_key(number) for number in range(checkpoint.batch + 1, self._batch + 1)
         ]
         self.pin = Pin()
-        self._catalog = self._read_catalog()
+        self._catalog = stored_state.read_catalog(leveldb)
         self.live: dict[int, dict[int, LiveCount]] = {}
-        heads = self._read_rows(b"H", _HEAD_KEY)
-        self.heads = {chunk: pair for (_, chunk), pair in heads.items()}
+        self.heads = stored_state.read_heads(leveldb)
         forks.on_fork(self)
 
     @classmethod
@@ -124,8 +86,8 @@ class Index:
     ) -> Index:
         """Create an empty index whose checkpoint is 0; not durable before its first checkpoint."""
         leveldb = LevelDB.create(path, private=private)
-        checkpoint = _CHECKPOINT.pack(database, VERSION, next_chunk, 0, 0)
-        leveldb.write([(LAST, _U8.pack(last)), (CHECKPOINT, checkpoint), (CATALOG, b"{}")])
+        checkpoint = stored_state.checkpoint_pair(Checkpoint(database, next_chunk, commit=0, batch=0))
+        leveldb.write([stored_state.last_pair(last), checkpoint, stored_state.catalog_pair({})])
         return cls(leveldb)
 
     @classmethod
@@ -152,39 +114,13 @@ class Index:
             leveldb.close()
             raise
 
-    def _damaged(self, found: str, expected: str) -> CorruptionError:
-        return CorruptionError(self.leveldb.path, found=found, expected=expected, advice=REBUILD)
-
-    def _read_catalog(self) -> Catalog:
-        text = self.leveldb.get(CATALOG) or b""
-        try:
-            catalog = json.loads(text)
-            sound = all(
-                isinstance(entry["store"], int) and isinstance(entry["kind"], str) and "schema" in entry
-                for entry in catalog.values()
-            )
-        except (ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
-            raise self._damaged(f"an unreadable catalog ({type(error).__name__})", "JSON") from error
-        if not sound:
-            raise self._damaged("a catalog entry without store, kind and schema", "all three")
-        return dict(catalog)
-
-    def _read_rows(
-        self, prefix: bytes, key_format: struct.Struct, snapshot: Any = None
-    ) -> dict[tuple[Any, ...], tuple[int, int]]:
-        pairs = self.leveldb.read(prefix, prefix + b"\xff" * 9, 1 << 32, snapshot)
-        if any(len(key) != key_format.size or len(value) != _TWO_U8.size for key, value in pairs):
-            raise self._damaged(f"a row of another size in region {prefix[:1]!r}", f"{_TWO_U8.size} bytes")
-        return {key_format.unpack(key): _TWO_U8.unpack(value) for key, value in pairs}
-
     def read_flags(self) -> dict[int, tuple[int, int]]:
         """Return for chunks of a copy how far down their directories were looked at, and the flags found there."""
-        return {chunk: pair for (_, chunk), pair in self._read_rows(b"F", _HEAD_KEY).items()}
+        return stored_state.read_flags(self.leveldb)
 
     def read_live(self, store: int, snapshot: Any = None) -> dict[int, LiveCount]:
         """Return what is live in each chunk of a store, from LevelDB."""
-        rows = self._read_rows(_LIVE_KEY.pack(b"C", store, 0)[:5], _LIVE_KEY, snapshot)
-        return {chunk: LiveCount(*pair) for (_, _, chunk), pair in rows.items()}
+        return stored_state.read_live(self.leveldb, store, snapshot)
 
     def notes(self, since: int, upto: int) -> list[Note]:
         """Return what was kept of the stores that were dropped by the commits after one, up to another."""
@@ -332,23 +268,20 @@ class Index:
     def _keys_of(self, store: int) -> Iterator[bytes]:
         yield from keys_of_store(self.leveldb, store)
         for chunk in self.read_live(store):
-            yield _LIVE_KEY.pack(b"C", store, chunk)
+            yield stored_state.live_key(store, chunk)
 
     def _write(self, commit: int, prepared: Prepared) -> None:
         self._batch += 1
-        self._write_with(commit, prepared, Batch([(_BATCH_KEY.pack(b"B", self._batch), b"")], []))
+        self._write_with(commit, prepared, Batch([(stored_state.batch_key(self._batch), b"")], []))
 
     def _write_with(self, commit: int, prepared: Prepared, other: Batch, *, sync: bool = False) -> None:
         """Write a change, and other pairs with it, as one batch."""
         changes, counts, catalog, dropped, keys, notes = prepared
-        puts = [(LAST, _U8.pack(commit)), *other.puts]
+        puts = [stored_state.last_pair(commit), *other.puts]
         if catalog is not None:
-            puts.append((CATALOG, json.dumps(catalog).encode()))
-        puts += [
-            (_LIVE_KEY.pack(b"C", store, chunk), _TWO_U8.pack(*live))
-            for store, figures in counts.items()
-            for chunk, live in figures.items()
-        ]
+            puts.append(stored_state.catalog_pair(catalog))
+        for store, figures in counts.items():
+            puts += stored_state.live_pairs(store, figures)
         puts += [pack_note(commit, store, about) for store, about in notes]
         removed = [*keys, *other.deletes]
         for change in changes.values():
@@ -376,8 +309,8 @@ class Index:
     def _mend(self) -> None:
         """Read from LevelDB again what an interrupted change may have left half-changed in memory."""
         self._version.number += 1
-        self._version.last = _U8.unpack(self.leveldb.get(LAST) or b"")[0]
-        catalog = self._read_catalog()
+        self._version.last = stored_state.read_last(self.leveldb)
+        catalog = stored_state.read_catalog(self.leveldb)
         known = {entry["store"] for entry in catalog.values()}
         self._replace_catalog(catalog, {entry["store"] for entry in self._catalog.values()} - known)
         for store, store_index in self._store_indexes.items():
@@ -442,8 +375,8 @@ class Index:
         """
         self.leveldb.flush_logs()
         puts, deletes = self._checkpoint_at(commit, next_chunk, heads, gone)
-        deletes += [_HEAD_KEY.pack(b"F", chunk) for _, chunk in gone]
-        puts += [(_HEAD_KEY.pack(b"F", chunk), _TWO_U8.pack(*known)) for chunk, known in flags.items()]
+        deletes += stored_state.flag_keys(gone)
+        puts += stored_state.flag_pairs(flags)
         puts += [pack_note(note.commit, note.store, json.dumps(note.about).encode()) for note in notes]
         self._write_with(commit, prepared, Batch(puts, deletes), sync=True)
         self.leveldb.flush_logs()  # the batch may have gone to a new log
@@ -466,11 +399,10 @@ class Index:
         heads: Mapping[int, tuple[int, int]],
         gone: Collection[tuple[int, int]],
     ) -> Batch:
-        puts = [(_HEAD_KEY.pack(b"H", chunk), _TWO_U8.pack(*head)) for chunk, head in heads.items()]
-        puts.append((CHECKPOINT, _CHECKPOINT.pack(self.database, VERSION, next_chunk, commit, self._batch)))
-        deletes = [_HEAD_KEY.pack(b"H", chunk) for _, chunk in gone]
-        deletes += [_LIVE_KEY.pack(b"C", store, chunk) for store, chunk in gone]
-        deletes += [_BATCH_KEY.pack(b"B", batch) for batch in range(self._checkpoint_batch + 1, self._batch + 1)]
+        checkpoint = Checkpoint(self.database, next_chunk, commit, self._batch)
+        puts = [*stored_state.head_pairs(heads), stored_state.checkpoint_pair(checkpoint)]
+        batches = range(self._checkpoint_batch + 1, self._batch + 1)
+        deletes = [*stored_state.keys_of_gone(gone), *map(stored_state.batch_key, batches)]
         return Batch(puts, deletes)
 
     def _note_checkpoint(
@@ -520,7 +452,7 @@ def copy_snapshot(
     """Create an index that holds what a snapshot shows; not durable before its first checkpoint."""
     index = Index.create(path, database, snapshot.commit, next_chunk, private=private)
     try:
-        for start, stop in _OF_STORES:
+        for start, stop in stored_state.OF_STORES:
             _write_pairs(index.leveldb, snapshot.pairs(start, stop))
     except BaseException:
         index.close()

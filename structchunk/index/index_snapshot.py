@@ -122,5 +122,5 @@ def store_index_of(store_indexes: Mapping[int, StoreIndex], store: int) -> Store
     """
     store_index = store_indexes.get(store)
     if store_index is None:
-        raise StoreNotFound("the store was dropped")
+        raise StoreNotFound("the store was dropped or altered; get it again by its name")
     return store_index

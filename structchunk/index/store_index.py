@@ -287,7 +287,7 @@ class StoreIndex:
 
     def _load_delta(self) -> None:
         if self._dropped:
-            raise StoreNotFound(f"store {self._dropped!r} was dropped")
+            raise StoreNotFound(f"store {self._dropped!r} was dropped or altered; get it again by its name")
         self._version.check()
         with self._version.lock:
             if not self._delta_loaded:

@@ -32,8 +32,9 @@ from ..disk import files
 from ..disk.paths import AnyPath, Paths, absolute
 from ..disk.superblock import Superblock, crc_of_heads, create_superblock
 from ..engine.storage import Storage
-from ..index.index import Catalog, Prepared, copy_snapshot
+from ..index.index import Prepared, copy_snapshot
 from ..index.index_snapshot import IndexSnapshot
+from ..index.stored_state import Catalog
 from .chunk_copies import Source, copy_chunk, flags_of_rows, may_change
 
 

@@ -33,6 +33,11 @@ class CopiedStorage(Storage, abc.ABC):
     def refresh(self) -> bool:
         """Show the newest commit, and tell whether it is another one. Reads in flight, and snapshots, go on."""
 
+    @property
+    def by_id(self) -> dict[int, Heap]:
+        """The stores by their ids."""
+        return self._heaps
+
     def take_over(self, theirs: dict[int, Heap], superblock: Superblock, move_index: Callable[[], object]) -> None:
         """Take over what is newer: chunks first, since the index must not name one that is not there.
 

@@ -167,7 +167,7 @@ class ReadStorage(CopiedStorage):
 
     def _show(self, newer: ReadStorage) -> None:
         self._note_followed()
-        self.take_over(newer._heaps, newer.superblock, partial(self.index.follow, newer.index))
+        self.take_over(newer.by_id, newer.superblock, partial(self.index.follow, newer.index))
         self._copies.unlink_chunks()
         self._follower.begin(self)
         self.lineage, self.state = newer.lineage, newer.state  # last: if this is interrupted, it is done again

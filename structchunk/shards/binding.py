@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CorruptionError, ReadOnlyError
+from ..errors import CorruptionError, Error, ReadOnlyError
 from ..runs.extent import KEY_END, TOMBSTONE, Extent, RowArray, chunks_of, last_wins, make_rows
 from ..runs.gather import Items
 from ..runs.run import (
@@ -268,6 +268,10 @@ class ShardedBinding:
 
     def figures(self) -> None:
         """Return None: each shard has its own."""
+
+    def attributes(self) -> NoReturn:
+        """Refuse: each shard has its own."""
+        raise Error("shards have no attributes together; open one of them as a database to see those that it has")
 
     def version(self) -> int:
         """Return the same number always."""

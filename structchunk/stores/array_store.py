@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from ..errors import MovedError
 from ..runs.extent import MUTABLE, Extent
+from ..runs.run import ContiguousRun, Run
+from ..runs.views import each_of_run
 from ..types.blocks import as_block
 from ..types.convert import as_items
 from ..types.keys import MAX_KEY, as_key, as_keys
@@ -44,6 +48,12 @@ class ArrayStore(Store[Array]):
                 return live
         start = extent[1] // self._item_size
         return self._arrays[extent[3]][start : start + extent[2]]
+
+    def _records(self, run: Run, *, reverse: bool) -> Iterable[Array]:
+        flags = run.flags if isinstance(run, ContiguousRun) else np.bitwise_or.reduce(run.flag_values)
+        if flags & MUTABLE:
+            return super()._records(run, reverse=reverse)
+        return each_of_run(self._heap, run, reverse=reverse)
 
     def __getitem__(self, key: int) -> Array:
         """Return the array of a key: the same as in any store, written out because it is the hottest path."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from ..runs.views import each_record
 from .notebook import batch_html
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+PORTION = 1024
+"""Keys that are made integers at a time by who goes through a batch."""
 
 
 class Batch:
@@ -93,10 +98,11 @@ class Batch:
         return self.values[self.offsets[position] : self.offsets[position + 1]]
 
     def __iter__(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        bounds = self.offsets.tolist()
-        values = self.values
-        for key, low, high in zip(self.keys.tolist(), bounds, bounds[1:], strict=False):
-            yield key, values[low:high]
+        return chain.from_iterable(map(self._pairs, range(0, len(self.keys), PORTION)))
+
+    def _pairs(self, low: int) -> Iterable[tuple[int, npt.NDArray[Any]]]:
+        keys = self.keys[low : low + PORTION]
+        return zip(keys.tolist(), each_record(self.values, self.offsets[low : low + len(keys) + 1]), strict=True)
 
     # Iteration is over pairs, positions are of arrays, and `in` would compare either: ask `keys`.
     __contains__ = None

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..errors import Error, MovedError
 from ..runs.extent import Extent, RowArray
 from ..runs.run import Run
+from .attributes import Attributes
 from .batches import MappedStore
 from .notebook import StoreFigures
 
@@ -94,6 +95,9 @@ class Binding(Protocol):
 
     def figures(self) -> StoreFigures | None:
         """Return what the store holds, in bytes, or None where only the latest commit has such figures."""
+
+    def attributes(self) -> Attributes:
+        """Return the store's attributes."""
 
     def version(self) -> int:
         """Return a number that changes whenever the answers above may have."""

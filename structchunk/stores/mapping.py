@@ -14,9 +14,11 @@ import numpy.typing as npt
 
 from ..errors import KeyNotFound, MovedError
 from ..runs.extent import KEY_END, Extent
+from ..runs.run import Run
 from ..types.keys import as_bound, as_key, key_or_none
 from ..types.schema import Schema
 from .ahead import fetch_ahead
+from .attributes import Attributes
 from .batches import MappedStore
 from .binding import Binding
 from .cursor import Cursor
@@ -47,6 +49,16 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
         """Type of one item, with its shape if it has one; in an object store of one record."""
         return self._heap.schema.dtype
 
+    @property
+    def attrs(self) -> Attributes:
+        """Named JSON values that the store has beside its records: units, sources, settings.
+
+        Notes
+        -----
+        A mutable mapping. ``drop_store`` takes them away, ``alter_store`` keeps them.
+        """
+        return self._binding.attributes()
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} of {self.dtype}, {counted(self, 'records', 'closed')}>"
 
@@ -64,6 +76,11 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
     @abc.abstractmethod
     def _record(self, extent: Extent) -> R:
         """Return the record at an extent."""
+
+    def _records(self, run: Run, *, reverse: bool) -> Iterable[R]:
+        """Return the records of a run, in the direction of the keys or against it."""
+        rows = run.rows.tolist()
+        return map(self._record, reversed(rows) if reverse else rows)
 
     @abc.abstractmethod
     def put(self, key: int, value: Any) -> None:
@@ -220,7 +237,7 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
     def _range(self, start: int | None, stop: int | None, *, reverse: bool) -> Range[R]:
         low, high = as_bound(start, 0), as_bound(stop, KEY_END)
         ahead = partial(fetch_ahead, [self._heap])
-        return Range(self._binding, self._record, ahead, low, high, reverse=reverse)
+        return Range(self._binding, self._records, ahead, low, high, reverse=reverse)
 
     def delete_range(self, start: int | None = None, stop: int | None = None) -> int:
         """Delete all records with keys in ``[start, stop)``, and return how many there were."""

@@ -6,7 +6,8 @@ dark ones. All names are escaped; there is no script and no style sheet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, Protocol
 
@@ -100,8 +101,10 @@ def note(what: str) -> str:
     return f"<div>{escape(what)}</div>"
 
 
-def database_html(path: str, mode: str, stores: Sequence[tuple[str, Schema, StoreFigures]]) -> str:
-    """Return a database: a line for each store, and the map of its chunks."""
+def database_html(
+    path: str, mode: str, stores: Sequence[tuple[str, Schema, StoreFigures]], attributes: Mapping[str, Any]
+) -> str:
+    """Return a database: a line for each store, and the map of its chunks; and its attributes."""
     rows = [
         [
             *(name, type_text(schema), f"{held.records:,}"),
@@ -114,15 +117,23 @@ def database_html(path: str, mode: str, stores: Sequence[tuple[str, Schema, Stor
     total = size_text(sum(held.disk_size for _, _, held in stores))
     head = f"<b>Database</b> {escape(path)}, mode {escape(mode)}: {_counted(len(stores), 'store')}, {total} on disk"
     titles = ["store", "type", "records", "live", "garbage", "disk", "chunks", ""]
-    return _div(head, _table(titles, rows, bars, text=(0, 1)), _legend() if stores else "")
+    table = _table(titles, rows, bars, text=(0, 1))
+    return _div(head, table, _legend() if stores else "", _attributes(attributes))
 
 
-def store_html(kind: str, name: str, schema: Schema, count: int, held: StoreFigures | None) -> str:
-    """Return a store: its type, its fields, how much it holds, and the map of its chunks."""
+def _attributes(attributes: Mapping[str, Any]) -> str:
+    rows = [[_cut(name), _cut(json.dumps(value, ensure_ascii=False))] for name, value in attributes.items()]
+    return _table(["attribute", "value"], rows, text=(0, 1)) if rows else ""
+
+
+def store_html(
+    kind: str, name: str, schema: Schema, count: int, held: StoreFigures | None, attributes: Mapping[str, Any]
+) -> str:
+    """Return a store: its type, its fields, its attributes, how much it holds, and the map of its chunks."""
     size = "" if held is None else f", {size_text(held.live)} live, {size_text(held.disk_size)} on disk"
     head = f"<b>{kind}</b> {escape(name)} of {escape(type_text(schema))}: {_counted(count, 'record')}{size}"
     fields = [[field, str(schema.dtype[field])] for field in schema.dtype.names or ()]
-    parts = [head, _table(["field", "type"], fields, text=(0, 1)) if fields else ""]
+    parts = [head, _table(["field", "type"], fields, text=(0, 1)) if fields else "", _attributes(attributes)]
     if held is not None and held.chunks:
         rows = [[str(chunk.chunk), size_text(chunk.file_size)] for chunk in held.chunks]
         bars = [_bar(chunk.live, chunk.garbage, chunk.directory, chunk.file_size) for chunk in held.chunks]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Iterator, KeysView, Sized, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Sized, ValuesView
+from itertools import chain
 from typing import Any, Generic, NoReturn, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -15,13 +16,11 @@ from ..types.keys import key_or_none
 from .ahead import Part
 
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
 Ahead: TypeAlias = Callable[[Iterator[Part]], Iterator[Part]]
-PORTION = 512
+PORTION = 1024
 """Rows that are turned into Python objects at a time; an iterator that was left half-way keeps as many."""
-
-
-def _as_they_are(parts: Iterator[Part]) -> Iterator[Part]:
-    return parts
 
 
 class Rows(Protocol):
@@ -37,37 +36,61 @@ class Rows(Protocol):
         """Return how many records the store has."""
 
 
+class Records(Protocol[R_co]):
+    """How a store turns rows into records."""
+
+    def __call__(self, run: Run, *, reverse: bool) -> Iterable[R_co]:
+        """Return the records of a run, in the direction of the keys or against it."""
+
+
 class Range(Generic[R]):
-    """The rows with ``start <= key < stop``, in one direction, and how to turn an extent into a record."""
+    """The rows with ``start <= key < stop``, in one direction, and how to turn them into records.
+
+    `ahead` fetches the records of the next portions, where they have to be fetched.
+    """
 
     def __init__(
-        self, rows: Rows, record: Callable[[Extent], R], ahead: Ahead, start: int, stop: int, *, reverse: bool
+        self, rows: Rows, records: Records[R], ahead: Ahead, start: int, stop: int, *, reverse: bool
     ) -> None:
         self._rows = rows
-        self.ahead = ahead
+        self._ahead = ahead
         self._start = start
         self._stop = stop
         self._reverse = reverse
-        self.record = record
+        self._records = records
 
     def __len__(self) -> int:
         if (self._start, self._stop) == (0, KEY_END):
             return self._rows.record_count()
         return sum(len(run) for run in self._rows.runs(self._start, self._stop))
 
-    def extents(self, *, flip: bool = False, ahead: Ahead = _as_they_are) -> Iterator[Extent]:
-        """Yield the extents in the direction of the range, or against it.
-
-        `ahead` is for who wants the records, too: it fetches those of the next portions, where they are fetched.
-        """
+    def iterate(self, of_run: Callable[[Run, bool], Iterable[T]], *, flip: bool = False) -> Iterator[T]:
+        """Yield what there is for each row of a run, in the direction of the range, or against it."""
         reverse = self._reverse != flip
-        for (run,) in ahead([part] for part in self._portions(reverse=reverse)):
-            rows = run.rows.tolist()
-            yield from reversed(rows) if reverse else rows
+        return chain.from_iterable(of_run(part[0], reverse) for part in self._portions(reverse=reverse))
 
-    def _portions(self, *, reverse: bool) -> Iterator[Run]:
-        for run in self._rows.runs(self._start, self._stop, reverse=reverse):
-            yield from portions(run, PORTION, reverse=reverse)
+    def iterate_fetched(self, of_run: Callable[[Run, bool], Iterable[T]], *, flip: bool = False) -> Iterator[T]:
+        """Yield the same, of runs whose records are there, or on their way."""
+        reverse = self._reverse != flip
+        parts = self._ahead(self._portions(reverse=reverse))
+        return chain.from_iterable(of_run(part[0], reverse) for part in parts)
+
+    def _portions(self, *, reverse: bool) -> Iterator[Part]:
+        runs = self._rows.runs(self._start, self._stop, reverse=reverse)
+        return ([part] for run in runs for part in portions(run, PORTION, reverse=reverse))
+
+    def each_key(self, run: Run, reverse: bool) -> Iterable[int]:
+        """Return the keys of a run as integers."""
+        keys: list[int] = run.keys.tolist()
+        return reversed(keys) if reverse else keys
+
+    def each_record(self, run: Run, reverse: bool) -> Iterable[R]:
+        """Return the records of a run."""
+        return self._records(run, reverse=reverse)
+
+    def each_item(self, run: Run, reverse: bool) -> Iterable[tuple[int, R]]:
+        """Return the pairs of key and record of a run."""
+        return zip(self.each_key(run, reverse), self.each_record(run, reverse), strict=False)
 
     def keys(self) -> npt.NDArray[np.uint64]:
         """Return the keys in the direction of the range, in memory of their own."""
@@ -94,10 +117,10 @@ class Keys(KeysView[int]):
         return self._rows.has(key)
 
     def __iter__(self) -> Iterator[int]:
-        return (extent[0] for extent in self._rows.extents())
+        return self._rows.iterate(self._rows.each_key)
 
     def __reversed__(self) -> Iterator[int]:
-        return (extent[0] for extent in self._rows.extents(flip=True))
+        return self._rows.iterate(self._rows.each_key, flip=True)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """Return the keys as an array of uint64, which is always a copy."""
@@ -130,12 +153,10 @@ class Values(ValuesView[R]):
         raise TypeError("records have no order to search by; compare them yourself, or look a key up")
 
     def __iter__(self) -> Iterator[R]:
-        record = self._rows.record
-        return (record(extent) for extent in self._rows.extents(ahead=self._rows.ahead))
+        return self._rows.iterate_fetched(self._rows.each_record)
 
     def __reversed__(self) -> Iterator[R]:
-        record = self._rows.record
-        return (record(extent) for extent in self._rows.extents(flip=True, ahead=self._rows.ahead))
+        return self._rows.iterate_fetched(self._rows.each_record, flip=True)
 
     __array__ = _refuse_array
 
@@ -156,12 +177,10 @@ class Items(ItemsView[int, R]):
         raise TypeError("records have no order to search by; compare them yourself, or look a key up")
 
     def __iter__(self) -> Iterator[tuple[int, R]]:
-        record = self._rows.record
-        return ((extent[0], record(extent)) for extent in self._rows.extents(ahead=self._rows.ahead))
+        return self._rows.iterate_fetched(self._rows.each_item)
 
     def __reversed__(self) -> Iterator[tuple[int, R]]:
-        record = self._rows.record
-        return ((extent[0], record(extent)) for extent in self._rows.extents(flip=True, ahead=self._rows.ahead))
+        return self._rows.iterate_fetched(self._rows.each_item, flip=True)
 
     __array__ = _refuse_array
 

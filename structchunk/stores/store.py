@@ -51,7 +51,15 @@ class Store(RecordMapping[R], Generic[R]):
             figures, count = self._binding.figures(), len(self)
         except (Error, OSError):
             return note(repr(self))  # which says why
-        return store_html(type(self).__name__, self.name, self._heap.schema, count, figures)
+        return store_html(
+            type(self).__name__, self.name, self._heap.schema, count, figures, self._shown_attributes()
+        )
+
+    def _shown_attributes(self) -> dict[str, Any]:
+        try:
+            return dict(self.attrs.items())
+        except Error:  # shards have none, and what is damaged is not shown
+            return {}
 
     # ------------------------------------------------------------------ bulk
 

@@ -4,5 +4,5 @@ The stored schema and its grammar, the ctypes classes that users derive from, an
 or raise. Arrays in, arrays out: nothing here does I/O or knows where a record lies.
 
 Modules, from the bottom up: casts, foreign, objects, descriptor, times, items, keys, describe, schema, coerce,
-convert, blocks.
+convert, alteration, blocks, json_values.
 """

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .casts import EXACT_UP_TO, exact, refuse
-from .times import LENGTHS, MOMENTS, as_time
+from .times import LENGTHS, MOMENTS, as_time, as_times
 
 __all__ = ["REALS", "from_groups", "from_items"]
 
@@ -177,18 +177,18 @@ def _large(items: _Items, dtype: np.dtype[Any], where: str) -> _Array:
     """Return integers that no integer type of NumPy holds as floats, if those are equal to them."""
     part = np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype
     with np.errstate(over="ignore"):
-        array = np.array([_nearest(item) for item in items]).astype(part)
-    for item, number in zip(items, array.tolist(), strict=True):
-        if item != number:  # compared exactly
-            refuse(item, dtype, where)
+        array = _nearest(items).astype(part)
+    equal = list(map(operator.eq, items, array.tolist()))  # compared exactly
+    if not all(equal):
+        refuse(items[equal.index(False)], dtype, where)
     return array
 
 
-def _nearest(number: int) -> float:
-    try:
-        return float(number)
-    except OverflowError:
-        return math.inf
+def _nearest(items: _Items) -> _Array:
+    with contextlib.suppress(OverflowError):
+        return np.array(items, np.float64)
+    limit = int(np.finfo(np.float64).max)
+    return np.array([min(max(item, -limit), limit) for item in items], np.float64)
 
 
 # ---------------------------------------------------------------- text, bytes, times
@@ -199,8 +199,10 @@ def _texts(items: _Items, dtype: np.dtype[Any], where: str) -> _Array:
     lengths = np.fromiter(map(len, items), np.int64, len(items))
     if lengths.max() > width:  # before an array is made in which each item takes as much as the longest
         refuse(items[int(lengths.argmax())], dtype, where)
-    is_text = [issubclass(kind, str) for kind in map(type, items)]
-    array = from_groups(items, is_text, lambda group, _: np.array(group), dtype, where)
+    is_text = {kind: issubclass(kind, str) for kind in set(map(type, items))}
+    array = from_groups(
+        items, [*map(is_text.__getitem__, map(type, items))], lambda group, _: np.array(group), dtype, where
+    )
     cut = np.char.str_len(array) != lengths
     if cut.any():
         found = items[int(cut.argmax())]
@@ -217,7 +219,11 @@ def _voids(items: _Items, dtype: np.dtype[Any], where: str) -> _Array:
 
 
 def _times(items: _Items, dtype: np.dtype[Any], where: str) -> _Array:
-    if any(not issubclass(kind, np.generic) or issubclass(kind, str) for kind in set(map(type, items))):
+    kinds = set(map(type, items))
+    alike = as_times(items, *kinds) if len(kinds) == 1 else None
+    if alike is not None:
+        return alike
+    if any(not issubclass(kind, np.generic) or issubclass(kind, str) for kind in kinds):
         items = [as_time(item, where) for item in items]
     units = list(map(operator.attrgetter("dtype"), items))
     return from_groups(items, units, np.array, dtype, where)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import itertools
+import operator
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-__all__ = ["LENGTHS", "MOMENTS", "as_time"]
+__all__ = ["LENGTHS", "MOMENTS", "as_time", "as_times"]
 
 MOMENTS = (np.datetime64, datetime.date, str)
 """What is taken for a datetime64; a datetime is a date too."""
@@ -20,6 +24,12 @@ _ZONE = r"(?P<utc>Z)|(?P<sign>[+-])(?P<hours>\d\d):?(?P<minutes>[0-5]\d)?"
 _ISO = re.compile(
     rf"(?P<date>{_YEAR}(?:-\d\d(?:-\d\d)?)?)|(?P<clock>{_YEAR}-\d\d-\d\d{_TIME})(?:{_ZONE})?", re.ASCII
 )
+_PLAIN_ISO = {10: "M8[D]", 16: "M8[m]", 19: "M8[s]", 23: "M8[ms]", 26: "M8[us]"}
+"""The unit of text of so many characters, without a time zone."""
+_DIGIT = "09"
+_ISO_FORM = [_DIGIT if part == "0" else part for part in "0000-00-00T00:00:00.000000"]
+_LONGEST = datetime.timedelta(microseconds=2**63 - 1)
+_UNITS = {datetime.datetime: "M8[us]", datetime.date: "M8[D]", datetime.timedelta: "m8[us]"}
 
 
 def as_time(item: Any, where: str = "") -> Any:
@@ -45,12 +55,43 @@ def as_time(item: Any, where: str = "") -> Any:
         if hasattr(item, method):
             return getattr(item, method)()
     if isinstance(item, datetime.timedelta):
+        if not -_LONGEST <= item <= _LONGEST:  # NumPy would let it overflow
+            raise ValueError(f"{where}found {item}, which no timedelta64 of microseconds holds")
         return np.timedelta64(item, "us")
     if not isinstance(item, datetime.datetime):
         return np.datetime64(item, "D")
     if item.utcoffset() is None:
         return np.datetime64(item.replace(tzinfo=None), "us")
     return np.datetime64(item.replace(tzinfo=None), "us") - np.timedelta64(item.utcoffset(), "us")
+
+
+def as_times(items: Sequence[Any], kind: type[Any]) -> npt.NDArray[Any] | None:
+    """Return times of one type and one form as an array, without a step of Python for each; None of any others."""
+    if kind is str:
+        return _from_plain_iso(items)
+    is_zoned = kind is datetime.datetime and any(
+        map(operator.is_not, map(operator.attrgetter("tzinfo"), items), itertools.repeat(None))
+    )
+    is_long = kind is datetime.timedelta and not -_LONGEST <= min(items) <= max(items) <= _LONGEST
+    unit = None if is_zoned or is_long else _UNITS.get(kind)
+    return None if unit is None else np.array(items, unit)
+
+
+def _from_plain_iso(texts: Sequence[str]) -> npt.NDArray[Any] | None:
+    """Return text that has the same digits everywhere, of units that hold all years of four digits."""
+    unit = _PLAIN_ISO.get(len(texts[0]))
+    if unit is None or len(set(map(len, texts))) > 1:
+        return None
+    array = np.array(texts)
+    characters = array.view(np.uint32).reshape(len(texts), -1)
+    for position, expected in enumerate(_ISO_FORM[: len(texts[0])]):
+        found = characters[:, position]
+        if not ((found >= ord(expected[0])) & (found <= ord(expected[-1]))).all():
+            return None
+    try:
+        return array.astype(unit)
+    except ValueError:  # no such day: which it is, is said where each is looked at
+        return None
 
 
 def _from_iso(text: str, where: str) -> Any:

@@ -29,10 +29,11 @@ from structchunk.chunks.segment import (
     walk,
 )
 from structchunk.disk.superblock import CRC, SLOT, Superblock, parse_slot
-from structchunk.index.index import CATALOG, CHECKPOINT, LAST, Index
+from structchunk.index.index import Index
 from structchunk.index.leveldb import LevelDB
 from structchunk.index.page_cache import Budget
 from structchunk.index.store_index import StoreIndex
+from structchunk.index.stored_state import CATALOG, CHECKPOINT, LAST
 from structchunk.index.version import IndexVersion
 from structchunk.runs.extent import EXTENT_DTYPE, MUTABLE, ROW, TOMBSTONE, ZERO, is_sorted, make_rows, misplaced
 from structchunk.runs.packed import EVEN, Packed, pack

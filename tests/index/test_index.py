@@ -22,11 +22,12 @@ from support import UUID, Model, alive, between, keys, model_of, models, rows_of
 from structchunk.errors import ClosedError, CorruptionError, StoreNotFound
 from structchunk.index import change, decoding, page_cache, store_index, stored_rows
 from structchunk.index.change import Change
-from structchunk.index.index import CATALOG, CHECKPOINT, LAST, Index
+from structchunk.index.index import Index
 from structchunk.index.index_snapshot import IndexSnapshot
 from structchunk.index.page import count_rows as rows_of_page
 from structchunk.index.page import is_short
 from structchunk.index.store_index import StoreIndex
+from structchunk.index.stored_state import CATALOG, CHECKPOINT, LAST
 from structchunk.runs.extent import KEY_END, ROW, TOMBSTONE, Extent, RowArray
 from structchunk.runs.run import ArrayRun, ContiguousRun, Run, joined, shorten
 

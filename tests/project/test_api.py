@@ -18,19 +18,19 @@ from structchunk.types.schema import array_schema
 
 COLLECTION = "array_store dataset object_store scan to_arrow"
 DATABASE = f"""
-    {COLLECTION} changes checkpoint close closed compact drop_store first_change last_commit mode path publish
-    refresh snapshot stats sync transaction verify wait
+    {COLLECTION} alter_store attrs changes checkpoint close closed compact drop_store first_change last_commit mode
+    path publish refresh snapshot stats sync transaction verify wait
 """
 STORE = """
-    clear contains_many cursor dataset delete delete_many delete_range dtype first_key from_arrow get get_many items
-    keys last_key name new pop popitem put put_many read scan setdefault to_arrow to_pandas update values
+    attrs clear contains_many cursor dataset delete delete_many delete_range dtype first_key from_arrow get get_many
+    items keys last_key name new pop popitem put put_many read scan setdefault to_arrow to_pandas update values
 """
 API = {
     "Database": DATABASE,
     "SharedDatabase": DATABASE,
     "SharedReader": DATABASE,
-    "Transaction": f"{COLLECTION} abort commit",
-    "Snapshot": f"{COLLECTION} changes close first_change last_commit split",
+    "Transaction": f"{COLLECTION} abort attrs commit",
+    "Snapshot": f"{COLLECTION} attrs changes close first_change last_commit split",
     "Shards": f"{COLLECTION} close names path split verify",
     "ArrayStore": STORE,
     "ObjectStore": f"{STORE} cls edit of_class records",

@@ -570,3 +570,31 @@ def test_gathering_from_one_chunk_takes_memory_for_the_result_only(open_db: Open
     tracemalloc.stop()
     assert batch.values.reshape(2000, 16)[:, 0].tolist() == list(range(0, 64_000, 32))
     assert peak < 8 * batch.values.nbytes
+
+
+def test_going_through_records_gives_what_single_reads_give(open_db: OpenDB) -> None:
+    db = open_db()
+    store = db.array_store("floats", "f8")
+    store.put_many(range(0, 6000, 2), np.arange(9000.0).reshape(3000, 3))
+    store.put_many(range(6000, 9000), np.arange(4500.0), np.arange(3000) % 4)
+    for key in range(0, 9000, 7):
+        store.delete(key)
+    store.put_many(range(1, 6000, 20), np.ones((300, 3)))
+    store.new(9001, 2)[:] = 5
+    with db.snapshot() as snapshot:
+        for source in (store, snapshot["floats"]):
+            keys = list(source)
+            assert keys == sorted(keys) == np.asarray(source.keys()).tolist()
+            assert list(reversed(source)) == keys[::-1] == [key for key, _ in source.items(reverse=True)]
+            for (key, array), other in zip(source.items(), source.values(), strict=True):
+                assert array.tolist() == other.tolist() == source[key].tolist()
+                assert array.flags.writeable == source[key].flags.writeable == (source is store and key == 9001)
+            backwards = [array.tolist() for array in source.values(reverse=True)]
+            assert backwards == [array.tolist() for array in source.values()][::-1]
+    held = list(store.values(0, 100))
+    expected = [array.tolist() for array in held]
+    store.clear()
+    db.compact()
+    db.close()
+    gc.collect()
+    assert [array.tolist() for array in held] == expected

@@ -776,3 +776,14 @@ def test_array_types() -> None:
     assert as_records([b"ab", "c"], text).tobytes() == b"ab\0\0c\0\0\0"
     inners = object_schema(Inner * 2)
     assert as_record([(1, (2, 3)), Inner(4, (5, 6))], inners)["items"]["u"].tolist() == [[1, 4]]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "c16"])
+def test_integers_that_only_a_float_holds(dtype: str) -> None:
+    largest = int(np.finfo(np.float64).max)
+    good = [2**70, -(2**64), 2**100, 3] if dtype == "f4" else [largest, -largest, 2**70, 3]
+    assert as_items(good, np.dtype(dtype)).tolist() == good
+    for bad in (2**70 + 1, largest + 1, -(10**400), 2**1024):
+        for items in ([bad], [*good, bad, 5], [bad, *good]):
+            with pytest.raises(ValueError, match=r"which .* cannot hold without changing it"):
+                as_items(items, np.dtype(dtype))

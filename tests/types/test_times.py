@@ -99,6 +99,29 @@ def test_every_datetime_and_its_text(moment: datetime.datetime) -> None:
         assert as_items([moment.isoformat()], np.dtype("M8[us]"))[0] == found
 
 
+@pytest.mark.parametrize("precision", ["hours", "minutes", "seconds", "milliseconds", "microseconds", None])
+@given(moments=st.lists(st.datetimes(), min_size=2, max_size=5))
+def test_texts_of_one_form_are_what_each_of_them_is(precision: str | None, moments: list[Any]) -> None:
+    texts = [moment.isoformat(timespec=precision) if precision else str(moment.date()) for moment in moments]
+    dtype = np.dtype("M8[us]")
+    singly = np.concatenate([as_items([np.str_(text)], dtype) for text in texts])
+    assert as_items(texts, dtype).tolist() == singly.tolist() == as_items([*texts, "2020"], dtype)[:-1].tolist()
+    assert as_items(moments, dtype).tolist() == [as_items([moment], dtype)[0].item() for moment in moments]
+
+
+@pytest.mark.parametrize("wrong", ["2020-02-30T00:00:00", "2020-01-01T00:00:6x", "2020-01-01x00:00:00"])
+def test_one_of_many_texts_is_no_time(wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong):
+        as_items(["2020-01-01T00:00:00", wrong, "2020-01-01T00:00:02"], np.dtype("M8[s]"))
+
+
+@pytest.mark.parametrize("length", [datetime.timedelta.max, datetime.timedelta.min, datetime.timedelta(106751992)])
+def test_lengths_beyond_those_of_numpy_are_refused(length: datetime.timedelta) -> None:
+    for items in ([length], [HOUR, length], [length, np.timedelta64("NaT", "s")]):
+        with pytest.raises(ValueError, match="which no timedelta64"):
+            as_items(items, np.dtype("m8[us]"))
+
+
 def columns_of(values: list[str]) -> list[Any]:
     return [
         np.array(values),
