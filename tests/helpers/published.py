@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import structchunk as sc
+from structchunk.chunks.heap import ATTRIBUTES
 from structchunk.remote.layout import ZEROS
 from structchunk.remote.manifest import Manifest, PublishedChunk
 from structchunk.remote.objects import Objects, open_objects
@@ -50,7 +51,7 @@ def chunk_file(objects: Objects, manifest: Manifest, chunk: PublishedChunk) -> b
 
 
 def records_of(objects: Objects, manifest: Manifest) -> Shown:
-    """Return the bytes of all records of a publication; all that it names must be as it says."""
+    """Return the bytes of all records of a publication but attributes; all that it names must be as it says."""
     for each in manifest.objects.values():
         assert zlib.crc32(objects.read(each.name, each.size)) == each.crc
     chunks = {chunk.id: chunk_file(objects, manifest, chunk) for chunk in manifest.chunks.values()}
@@ -72,6 +73,7 @@ def records_of(objects: Objects, manifest: Manifest) -> Shown:
         found[name] = {key: bytes(chunks[chunk][at : at + count * size]) for key, at, count, chunk, _ in live}
     counts = [chunk.live[0] for chunk in manifest.chunks.values()]
     assert sum(counts) == sum(map(len, found.values()))
+    found.pop(ATTRIBUTES, None)
     return found
 
 

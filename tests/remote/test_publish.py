@@ -39,7 +39,8 @@ def fill(db: sc.Database, seed: int = 0, count: int = 300) -> None:
     """Change some of everything: regular and irregular rows, replaced and deleted ones."""
     rng = np.random.default_rng(seed)
     with db.transaction() as txn:
-        txn.array_store("even", "f8").put_many(np.arange(count) + count * seed, rng.random((count, 2)))
+        even = txn["even"] if "even" in txn else txn.array_store("even", "f8")
+        even.put_many(np.arange(count) + count * seed, rng.random((count, 2)))
         mixed = txn.array_store("mixed", "u2")
         for key in rng.choice(10 * count, count // 10, replace=False).tolist():
             mixed[key] = np.arange(rng.integers(50))
@@ -76,6 +77,11 @@ def test_one_after_another(open_db: OpenDB, url: str, chunk_size: int) -> None:
         fill(db, seed)
         points.new(seed, x=seed)
         if seed == 4:
+            db.drop_store("mixed")
+        if seed == 5:
+            db["even"].attrs["unit"] = "K"
+        if seed == 6:
+            db.alter_store("even", "c16")
             db.drop_store("mixed")
         if seed == 7:
             db.compact()
