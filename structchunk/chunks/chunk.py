@@ -56,6 +56,11 @@ the next segment lies right below the rows. A slot that holds no valid record en
         56   u4  form of the rows; and 256 if this commit replaces the chunks that the header names
         60   u4  CRC-32 of bytes 0 to 60 of this record, started from the chunk id
 
+The store called "" is the one of attributes, if a database has any. Its items are bytes; its records are JSON
+objects in UTF-8, one for each owner: the key is the store id, or 0 for the database.
+
+A commit that drops a store may create another one of its name, which then is that store: its type was changed.
+
 A commit that replaces chunks is the first one of the chunks whose headers name them, and has rows for all that is
 worth keeping of them. In version 1 no segment says so, and a header alone is no proof: a transaction that was never
 committed may have left it, and later commits have gone there. Rows of all chunks together, in order of commit, are
@@ -71,7 +76,8 @@ import contextlib
 import mmap
 import os
 import struct
-import sys
+import weakref
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,19 +85,22 @@ import numpy as np
 import numpy.typing as npt
 
 from ..disk import files
-from ..errors import CLOSED, ClosedError, CorruptionError, FailedError
+from ..errors import CLOSED, ClosedError, CorruptionError, Error, FailedError
 from ..runs.extent import ROW_SIZE
 from ..runs.gather import Items
 from .directory import record_above
 from .header import MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
+from .mapping import map_file
+from .readahead import read_ahead
 from .segment import SEGMENT_SIZE, Segment, parse_segment, walk
 
 MIN_STEP = 1 << 16
-"""The least that is reserved ahead, in bytes."""
+"""Space is reserved in steps: as much as there is already, up to so many bytes, and then a fraction of it."""
+MOST_OPEN = 32
+"""So many chunk files are kept open for writing, of all databases of this process."""
 _OFFSETS = struct.Struct("<QQ")
-
-_MAPPING: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
-"""Spares a file descriptor for each mapping; older Pythons keep one for as long as it lives."""
+_open: deque[weakref.ref[Chunk]] = deque()
+"""Those that are, the one first that was opened first; some may have been closed since."""
 
 
 class Chunk:
@@ -130,18 +139,28 @@ class Chunk:
     @classmethod
     def create(cls, path: str, header: Header) -> Chunk:
         """Create the file. Not durable before :meth:`flush` and a flush of the directory that it lies in."""
+        chunk = cls(path, header, header.data_offset, header.file_size)
         try:
-            files.create(path, header.file_size)
-            files.reserve(path, 0, header.header_size)
-            files.write(path, 0, header.pack())
+            with files.advised(path):
+                chunk._fill(files.create(path, header.file_size))
         except FileExistsError:
             raise  # somebody else made it, so it must not be removed
         except BaseException:
             files.unlink(path)
             raise
-        chunk = cls(path, header, header.data_offset, header.file_size)
         chunk._prepared = True
         return chunk
+
+    def _fill(self, file: files.File) -> None:
+        """Write the header, with blocks for it, and for the first page of the directory, which every chunk gets."""
+        path, header = self.path, self.header
+        files.reserve(path, 0, header.header_size, file)
+        files.write(path, 0, header.pack(), file)
+        first = max(header.file_size - PAGE, header.data_offset)
+        files.reserve(path, first, header.file_size - first, file)
+        self._directory_reserved = first
+        self._keep_open(file)
+        self._identity = file.identity
 
     @classmethod
     def open(cls, path: str, *, is_written: bool = False) -> Chunk:
@@ -171,7 +190,7 @@ class Chunk:
     def map_source(self) -> mmap.mmap:
         """Map the file for reading, unless it is mapped already: from then on it may be unlinked."""
         if self._source is None:
-            self._source = self._map(mmap.ACCESS_READ)
+            self._source = self._map(writable=False)
         return self._source
 
     @property
@@ -192,7 +211,7 @@ class Chunk:
     def target(self) -> mmap.mmap:
         """A mapping whose changes go to the file."""
         if self._target is None:
-            self._target = self._map(mmap.ACCESS_WRITE)
+            self._target = self._map(writable=True)
         return self._target
 
     def unmap(self) -> None:
@@ -204,25 +223,25 @@ class Chunk:
         self._closed = True
         self.unmap()
 
-    def _map(self, access: int) -> mmap.mmap:
+    def _map(self, *, writable: bool) -> mmap.mmap:
         # On an overlay file system a file of a lower layer is copied when it is first opened for writing, and who
         # has mapped it before goes on seeing the lower one. So who writes opens it for writing, even to read.
-        write = access == mmap.ACCESS_WRITE or (self._is_written and os.access(self.path, os.W_OK))
+        write = writable or (self._is_written and os.access(self.path, os.W_OK))
         with self._while_open(), files.advised(self.path):
             file = self._file  # which may have lost its name; and a signal handler may close it meanwhile
             if file is not None:
-                return self._mapped(file.fd, access)
+                return self._mapped(file.fd, writable=writable)
             with files.opened(self.path, write=write) as fd:
-                return self._mapped(fd, access)
+                return self._mapped(fd, writable=writable)
 
-    def _mapped(self, fd: int, access: int) -> mmap.mmap:
+    def _mapped(self, fd: int, *, writable: bool) -> mmap.mmap:
         status = os.fstat(fd)
         size = status.st_size
         if size != self.header.file_size:
             expected = f"{self.header.file_size} bytes"
             raise CorruptionError(self.path, found=f"a file of {size} bytes", expected=expected)
         self._recognise(fd, files.identity(status))
-        return mmap.mmap(fd, size, access=access, **_MAPPING)
+        return map_file(fd, size, writable=writable)
 
     def _recognise(self, fd: int, file: files.Identity) -> None:
         """Raise unless an open file is this chunk: it may lie where another one was when the header was read."""
@@ -237,6 +256,10 @@ class Chunk:
                 f"{self.path} is another file than the one that was opened; close the database and open it again"
             )
 
+    def is_file(self, fd: int) -> bool:
+        """Tell whether an open file is the one that is mapped, or was written to."""
+        return self._identity == files.identity(os.fstat(fd))
+
     @contextlib.contextmanager
     def _while_open(self) -> Iterator[None]:
         """Raise ClosedError if it is closed, also meanwhile, after which the path may lead nowhere."""
@@ -248,12 +271,15 @@ class Chunk:
             if self._closed:
                 raise ClosedError(CLOSED) from error
             raise
+        if self._closed:  # its file may still be open, and lead nowhere
+            raise ClosedError(CLOSED)
 
     def _check_place(self) -> None:
         """Raise if what is written by path would go to another file than the one that is open."""
-        if self._file is None:
+        file = self._file  # others may close it, to open another one
+        if file is None:
             self._open_file()
-        elif found := files.displaced(self.path, self._file.identity):
+        elif found := files.displaced(self.path, file.identity):
             if self._closed:
                 raise ClosedError(CLOSED)
             raise FailedError(f"{found}; close the database and open it again")
@@ -269,6 +295,12 @@ class Chunk:
 
     def fetch(self, start: int, stop: int) -> None:
         """See that bytes of the file are there before they are read from a mapping: all are that are in it."""
+
+    def read_ahead(self, start: int, stop: int) -> None:
+        """Have the system fetch bytes from the disk that are about to be read, and some that follow."""
+        mapping = self._source
+        if mapping is not None:
+            read_ahead(mapping, start, stop, self.committed)
 
     def working_offsets(self) -> tuple[int, int]:
         """Return free and directory offset as the header has them, for those who read it from outside."""
@@ -316,17 +348,18 @@ class Chunk:
             return
         self._check_place()
         start = max(self.free, self.reserved)
-        ahead = round_up(end + max(MIN_STEP, end // 16), PAGE)
+        ahead = round_up(end + self._step(end - self.header.data_offset), PAGE)
         exact = round_up(end, PAGE)
         self.reserved = self._reserve_one_of(start, min(ahead, self.directory // PAGE * PAGE), exact)
 
-    def reserve_directory(self, rows_size: int, *, ahead: int = MIN_STEP) -> None:
+    def reserve_directory(self, rows_size: int, *, exact: bool = False) -> None:
         """Give blocks to the next segment, whose rows take `rows_size` bytes, as :meth:`reserve` does to data."""
         low = self.directory - SEGMENT_SIZE - rows_size
         if low >= self._directory_reserved:
             return
         self._check_place()
         stop = min(self._directory_reserved, self.directory)
+        ahead = 0 if exact else min(self.header.file_size - self.directory, MIN_STEP)
         for start in (low - ahead, low):
             first = max(start // PAGE * PAGE, self.free, self.stored)
             try:
@@ -337,6 +370,11 @@ class Chunk:
             else:
                 self._directory_reserved = first
                 return
+
+    @staticmethod
+    def _step(size: int) -> int:
+        """Return how much to reserve ahead, behind `size` bytes."""
+        return max(min(size, MIN_STEP), size // 16)
 
     def _reserve_one_of(self, start: int, ahead: int, exact: int) -> int:
         if ahead > exact:
@@ -352,7 +390,7 @@ class Chunk:
 
     def _reserve(self, offset: int, size: int) -> None:
         with self._while_open():
-            files.reserve(self.path, offset, size)
+            files.reserve(self.path, offset, size, self._file)
 
     def store(self, offset: int, data: Any, size: int) -> None:
         """Write a contiguous buffer of `size` bytes at `offset`, behind all that was committed."""
@@ -367,8 +405,26 @@ class Chunk:
         with self._while_open(), files.advised(self.path):
             file = files.File(self.path)
         self._recognise(file.fd, file.identity)
-        self._file = file
+        self._keep_open(file)
         return file
+
+    def _keep_open(self, file: files.File) -> None:
+        """Write to this open file from now on, and close others if there are too many."""
+        self._file = file
+        _open.append(weakref.ref(self))
+        while len(_open) > MOST_OPEN:
+            oldest = _open.popleft()()
+            if oldest is not None:
+                oldest._let_file_go()
+
+    def _let_file_go(self) -> None:
+        """Close the file once no write is in flight, and keep it mapped: see ``files.start_flush``.
+
+        It is opened again when it is needed. One that cannot be mapped stays open.
+        """
+        with contextlib.suppress(OSError, Error):
+            self.map_source()
+            self._file = None
 
     def place(self, offset: int, data: Any, size: int) -> None:
         """Store a contiguous buffer, with blocks for no more than itself: nothing is to follow soon."""

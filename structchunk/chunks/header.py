@@ -17,6 +17,7 @@ PAGE = 4096
 MAX_HEADER_SIZE = 1 << 24
 CRC_OFFSET = 80
 TEXT_OFFSET = 104
+_to_json = json.JSONEncoder(separators=(",", ":")).encode  # in ASCII, as a JSONEncoder does unless told otherwise
 
 
 class HeaderFields(ctypes.LittleEndianStructure):
@@ -111,16 +112,13 @@ class Header:
         commits = self.about.get("history")
         return None if commits is None else History(commits[0], tuple(commits[1:]))
 
-    @property
+    @cached_property
     def text(self) -> bytes:
         """The variable part: JSON, then the ids of replaced chunks."""
         ids = b"".join(chunk.to_bytes(4, "little") for chunk in self.replaces)
-        return self._json() + ids
+        return _to_json(self.about).encode() + ids
 
-    def _json(self) -> bytes:
-        return json.dumps(self.about, separators=(",", ":"), ensure_ascii=True).encode()
-
-    @property
+    @cached_property
     def header_size(self) -> int:
         """Bytes of the header, whole pages."""
         return round_up(TEXT_OFFSET + len(self.text), PAGE)

@@ -19,7 +19,7 @@ from ..engine.storage import Storage
 from ..errors import ReadOnlyError
 from ..maintenance.altering import copy_altered, hold_still
 from ..maintenance.backup import copy_storage, destination
-from ..maintenance.compaction import CompactionReport, compact_index, compact_store
+from ..maintenance.compaction import CompactionReport, compact_index, compact_stores, in_groups
 from ..maintenance.update import update_copy
 from ..process import leftovers
 from ..remote.publish import Published, publish
@@ -29,7 +29,7 @@ from ..types.schema import Schema
 from .attribute_records import ATTRIBUTES, Writer
 from .autocommit import AutocommitBinding
 from .handle import DatabaseHandle
-from .transaction import Transaction, drop_store, replace_store, staging_by_name
+from .transaction import Transaction, drop_store, replace_store, stagings_by_name
 from .writer_queue import WriterQueue
 
 CLOSE_WAIT = 1.0
@@ -144,7 +144,7 @@ class Database(DatabaseHandle):
         """
         self._binding(check_store_name(name))  # raises if there is none
         with self.transaction(sync=True) as transaction:
-            storage, staging = staging_by_name(transaction, name)
+            storage, (staging,) = stagings_by_name(transaction, [name])
             heap = staging.heap
             asked = asked_schema(heap.schema, new_type)
             converter = alteration(name, heap.schema, asked, fill, drop)
@@ -220,13 +220,14 @@ class Database(DatabaseHandle):
         LockedError
             This thread has a transaction open.
         OSError
-            ENOSPC when the disk has no room for the copy of a store; that store is as it was.
+            ENOSPC when the disk has no room for the copy of a store; it is as it was, and those that follow.
 
         Notes
         -----
-        Each store is one commit, atomic and durable, during which other transactions wait and reads go on.
-        Afterwards a scan of the store is one contiguous sweep of its new chunks. It takes disk space for a copy
-        of the store while it lasts, and memory for the rows (some hundred bytes a record), not for the records.
+        Each store is one commit, or part of one where several are small, atomic and durable, during which other
+        transactions wait and reads go on. Afterwards a scan of the store is one contiguous sweep of its new chunks.
+        It takes disk space for a copy of the store while it lasts, and memory for the rows (some hundred bytes a
+        record), not for the records.
 
         Arrays, batches, snapshots and scans stay valid; the disk space of an old chunk comes back when the last
         of them goes. A chunk is skipped while anyone holds a view through which its records can be changed in
@@ -241,19 +242,19 @@ class Database(DatabaseHandle):
         total = sum(stats[name].live for name in wanted)
         reports = []
         done = 0
-        for name in wanted:
-            reports.append(self._compact(name, partial(_report, progress, done, total)))
-            done += stats[name].live
+        for group in in_groups(stats[name] for name in wanted):
+            reports += self._compact(group, partial(_report, progress, done, total))
+            done += sum(stats[name].live for name in group)
             _report(progress, done, total)
         if not names and ATTRIBUTES in self._storage.heaps:
-            self._compact(ATTRIBUTES, _ignore)
+            self._compact([ATTRIBUTES], _ignore)
         compact_index(self._storage, names)
         return reports
 
-    def _compact(self, name: str, progress: Callable[[int], object]) -> CompactionReport:
+    def _compact(self, names: list[str], progress: Callable[[int], object]) -> list[CompactionReport]:
         with self.transaction(sync=True) as transaction:
-            storage, staging = staging_by_name(transaction, name)
-            return compact_store(storage, staging, transaction.commit, self.sync, progress)
+            storage, stagings = stagings_by_name(transaction, names)
+            return compact_stores(storage, stagings, transaction.commit, self.sync, progress)
 
     def sync(self) -> None:
         """Bring everything to disk: all commits, the index, and changes made in place to live records."""

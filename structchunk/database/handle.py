@@ -141,10 +141,10 @@ class DatabaseHandle(StoreCollection):
         While a snapshot is held, files that the writer has dropped keep their disk space.
 
         It costs next to nothing if there is no newer commit, and little more than to read what a few commits have
-        changed. After many, after one that compacted or dropped a store, when another process has begun to write,
-        and after this was pickled, the index is cloned anew, which takes some milliseconds. In a forked child whose
-        parent had used a database, each clone takes some file descriptors for good: where that is done often, spawn
-        instead.
+        changed. After many, after one that compacted, altered or dropped a store, when another process has begun to
+        write, and after this was pickled, the index is cloned anew, which takes some milliseconds. In a forked
+        child whose parent had used a database, each clone takes some file descriptors for good: where that is done
+        often, spawn instead.
         """
         self._check_open()
         storage = self._storage
@@ -241,6 +241,7 @@ class DatabaseHandle(StoreCollection):
         ``Change.batch()``. What is committed after the call is not in it. Who keeps the number of the last commit
         that it took beside what was made of the changes, in one transaction, takes each commit once.
 
+        Attributes are passed over, but those that :meth:`compact` has moved count as lost unless `names` are given.
         Compaction is no change, and neither are changes in place, which are no commits: an object, or an array made
         by ``new()``, is in the changes of the commit that made it. Keys that one transaction put and deleted are
         among those that it deleted. Of a store that was dropped only that is known: who has not seen the changes of

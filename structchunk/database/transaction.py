@@ -6,7 +6,7 @@ import contextlib
 import threading
 import weakref
 from collections import ChainMap
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from types import TracebackType
@@ -218,7 +218,7 @@ class Transaction(StoreCollection):
         heap = self._storage.new_heap(name, schema)
         allocator = self._allocator(heap)
         allocator.roll()
-        self._storage.index.add_store(heap.store, heap.item_size, heap.check)
+        self._storage.index.add_new_store(heap.store, heap.item_size, heap.check)
         staging = self._new_staging(allocator)
         self._stagings[name], self._created[name] = staging, heap
 
@@ -366,12 +366,16 @@ def staging_of(transaction: Transaction, heap: Heap) -> Staging:
     return transaction._staging(mine)
 
 
-def staging_by_name(transaction: Transaction, name: str) -> tuple[Storage, Staging]:
-    """Return the files that a transaction changes, and what it has changed in a committed store."""
+def stagings_by_name(transaction: Transaction, names: Iterable[str]) -> tuple[Storage, list[Staging]]:
+    """Return the files that a transaction changes, and what it has changed in committed stores."""
+    return transaction._storage, [_staging_by_name(transaction, name) for name in names]
+
+
+def _staging_by_name(transaction: Transaction, name: str) -> Staging:
     heap = transaction._heap(name)
     if heap is None:
         raise StoreNotFound(f"store {name!r} was dropped")
-    return transaction._storage, transaction._staging(heap)
+    return transaction._staging(heap)
 
 
 def drop_store(transaction: Transaction, name: str) -> None:

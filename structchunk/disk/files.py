@@ -71,7 +71,13 @@ class Descriptor:
 
 
 class File(Descriptor):
-    """An existing regular file, open for writing for as long as this object lives.
+    """A regular file, open for writing for as long as this object lives.
+
+    Parameters
+    ----------
+    path : str
+    flags : int
+        Beside those that open an existing file.
 
     Attributes
     ----------
@@ -80,9 +86,9 @@ class File(Descriptor):
         What tells it from all others, whatever its path.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, flags: int = 0) -> None:
         super().__init__()
-        self.fd = _open(path, os.O_RDWR)
+        self.fd = _open(path, os.O_RDWR | flags)
         _check_regular(path, self.fd)
         self.identity = identity(os.fstat(self.fd))
 
@@ -93,7 +99,7 @@ class File(Descriptor):
 
 def _open(path: str, flags: int) -> int:
     try:
-        return os.open(path, flags | os.O_NONBLOCK | _FLAGS)
+        return os.open(path, flags | os.O_NONBLOCK | _FLAGS, 0o600)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise _not_regular(path) from error
@@ -182,16 +188,15 @@ def exists(path: str) -> bool:
     return True
 
 
-def create(path: str, size: int) -> None:
+def create(path: str, size: int) -> File:
     """Create a sparse file of `size` bytes, private to the user; it must not exist."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
+    file = File(path, os.O_CREAT | os.O_EXCL)
     try:
-        os.ftruncate(fd, size)
+        os.ftruncate(file.fd, size)
     except BaseException:
         os.unlink(path)
         raise
-    finally:
-        os.close(fd)
+    return file
 
 
 def make_directory(path: str) -> None:
@@ -205,26 +210,41 @@ def read(path: str, offset: int, size: int) -> bytes:
         return os.pread(fd, size, offset)
 
 
-def write(path: str, offset: int, data: Any) -> None:
-    """Write all of a contiguous buffer at `offset`."""
+def write(path: str, offset: int, data: Any, file: File | None = None) -> None:
+    """Write all of a contiguous buffer at `offset`, to a file that may be open already."""
+    if file is not None:
+        return file.write(offset, data)
     with opened(path, write=True) as fd:
         _write(fd, offset, memoryview(data).cast("B"))
 
 
-def reserve(path: str, offset: int, size: int) -> None:
+def reserve(path: str, offset: int, size: int, file: File | None = None) -> None:
     """Give blocks to a stretch that was never written, so that storing to its mapping cannot fail.
+
+    Parameters
+    ----------
+    path : str
+    offset, size : int
+    file : File, optional
+        The same file, if it is open.
 
     Raises
     ------
     OSError
         ENOSPC when the disk is full.
     """
+    if file is not None:
+        return _reserve(file.fd, offset, size)
     with opened(path, write=True) as fd:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(fd, offset, size)
-            return
-        for start in range(offset, offset + size, len(ZEROS)):  # macOS
-            os.pwrite(fd, ZEROS[: offset + size - start], start)
+        _reserve(fd, offset, size)
+
+
+def _reserve(fd: int, offset: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, offset, size)
+        return
+    for start in range(offset, offset + size, len(ZEROS)):  # macOS
+        os.pwrite(fd, ZEROS[: offset + size - start], start)
 
 
 def truncate(path: str, size: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -68,12 +68,12 @@ class InPlaceViews:
         moved = heap.retired_chunk(extent[3]).moved(extent)
         return None if moved is None else self.array(heap, moved, checkpoint)
 
-    def begin_moving(self, heap: Heap) -> list[Chunk]:
-        """Hand out no writable view of a store any more, and return the chunks of which none is held.
+    def begin_moving(self, heaps: Sequence[Heap]) -> list[list[Chunk]]:
+        """Hand out no writable view of stores any more, and return of each the chunks of which none is held.
 
         Who calls this sets ``moving`` to NOTHING at the end: one assignment, which nothing can interrupt.
         """
-        self._mover, self.moving = threading.get_ident(), frozenset(heap.chunks)
-        free = [chunk for chunk in heap.chunks.values() if not heap.is_exposed(chunk.id)]
-        self.moving = frozenset(chunk.id for chunk in free)
+        self._mover, self.moving = threading.get_ident(), frozenset().union(*(heap.chunks for heap in heaps))
+        free = [[chunk for chunk in heap.chunks.values() if not heap.is_exposed(chunk.id)] for heap in heaps]
+        self.moving = frozenset(chunk.id for chunks in free for chunk in chunks)
         return free

@@ -7,7 +7,6 @@ tables of its logs, now or when the database is opened next.
 
 from __future__ import annotations
 
-import json
 from functools import partial
 
 from ..disk.reserve import Reserve
@@ -144,4 +143,4 @@ def _batch_size(prepared: Prepared) -> int:
     for figures in prepared.counts.values():
         size += _ROW_SIZE * len(figures)
     size += sum(len(note) for _, note in prepared.notes)
-    return size if prepared.catalog is None else size + len(json.dumps(prepared.catalog))
+    return size + sum(len(value) for _, value in prepared.catalog_puts)

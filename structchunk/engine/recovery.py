@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import TypeAlias, TypeVar
 
 from ..chunks.chunk import Chunk
@@ -23,7 +23,7 @@ from ..errors import CorruptionError
 from ..index.index import Index
 from ..index.leveldb import REBUILD
 from ..index.stored_state import Catalog
-from ..runs.run import portions
+from ..runs.run import Run, portions
 from ..types.schema import schema_from_descriptor
 from .checkpoint import crc_of_index
 from .commit_log import (
@@ -380,15 +380,30 @@ def _index_anew(
         storage = make(superblock._replace(generation=generation), index)
         catalog = {chunk.header.about["name"]: catalog_entry(chunk.header) for chunk in kept}
         _add_heaps(storage, catalog, log, without=replaced)
+        index.begin_empty()
         index.put(log.good, {}, catalog)
         runs_by_store = rows_by_store(log.segments, log.chunks)
-        for store in runs_by_store.keys() - dropped:
-            for part in (part for run in runs_by_store[store] for part in portions(run, LOAD_ROWS)):
-                index.put(log.good, {store: [part]})
+        for group in _in_groups({store: runs_by_store[store] for store in runs_by_store.keys() - dropped}):
+            index.put(log.good, group)
     except BaseException:
         index.close()
         raise
     return storage, dropped, replaced
+
+
+def _in_groups(runs_by_store: Mapping[int, Iterable[Run]]) -> Iterator[dict[int, list[Run]]]:
+    """Yield the rows of stores in portions that memory holds: of many small stores together."""
+    group: dict[int, list[Run]] = {}
+    count = 0
+    for store, runs in runs_by_store.items():
+        for part in (part for run in runs for part in portions(run, LOAD_ROWS)):
+            if count + len(part) > LOAD_ROWS and group:
+                yield group
+                group, count = {}, 0
+            group.setdefault(store, []).append(part)
+            count += len(part)
+    if group:
+        yield group
 
 
 def _remove_index(path: str) -> None:
@@ -405,6 +420,7 @@ def _add_heaps(storage: Storage, catalog: Catalog, log: Log, without: Container[
     for chunk in good_chunks(log):
         if chunk.id not in without:
             by_store.setdefault(chunk.header.store, []).append(chunk)
+    live = storage.index.read_all_live()
     for name, entry in catalog.items():
         store, path = entry["store"], storage.paths.root
         chunks = by_store.get(store, [])
@@ -416,7 +432,7 @@ def _add_heaps(storage: Storage, catalog: Catalog, log: Log, without: Container[
                 expected = f"{heap.item_size}, as its type says"
                 raise CorruptionError(chunk.path, offset=40, found=found, expected=expected)
             heap.add(chunk)
-        storage.add_heap(heap)
+        storage.add_heap(heap, live.get(store, {}))
 
 
 def _take_over(storage: Storage, log: Log, dropped: set[int], replaced: Container[int] = ()) -> None:

@@ -22,6 +22,7 @@ from ..disk.reserve import Reserve
 from ..disk.superblock import Superblock
 from ..disk.tail import Head, Tail
 from ..errors import FailedError, StoreNotFound
+from ..index.counts import Counts
 from ..index.index import Index
 from ..process import forks, leftovers
 from ..process.mutex import Mutex, interrupts_itself
@@ -29,6 +30,7 @@ from ..runs.extent import Extent
 from ..types.schema import Schema
 from . import checkpoint, drafts, provision
 from .commit import Ready, append_parts, catalog_after, make_ready, with_note
+from .flushing import flush_chunks
 from .in_place import InPlaceViews
 from .losses import going_with
 from .names import Names, name_heaps
@@ -107,9 +109,10 @@ class Storage:
         names = self._named = name_heaps(self._named, self.index.catalog, self._heaps)
         return names
 
-    def add_heap(self, heap: Heap) -> None:
-        """Make a committed store known."""
-        self.index.add_store(heap.store, heap.item_size, heap.check)  # first: who has the heap needs its table
+    def add_heap(self, heap: Heap, live: Counts | None = None) -> None:
+        """Make a committed store known; `live` is what is live in its chunks, if that was read already."""
+        # First: who has the heap needs its table.
+        self.index.add_store(heap.store, heap.item_size, heap.check, live)
         self._heaps[heap.store] = heap
         self._named = None
 
@@ -389,8 +392,7 @@ class Storage:
         provision.leave(self.reserve, self.index)
 
     def _flush(self) -> None:
-        for chunk in self.dirty.values():
-            chunk.flush()
+        flush_chunks(self.dirty.values())
         self.dirty = {}
         if self.entries_dirty:
             files.flush_directory(self.paths.chunks)

@@ -31,7 +31,7 @@ Check = Callable[[RowArray], None]
 class Prepared(NamedTuple):
     """What a commit does to the index: the changes and figures of each store, the new catalog, who is dropped.
 
-    ``removed`` has all keys of those, ``notes`` what is kept of some.
+    ``removed`` has all keys of those, ``notes`` what is kept of some; ``catalog_puts`` is the catalog, packed.
     """
 
     changes: dict[int, Change]
@@ -40,6 +40,7 @@ class Prepared(NamedTuple):
     dropped: Collection[int] = ()
     removed: Collection[bytes] = ()
     notes: Collection[tuple[int, bytes]] = ()
+    catalog_puts: Collection[Pair] = ()
 
 
 class Index:
@@ -118,6 +119,10 @@ class Index:
         """Return for chunks of a copy how far down their directories were looked at, and the flags found there."""
         return stored_state.read_flags(self.leveldb)
 
+    def read_all_live(self) -> dict[int, dict[int, LiveCount]]:
+        """Return what is live in each chunk of all stores, from LevelDB."""
+        return stored_state.read_all_live(self.leveldb)
+
     def read_live(self, store: int, snapshot: Any = None) -> dict[int, LiveCount]:
         """Return what is live in each chunk of a store, from LevelDB."""
         return stored_state.read_live(self.leveldb, store, snapshot)
@@ -149,14 +154,28 @@ class Index:
         """
         return store_index_of(self._store_indexes, store)
 
-    def add_store(self, store: int, item_size: int, check: Check) -> StoreIndex:
-        """Make a store's rows readable; `check` raises if rows point outside the store's chunks."""
+    def add_store(
+        self, store: int, item_size: int, check: Check, live: dict[int, LiveCount] | None = None
+    ) -> StoreIndex:
+        """Make a store's rows readable; `check` raises if rows point outside the store's chunks.
+
+        `live` is what is live in each of them, if that was read already.
+        """
         self._item_sizes[store] = item_size
-        self.live[store] = self.read_live(store)
+        self.live[store] = self.read_live(store) if live is None else live
         store_index = self._store_indexes[store] = StoreIndex(
             self.leveldb, self._version, store, item_size, check, self._budget
         )
         return store_index
+
+    def add_new_store(self, store: int, item_size: int, check: Check) -> None:
+        """Make a store that is not committed yet readable, of which LevelDB has nothing."""
+        self.add_store(store, item_size, check, {}).begin_empty()
+
+    def begin_empty(self) -> None:
+        """Take it that LevelDB has nothing of any store: the index was made just now."""
+        for store_index in self._store_indexes.values():
+            store_index.begin_empty()
 
     def remove_store(self, store: int) -> None:
         """Forget a store that was never committed, if it is known."""
@@ -235,7 +254,8 @@ class Index:
             counts[store] = recount(self.live[store], self._item_sizes[store], store_index.replaced(runs), runs)
             changes[store] = store_index.put_all(runs) if store in compacted else store_index.put(runs)
         removed = [key for store in dropped for key in self._keys_of(store)]
-        return Prepared(changes, counts, catalog, dropped, removed)
+        puts = [] if catalog is None else [stored_state.catalog_pair(catalog)]
+        return Prepared(changes, counts, catalog, dropped, removed, catalog_puts=puts)
 
     def apply(self, commit: int, prepared: Prepared) -> None:
         """Make what was prepared, since which nothing was applied, the state as of a commit."""
@@ -276,10 +296,8 @@ class Index:
 
     def _write_with(self, commit: int, prepared: Prepared, other: Batch, *, sync: bool = False) -> None:
         """Write a change, and other pairs with it, as one batch."""
-        changes, counts, catalog, dropped, keys, notes = prepared
-        puts = [stored_state.last_pair(commit), *other.puts]
-        if catalog is not None:
-            puts.append(stored_state.catalog_pair(catalog))
+        changes, counts, catalog, dropped, keys, notes, catalog_puts = prepared
+        puts = [stored_state.last_pair(commit), *other.puts, *catalog_puts]
         for store, figures in counts.items():
             puts += stored_state.live_pairs(store, figures)
         puts += [pack_note(commit, store, about) for store, about in notes]

@@ -88,6 +88,9 @@ def _first(iterator: Any, start: bytes, stop: bytes, count: int) -> list[Pair]:
 
 def _last(iterator: Any, start: bytes, stop: bytes, count: int) -> list[Pair]:
     pairs: list[Pair] = []
+    iterator.seek(start)
+    if not iterator.valid() or iterator.key() >= stop:
+        return pairs  # else going back would pass all versions of the key before, of which there may be very many
     iterator.seek(stop)
     if iterator.valid():
         iterator.prev()

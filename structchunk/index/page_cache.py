@@ -7,6 +7,7 @@ import weakref
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TypeAlias
 
 import numpy as np
@@ -171,9 +172,9 @@ class PageCache:
         self._inserted = 0
         budget.caches.add(self)
 
-    def eagerness(self) -> int:
-        """Return how often to double what is read for one key, 0 to 4: who has missed often will miss again."""
-        return min(self._inserted // EAGER_AFTER, 4)
+    def wanted(self, usual: int) -> int:
+        """Return how many pages to read for one key: one at first, and more for who has missed often."""
+        return usual << min(self._inserted // EAGER_AFTER, 4) if self._inserted else 1
 
     def find(self, key: int) -> CachedPages | None:
         """Return the pages that answer for a key, or None."""
@@ -199,13 +200,24 @@ class PageCache:
         self.budget.size += pages.size
         self.budget.enforce()
 
+    def insert_all(self, pages: Sequence[CachedPages]) -> None:
+        """Add disjoint pages, as :meth:`insert` does: all at once, as the lists are copied."""
+        for each in pages:
+            self.drop(each.floor, each.last)
+        together = sorted([*self.index[1], *pages], key=attrgetter("last"))
+        self.index = [each.last for each in together], together
+        self._inserted += 1
+        self.budget.size += sum(each.size for each in pages)
+        self.budget.enforce()
+
     def drop(self, low: int, high: int) -> None:
         """Remove the pages that answer for any key in ``[low, high]``."""
         lasts, cached = self.index
         first = upto = bisect_left(lasts, low)
         while upto < len(cached) and cached[upto].floor <= high:
             upto += 1
-        self._remove(first, upto)
+        if first < upto:
+            self._remove(first, upto)
 
     def drop_any(self) -> None:
         """Remove what was inserted at one time."""

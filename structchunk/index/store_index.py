@@ -18,6 +18,7 @@ from ..runs.extent import (
     RowArray,
     clip,
     concatenate,
+    empty_rows,
     find_equal,
     make_rows,
     overlay,
@@ -90,6 +91,11 @@ class StoreIndex:
         self._delta_loaded = False
         self._dropped = ""
 
+    def begin_empty(self) -> None:
+        """Take it that LevelDB has nothing of this store: it is a new one."""
+        self._delta_loaded = True
+        self._cache.insert(CachedPages(ArrayRun(empty_rows()), 0, KEY_END - 1))
+
     # ------------------------------------------------------------------ point reads
 
     def find(self, key: int) -> Extent | None:
@@ -149,7 +155,8 @@ class StoreIndex:
     def existing(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return the live rows that these ascending keys have now, without those that have none."""
         if len(keys) <= FEW_KEYS:
-            return without_tombstones(self.lookup(keys))
+            extents = [extent for key in keys.tolist() if (extent := self.find(key)) is not None]
+            return np.array(extents, EXTENT_DTYPE) if extents else empty_rows()
         parts = []
         for pages, first, upto in self._pages_of(keys, None):
             where, found = pages.search(keys[first:upto])
@@ -173,14 +180,33 @@ class StoreIndex:
     def _pages_of(
         self, keys: npt.NDArray[np.uint64], at: IndexState | None
     ) -> Iterator[tuple[CachedPages, int, int]]:
-        """Yield the pages that answer for ascending keys, and between which positions among these they do."""
-        first, wide = 0, False
+        """Yield the pages that answer for ascending keys, and between which positions among these they do.
+
+        Where few keys meet each page, pages are read one by one, and cached together at the end.
+        """
+        first, wide, alone = 0, False, True
+        number, single = self._version.number, list[CachedPages]()
         while first < len(keys):
-            pages = self._cached_pages(int(keys[first]), at, wide=wide)
+            key = int(keys[first])
+            pages = self._known_pages(key, at) if alone else None
+            if alone and pages is None:
+                pages = self._stored.load(key, 1, at.leveldb_snapshot if at else None)
+                single.append(pages)
+            pages = pages or self._cached_pages(key, at, wide=wide)
             upto = first + int(np.searchsorted(keys[first:], np.uint64(pages.last), side="right"))
             yield pages, first, upto
+            alone = (upto - first) * self._stored.page_rows <= DENSE_KEYS * pages.count
             wide = upto - first > DENSE_KEYS
             first = upto
+        self._keep(single, number, at)
+
+    def _keep(self, pages: list[CachedPages], number: int, at: IndexState | None) -> None:
+        """Cache pages that were read at a version, or after it, if they are still the latest ones."""
+        with self._version.lock:
+            latest = self._version.number if at is None else at.version
+            if pages and latest == number == self._version.number and not self._cache.budget.is_full():
+                self._load_delta()
+                self._cache.insert_all(pages)
 
     # ------------------------------------------------------------------ range reads
 
@@ -266,7 +292,7 @@ class StoreIndex:
                 ):
                     return pages
             stop = KEY_END if wide or not latest else self._cache.next_floor(key)
-            count = GROUP_PAGES if wide else POINT_PAGES << self._cache.eagerness()
+            count = GROUP_PAGES if wide else self._cache.wanted(POINT_PAGES)
         loaded = self._stored.load(key, count, at.leveldb_snapshot if at else None, stop=stop, reverse=reverse)
         with version.lock:
             if latest and number == version.number:

@@ -161,6 +161,14 @@ def read_live(leveldb: LevelDB, store: int, snapshot: Any = None) -> dict[int, L
     return {chunk: LiveCount(*counts) for (_, _, chunk), counts in rows.items()}
 
 
+def read_all_live(leveldb: LevelDB) -> dict[int, dict[int, LiveCount]]:
+    """Return what is live in each chunk of all stores, which takes one call for any number of them."""
+    live: dict[int, dict[int, LiveCount]] = {}
+    for (_, store, chunk), counts in _read_rows(leveldb, b"C", _LIVE_KEY).items():
+        live.setdefault(store, {})[chunk] = LiveCount(*counts)
+    return live
+
+
 def live_pairs(store: int, counts: Mapping[int, tuple[int, int]]) -> Iterator[Pair]:
     """Yield what says what is live in chunks of a store."""
     return ((live_key(store, chunk), _TWO_U8.pack(*count)) for chunk, count in counts.items())

@@ -44,7 +44,8 @@ class Converter(Protocol):
 
 def hold_still(storage: Storage, heap: Heap) -> None:
     """Hand out no writable view of a store until ``storage.in_place.moving`` is reset; raise if one is held."""
-    if len(storage.in_place.begin_moving(heap)) < len(heap.chunks):
+    (free,) = storage.in_place.begin_moving([heap])
+    if len(free) < len(heap.chunks):
         raise LockedError(f"store {heap.name!r} cannot be altered: {EXPOSED}; let go of it first")
 
 

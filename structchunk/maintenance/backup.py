@@ -31,6 +31,7 @@ from ..chunks.segment import survey
 from ..disk import files
 from ..disk.paths import AnyPath, Paths, absolute
 from ..disk.superblock import Superblock, crc_of_heads, create_superblock
+from ..engine.flushing import flush_chunks
 from ..engine.storage import Storage
 from ..index.index import Prepared, copy_snapshot
 from ..index.index_snapshot import IndexSnapshot
@@ -104,10 +105,9 @@ def _build(storage: Storage, draft: Paths) -> None:
     frozen = frozen_chunks(storage)
     with contextlib.ExitStack() as held:
         taken = take(storage, frozen, {}, draft, held)
-        flags = {}
-        for chunk, source in taken.sources.items():
-            copy = copy_chunk(source, draft.chunk(chunk))
-            flags[chunk] = copy.directory, flags_of_rows(copy)
+        copies = [copy_chunk(source, draft.chunk(chunk)) for chunk, source in taken.sources.items()]
+        flush_chunks(copies)
+        flags = {copy.id: (copy.directory, flags_of_rows(copy)) for copy in copies}
         files.flush_directory(draft.chunks)
         _copy_index(taken, draft, flags)
     files.flush_directory(draft.root)
@@ -149,7 +149,7 @@ def _is_frozen(path: str, head: tuple[int, int]) -> bool:
 def take(
     storage: Storage, frozen: set[int], mine: Mapping[int, Chunk], draft: Paths, held: contextlib.ExitStack
 ) -> Taken:
-    """Link chunks, or open them, and fix the commit. Commits wait meanwhile, so nothing here may take long.
+    """Link chunks, or map them, and fix the commit. Commits wait meanwhile, so nothing here may take long.
 
     Parameters
     ----------
@@ -173,7 +173,8 @@ def take(
         }
         linkable = {place.chunk.id for place in _hidden(places.values(), heaps)} & frozen
         sources = {
-            place.chunk.id: _opened(place, held) for place in _lacking(places.values(), mine, draft, linkable)
+            place.chunk.id: Source(place.chunk, memoryview(place.chunk.map_source()), place.free, place.directory)
+            for place in _lacking(places.values(), mine, draft, linkable)
         }
         superblock = _superblock(storage, snapshot.commit, places)
         return Taken(snapshot, superblock, storage.index.catalog, heaps, places, sources, list(storage.gone))
@@ -205,13 +206,6 @@ def _is_had(chunk: Chunk, mine: Mapping[int, Chunk], target: str, *, may_link: b
     if chunk.id in mine:
         return files.are_same(chunk.path, mine[chunk.id].path)
     return may_link and files.link(chunk.path, target)
-
-
-def _opened(place: Place, held: contextlib.ExitStack) -> Source:
-    chunk, *head = place
-    with files.advised(chunk.path):
-        fd = held.enter_context(files.opened(chunk.path))
-    return Source(chunk, fd, *head)
 
 
 # ---------------------------------------------------------------------- copying

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..chunks.chunk import Chunk
@@ -15,24 +15,71 @@ UNKNOWN = ~0 & 0xFFFFFFFF
 """The flags of rows of which nothing is known: they may have any."""
 
 
+STEP_SIZE = 1 << 16
+"""Of a file that has lost its name, so many bytes are looked at, or compared, at a time."""
+
+
 class Source(NamedTuple):
-    """A chunk that is to be copied, as far as a commit knows it; held open, for it may be unlinked meanwhile."""
+    """A chunk that is to be copied, as far as a commit knows it; mapped, for it may be unlinked meanwhile."""
 
     chunk: Chunk
-    fd: int
+    raw: memoryview
     free: int
     directory: int
 
+    def read(self, offset: int, size: int) -> bytes:
+        """Return bytes of it."""
+        return bytes(self.raw[offset : offset + size])
+
+    def copy(self, path: str, start: int, stop: int) -> None:
+        """Write what it has in ``[start, stop)`` to the same place of another file; holes stay holes."""
+        with contextlib.ExitStack() as held:
+            fd = self._open(held)
+            if fd is not None:
+                return files.copy(fd, path, start, stop)
+        zeros = bytes(STEP_SIZE)
+        for at, part in self._steps(start, stop):
+            if part != zeros[: len(part)]:
+                files.write(path, at, part)
+
+    def copy_changes(self, path: str, start: int, stop: int) -> bool:
+        """Write what differs from another file in ``[start, stop)``; tell whether anything did."""
+        with contextlib.ExitStack() as held:
+            fd = self._open(held)
+            if fd is not None:
+                return files.copy_changes(fd, path, start, stop)
+        has_changed = False
+        for at, part in self._steps(start, stop):
+            if part != files.read(path, at, len(part)):
+                files.write(path, at, part)
+                has_changed = True
+        return has_changed
+
+    def _open(self, held: contextlib.ExitStack) -> int | None:
+        """Open the file by its name; None if it has lost it."""
+        try:
+            fd = held.enter_context(files.opened(self.chunk.path))
+        except FileNotFoundError:
+            return None
+        return fd if self.chunk.is_file(fd) else None
+
+    def _steps(self, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+        for at in range(start, stop, STEP_SIZE):
+            yield at, self.read(at, min(STEP_SIZE, stop - at))
+
 
 def copy_chunk(source: Source, path: str) -> Chunk:
-    """Copy the data and the directory of a chunk as a commit knows them; what is a hole stays one."""
+    """Copy the data and the directory of a chunk as a commit knows them; what is a hole stays one.
+
+    It is on disk once it is flushed.
+    """
     size = source.chunk.header.file_size
     files.create(path, size)
-    files.copy(source.fd, path, 0, source.free)
-    files.copy(source.fd, path, source.directory, size)
+    source.copy(path, 0, source.free)
+    source.copy(path, source.directory, size)
     copy = Chunk.open(path)
+    copy.map_source()  # until it is flushed, so that an error of writing it is kept
     _end_at(copy, source)  # the header was copied with the offsets of a later commit
-    copy.flush()
     return copy
 
 
@@ -43,8 +90,8 @@ def extend_chunk(source: Source, copy: Chunk, segments: Iterable[Segment]) -> No
     """
     copy.seek(min([copy.free, *(segment.start for segment in segments)]), copy.directory)
     copy.prepare()
-    files.copy(source.fd, copy.path, copy.free, source.free)
-    files.copy(source.fd, copy.path, source.directory, copy.directory)
+    source.copy(copy.path, copy.free, source.free)
+    source.copy(copy.path, source.directory, copy.directory)
     _end_at(copy, source)
 
 
@@ -56,7 +103,7 @@ def _end_at(copy: Chunk, source: Source) -> None:
 def copy_in_place(source: Source, copy: Chunk) -> bool:
     """Copy what changed in place, by block; tell whether anything did."""
     stop = min(source.free, copy.free)
-    return files.copy_changes(source.fd, copy.path, copy.header.data_offset, stop)
+    return source.copy_changes(copy.path, copy.header.data_offset, stop)
 
 
 def flush_chunk(copy: Chunk) -> None:

@@ -1,8 +1,9 @@
 """Compaction: a store's live records, rewritten in order of key into new chunks, in place of the old ones.
 
-It is one commit. The headers of the new chunks name the chunks that they replace, so that the commit alone tells
-recovery which of them count; the old files are unlinked once a checkpoint has it on disk. Records are copied a
-few megabytes at a time; their rows, 32 bytes each, are all in memory.
+It is one commit, of one store, or of several that are small. The headers of the new chunks name the chunks that
+they replace, so that the commit alone tells recovery which of them count; the old files are unlinked once a
+checkpoint has it on disk. Records are copied a few megabytes at a time; their rows, 32 bytes each, are all in
+memory.
 
 Tombstones stay only where a chunk stays behind in which the key's record might still stand. Copies of records
 that were born as zeros are under a CRC, for until the checkpoint recovery must be able to tell them from what a
@@ -11,7 +12,8 @@ crash left of them; where such a record is sparse, so is its copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -50,6 +52,10 @@ from .stats import StoreStats, store_stats
 
 STEP_SIZE = 16 << 20
 """How many bytes are gathered at a time."""
+GROUP_SIZE = 16 << 20
+"""Stores whose records and rows take fewer bytes than this together are compacted by one commit."""
+GROUP_STORES = 1 << 10
+"""And not more stores than this."""
 EXPOSED = "a view through which its records can be changed in place is still held"
 
 Progress = Callable[[int], object]
@@ -96,19 +102,34 @@ class CompactionReport(NamedTuple):
     skipped: tuple[Skipped, ...]
 
 
-def compact_store(
+def in_groups(stores: Iterable[StoreStats]) -> Iterator[list[str]]:
+    """Yield the names of stores, in their order, in groups that are to be compacted together."""
+    group: list[str] = []
+    size = 0
+    for store in stores:
+        added = store.live + ROW_SIZE * store.records
+        if group and (size + added > GROUP_SIZE or len(group) == GROUP_STORES):
+            yield group
+            group, size = [], 0
+        group.append(store.name)
+        size += added
+    if group:
+        yield group
+
+
+def compact_stores(
     storage: Storage,
-    staging: Staging,
+    stagings: Sequence[Staging],
     commit: Callable[[], None],
     checkpoint: Callable[[], None],
     progress: Progress,
-) -> CompactionReport:
-    """Compact one store, whose staging must be empty.
+) -> list[CompactionReport]:
+    """Compact stores by one commit; their stagings must be empty.
 
     Parameters
     ----------
     storage : Storage
-    staging : Staging
+    stagings : sequence of Staging
         Of a transaction.
     commit : callable
         Commits the transaction, and waits for the disk.
@@ -117,22 +138,37 @@ def compact_store(
     progress : callable
         Called with the number of bytes copied so far.
     """
-    heap = staging.heap
-    before = _stats(storage, heap)
+    heaps = [staging.heap for staging in stagings]
+    before = [_stats(storage, heap) for heap in heaps]
+    done, has_staged = 0, False
     try:
-        chunks = storage.in_place.begin_moving(heap)
-        free = {chunk.id for chunk in chunks}
-        skipped = tuple(Skipped(chunk, EXPOSED) for chunk in sorted(heap.chunks.keys() - free))
-        staged = _stage(storage, staging, chunks, progress)
-        if staged:
+        chunks_of = storage.in_place.begin_moving(heaps)
+        skipped = [_skipped(heap, chunks) for heap, chunks in zip(heaps, chunks_of, strict=True)]
+        for staging, chunks, stats in zip(stagings, chunks_of, before, strict=True):
+            has_staged |= _stage(storage, staging, chunks, partial(_advance, progress, done))
+            done += stats.live
+        if has_staged:
             commit()
     finally:
         storage.in_place.moving = NOTHING
-    if staged:
+    if has_staged:
         checkpoint()
-    after = _stats(storage, heap)
+    after = [_stats(storage, heap) for heap in heaps]
+    return list(map(_report, before, after, skipped))
+
+
+def _skipped(heap: Heap, chunks: Iterable[Chunk]) -> tuple[Skipped, ...]:
+    free = {chunk.id for chunk in chunks}
+    return tuple(Skipped(chunk, EXPOSED) for chunk in sorted(heap.chunks.keys() - free))
+
+
+def _advance(progress: Progress, before: int, done: int) -> None:
+    progress(before + done)
+
+
+def _report(before: StoreStats, after: StoreStats, skipped: tuple[Skipped, ...]) -> CompactionReport:
     sizes = before.disk_size, after.disk_size, len(before.chunks), len(after.chunks)
-    return CompactionReport(heap.name, after.records, *sizes, skipped)
+    return CompactionReport(after.name, after.records, *sizes, skipped)
 
 
 def _stats(storage: Storage, heap: Heap) -> StoreStats:
@@ -259,7 +295,7 @@ def _fill(allocator: Allocator, room: Room, rows: RowArray, moved: RowArray) -> 
     ends = room.free + np.cumsum(sizes)
     moved["chunk"] = chunk.id
     moved["offset"] = np.where(rows["flags"] & TOMBSTONE != 0, 0, ends - sizes)
-    chunk.reserve_directory(packed_size(ArrayRun(moved), heap.item_size), ahead=0)
+    chunk.reserve_directory(packed_size(ArrayRun(moved), heap.item_size), exact=True)
     filled = sizes > 0
     rows, sizes, offset = rows[filled], sizes[filled], room.free
     for low, high in pairwise(_steps(rows, sizes)):

@@ -78,7 +78,7 @@ def check_same(paths: Paths, source: Source, copy: Chunk, last: int) -> None:
     if source.chunk.header != copy.header or source.directory > copy.directory:
         raise not_in_history(paths, last, f"chunk {copy.id} is another one there")
     end = _end_of(copy)
-    if end != os.pread(source.fd, len(end), copy.directory):
+    if end != source.read(copy.directory, len(end)):
         raise not_in_history(paths, last, f"chunk {copy.id} holds other commits there")
 
 

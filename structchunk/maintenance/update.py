@@ -201,6 +201,7 @@ def _write_chunks(copy: Storage, taken: Taken, mine: dict[int, Chunk], news: New
     for chunk in news.new:
         if chunk in taken.sources:
             made = copy_chunk(taken.sources[chunk], draft.chunk(chunk))
+            made.flush()
             flags[chunk] = made.directory, flags_of_rows(made)
         files.rename(draft.chunk(chunk), copy.paths.chunk(chunk))
     if news.new or copy.entries_dirty:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -42,13 +43,18 @@ class Answer(Generic[T]):
 class Background:
     """As a context manager: at its end, all that was begun has ended.
 
+    Parameters
+    ----------
+    threads : int
+        How many calls go on at a time.
+
     Notes
     -----
     Worth it for what lets go of the interpreter meanwhile, such as checksums.
     """
 
-    def __init__(self) -> None:
-        self._slots = threading.Semaphore(THREADS)
+    def __init__(self, threads: int = THREADS) -> None:
+        self._slots = threading.Semaphore(threads)
         self._threads: list[threading.Thread] = []
 
     def begin(self, call: Callable[[], T], size: int) -> Callable[[], T]:
@@ -68,3 +74,16 @@ class Background:
     def __exit__(self, *exc: object) -> None:
         for thread in self._threads:
             thread.join()
+
+
+def in_parallel(calls: Sequence[Callable[[], object]], threads: int) -> None:
+    """Make calls that wait for something, in so many threads; raise what one has raised, once all have ended."""
+    with Background(threads) as background:
+        shares = [partial(_in_turn, calls[first::threads]) for first in range(threads)]
+        for wait in [background.begin(share, WORTH_SIZE) for share in shares]:
+            wait()
+
+
+def _in_turn(calls: Sequence[Callable[[], object]]) -> None:
+    for call in calls:
+        call()

@@ -33,7 +33,8 @@ class ChunkFiles:
         self, places: Mapping[int, Place], sources: Mapping[int, Source], held: contextlib.ExitStack
     ) -> None:
         self._places = places
-        self._fds = {chunk: source.fd for chunk, source in sources.items()}
+        self._sources = sources
+        self._fds: dict[int, int] = {}
         self._held = held
         self._lock = threading.Lock()
 
@@ -45,6 +46,8 @@ class ChunkFiles:
         ChunkGone
             It has lost its name, and was not open.
         """
+        if chunk in self._sources:
+            return self._sources[chunk].read(start, size)
         fd = self._open(chunk)
         parts = []
         while size:

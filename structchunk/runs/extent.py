@@ -220,7 +220,8 @@ def chunks_of(rows: RowArray) -> list[int]:
     """Return the ids of the chunks of rows, ascending: even of many rows these are few, and change rarely."""
     chunks = rows["chunk"]
     changes = chunks[1:][chunks[1:] != chunks[:-1]]
-    return sorted({*chunks[:1].tolist(), *np.unique(changes).tolist()})
+    first: list[int] = chunks[:1].tolist()
+    return sorted({*first, *np.unique(changes).tolist()}) if len(changes) else first
 
 
 def rows_in_chunk(rows: RowArray, chunk: int) -> RowArray:

@@ -43,6 +43,9 @@ class Mapped(Protocol):
     def fetched(self, rows: RowArray) -> Mapping[int, npt.NDArray[Any]]:
         """Return the items of each chunk that rows name, of which those of the rows are there."""
 
+    def read_ahead(self, chunk: int, start: int, stop: int) -> None:
+        """Have the system fetch bytes of a chunk that are about to be read, and some that follow, from the disk."""
+
 
 Gathered: TypeAlias = "tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[Any], bool]"
 """Records one after the other: their keys; the offsets of each one and of the end, in items; the values of all; and

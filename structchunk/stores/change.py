@@ -25,7 +25,8 @@ class Change:
         The store's name.
     kind : {"records", "created", "dropped"}
         ``"created"`` if the commit, or one of several, created the store; it may have put records as well.
-        ``"dropped"``: the store is not there any more, nor what was in it.
+        ``"dropped"``: the store is not there any more, nor what was in it. One that a commit altered is dropped
+        and then created, with all its records, in another type.
 
     Notes
     -----

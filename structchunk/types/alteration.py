@@ -91,16 +91,17 @@ class _Plan:
     def __init__(self, fill: dict[str, Any], drop: set[str]) -> None:
         self._fill = fill
         self._drop = drop
-        self._left = {*fill, *drop}
+        self._unused = set(fill), set(drop)
         self.problems: list[str] = []
         self.keeps_zeros = True
 
     def check_all_used(self) -> None:
         """Raise if something was to be filled or dropped that is not new, or not stored."""
-        for path in sorted(self._left & self._fill.keys()):
-            raise ValueError(f"fill names {path!r}, which is no new field")
-        for path in sorted(self._left):
-            raise ValueError(f"drop names {path!r}, which is no field that only the stored type has")
+        fill, drop = map(sorted, self._unused)
+        if fill:
+            raise ValueError(f"fill names {fill[0]!r}, which is no new field")
+        if drop:
+            raise ValueError(f"drop names {drop[0]!r}, which is no field that only the stored type has")
 
     def copy(self, old: np.dtype[Any], new: np.dtype[Any], path: str) -> _Copy:
         """Return what copies items of one type into those of another."""
@@ -129,7 +130,7 @@ class _Plan:
 
     def _value(self, dtype: np.dtype[Any], path: str) -> _Array:
         """Return what a new field is to hold, as one item of its type."""
-        self._left.discard(path)
+        self._unused[0].discard(path)
         try:
             value = as_array([self._fill[path]], dtype, ndim=1)
         except ValueError as error:
@@ -142,7 +143,7 @@ class _Plan:
     def _let_go(self, dtype: np.dtype[Any], path: str) -> None:
         if path not in self._drop:
             self._refuse(path, f"stored {dtype}, not asked for; to lose it, name it in drop=")
-        self._left.discard(path)
+        self._unused[1].discard(path)
 
 
 def _copy_values(source: _Array, out: _Array) -> None:

@@ -13,6 +13,7 @@ import operator
 import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,8 @@ ITEMS = "items"
 """The one field in the dtype of an array type: so n records always are an array of shape (n,)."""
 
 _CDATA: Any = ctypes.Structure.__base__
+_NUMBERS = frozenset(np.dtype(f"{order}{code}").str for code in "?bhilqBHILQefdFD" for order in "<>")
+"""The scalars of which there are few, and that can be stored."""
 _NOT_READ_BACK = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
 
 
@@ -73,7 +76,7 @@ class Schema:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Schema):
             return NotImplemented
-        return self.kind == other.kind and _outline(self) == _outline(other)
+        return self is other or (self.kind == other.kind and _outline(self) == _outline(other))
 
     def __hash__(self) -> int:
         return hash((self.kind, *_outline(self)))
@@ -109,7 +112,7 @@ def array_schema(dtype: object, shape: object = ()) -> Schema:
         wanted: np.dtype[Any] = np.dtype(dtype)  # type: ignore[call-overload]
     except (TypeError, ValueError, SyntaxError) as error:
         raise SchemaError(f"{dtype!r} is not a NumPy dtype or a ctypes type: {error}") from error
-    return _checked("array", wanted)
+    return _scalar_schema(wanted.str) if wanted.str in _NUMBERS else _checked("array", wanted)
 
 
 def _with_shape(dtype: np.dtype[Any], shape: Any) -> np.dtype[Any]:
@@ -169,10 +172,25 @@ def schema_from_descriptor(descriptor: object, where: str) -> Schema:
         If it is not the descriptor of a schema.
     """
     try:
-        return _schema(descriptor)
+        text = _scalar_in(descriptor)
+        return _scalar_schema(text) if text else _schema(descriptor)
     except _NOT_READ_BACK as error:
         expected = f"a stored schema (one with {error})"
         raise CorruptionError(where, found=_abbreviated(descriptor), expected=expected) from error
+
+
+def _scalar_in(descriptor: object) -> str:
+    """Return the type of scalars that a descriptor names, and nothing else; or ""."""
+    if not isinstance(descriptor, dict) or descriptor.keys() != {"kind", "type"}:
+        return ""
+    text = descriptor["type"]
+    return text if descriptor["kind"] == "array" and isinstance(text, str) else ""
+
+
+@lru_cache
+def _scalar_schema(text: str) -> Schema:
+    """Return the schema of an array store of scalars, made once for all stores of them; or raise as `_schema`."""
+    return _schema({"kind": "array", "type": text})
 
 
 def explain_difference(stored: Schema, asked: Schema) -> str:

@@ -172,6 +172,22 @@ def test_info_of_one_store(path: str) -> None:
     assert [store["name"] for store in report("info", path, "points")["stores"]] == ["points"]
 
 
+def test_info_shows_attributes(db: sc.Database) -> None:
+    db.array_store("temps", "f8").attrs.update(unit="K", place="Z\x1b[1mürich", of=[1, None])
+    db.attrs["made"] = 2026
+    said = good("info", db.path)
+    assert [line.split() for line in said.splitlines()[-2:]] == [["attribute", "value"], ["made", "2026"]]
+    said = good("info", db.path, "temps")
+    assert said.splitlines()[-3].split() == ["unit", '"K"']
+    assert "\x1b" not in said
+    assert "ürich" in said
+    assert said.splitlines()[-1].split(maxsplit=1) == ["of", "[1, null]"]
+    found = report("info", db.path)
+    assert found["attributes"] == {"made": 2026}
+    assert found["stores"][0]["attributes"] == {"unit": "K", "place": "Z\x1b[1mürich", "of": [1, None]}
+    assert good("ls", db.path) == "temps\n"
+
+
 def test_ls(path: str) -> None:
     assert good("ls", path) == "points\ntemps\n"
     assert report("ls", path) == ["points", "temps"]

@@ -314,10 +314,10 @@ def test_what_is_in_its_place_does_not_matter(open_db: OpenDB, spoil: Callable[[
 def test_a_disk_that_reserves_nothing(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch) -> None:
     reserve = files.reserve
 
-    def refuse(path: str, offset: int, size: int) -> None:
+    def refuse(path: str, offset: int, size: int, file: files.File | None = None) -> None:
         if os.path.basename(path) == "reserve":
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
-        reserve(path, offset, size)
+        reserve(path, offset, size, file)
 
     monkeypatch.setattr(files, "reserve", refuse)
     db = open_db()

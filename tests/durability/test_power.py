@@ -190,6 +190,38 @@ def test_power_cuts_of_a_load(seed: int, budget: float, new_root: NewRoot, sync:
             check_image(events[at], cut, new_root, f"{seed} {sync} {at}")
 
 
+def record_alteration(root: str, rng: random.Random) -> list[Event]:
+    """Record how a store of several chunks, with attributes, is altered after a load that was not on disk."""
+    os.mkdir(root)
+    oracle = Oracle()
+    recorder = Recorder(root, oracle.mark)
+    with recorder, SyncedWrites(recorder), sc.open(root, "x", chunk_size=CHUNK_SIZE) as db:
+        load = ("put_many", "halves", list(range(40)), [500] * 40, rng.randbytes(40 * 500 * 4))
+        attributes = [("attribute", "halves", 1), ("attribute", "", 2)]
+        for step in (
+            Step("create", [("create", "halves")], commits=True, durable=True),
+            Step("transaction", [load, *attributes], sync=False, commits=True),
+            Step("alter", [("alter", "halves")], commits=True, durable=True),
+            Step("transaction", [("put", "halves", 5, bytes(4))], commits=True, durable=True),
+        ):
+            oracle.begin(step)
+            do(db, step)
+            oracle.acknowledge(step)
+    return recorder.events
+
+
+@pytest.mark.timeout(0)
+def test_cut_short_while_a_store_is_altered(seed: int, budget: float, new_root: NewRoot) -> None:
+    """By a kill or a power cut, at every change of a file: the store is of the old type or the new one, whole."""
+    rng = random.Random(f"{seed}")
+    events = record_alteration(new_root(), rng)
+    altering = [at for at, event in enumerate(events) if len(event.mark.states) == 4 and event.mark.powered < 3]
+    assert len(altering) > 40
+    for at in rng.sample(altering, min(round(40 * budget), len(altering))):
+        for cut in (KILL, Cut("old", "new", "none"), draw_cut(rng)):
+            check_image(events[at], cut, new_root, f"{seed} {at}")
+
+
 def record_failures(root: str, rng: random.Random, steps: int) -> tuple[list[Event], int]:
     """Work on a disk of which flushes fail, reopening after each; return what happened, and how many failed."""
     os.mkdir(root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import ctypes
 import math
 import shutil
 import tempfile
@@ -19,6 +20,19 @@ import structchunk as sc
 
 GRID = np.dtype(("i4", (3,)))
 TYPES: dict[str, Any] = {"left": np.dtype("i8"), "right": np.dtype(">f4"), "grid": GRID, "pairs": Pair}
+
+
+class Riap(sc.Object):
+    _fields_ = [("n", ctypes.c_int32), ("x", ctypes.c_double)]
+
+
+ALTERED: dict[str, Any] = {
+    "left": np.dtype(">i8"),
+    "right": np.dtype("<f4"),
+    "grid": np.dtype((">i4", (3,))),
+    "pairs": Riap,
+}
+"""The types that stores are altered to, and back: the same values in another order of bytes, or of fields."""
 ARRAYS = ("left", "right", "grid")
 """In the grid each number of the model is an item of three that are equal."""
 SMALL = {
@@ -87,8 +101,12 @@ def given(name: str, value: list[float]) -> Any:
 def rows_of(batch: sc.Batch) -> list[tuple[int, list[float]]]:
     """Return a batch in plain form; an object is a record of one row."""
     if batch.values.dtype.names:
-        return [(key, list(value[0].item())) for key, value in batch]
+        return [(key, fields_of(value[0])) for key, value in batch]
     return [(key, plain(value)) for key, value in batch]
+
+
+def fields_of(row: Any) -> list[float]:
+    return [row["x"].item(), row["n"].item()]
 
 
 def copy_of(model: Model) -> Model:
@@ -115,6 +133,9 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.path = tempfile.mkdtemp(suffix=".sc")
         self.base: Model = {}
+        self.types = dict(TYPES)
+        self.base_attributes: dict[str, dict[str, int]] = {}
+        self.work_attributes: dict[str, dict[str, int]] | None = None
         self.work: Model | None = None
         self.txn: sc.Transaction | None = None
         self.held: list[Held] = []
@@ -156,7 +177,7 @@ class Machine(RuleBasedStateMachine):
     def create(self, name: str) -> None:
         handle = self.db if self.txn is None else self.txn
         method = handle.array_store if name in ARRAYS else handle.object_store
-        made = method(name, TYPES[name])
+        made = method(name, self.types[name])
         assert len(made) == len(self.model.setdefault(name, {}))
 
     @rule(name=array_names, key=keys, value=items)
@@ -169,7 +190,7 @@ class Machine(RuleBasedStateMachine):
     @rule(key=keys, n=numbers, as_dict=st.booleans())
     def put_object(self, key: int, n: int, as_dict: bool) -> None:
         if (store := self.store("pairs")) is not None:
-            store[key] = {"x": n / 2, "n": n} if as_dict else Pair(n / 2, n)
+            store[key] = {"x": n / 2, "n": n} if as_dict else store.cls(x=n / 2, n=n)
             self.model["pairs"][key] = Cell([n / 2, n], live=True)
 
     @rule(
@@ -194,7 +215,7 @@ class Machine(RuleBasedStateMachine):
     @rule(rows=st.dictionaries(keys, numbers, max_size=30))
     def put_objects(self, rows: dict[int, int]) -> None:
         if (store := self.store("pairs")) is not None:
-            store.put_many(list(rows), [(n / 2, n) for n in rows.values()])
+            store.put_many(list(rows), [{"x": n / 2, "n": n} for n in rows.values()])
             self.model["pairs"].update({key: Cell([n / 2, n], live=True) for key, n in rows.items()})
 
     @rule(name=array_names, rows=st.dictionaries(keys, items, max_size=12))
@@ -289,6 +310,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self, sync: bool | None) -> None:
         self.txn = self.db.transaction(sync=sync)
         self.work = copy_of(self.base)
+        self.work_attributes = {owner: dict(values) for owner, values in self.base_attributes.items()}
         self.begun += 1
 
     @precondition(lambda self: self.txn is not None)
@@ -296,8 +318,10 @@ class Machine(RuleBasedStateMachine):
     def commit(self) -> None:
         assert self.txn is not None
         assert self.work is not None
+        assert self.work_attributes is not None
         self.txn.commit()
         self.base, self.txn, self.work = self.work, None, None
+        self.base_attributes, self.work_attributes = self.work_attributes, None
 
     @precondition(lambda self: self.txn is not None)
     @rule()
@@ -309,7 +333,7 @@ class Machine(RuleBasedStateMachine):
     def end_aborted(self) -> None:
         if self.txn is not None:
             self.aborted.add(self.begun)
-        self.txn = self.work = None
+        self.txn = self.work = self.work_attributes = None
 
     @rule()
     def take_snapshot(self) -> None:
@@ -333,9 +357,38 @@ class Machine(RuleBasedStateMachine):
         if name in self.base:
             self.db.drop_store(name)
             del self.base[name]
+            self.base_attributes.pop(name, None)
+            self.types[name] = TYPES[name]
         else:
             with pytest.raises(sc.StoreNotFound):
                 self.db.drop_store(name)
+
+    @precondition(lambda self: self.txn is None)
+    @rule(name=names)
+    def alter(self, name: str) -> None:
+        if name in self.base:
+            self.held = [held for held in self.held if not held.cell.live]
+            self.types[name] = ALTERED[name] if self.types[name] is TYPES[name] else TYPES[name]
+            self.db.alter_store(name, self.types[name])
+            # What changes from now on is another record than the one that snapshots show.
+            self.base[name] = {key: Cell(list(cell.value), live=cell.live) for key, cell in self.base[name].items()}
+
+    @rule(name=st.one_of(st.just(""), names), key=st.sampled_from("ab"), value=numbers, delete=st.booleans())
+    def set_attribute(self, name: str, key: str, value: int, delete: bool) -> None:
+        handle = self.db if self.txn is None else self.txn
+        if name and name not in self.model:
+            return
+        attributes = handle[name].attrs if name else handle.attrs
+        mine = self.attributes.setdefault(name, {})
+        assert dict(attributes) == mine
+        if delete:
+            assert attributes.pop(key, None) == mine.pop(key, None)
+        else:
+            attributes[key] = mine[key] = value
+
+    @property
+    def attributes(self) -> dict[str, dict[str, int]]:
+        return self.base_attributes if self.work_attributes is None else self.work_attributes
 
     @rule(rebuild=st.booleans(), mode=st.sampled_from(["a", "r+"]))
     def reopen(self, rebuild: bool, mode: str) -> None:
@@ -391,7 +444,7 @@ class Machine(RuleBasedStateMachine):
         assert [row for batch in batches for row in rows_of(batch)] == wanted
         assert all(1 <= len(batch) <= batch_size for batch in batches)
         if store.dtype.names:
-            assert [list(row.item()) for row in store.records(start, stop)] == [value for _, value in wanted]
+            assert [fields_of(row) for row in store.records(start, stop)] == [value for _, value in wanted]
         else:
             sums = [total for batch in batches for total in plain(batch.reduce(np.add, "f8"))]
             assert sums == [math.fsum(value) for _, value in wanted]
@@ -470,6 +523,8 @@ class Machine(RuleBasedStateMachine):
         assert sorted({} if self.txn is None else self.txn) == sorted(self.work or {})
         for name, cells in self.model.items():
             self.agree_on(self.store(name), cells, 0, 2**64, 1000)
+            assert dict(self.store(name).attrs) == self.attributes.get(name, {})
+        assert dict(self.db.attrs) == self.base_attributes.get("", {})
         assert self.db.verify() == []
 
     def teardown(self) -> None:

@@ -48,6 +48,7 @@ def fill(db: sc.Database) -> None:
     mixed.new(1, 3000)[:] = 7
     mixed.put_many(range(10, 200), np.arange(570).reshape(190, 3))
     db.array_store("passing", "u1").put(1, [1])
+    db["passing"].attrs["n"] = 5
 
 
 def grow(db: sc.Database) -> None:
@@ -92,7 +93,15 @@ def drop(db: sc.Database) -> None:
     db.object_store("plain", Point).put_many(range(40), [(key, key) for key in range(40)])
 
 
-CHANGES = [grow, add_chunks, change_in_place, compact, compact_twice, drop]
+def alter(db: sc.Database) -> None:
+    """Fields in another order of bytes, so that a record is the old one or the new one, and never half of each."""
+    db.alter_store("plain", ">f8")
+    db.attrs["n"] = 1
+    db["plain"].attrs["n"] = [2]
+    grow(db)
+
+
+CHANGES = [grow, add_chunks, change_in_place, compact, compact_twice, drop, alter]
 
 
 # ---------------------------------------------------------------------- what is recorded
@@ -160,6 +169,13 @@ class CopyRecorder(Recorder):
     def _record(self, operation: str, args: tuple[Any, ...], done: bool) -> None:
         if is_below(self._root, args):
             super()._record(operation, args, done)
+
+    def _note_flushed(self, operation: str, args: tuple[Any, ...]) -> None:
+        """Note what is on disk, files that were linked too: of the database those that its checkpoint has there."""
+        if operation == "link":
+            inode = os.stat(args[1]).st_ino
+            self._data[inode] = self._data[inode][-1:]
+        super()._note_flushed(operation, args)
 
     def note_synced_write(self, leveldb: LevelDB) -> None:
         """Note that LevelDB has flushed the log that it writes to."""

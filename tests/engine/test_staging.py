@@ -140,7 +140,7 @@ def test_a_put_on_a_full_disk_leaves_those_before(open_db: OpenDB, count: int, m
     for key in range(count):
         transaction["a"][key] = [key]
 
-    def refuse(path: str, offset: int, size: int) -> None:
+    def refuse(path: str, offset: int, size: int, file: files.File | None = None) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
     with monkeypatch.context() as patched:

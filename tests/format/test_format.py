@@ -776,3 +776,35 @@ def test_the_index_of_that_database_says_the_same(tmp_path: Path) -> None:
     assert struct.unpack("<QQ", pairs[b"H\0\0\0\1"]) == (4100, (1 << 16) - 64 - 96)
     assert struct.unpack("<Q", pairs[b"Mlast"]) == (2,)
     assert json.loads(pairs[b"Mcatalog"])["temps"]["store"] == 1
+
+
+def test_attributes_can_be_read_by_the_docstring(tmp_path: Path) -> None:
+    with sc.open(tmp_path / "db", chunk_size=1 << 16) as db:
+        db.array_store("temps", "<f4").attrs["unit"] = "°C"
+        db.attrs["of"] = [1, None]
+        db.attrs["of"] = [2, None]
+        db["temps"].attrs.clear()
+    raw = (tmp_path / "db" / "chunks" / "00000002.chunk").read_bytes()
+    header, segments = read_chunk(raw)
+    assert header["text"] == {"name": "", "kind": "array", "schema": {"kind": "array", "type": "|u1"}}
+    rows = [
+        (key, flags, raw[at : at + length].decode()) for _, rows in segments for key, at, length, _, flags in rows
+    ]
+    assert rows == [
+        (1, 0, '{"unit":"°C"}'),
+        (0, 0, '{"of":[1,null]}'),
+        (0, 0, '{"of":[2,null]}'),
+        (1, TOMBSTONE, ""),
+    ]
+
+
+def test_an_altered_store_can_be_read_by_the_docstring(tmp_path: Path) -> None:
+    with sc.open(tmp_path / "db", chunk_size=1 << 16, sync=False) as db:
+        db.array_store("temps", "<f4")[5] = [1.5]
+        db.alter_store("temps", "<f8")
+    (path,) = (tmp_path / "db" / "chunks").iterdir()
+    raw = path.read_bytes()
+    header, [(record, rows)] = read_chunk(raw)
+    assert (header["text"]["name"], header["text"]["schema"]["type"]) == ("temps", "<f8")
+    assert (record[1], record[4], rows) == (2, 3, [(5, 4096, 1, 2, 0)])
+    assert struct.unpack_from("<d", raw, 4096) == (1.5,)

@@ -29,9 +29,14 @@ class Kind(NamedTuple):
     make: Callable[[int], Any]
     plain: Callable[[Any], Any]
 
+    @property
+    def is_array(self) -> bool:
+        """Whether records are arrays."""
+        return self.name != "object"
+
     def open(self, handle: Any, name: str = "") -> Any:
         """Open or create the store on a database or transaction."""
-        method = handle.array_store if self.name == "array" else handle.object_store
+        method = handle.array_store if self.is_array else handle.object_store
         return method(name or self.name, self.type)
 
     def result(self, number: int) -> Any:
@@ -44,8 +49,14 @@ class Kind(NamedTuple):
 
 
 ARRAYS = Kind("array", np.int64, lambda n: np.arange(n, n + n % 4), lambda record: record.tolist())
+SHAPED = Kind(
+    "shaped",
+    np.dtype((np.int32, (2, 1))),
+    lambda n: np.arange(n, n + n % 4 * 2).reshape(n % 4, 2, 1),
+    lambda record: record.tolist(),
+)
 OBJECTS = Kind("object", Pair, lambda n: Pair(n / 2, n), lambda record: (record.x, record.n))
-KINDS = (ARRAYS, OBJECTS)
+KINDS = (ARRAYS, SHAPED, OBJECTS)
 kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
 Model = dict[int, int]
@@ -214,11 +225,12 @@ def _check_missing(store: Any, kind: Kind, asked: list[int], single: dict[int, b
     assert [(key, value.tobytes()) for key, value in skipped] == [
         (key, single[key]) for key in asked if key in single
     ]
-    if kind is ARRAYS:
+    if kind.is_array:
         every = store.get_many(asked, missing="empty")
         assert [(key, value.tobytes()) for key, value in every] == [(key, single.get(key, b"")) for key in asked]
         assert not any(array.flags.writeable for array in (every.keys, every.offsets, every.values))
-        assert (every.offsets.dtype, every.values.dtype) == (np.int64, store.dtype)
+        assert (every.offsets.dtype, every.values.dtype) == (np.int64, store.dtype.base)
+        assert every.values.shape[1:] == store.dtype.shape
     else:
         with pytest.raises(ValueError, match="missing='skip'"):
             store.get_many(asked, missing="empty")
@@ -308,7 +320,7 @@ def check_bad_keys_written(store: Any, kind: Kind) -> None:
             lambda key=key: store.__setitem__(key, value),
             lambda key=key: store.update([(key, value)]),
             lambda key=key: store.setdefault(key, value),
-            lambda key=key: store.new(key, *([2] if kind is ARRAYS else [])),
+            lambda key=key: store.new(key, *([2] if kind.is_array else [])),
             lambda key=key: store.delete(key),
             lambda key=key: store.__delitem__(key),
             lambda key=key: store.pop(key),
@@ -324,7 +336,7 @@ def check_bad_keys_written(store: Any, kind: Kind) -> None:
 
 
 def _two_rows(kind: Kind) -> Any:
-    return np.zeros((2, 3), np.int64) if kind is ARRAYS else [Pair(), Pair()]
+    return np.zeros((2, 3), kind.type) if kind.is_array else [Pair(), Pair()]
 
 
 def _is_bound(key: Any) -> bool:
@@ -349,9 +361,10 @@ def _check_removing(store: Any, kind: Kind, model: Model) -> None:
     assert kind.plain(store.setdefault(1000, kind.make(99))) == kind.result(model[1000])
     assert kind.plain(store.setdefault(1001, kind.make(99))) == kind.result(99)
     model[1001] = 99
-    if kind is ARRAYS:  # what comes back is what is stored, of the store's type
-        made = store.setdefault(1002, [1, 2, 3])
-        assert (made.dtype, made.tolist()) == (store.dtype, [1, 2, 3])
+    if kind.is_array:  # what comes back is what is stored, of the store's type
+        given = kind.plain(kind.make(7))
+        made = store.setdefault(1002, given)
+        assert (made.dtype, made.tolist()) == (store.dtype.base, given)
     else:
         made = store.setdefault(1002, {"x": 1, "n": 2})
         assert isinstance(made, store.cls)
@@ -374,7 +387,7 @@ def _check_update(store: Any, kind: Kind, model: Model) -> None:
     store.update()
     store.update({})
     store.update(zip([9], [kind.make(90)], strict=True))
-    if kind is ARRAYS:
+    if kind.is_array:
         store.update(store.read())  # pairs, of which `keys` is no method
     model.update({5: 51, 6: 60, 8: 80, 9: 90})
     with pytest.raises((TypeError, ValueError)):
@@ -426,7 +439,7 @@ def writes(store: Any, kind: Kind) -> list[Callable[[], Any]]:
     return [
         lambda: store.put(1, value),
         lambda: store.__setitem__(1, value),
-        lambda: store.new(1, *([2] if kind is ARRAYS else [])),
+        lambda: store.new(1, *([2] if kind.is_array else [])),
         lambda: store.put_many([1, 2], _two_rows(kind)),
         lambda: store.update({1: value}),
         lambda: store.setdefault(1, value),

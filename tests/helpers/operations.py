@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from oracle import CHUNK_SIZE, Contents, Point, contents
+from oracle import ATTRIBUTES, CHUNK_SIZE, Contents, Point, as_text, contents, stores_of
 
 import structchunk as sc
 
@@ -210,6 +210,14 @@ def shared(scene: Scene) -> None:
     scene.put("floats", 500, [1, 2, 3])
 
 
+def described(scene: Scene) -> None:
+    """Open it, and set attributes."""
+    working(scene)
+    scene.db.attrs["of"] = 1
+    scene.db["floats"].attrs.update(unit="K", n=5)
+    scene.model[ATTRIBUTES] = {"": as_text({"of": 1}), "floats": as_text({"unit": "K", "n": 5})}
+
+
 def in_transaction(scene: Scene) -> None:
     """Open it and begin a transaction that changes all it can."""
     working(scene)
@@ -284,6 +292,26 @@ def drops(name: str) -> Change:
 
     def change(model: Contents) -> None:
         del model[name]
+        if ATTRIBUTES in model:
+            del model[ATTRIBUTES][name]
+
+    return change
+
+
+def widens(name: str, old: str, new: str) -> Change:
+    """Return the change of a store's type."""
+
+    def change(model: Contents) -> None:
+        model[name] = {key: np.frombuffer(data, old).astype(new).tobytes() for key, data in model[name].items()}
+
+    return change
+
+
+def describes(name: str, **attributes: Any) -> Change:
+    """Return the change of a store's attributes, or of the database's."""
+
+    def change(model: Contents) -> None:
+        model.setdefault(ATTRIBUTES, {})[name] = as_text(attributes)
 
     return change
 
@@ -349,6 +377,48 @@ def drop_store(scene: Scene) -> None:
 def drop_and_make_again(scene: Scene) -> None:
     scene.db.drop_store("bytes")
     scene.db.array_store("bytes", "u1")[1] = b"\5"
+
+
+@operation(widens("floats", "f8", "c16"))
+def alter_store(scene: Scene) -> None:
+    scene.db.alter_store("floats", "c16")
+
+
+@operation(widens("bytes", "u1", "<u2"), prepare=shared)
+def alter_in_turn(scene: Scene) -> None:
+    scene.db.alter_store("bytes", "<u2")
+
+
+@operation(widens("floats", "f8", "c16"), prepare=described)
+def alter_with_attributes(scene: Scene) -> None:
+    scene.db.alter_store("floats", "c16")
+
+
+@operation(drops("floats"), prepare=described)
+def drop_with_attributes(scene: Scene) -> None:
+    scene.db.drop_store("floats")
+
+
+@operation(describes("", unit="K"))
+def set_first_attribute(scene: Scene) -> None:
+    scene.db.attrs["unit"] = "K"
+
+
+@operation(describes("floats", unit="K", n=6), prepare=described)
+def set_attributes(scene: Scene) -> None:
+    assert scene.db["floats"].attrs["n"] == 5
+    scene.db["floats"].attrs.update(n=6)
+
+
+@operation(describes("bytes", a=[1]), prepare=shared)
+def set_attribute_in_turn(scene: Scene) -> None:
+    scene.db["bytes"].attrs["a"] = [1]
+
+
+@operation(describes("", of=2), prepare=described)
+def compact_attributes(scene: Scene) -> None:
+    scene.db.attrs["of"] = 2
+    scene.db.compact()
 
 
 @operation(drops("floats"), prepare=crowded)
@@ -787,7 +857,7 @@ class Judge:
 
     def _commit_later(self, db: Any) -> None:
         model = self.expected[0]
-        for number, name in enumerate(sorted(model)):
+        for number, name in enumerate(stores_of(model)):
             if name == "points":
                 db[name].put(NEW + 500, Point(5, 5))
                 model[name][NEW + 500] = bytes(Point(5, 5))
@@ -837,7 +907,7 @@ class Judge:
             self._verify(db, "reopened")
             db.sync()  # what a drop or a compaction left goes with a checkpoint
             self._look_for_strays(db)
-            for name in self.expected[0]:
+            for name in stores_of(self.expected[0]):
                 if name not in ("points", "made"):
                     db[name].put(NEW + 501, [1])
                     self.expected[0][name][NEW + 501] = np.array([1], db[name].dtype).tobytes()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -31,9 +32,15 @@ TYPES: dict[str, Any] = {
     "ints": np.dtype("<i4"),
     "floats": np.dtype("<f8"),
     "odd": np.dtype([("a", "u1"), ("b", "<u2")]),
+    "grids": np.dtype(("<i4", (3,))),
+    "halves": np.dtype([("a", "<u2"), ("b", "<u2")]),
     "points": Point,
 }
 NAMES = [*TYPES, "bytes2", "points2"]
+ALTERED = ("halves", "points")
+"""Types of two fields of one size: altering a store swaps the two, and so the halves of each item."""
+ATTRIBUTES = "@"
+"""Where states and contents have attributes: as JSON, by the name of the store, "" for the database."""
 
 LIMITS: list[tuple[Any, str, Any]] = [
     (background, "WORTH_SIZE", 900),
@@ -58,6 +65,11 @@ def shrink(set_attribute: Callable[[Any, str, Any], object] = setattr) -> None:
 def type_of(name: str) -> Any:
     """Return the type of a store of the workload."""
     return TYPES[name.rstrip("2")]
+
+
+def stores_of(state: Mapping[str, object]) -> list[str]:
+    """Return the names of the stores of a state, or of contents."""
+    return sorted(state.keys() - {ATTRIBUTES})
 
 
 def item_size(name: str) -> int:
@@ -87,15 +99,15 @@ class Value:
         return next(options for since, options in reversed(self._history) if since <= tick)
 
 
-State: TypeAlias = dict[str, dict[int, Value]]
-Contents: TypeAlias = dict[str, dict[int, bytes]]
+State: TypeAlias = dict[str, dict[Any, Value]]
+Contents: TypeAlias = dict[str, dict[Any, bytes]]
 Action: TypeAlias = tuple[Any, ...]
 
 
 class Step(NamedTuple):
     """One thing that a workload does.
 
-    ``kind`` is one of transaction, abort, single, create, drop, sync, change, reopen; ``durable`` says that
+    ``kind`` is one of transaction, abort, single, create, drop, alter, sync, change, reopen; ``durable`` says that
     once it is done all is on disk, up to and with it.
     """
 
@@ -198,25 +210,46 @@ def after(state: State, actions: Sequence[Action], tick: int) -> State:
             state[name] = {}
         elif what == "drop":
             del state[name]
-        elif what == "compact":
-            pass
-        elif what == "put_many":
-            keys, lengths, data = rest
-            ends = np.cumsum(lengths) * item_size(name)
-            for key, length, end in zip(keys, lengths, ends.tolist(), strict=True):
-                state[name][key] = Value(tick, data[end - length * item_size(name) : end])
-        elif what == "delete":
-            state[name].pop(rest[0], None)
-        elif what == "delete_range":
-            for key in [key for key in state[name] if rest[0] <= key < rest[1]]:
-                del state[name][key]
-        elif what == "new":
-            key, data = rest
-            zeros = bytes(len(data))
-            state[name][key] = Value(tick, zeros, data) if any(data) else Value(tick, data)
-        else:  # put, edit
-            state[name][rest[0]] = Value(tick, rest[1])
-    return state
+            state.get(ATTRIBUTES, {}).pop(name, None)
+        elif what == "alter":
+            state[name] = {key: _swapped(value, item_size(name), tick) for key, value in state[name].items()}
+        elif what == "attribute":
+            state.setdefault(ATTRIBUTES, {})[name] = Value(tick, as_text({"n": rest[0]}))
+        elif what != "compact":
+            _write(state[name], action, tick)
+    return {name: records for name, records in state.items() if records or name != ATTRIBUTES}
+
+
+def _write(records: dict[Any, Value], action: Action, tick: int) -> None:
+    """Do to the records of a store what an action does."""
+    what, name, *rest = action
+    if what == "put_many":
+        keys, lengths, data = rest
+        ends = np.cumsum(lengths) * item_size(name)
+        for key, length, end in zip(keys, lengths, ends.tolist(), strict=True):
+            records[key] = Value(tick, data[end - length * item_size(name) : end])
+    elif what == "delete":
+        records.pop(rest[0], None)
+    elif what == "delete_range":
+        for key in [key for key in records if rest[0] <= key < rest[1]]:
+            del records[key]
+    elif what == "new":
+        key, data = rest
+        zeros = bytes(len(data))
+        records[key] = Value(tick, zeros, data) if any(data) else Value(tick, data)
+    else:  # put, edit
+        records[rest[0]] = Value(tick, rest[1])
+
+
+def _swapped(value: Value, size: int, tick: int) -> Value:
+    """Return a record with the halves of its items exchanged; it was read, so it is what was written last."""
+    halves = np.frombuffer(value.at(tick)[-1], np.dtype((np.void, size // 2))).reshape(-1, 2)
+    return Value(tick, halves[:, ::-1].tobytes())
+
+
+def as_text(attributes: Mapping[str, Any]) -> bytes:
+    """Return attributes as states and contents have them."""
+    return json.dumps(dict(attributes)).encode()
 
 
 # ---------------------------------------------------------------------- the workload
@@ -233,25 +266,27 @@ class Planner:
     def next(self) -> Step:
         """Return the next step."""
         rng, state = self._rng, self._oracle.state
+        names = stores_of(state)
         roll = rng.random()
-        if not state or (roll < 0.06 and len(state) < len(NAMES)):
+        if not names or (roll < 0.06 and len(names) < len(NAMES)):
             return Step("create", [self._create(state)], commits=True, sync=True, durable=True)
         if roll < 0.62:
             return self._transaction(state, "transaction")
         if roll < 0.70:
             return self._transaction(state, "abort")
         if roll < 0.80:
-            action = self._write(state, rng.choice(sorted(state)), single=True)
+            action = self._write(state, rng.choice(names), single=True)
             return Step("single", [action], commits=True, durable=True)
-        if roll < 0.84 and len(state) > 1:
-            return Step("drop", [("drop", rng.choice(sorted(state)))], commits=True, durable=True)
-        if roll < 0.87:
-            return Step("compact", [("compact", rng.choice(sorted(state)))], commits=True, durable=True)
+        if roll < 0.83 and len(names) > 1:
+            return Step("drop", [("drop", rng.choice(names))], commits=True, durable=True)
+        if roll < 0.85:
+            return Step("compact", [("compact", rng.choice(names))], commits=True, durable=True)
+        can_be_altered = [name for name in names if name.rstrip("2") in ALTERED]
+        if roll < 0.88 and can_be_altered:
+            return Step("alter", [("alter", rng.choice(can_be_altered))], commits=True, durable=True)
         if roll < 0.90:
             return Step("sync", durable=True)
-        changeable = [
-            (name, key) for name in sorted(state) if type_of(name) is Point for key in sorted(state[name])
-        ]
+        changeable = [(name, key) for name in names if type_of(name) is Point for key in sorted(state[name])]
         if roll < 0.95 and changeable:
             name, key = rng.choice(changeable)
             return Step("change", [("change", name, key, rng.randbytes(16))], durable=True)
@@ -264,18 +299,26 @@ class Planner:
         rng = self._rng
         sync = rng.random() < 0.4
         actions: list[Action] = []
-        for name in rng.sample(sorted(state), rng.randint(1, min(4, len(state)))):
+        names = stores_of(state)
+        for name in rng.sample(names, rng.randint(1, min(4, len(names)))):
             actions += [self._write(state, name) for _ in range(rng.randint(1, 3))]
-        if rng.random() < 0.12 and len(state) < len(NAMES):
+        if rng.random() < 0.12:
+            actions.append(self._set_attribute(names))
+        if rng.random() < 0.12 and len(names) < len(NAMES):
             create = self._create(state)
             actions += [create, self._write({**state, create[1]: {}}, create[1])]
         if kind == "abort":
             return Step(kind, actions, sync)
         return Step(kind, actions, sync, commits=True, durable=sync)
 
+    def _set_attribute(self, names: list[str]) -> Action:
+        return "attribute", self._rng.choice(["", *names]), self._rng.randrange(1000)
+
     def _write(self, state: State, name: str, *, single: bool = False) -> Action:
         """Draw a write that surely changes something."""
         rng = self._rng
+        if rng.random() < 0.03:
+            return self._set_attribute([name])
         roll = rng.random()
         present = sorted(state[name])
         if present and roll < 0.2:
@@ -323,8 +366,8 @@ def do(db: sc.Database, step: Step) -> sc.Database:
             act(transaction, action)
         if step.kind == "abort":
             if step.sync:  # a view of what was written makes the abort leave a gap
-                name = step.actions[0][1]
-                dict(transaction[name].items())
+                for name in filter(None, dict.fromkeys(action[1] for action in step.actions)):
+                    dict(transaction[name].items())
             transaction.abort()
         else:
             transaction.commit()
@@ -337,10 +380,8 @@ def do(db: sc.Database, step: Step) -> sc.Database:
     elif step.kind == "reopen":
         db.close()
         db = sc.open(db.path, "r+", chunk_size=CHUNK_SIZE)
-    elif step.kind == "drop":
-        db.drop_store(step.actions[0][1])
-    elif step.kind == "compact":
-        compact(db, step.actions[0][1])
+    elif step.kind in _ON_STORES:
+        _ON_STORES[step.kind](db, step.actions[0][1])
     else:
         act(db, step.actions[0])
     return db
@@ -353,13 +394,30 @@ def compact(db: sc.Database, name: str) -> None:
     if number(db) == before:
         with db.transaction(sync=True) as transaction:
             store = transaction[name]
-            store[NO_KEY] = Point() if type_of(name) is Point else []
+            store[NO_KEY] = store.cls() if type_of(name) is Point else []
             del store[NO_KEY]
+
+
+def alter(db: sc.Database, name: str) -> None:
+    """Exchange the two fields of a store's type."""
+    dtype = db[name].dtype
+    db.alter_store(name, np.dtype([(field, dtype[field]) for field in reversed(dtype.names)]))
+
+
+_ON_STORES: dict[str, Callable[[sc.Database, str], object]] = {
+    "drop": sc.Database.drop_store,
+    "compact": compact,
+    "alter": alter,
+}
 
 
 def act(handle: Any, action: Action) -> None:
     """Do one action in a transaction, or as one of its own."""
     what, name, *rest = action
+    if what == "attribute":
+        owner = handle[name] if name else handle
+        owner.attrs["n"] = rest[0]
+        return
     kind = type_of(name)
     if what == "create":
         _ = handle.object_store(name, kind) if kind is Point else handle.array_store(name, kind)
@@ -370,7 +428,7 @@ def act(handle: Any, action: Action) -> None:
         if kind is Point:
             store.put_many(keys, np.frombuffer(data, store.dtype))
         else:
-            store.put_many(keys, np.frombuffer(data, kind), lengths)
+            store.put_many(keys, np.frombuffer(data, store.dtype), lengths)
     elif what == "delete":
         store.delete(rest[0])
     elif what == "delete_range":
@@ -380,17 +438,17 @@ def act(handle: Any, action: Action) -> None:
     elif what == "new":
         store.new(rest[0], len(rest[1]) // item_size(name))
     else:
-        store.put(rest[0], np.frombuffer(rest[1], kind))
+        store.put(rest[0], np.frombuffer(rest[1], store.dtype))
 
 
 def _write_point(store: Any, what: str, key: int, data: bytes) -> None:
     if what == "new":
-        point = Point.from_buffer_copy(data)
+        point = store.cls.from_buffer_copy(data)
         store.new(key, x=point.x, n=point.n)
     elif what == "edit" and key in store:
         ctypes.memmove(ctypes.addressof(store.edit(key)), data, len(data))
     else:
-        store.put(key, Point.from_buffer_copy(data))
+        store.put(key, store.cls.from_buffer_copy(data))
 
 
 def work(db: sc.Database, oracle: Oracle, planner: Planner, count: int) -> sc.Database:
@@ -408,9 +466,12 @@ def work(db: sc.Database, oracle: Oracle, planner: Planner, count: int) -> sc.Da
 
 
 def contents(db: sc.Database) -> Contents:
-    """Return the bytes of all records, read through a snapshot: it gives nothing that can be changed."""
+    """Return the bytes of all records, and attributes, read through a snapshot: it gives nothing to be changed."""
     with db.snapshot() as snapshot:
-        return {name: {key: as_bytes(record) for key, record in snapshot[name].items()} for name in snapshot}
+        found = {name: {key: as_bytes(record) for key, record in snapshot[name].items()} for name in snapshot}
+        owners = {"": snapshot.attrs, **{name: snapshot[name].attrs for name in snapshot}}
+        texts = {name: as_text(attributes) for name, attributes in owners.items() if attributes}
+    return {**found, ATTRIBUTES: texts} if texts else found
 
 
 def as_bytes(record: Any) -> bytes:
@@ -451,8 +512,8 @@ def judge(db: sc.Database, oracle: Oracle, floor: int) -> None:
     assert_state(found, oracle.states[last], oracle.tick)
     oracle.go_back(last, found)
     assert db.verify() == []
-    for name, records in oracle.state.items():
-        assert len(db[name]) == len(records), f"length of {name!r}"
+    for name in stores_of(oracle.state):
+        assert len(db[name]) == len(oracle.state[name]), f"length of {name!r}"
 
 
 def reopen(root: str) -> tuple[sc.Database, bool]:

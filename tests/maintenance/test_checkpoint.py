@@ -30,6 +30,7 @@ from structchunk.chunks.segment import survey
 from structchunk.disk import files
 from structchunk.disk.superblock import read_superblock
 from structchunk.maintenance.backup import copy_storage
+from structchunk.maintenance.chunk_copies import Source
 from structchunk.runs.extent import MUTABLE
 from structchunk.runs.run import ArrayRun, ContiguousRun
 
@@ -410,21 +411,23 @@ def test_chunks_are_unlinked_while_they_are_copied(
     """By compaction, by a drop, and by the checkpoints that follow."""
     fill(db)
     expected = contents(db)
-    copy = files.copy
-    calls = 0
+    copy = Source.copy
+    calls = unlinked = 0
 
-    def copy_late(*args: Any) -> None:
-        nonlocal calls
+    def copy_late(source: Source, *args: Any) -> None:
+        nonlocal calls, unlinked
         if not calls:
             db.drop_store("plain")
             write_little_objects(db)
             db.compact()
         calls += 1
-        copy(*args)
+        unlinked += not os.path.exists(source.chunk.path)
+        copy(source, *args)
 
-    monkeypatch.setattr(files, "copy", copy_late)
+    monkeypatch.setattr(Source, "copy", copy_late)
     db.checkpoint(tmp_path / "copy.sc")
     assert calls > 4
+    assert unlinked
     assert "plain" not in db
     for name in chunk_files(str(tmp_path / "copy.sc")):
         chunk = Chunk.open(str(tmp_path / "copy.sc/chunks" / name))

@@ -20,6 +20,7 @@ from oracle import CHUNK_SIZE, Contents, Oracle, Planner, contents, number, shri
 import structchunk as sc
 from structchunk.disk.superblock import read_superblock
 from structchunk.index import change, store_index
+from structchunk.maintenance.chunk_copies import Source
 
 NewRoot = Callable[[], str]
 OpenDB = Callable[..., sc.Database]
@@ -289,26 +290,24 @@ def test_while_a_transaction_is_open(db: sc.Database, tmp_path: Path) -> None:
 def test_chunks_are_unlinked_while_they_are_copied(
     db: sc.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from structchunk.disk import files
-
     fill(db)
     dest = str(tmp_path / "copy.sc")
     db.checkpoint(dest)
     write_much(db)
     expected = contents(db)
-    copy = files.copy
+    copy = Source.copy
     calls = 0
 
-    def copy_late(*args: Any) -> None:
+    def copy_late(source: Source, *args: Any) -> None:
         nonlocal calls
         if not calls:
             db.drop_store("plain")
             db["points"].delete_range(0, 1000)
             db.compact()
         calls += 1
-        copy(*args)
+        copy(source, *args)
 
-    monkeypatch.setattr(files, "copy", copy_late)
+    monkeypatch.setattr(Source, "copy", copy_late)
     db.checkpoint(dest, update=True)
     assert calls > 3
     assert look(dest) == expected

@@ -62,7 +62,7 @@ PACKAGES = ("structchunk", *(f"structchunk.{folder.name}" for folder in PACKAGE.
 ONLY_IMPORTER = {
     "plyvel": "index.leveldb",
     "plyvel_next": "index.leveldb",
-    "mmap": "chunks.chunk, disk.tail",
+    "mmap": "chunks.chunk, chunks.mapping, chunks.readahead, disk.tail",
     "dask": "dask",
     "fsspec": "remote.objects",
     "matplotlib": "cli.png",

@@ -107,6 +107,46 @@ def many_columns(points: sc.ObjectStore[Point]) -> None:
     points.from_arrow(points.to_pandas())
 
 
+def shapes_and_ends(db: sc.Database, temps: sc.ArrayStore, points: sc.ObjectStore[Point]) -> None:
+    vectors = db.array_store("vectors", "f4", shape=(384,))
+    assert_type(vectors, sc.ArrayStore)
+    assert_type(db.array_store("pairs", np.float32, shape=2), sc.ArrayStore)
+    vectors.put_many([1, 2], [np.zeros((3, 384)), np.zeros((1, 384))])
+    assert_type(vectors.read().dense(), npt.NDArray[Any])
+    assert_type(temps.get_many([1, 2], missing="skip"), sc.Batch)
+    assert_type(temps.get_many([1, 2], "empty"), sc.Batch)
+    temps.get_many([1, 2], missing="other")  # type: ignore[arg-type]
+    assert_type(points.first_key, int | None)
+    assert_type(temps.last_key, int | None)
+    assert_type(db._repr_html_(), str)
+    assert_type(temps._repr_html_(), str)
+    assert_type(points.read()._repr_html_(), str)
+
+
+def attributes(db: sc.Database, snapshot: sc.Snapshot, temps: sc.ArrayStore, points: sc.ObjectStore[Point]) -> None:
+    for attrs in (db.attrs, snapshot.attrs, temps.attrs, points.attrs):
+        assert_type(attrs, sc.Attributes)
+    with db.transaction() as txn:
+        txn.attrs["made"] = "today"
+        txn[points].attrs.update(unit="K", of=[1, 2])
+    assert_type(temps.attrs["unit"], Any)
+    assert_type(list(temps.attrs), list[str])
+    assert_type(dict(temps.attrs.items()), dict[str, Any])
+    assert_type(temps.attrs.pop("unit", None), Any)
+    temps.attrs[5] = 1  # type: ignore[index]
+
+
+def altered(db: sc.Database) -> None:
+    def progress(done: int, total: int) -> None:
+        print(done, total)
+
+    db.alter_store("temps", np.float64)
+    db.alter_store("vectors", np.dtype(("f8", (384,))), progress=progress)
+    db.alter_store("points", Point, fill={"n": 5}, drop=("x", "y"))
+    db.alter_store("points", Point, None, ["x"], print)
+    db.alter_store(5, Point)  # type: ignore[arg-type]
+
+
 def columns(db: sc.Database, snapshot: sc.Snapshot, temps: sc.ArrayStore, points: sc.ObjectStore[Point]) -> None:
     for dataset in (temps.dataset(), points.dataset(), db.dataset("temps", "points"), snapshot.dataset("temps")):
         dataset.to_table(columns=["key"])

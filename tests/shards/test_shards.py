@@ -32,7 +32,7 @@ from structchunk.stores.collection import open_store
 from structchunk.types.schema import Schema, array_schema, object_schema
 
 FLOATS = {"a": array_schema("f8"), "b": array_schema("f8")}
-BOTH = {"array": array_schema(np.int64), "object": object_schema(KINDS[1].type)}
+ALL = {kind.name: (array_schema if kind.is_array else object_schema)(kind.type) for kind in KINDS}
 Records = dict[int, list[float]]
 Stores = dict[str, Records]
 
@@ -177,14 +177,14 @@ def test_reads_as_any_store_and_refuses_writes(kind: Kind, deal: str, tmp_path: 
     shares = [numbers[i::3] for i in range(3)] if deal == "in turn" else [numbers[:4], numbers[4:5], numbers[5:]]
 
     def put_share(share: list[int], shard: sc.Database) -> None:
-        for name, schema in BOTH.items():
+        for name, schema in ALL.items():
             open_store(shard, name, schema)
         for key in share:
             shard[kind.name].put(key, kind.make(model[key]))
 
     with new_directory(tmp_path / "set") as directory:
         made = [make_shard(directory, i, partial(put_share, share)) for i, share in enumerate(shares)]
-        finish(directory, BOTH, made)
+        finish(directory, ALL, made)
     with sc.open_shards(directory) as shards:
         store = shards[kind.name]
         check_refuses_writes(store, kind, model)
@@ -215,6 +215,12 @@ def test_long_runs_of_shards_in_turn_are_not_copied(tmp_path: Path) -> None:
         assert all(batch.values.base is not None for batch in batches)
         assert found_in(batches) == records(range(7000))
         assert list(shards["a"].keys(reverse=True)) == list(reversed(range(7000)))
+
+
+def test_attributes_are_those_of_each_shard(disjoint: sc.Shards) -> None:
+    with pytest.raises(sc.Error, match="shards have no attributes together"):
+        disjoint["a"].attrs  # noqa: B018
+    assert "ArrayStore" in disjoint["a"]._repr_html_()
 
 
 def test_names_and_types(disjoint: sc.Shards) -> None:
