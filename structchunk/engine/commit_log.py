@@ -43,18 +43,26 @@ class Log:
 
 
 def read_log(
-    paths: Paths, superblock: Superblock, index: Index | None, progress: Progress | None, *, rewrite: bool
+    paths: Paths,
+    superblock: Superblock,
+    index: Index | None,
+    progress: Progress | None,
+    *,
+    rewrite: bool,
+    is_growing: bool = False,
 ) -> Log:
     """Read the directories from their heads as of the checkpoint; from the ends of the files if there is none.
 
     With `rewrite`, which only the writer may ask for, what is behind the checkpoint is rewritten first: a flush
-    that failed may have left it in the page cache only, marked as written.
+    that failed may have left it in the page cache only, marked as written. With `is_growing` others may be writing:
+    a header that is not valid yet is being written, unless a checkpoint has counted its chunk.
     """
     if index is None:
         return read_whole_log(paths, superblock, None, progress)
     log = Log(index.checkpoint, False)
     for chunk_id in paths.list_chunks():
-        chunk = _open_chunk(paths, superblock, chunk_id, max(index.next_chunk, superblock.next_chunk), log)
+        next_chunk = max(index.next_chunk, superblock.next_chunk)
+        chunk = _open_chunk(paths, superblock, chunk_id, next_chunk, log, is_growing=is_growing)
         if chunk is None:
             continue
         head = index.heads.get(chunk_id)

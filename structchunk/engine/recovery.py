@@ -154,8 +154,12 @@ def open_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: 
     try:
         if is_sound:
             return _as_it_stands(paths, superblock, index, make)
-        log = read_log(paths, superblock, index, None, rewrite=False)
-        find_good(log, published if published is None else max(published, index.last))
+        log = read_log(paths, superblock, index, None, rewrite=False, is_growing=published is not None)
+        upto = published if published is None else max(published, index.last)
+        find_good(log, upto)
+        if published is not None and log.good < published:  # what is published has been written: that is damage
+            log = read_log(paths, superblock, index, None, rewrite=False)
+            find_good(log, upto)
         check_complete(paths, index, log)
         rewind(log)
         if index.last <= log.good and index.whole:

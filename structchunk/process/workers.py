@@ -107,11 +107,14 @@ class Workers:
     def _work(self) -> None:
         while True:
             try:
-                self._queue.get(timeout=IDLE).run()
+                job = self._queue.get(timeout=IDLE)
             except Empty:
-                break
-        with self._lock:
-            self._count -= 1
+                with self._lock:  # who puts one in sees that this thread is there, or that it has gone
+                    if self._queue.empty():
+                        self._count -= 1
+                        return
+            else:
+                job.run()
 
     def disown(self) -> None:
         """Begin anew in a forked child, where no thread is."""

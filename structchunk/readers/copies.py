@@ -159,8 +159,9 @@ class Copies:
         while True:
             superblock = self.superblock()
             is_sound = is_held(self.source.announcement)
+            was_alive = is_sound or is_alive(self.source.tail)
             # First: what is published before the clone is made is in it.
-            head = _read_head(self.source.tail) if is_sound or is_alive(self.source.tail) else None
+            head = _read_head(self.source.tail) if was_alive else None
             state = self.state()
             published = None if head is None else head.published
             try:
@@ -168,7 +169,8 @@ class Copies:
             except (CorruptionError, FileNotFoundError) as error:
                 # What a clone needs is unlinked only after a checkpoint, which writes the superblock.
                 self._discard()
-                if self.superblock() == superblock:
+                has_come = not was_alive and is_alive(self.source.tail)  # somebody who may be making a chunk
+                if self.superblock() == superblock and not has_come:
                     raise self._explained(error) from error
                 continue
             except BaseException:

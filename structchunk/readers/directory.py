@@ -61,7 +61,11 @@ class ReaderDirectory:
 
 
 def _make(parent: str, prefix: str) -> tuple[str, files.Descriptor]:
-    """Return a new directory, and what holds its lock."""
+    """Return a new directory, and what holds its lock.
+
+    In the moment before it is locked another process may take it for a dead one's, and remove it. If that one is
+    killed half-way, or fails, the lock can be had, but the directory has another name by now.
+    """
     while True:
         path = os.path.join(parent, f"{prefix}{os.getpid()}-{os.urandom(4).hex()}")
         lock = files.Descriptor()
@@ -69,10 +73,10 @@ def _make(parent: str, prefix: str) -> tuple[str, files.Descriptor]:
             files.make_directory(path)
             lock.open(_lock_of(path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             fcntl.flock(lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(lock.fd).st_nlink:
+            if not files.displaced(_lock_of(path), files.identity(os.fstat(lock.fd))):
                 return path, lock
         except (FileNotFoundError, BlockingIOError):
-            pass  # another process took it for a dead one's, in the moment before it was locked
+            pass
         except BaseException:
             _remove(path, lock, os.getpid())
             raise
@@ -150,7 +154,7 @@ def _remove_tree(path: str) -> None:
         doomed = path[:-8] + os.urandom(4).hex()
         files.rename(path, doomed)
         path = doomed
-        for name in set(os.listdir(path)) - {"lock"}:
+        for name in sorted(set(os.listdir(path)) - {"lock"}):
             files.remove_tree(os.path.join(path, name))
         files.unlink(_lock_of(path))
         os.rmdir(path)

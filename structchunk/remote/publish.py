@@ -60,7 +60,7 @@ def publish(storage: Storage, url: str, options: Mapping[str, Any] | None, repor
         found = look(objects, further=number > 0)
         with contextlib.ExitStack() as held, contextlib.suppress(ChunkGone):
             taken = take(storage, set(), _unchanged(storage, found.manifest), storage.paths, held)
-            files = ChunkFiles(taken.places, taken.sources, held)
+            files = ChunkFiles(taken.places)
             publication = Publication(objects, found, taken, files)
             if done := publication.run(storage, report):
                 return done

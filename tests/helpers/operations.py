@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from oracle import ATTRIBUTES, CHUNK_SIZE, Contents, Point, as_text, contents, stores_of
+from published import newest, records_of
 
 import structchunk as sc
 
@@ -170,6 +171,17 @@ def copied(scene: Scene) -> None:
     """Make a copy, and then commit, drop and change in place what it lacks."""
     working(scene)
     scene.db.checkpoint(f"{scene.root}-copy")
+    scene.put("floats", 502, BIG)
+    scene.put("floats", 503, BIG)
+    scene.db["floats"][501][:] = 8
+    scene.model["floats"][501] = scene.db["floats"][501].tobytes()
+    scene.db.compact("bytes")
+
+
+def published(scene: Scene) -> None:
+    """Publish it, and then commit and change in place what is not published."""
+    working(scene)
+    scene.db.publish(f"memory:/{scene.root}-published")
     scene.put("floats", 502, BIG)
     scene.put("floats", 503, BIG)
     scene.db["floats"][501][:] = 8
@@ -601,6 +613,11 @@ def update_copy(scene: Scene) -> None:
     scene.db.checkpoint(f"{scene.root}-copy", update=True)
 
 
+@operation(prepare=published)
+def publish(scene: Scene) -> None:
+    scene.db.publish(f"memory:/{scene.root}-published")
+
+
 # ---------------------------------------------------------------------- reading
 
 
@@ -792,6 +809,8 @@ class Judge:
             self._read_only()
         if self._name == "update_copy":
             self._update_copy()
+        if self._name == "publish":
+            self._publish()
         self._check_copy()
 
     # ------------------------------------------------------------------ the handle
@@ -950,6 +969,22 @@ class Judge:
                 raise Violation("the copy is another one than the database")
             if "update" in os.listdir(path):
                 raise Violation("what an update made is left in the copy")
+
+    def _publish(self) -> None:
+        """Read what an operation may have published, publish what is there now, and prune."""
+        url = f"memory:/{self.root}-published"
+        objects, manifest = newest(url)
+        if 500 not in records_of(objects, manifest).get("floats", {}):
+            raise Violation("records are missing in what is published")
+        with sc.open(self.root, "r") as db:
+            db.publish(url)
+            objects, manifest = newest(url)
+            if records_of(objects, manifest) != contents(db):
+                raise Violation("another database is published than is there")
+        sc.prune(url)
+        if len(objects.names("objects/")) != len(manifest.objects):
+            raise Violation("what was published in part is left")
+        objects.delete([*objects.names("objects/"), *objects.names("manifests/"), "newest"])
 
 
 OTHER_KEY = 900

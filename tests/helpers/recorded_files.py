@@ -7,7 +7,7 @@ import functools
 import os
 import random
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -135,12 +135,22 @@ class Recorder(Seam):
         self._logs = {inode: len(versions[-1]) for inode, versions in self._data.items()}
         self._entries = {path: versions[-1:] for path, versions in self._entries.items()}
 
+    def note(self, label: str) -> None:
+        """Record an event though no file has changed."""
+        self.events.append(Event(label, self._mark(), dict(self._entries), dict(self._data), dict(self._logs)))
+
     def _record(self, operation: str, args: tuple[Any, ...], done: bool) -> None:
+        if operation == "rename" and done and os.path.isdir(args[1]):
+            self._move_entries(*(os.path.relpath(path, self._root) for path in args))
         self._scan()
         if done:
             self._note_flushed(operation, args)
-        label = f"{'after' if done else 'before'} {operation} {self._relative(args)}"
-        self.events.append(Event(label, self._mark(), dict(self._entries), dict(self._data), dict(self._logs)))
+        self.note(f"{'after' if done else 'before'} {operation} {self._relative(args)}")
+
+    def _move_entries(self, old: str, new: str) -> None:
+        """Note that a directory was renamed: what is in it is as much on disk as it was before."""
+        for path in [path for path in self._entries if path == old or path.startswith(old + "/")]:
+            self._entries[new + path[len(old) :]] = self._entries.pop(path)
 
     def _relative(self, args: tuple[Any, ...]) -> str:
         return os.path.relpath(args[0], self._root) if args and isinstance(args[0], str) else ""
@@ -298,14 +308,27 @@ class SyncedWrites:
 class Cut(NamedTuple):
     """Which of what was not flushed a power cut leaves: of sectors, of directory entries, of LevelDB's logs.
 
-    ``sectors`` is old, new, mix, files (each file one of these), one_old or one_new; ``entries`` old, new or mix;
+    ``sectors`` is old, new, mix, files (each file one of these), one_old or one_new, or the inodes of the files
+    that are old, the others being new; ``entries`` old, new or mix, or the paths of the directories that are old;
     ``logs`` none, all, prefix, or hole (a stretch of zeros); ``index`` keep, lose or behead (without its CURRENT).
     """
 
-    sectors: str
-    entries: str
+    sectors: str | frozenset[int]
+    entries: str | frozenset[str]
     logs: str
     index: str = "keep"
+
+    def sectors_of(self, inode: int) -> str:
+        """Return which sectors of a file are left."""
+        return self.sectors if isinstance(self.sectors, str) else _age(inode in self.sectors)
+
+    def entries_of(self, path: str) -> str:
+        """Return which entries of a directory are left."""
+        return self.entries if isinstance(self.entries, str) else _age(path in self.entries)
+
+
+def _age(is_old: bool) -> str:
+    return "old" if is_old else "new"
 
 
 KILL = Cut("new", "new", "all")
@@ -320,35 +343,55 @@ def draw_cut(rng: random.Random) -> Cut:
     return Cut(sectors, entries, logs, index)
 
 
+Image: TypeAlias = dict[str, bytes | None]
+"""What files hold, by path; directories, None, come before what is in them."""
+
+
 def build(event: Event, cut: Cut, rng: random.Random, target: str) -> None:
     """Write the image of a power cut to a new directory."""
+    write_image(image_of(event, cut, rng), target)
+
+
+def write_image(image: Image, target: str) -> None:
+    """Write an image to a new directory."""
+    os.mkdir(target)
+    for path, content in image.items():
+        if content is None:
+            os.mkdir(os.path.join(target, path))
+        else:
+            with open(os.path.join(target, path), "xb") as file:
+                file.write(content)
+
+
+def image_of(event: Event, cut: Cut, rng: random.Random) -> Image:
+    """Return the image of a power cut."""
     kept: dict[int, bytes] = {}
     dirty = [inode for inode, versions in event.data.items() if len(versions) > 1]
     special = rng.choice(dirty) if dirty else -1
-    _build_directory(event, cut, rng, ("", target), kept, special)
+    return dict(_images(event, cut, rng, "", kept, special))
 
 
-def _build_directory(
-    event: Event, cut: Cut, rng: random.Random, place: tuple[str, str], kept: dict[int, bytes], special: int
-) -> None:
-    path, target = place
-    os.mkdir(target)
+def _images(
+    event: Event, cut: Cut, rng: random.Random, path: str, kept: dict[int, bytes], special: int
+) -> Iterator[tuple[str, bytes | None]]:
     is_index = os.path.basename(path).startswith("index-")
-    versions = event.entries[os.path.normpath(path)]
-    for name, inode in _surviving(versions, "new" if is_index else cut.entries, rng).items():
-        inside, beyond = os.path.join(path, name), os.path.join(target, name)
+    directory = os.path.normpath(path)
+    mode = "new" if is_index else cut.entries_of(directory)
+    for name, inode in _surviving(event.entries[directory], mode, rng).items():
+        inside = os.path.join(path, name)
         if inode == DIRECTORY:
             lost = cut.index == "lose" and name.startswith("index-")
-            if not lost and os.path.normpath(inside) in event.entries:
-                _build_directory(event, cut, rng, (inside, beyond), kept, special)
+            if not lost and inside in event.entries:
+                yield inside, None
+                yield from _images(event, cut, rng, inside, kept, special)
         elif not (is_index and cut.index == "behead" and name == "CURRENT"):
             if inode not in kept:
                 if is_index:
                     kept[inode] = _index_file(event, cut, rng, name, inode)
                 else:
-                    kept[inode] = _sectors(event.data[inode], cut.sectors, rng, special=inode == special)
-            with open(beyond, "xb") as file:
-                file.write(kept[inode])
+                    mode_of_file = cut.sectors_of(inode)
+                    kept[inode] = _sectors(event.data[inode], mode_of_file, rng, special=inode == special)
+            yield inside, kept[inode]
 
 
 def _surviving(versions: tuple[Entries, ...], mode: str, rng: random.Random) -> Entries:

@@ -776,17 +776,6 @@ def test_full_disk(worked: str, tmp_path: Path) -> None:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-class CopyRecorder(Recorder):
-    """Records renamed directories, too: what is in them is as much on disk as it was before."""
-
-    def _record(self, operation: str, args: tuple[Any, ...], done: bool) -> None:
-        if operation == "rename" and done and os.path.isdir(args[1]):
-            old, new = (os.path.relpath(path, self._root) for path in args)
-            for path in [path for path in self._entries if path == old or path.startswith(old + "/")]:
-                self._entries[new + path[len(old) :]] = self._entries.pop(path)
-        super()._record(operation, args, done)
-
-
 def test_power_cuts(worked: str, seed: int, budget: float, new_root: NewRoot) -> None:
     """There is no copy, or a whole one; and the one that checkpoint() returned from is there."""
     base = new_root()
@@ -798,7 +787,7 @@ def test_power_cuts(worked: str, seed: int, budget: float, new_root: NewRoot) ->
         db.checkpoint(f"{base}/first.sc")
         shutil.rmtree(f"{base}/first.sc")
         expected = contents(db)
-        recorder = CopyRecorder(base, lambda: done[0])
+        recorder = Recorder(base, lambda: done[0])
         with recorder, SyncedWrites(recorder):
             db.checkpoint(f"{base}/copy.sc")
             done[0] = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import gc
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,7 @@ import structchunk as sc
 from structchunk.chunks.chunk import Chunk
 from structchunk.index.leveldb import LevelDB
 from structchunk.process.leftovers import clear
-from structchunk.readers import copies, read_storage
+from structchunk.readers import copies, directory, read_storage
 from structchunk.readers.directory import sweep
 
 
@@ -488,6 +490,27 @@ def test_what_is_left_half_removed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["notes"]
 
 
+def test_one_that_was_swept_by_a_process_that_was_killed_meanwhile(
+    open_db: OpenDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new directory has another name when its lock is had."""
+    open_db().close()
+    flock, taken = fcntl.flock, []
+
+    def flock_late(fd: int, operation: int) -> None:
+        if not taken:
+            taken.append(os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")))
+            os.rename(taken[0], f"{taken[0][:-8]}ffffffff")
+        flock(fd, operation)
+
+    monkeypatch.setattr(directory, "fcntl", SimpleNamespace(flock=flock_late, LOCK_EX=fcntl.LOCK_EX, LOCK_NB=0))
+    with open_db("r") as db:
+        assert leftovers(db.path) != [os.path.basename(taken[0])]
+    monkeypatch.undo()
+    with open_db("r+") as db:
+        assert leftovers(db.path) == []
+
+
 def test_what_others_have_put_there_is_left(tmp_path: Path) -> None:
     """Among temporary files, anybody may make a link, to a database that is closed, say."""
     victim, folder = tmp_path / "victim", tmp_path / "temporary"
@@ -580,6 +603,24 @@ def test_descriptors_without_links(open_db: OpenDB, monkeypatch: pytest.MonkeyPa
             assert count_descriptors() <= before + 2
     finally:
         gc.enable()
+
+
+def test_a_header_that_is_being_written(open_db: OpenDB, tmp_path: Path) -> None:
+    """Of a chunk that a process makes which shares the database: others see its first bytes before the rest."""
+    open_db().close()
+    with open_db("r+", shared=True) as db:
+        db.array_store("a", "u8")[1] = [1]
+        first, second = (tmp_path / f"test.sc/chunks/0000000{number}.chunk" for number in (1, 2))
+        whole = first.read_bytes()
+        torn = whole[:100].ljust(len(whole), b"\0")
+        second.write_bytes(torn)
+        with open_db("r") as reader:
+            assert reader["a"][1].tolist() == [1]
+        second.unlink()
+        first.write_bytes(torn)  # whose commit is published: this is damage
+        with pytest.raises(sc.CorruptionError, match="00000001"):
+            open_db("r")
+        first.write_bytes(whole)
 
 
 @pytest.mark.parametrize("found", [None, b"", bytes(5000), b"whole"])

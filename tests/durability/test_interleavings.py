@@ -1,0 +1,95 @@
+"""Several handles of one database, of which a scheduler decides at every call which goes on: any order is right.
+
+Players write alone or in turn, read, compact, copy; they are killed, and calls of theirs fail. What is committed is
+one serial history, of which everybody sees a beginning, and nothing is left over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from interleaved_mutants import EQUIVALENT, MUTANTS, left_out
+from interleaved_worlds import Outcome, Script, Sweep, described, draw_script, sweep
+from interleaving import Choice, Chooser, Drawn, Given, Place
+
+NewRoot = Callable[[], str]
+PARTS = 4
+SCHEDULES = 110
+"""In each part."""
+MOST = 500
+"""So many schedules find each rule that is left out; most of these take a few."""
+
+
+@pytest.fixture
+def base(new_root: NewRoot) -> str:
+    root = new_root()
+    Path(root).mkdir()
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_any_schedule(base: str, seed: int, budget: float, part: int) -> None:
+    count = round(SCHEDULES * budget)
+    first = (seed * PARTS + part) * count
+    played = sweep(base, range(first, first + count))
+    print(
+        f"seeds {first} to {first + count - 1}: {played.calls} calls, {played.switches} changes of player, "
+        f"{played.kills} kills, {played.faults} calls that failed, {played.commits} commits"
+    )
+    assert played.commits
+    assert played.kills
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", sorted(MUTANTS.keys() - EQUIVALENT))
+def test_a_rule_that_is_left_out_is_found(base: str, name: str) -> None:
+    with left_out(name):
+        played = Sweep(base)
+        assert any(played.try_seed(seed).error is not None for seed in range(MOST)), MUTANTS[name].__doc__
+
+
+def test_a_seed_is_one_schedule(base: str) -> None:
+    """Also what was chosen, without the seed."""
+    played, calls = Sweep(base), []
+
+    def traced(chooser: Chooser) -> Outcome:
+        trace: list[tuple[int, str]] = []
+        calls.append(trace)
+        return played.play(draw_script(3), chooser, trace=lambda *call: trace.append(call))
+
+    outcome = traced(Drawn(3))
+    assert outcome.error is None
+    traced(Drawn(3))
+    traced(Given(outcome.taken))
+    assert calls[0] == calls[1] == calls[2]
+    assert len({player for player, _ in calls[0]}) > 1
+
+
+def test_a_schedule_that_fails_is_shortened(base: str) -> None:
+    script = Script((("sharing", ("commit",)), ("sharing", ("commit", "commit")), ("reading", ("see",))))
+    with left_out("lock_without_lock"):
+        played = Sweep(base)
+        outcomes = (played.play(script, Drawn(seed, kills=0, faults=0)) for seed in range(MOST))
+        found = next(outcome for outcome in outcomes if outcome.error is not None and len(outcome.taken) > 5)
+        short = played.shorten(found)
+    assert short.error is not None
+    assert len(short.taken) <= 3
+    assert "goes on" in described(short)
+
+
+def test_who_is_killed_lets_its_lock_go(base: str) -> None:
+    """Others wait until then, by a clock that goes on by itself."""
+    script = Script((("sharing", ("commit",)), ("alone", ("commit", "reopen", "commit"))))
+    labels: list[str] = []
+    played = Sweep(base)
+    played.play(script, Given({}), trace=lambda player, label: labels.append(label) if not player else None)
+    at = labels.index("Chunk.append_segment .chunk")
+    outcome = played.play(script, Given({Place(0, at): Choice("go", 1), Place(0, at + 1): Choice("kill")}))
+    assert outcome.error is None, described(outcome)
+    assert [choice.kind for choice in outcome.taken.values()] == ["go", "kill"]
+    assert outcome.committed == 2

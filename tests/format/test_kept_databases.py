@@ -1,0 +1,236 @@
+"""Databases that earlier versions have written, and today's: each opens, is whole, and is worked on.
+
+How an archive is made says ``helpers/kept_databases.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kept_databases as kept
+import numpy as np
+import pytest
+from kept_databases import CHUNK_SIZE, COPY, CRASHED, WHOLE, Model
+from oracle import contents
+
+import structchunk as sc
+from structchunk.index.leveldb import LevelDB
+
+ARCHIVES = sorted(Path(__file__).with_name("databases").glob("*.tar.xz"))
+NEWEST = ARCHIVES[-1]
+LOST_INDEX = ("01-first.tar.xz", "03-short-pages.tar.xz")
+"""Written before there was a release, with an index in a form that did not last: it must be made anew."""
+COPIES, UPDATED_COPIES, TURNS_AND_SHARDS = 3, 9, 10
+"""The numbers of the first archives that have these."""
+
+
+@pytest.fixture
+def root(new_root: Callable[[], str]) -> Path:
+    """Where the databases are."""
+    return Path(new_root())
+
+
+@pytest.fixture
+def steps(request: pytest.FixtureRequest, root: Path) -> list[str]:
+    """What was done to the databases of an archive, which are in ``root`` now."""
+    archive = getattr(request, "param", NEWEST)
+    steps = kept.unpack(str(archive), str(root))
+    if archive.name in LOST_INDEX:
+        for name in filter(os.path.exists, (root / name for name in kept.DATABASES)):
+            sc.rebuild_index(name)
+    return steps
+
+
+def archives(*names: str, since: int = 1, until: int = len(ARCHIVES)) -> Any:
+    """Try a test with archives of these numbers, and one after another of their databases."""
+    chosen = [path for path in ARCHIVES if since <= int(path.name[:2]) <= until]
+    each = pytest.mark.parametrize("steps", chosen, indirect=True, ids=lambda path: path.name.split(".")[0])
+    return lambda test: each(pytest.mark.parametrize("name", names)(test))
+
+
+@pytest.mark.parametrize("name", [WHOLE, CRASHED])
+@pytest.mark.parametrize("archive", LOST_INDEX)
+def test_an_index_of_a_form_that_did_not_last_is_refused(root: Path, archive: str, name: str) -> None:
+    kept.unpack(str(NEWEST.with_name(archive)), str(root))
+    for mode in ("r", "r+"):
+        with pytest.raises(sc.CorruptionError, match="rebuild_index"), sc.open(root / name, mode) as db:
+            contents(db)
+
+
+def check(db: sc.Database, model: Model) -> None:
+    """Fail unless a database is whole, and holds what it must."""
+    assert db.verify() == []
+    assert contents(db) == model
+    for name, kind in kept.TYPES.items():
+        if name in db and name != "again":
+            assert db[name].dtype == np.dtype(kind), name
+
+
+@archives(WHOLE, CRASHED)
+def test_it_opens(root: Path, steps: list[str], name: str) -> None:
+    model = kept.model_after(steps)
+    with sc.open(root / name, "r") as db:
+        check(db, model)
+        assert db["tiles"][9].n == -3
+        assert db["text"][1].tolist() == ["", "naïve", "漢字"]
+    with sc.open(root / name, "r+") as db:
+        check(db, model)
+    with sc.open(root / name, "r") as db:
+        check(db, model)
+
+
+@archives(WHOLE, CRASHED)
+def test_its_index_is_made_anew(root: Path, steps: list[str], name: str) -> None:
+    model = kept.model_after(steps)
+    sc.rebuild_index(root / name)
+    with sc.open(root / name, "r") as db:
+        check(db, model)
+    for path in (root / name).glob("index-*"):
+        shutil.rmtree(path)
+    sc.rebuild_index(root / name)
+    with sc.open(root / name, "r+") as db:
+        check(db, model)
+
+
+@archives(WHOLE, CRASHED)
+def test_it_is_worked_on(root: Path, steps: list[str], name: str) -> None:
+    """Written to, copied, compacted, and its copy brought forward."""
+    both = kept.Both(model=kept.model_after(steps))
+    with sc.open(root / name, "r+", chunk_size=CHUNK_SIZE) as db:
+        both = kept.Both(db, both.model)
+        both.put("floats", 101, np.arange(3.0))
+        both.delete("tiles", 9)
+        both.draw("drawn", 2, np.arange(50, dtype="<i4"))
+        db.checkpoint(root / "dest.sc")
+        check_path(root / "dest.sc", both.model)
+        db["drawn"][1][5] = 99
+        both.model["drawn"][1] = db["drawn"][1].tobytes()
+        both.put_many("floats", range(50000, 50200), np.arange(600.0).reshape(200, 3))
+        both.drop("complex")
+        db.compact()
+        both.put("floats", 102, np.arange(3.0))
+        check(db, both.model)
+        db.checkpoint(root / "dest.sc", update=True)
+    check_path(root / name, both.model)
+    check_path(root / "dest.sc", both.model)
+    sc.rebuild_index(root / name)
+    check_path(root / name, both.model)
+
+
+@archives(WHOLE, CRASHED)
+def test_processes_take_turns_in_it(root: Path, steps: list[str], name: str) -> None:
+    both = kept.Both(model=kept.model_after(steps))
+    with sc.open(root / name, shared=True) as db, sc.open(root / name, shared=True) as other:
+        kept.Both(db, both.model).put("floats", 101, np.arange(3.0))
+        kept.Both(other, both.model).put("floats", 102, np.arange(4.0))
+        check(db, both.model)
+    check_path(root / name, both.model)
+
+
+def check_path(path: Path, model: Model) -> None:
+    with sc.open(path, "r") as db:
+        check(db, model)
+
+
+@archives(kept.DROPPING, kept.COMPACTING)
+def test_what_was_let_go_does_not_come_back(root: Path, steps: list[str], name: str) -> None:
+    """The chunks of a store that was dropped, and those that were replaced, are still there."""
+    if name == kept.COMPACTING and "compact" not in steps:
+        assert not (root / name).exists()
+        return
+    both = kept.Both()
+    kept.before_unlinking(both)
+    both.drop("again")
+    check_path(root / name, both.model)
+    sc.rebuild_index(root / name)
+    check_path(root / name, both.model)
+    with sc.open(root / name, "r+") as db:
+        check(db, both.model)
+
+
+# ---------------------------------------------------------------------- copies, turns, shards
+
+
+@archives(COPY, since=COPIES)
+def test_a_copy_opens(root: Path, steps: list[str], name: str) -> None:
+    check_path(root / name, kept.model_after(steps))
+    with sc.open(root / kept.CHANGED_COPY, "r+") as changed:
+        assert changed.verify() == []
+        assert changed["bytes"][77].tolist() == [0, 1]
+
+
+@archives(COPY, kept.CHANGED_COPY, since=COPIES, until=UPDATED_COPIES - 1)
+def test_a_copy_of_before_is_not_brought_forward(root: Path, steps: list[str], name: str) -> None:
+    """Nothing in it says that nobody has written to it."""
+    with (
+        sc.open(root / WHOLE, "r+", chunk_size=CHUNK_SIZE) as db,
+        pytest.raises(sc.NotACopy, match="remove it, or give another path"),
+    ):
+        db.checkpoint(root / name, update=True)
+
+
+@archives(COPY, since=UPDATED_COPIES)
+def test_a_copy_is_brought_forward(root: Path, steps: list[str], name: str) -> None:
+    model = kept.model_after(steps)
+    with sc.open(root / WHOLE, "r+", chunk_size=CHUNK_SIZE) as db:
+        both = kept.Both(db, model)
+        both.put("floats", 101, np.arange(3.0))
+        both.drop("complex")
+        db.checkpoint(root / name, update=True)
+        check_path(root / name, model)
+        with pytest.raises(sc.NotACopy):
+            db.checkpoint(root / kept.CHANGED_COPY, update=True)
+
+
+@archives(kept.TURNS, kept.CRASHED_TURNS, since=TURNS_AND_SHARDS)
+def test_turns_go_on(root: Path, steps: list[str], name: str) -> None:
+    model = {"floats": {key: np.arange(3.0 * key, 3 * key + 3).tobytes() for key in range(20) if key != 3}}
+    model["floats"][20] = np.arange(3.0).tobytes()
+    check_path(root / name, model)
+    with sc.open(root / name, shared=True) as db:
+        check(db, model)
+        kept.Both(db, model).put("floats", 3, np.arange(2.0))
+    check_path(root / name, model)
+
+
+@archives(kept.SHARDS, since=TURNS_AND_SHARDS)
+def test_shards_open(root: Path, steps: list[str], name: str) -> None:
+    with sc.open_shards(root / name) as shards:
+        assert list(shards["floats"]) == list(range(100))
+        assert [shards["floats"][key].tolist() for key in (0, 99)] == [[0, 0], [1, 1]]
+
+
+# ---------------------------------------------------------------------- what is written today
+
+
+def written(directory: Path) -> dict[str, Any]:
+    """Return all that databases consist of: their files, and what LevelDB holds, whatever its files are."""
+    found: dict[str, Any] = {}
+    for path in sorted(directory.rglob("*")):
+        name = str(path.relative_to(directory))
+        if path.name.startswith("index-"):
+            leveldb = LevelDB.open(str(path))
+            found[name] = leveldb.read(b"", b"\xff" * 16, 10**6)
+            leveldb.close()
+        elif path.is_file() and path.parent.name != "readers" and not path.parent.name.startswith("index-"):
+            found[name] = path.read_bytes()
+    return found
+
+
+def test_what_is_written_today_is_kept(root: Path, steps: list[str]) -> None:
+    """To the byte: who changes what is on disk keeps a file of before, and one of after."""
+    os.mkdir(root / "today")
+    kept.write(str(root / "today"))
+    for path in [*(root / "today").rglob("lock"), *(root / "today").rglob("reserve")]:
+        path.unlink()
+    today = written(root / "today")
+    before = {name: content for name, content in written(root).items() if not name.startswith("today")}
+    different = sorted(name for name in today.keys() | before.keys() if today.get(name) != before.get(name))
+    assert not different, (
+        f"today's code writes these files in another way than they are in {NEWEST.name}: {different}; if that is "
+        "meant, keep an archive of it, as tests/helpers/kept_databases.py says, and leave those that are there"
+    )
