@@ -82,10 +82,11 @@ class CachedChunk:
             at += len(run)
         self.present = bytearray((~is_stored).astype(np.uint8).tobytes())
         self._lock = threading.Lock()
-        if not _is_sound(directory, published, count):
-            _make(directory, published, count)
-        self._data = files.File(self.path)
-        self._cells = files.File(os.path.join(directory, BLOCKS))
+        with files.advised(self.path, "each chunk of a published database takes up to three"):
+            if not _is_sound(directory, published, count):
+                _make(directory, published, count)
+            self._data = files.File(self.path)
+            self._cells = files.File(os.path.join(directory, BLOCKS))
         os.utime(self._cells.fd)  # as of which it was used last
 
     # ------------------------------------------------------------------ what is there
