@@ -7,7 +7,7 @@ read or write, is for the layers above; what opening does after a crash is in ``
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy.typing as npt
@@ -227,9 +227,6 @@ class Storage:
     def places(self, heap: Heap, commit: int) -> list[Place]:
         """Return how far each chunk of a store reaches as of a commit, which is the latest one."""
         return [Place(chunk, chunk.committed, chunk.directory) for chunk in list(heap.chunks.values())]
-
-    def fetch_all(self, progress: Callable[[int, int], object] | None = None) -> None:
-        """See that all bytes are in files on this machine: they are."""
 
     def newest_epoch(self) -> int:
         """Return the epoch of the latest commit, or a later one."""
