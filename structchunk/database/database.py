@@ -69,7 +69,7 @@ class Database(DatabaseHandle):
             open_store(transaction, name, schema)
 
     def drop_store(self, name: str) -> None:
-        """Delete a store and all its records, as a commit of its own; its files go once that is on disk.
+        """Delete a store, its records and attributes, as a commit of its own; its files go once that is on disk.
 
         Raises
         ------
