@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 
 from .database.database import Database
 from .database.opening import AnyPath, absolute, open
-from .database.pickling import Kept, open_shared, reopen
+from .database.pickling import Home, open_shared, reopen
 from .errors import missing_extra
 from .runs.extent import KEY_END
 from .runs.key_ranges import KeyRange
@@ -61,7 +61,7 @@ class Partition:
         Range of keys.
     reading : str
         Differs with every call that made partitions, for the database may have changed in between.
-    kept : Kept, optional
+    kept : Kept or Address, optional
         Where the commit is found that all partitions are of. Without it, which is so for shards, what is opened is
         what is there.
     """
@@ -71,7 +71,7 @@ class Partition:
     start: int
     stop: int
     reading: str
-    kept: Kept | None = None
+    kept: Home | None = None
 
     def open(self) -> AbstractContextManager[Database | Shards]:
         """Open the database, or the shards, for the time of a ``with`` statement."""

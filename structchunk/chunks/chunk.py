@@ -87,6 +87,7 @@ import numpy.typing as npt
 from ..disk import files
 from ..errors import CLOSED, ClosedError, CorruptionError, Error, FailedError
 from ..runs.extent import ROW_SIZE
+from ..runs.gather import Items
 from .directory import record_above
 from .header import MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
 from .mapping import map_file
@@ -288,6 +289,13 @@ class Chunk:
         mapping = self.target if writable else self.source
         return np.frombuffer(mapping, dtype, count=self.header.file_size // dtype.itemsize)
 
+    def view(self, items: npt.NDArray[Any]) -> Items:
+        """Return an array over the whole file as what slices are taken of."""
+        return items
+
+    def fetch(self, start: int, stop: int) -> None:
+        """See that bytes of the file are there before they are read from a mapping: all are that are in it."""
+
     def read_ahead(self, start: int, stop: int) -> None:
         """Have the system fetch bytes from the disk that are about to be read, and some that follow."""
         mapping = self._source
@@ -310,6 +318,7 @@ class Chunk:
         """Yield the directory's segments from a position downwards, by default from the end of the file."""
         header = self.header
         start = header.file_size if position is None else position
+        self.fetch(self.directory, start)
         if not any(self._peek(start - SEGMENT_SIZE, SEGMENT_SIZE)):
             return iter(())
         raw = memoryview(self.source)
@@ -318,6 +327,7 @@ class Chunk:
     def segment_above(self, low: int) -> tuple[int, Segment] | None:
         """Return the segment whose lowest byte is at `low`, and where it ends, or None."""
         header, source = self.header, self.source
+        self.fetch(low, header.file_size)
         end = record_above(source, low, header.file_size, self.id)
         segment = (
             parse_segment(memoryview(source), end, self.id, header.data_offset, header.item_size) if end else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -17,6 +17,8 @@ import numpy.typing as npt
 
 from ..errors import CorruptionError, MovedError
 from ..runs.extent import ALL_FLAGS, Extent, RowArray, chunks_of, find_one, misplaced
+from ..runs.gather import Items
+from ..runs.run import Run
 from ..types.objects import has_plain_fields
 from ..types.schema import Schema
 from .chunk import Chunk
@@ -25,7 +27,7 @@ ATTRIBUTES = ""
 """The name of the store that has the attributes of a database and of its stores; no other one can have it."""
 
 
-class Arrays(dict[int, npt.NDArray[Any]]):
+class Arrays(dict[int, Items]):
     """Each chunk of a heap as one array of items, mapped when first asked for."""
 
     def __init__(self, heap: Heap, dtype: np.dtype[Any], *, writable: bool) -> None:
@@ -34,13 +36,14 @@ class Arrays(dict[int, npt.NDArray[Any]]):
         self._dtype = dtype
         self._writable = writable
 
-    def __missing__(self, chunk: int) -> npt.NDArray[Any]:
+    def __missing__(self, chunk: int) -> Items:
         heap = self._heap
         found = heap.find_chunk(chunk)
         if found is None:
             return heap.retired_items(chunk, writable=self._writable)
         try:
-            array = self.setdefault(chunk, found.items(self._dtype, writable=self._writable))
+            items = found.items(self._dtype, writable=self._writable)
+            array = self.setdefault(chunk, found.view(items))
         except FileNotFoundError:
             if heap.find_chunk(chunk) is not None:
                 raise
@@ -60,7 +63,7 @@ class Objects(dict[int, Any]):
         self._is_flat = has_plain_fields(cls)
 
     def __missing__(self, chunk: int) -> Any:
-        memory = self._heap.live_bytes[chunk]
+        memory: Any = self._heap.live_bytes[chunk]
         objects = self.setdefault(chunk, self._over(memory))
         if self._heap.live_bytes.get(chunk) is not memory:  # it was retired meanwhile, and is not to be kept
             self.pop(chunk, None)
@@ -152,6 +155,9 @@ class Heap:
     -----
     Any number of threads may read; who commits changes ``chunks``.
     """
+
+    is_remote = False
+    """Whether records have to be fetched before they are read."""
 
     def __init__(self, store: int, name: str, schema: Schema) -> None:
         self.store = store
@@ -271,12 +277,25 @@ class Heap:
         start = extent[1] // self.item_size
         return self.live_arrays[extent[3]][start : start + extent[2]]
 
-    def retired_items(self, chunk: int, *, writable: bool) -> npt.NDArray[Any]:
+    def fetched(self, rows: RowArray) -> Mapping[int, npt.NDArray[Any]]:
+        """Return the items of the chunks that rows name, of which those of the rows are there: as all are."""
+        return self.arrays  # type: ignore[return-value]
+
+    def fetch(self, rows: RowArray, chunks: Mapping[int, Chunk]) -> None:
+        """See that records are there, which lie in these chunks: all that are in files are."""
+
+    def hold(self) -> object:
+        """Return nothing: what is in files stays readable for who has rows of it."""
+
+    def begin(self, runs: Sequence[Run]) -> None:
+        """Begin to fetch the records of runs: all that are in files are there."""
+
+    def retired_items(self, chunk: int, *, writable: bool) -> Items:
         """Return a replaced chunk as one array of items, which is not kept; a change to it would be lost."""
         retired = self.retired_chunk(chunk)
         if writable:
             raise MovedError(f"chunk {chunk} of store {self.name!r} was replaced by compaction")
-        return retired.chunk.items(self.schema.dtype)
+        return retired.chunk.view(retired.chunk.items(self.schema.dtype))
 
     def live_objects(self, cls: type[Any]) -> Objects:
         """Return each chunk as one array of objects of a type, to be changed in place."""

@@ -17,7 +17,7 @@ from .changes import changes
 from .look import get, head, info, ls
 from .maintain import checkpoint, compact, rebuild_index, verify
 from .picture import map_
-from .remote import prune, publish, published
+from .remote import prune, publish, published, pull
 from .transfer import export, import_
 
 INTERRUPTED = 128 + 2
@@ -72,8 +72,8 @@ def _discard_output() -> None:
 def program() -> None:
     """Look into structchunk databases, check, copy and convert them.
 
-    PATH is always the directory of a database, URL where one is published. Commands that only read work beside a
-    program that writes.
+    PATH is the directory of a database, URL where one is published. Commands that only read work beside a program
+    that writes, and take a URL in place of PATH.
 
     \b
     Exit codes:
@@ -88,7 +88,7 @@ def program() -> None:
 
 for command in (info, ls, head, get, map_, changes, verify, rebuild_index, compact, checkpoint, export, import_):
     program.add_command(command)
-for command in (publish, published, prune):
+for command in (publish, published, pull, prune):
     program.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""The commands for databases in object storage: publish, published, prune."""
+"""The commands for databases in object storage: publish, published, pull, prune."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 
 import structchunk as sc
 
+from ..database.handle import fetch_all
 from ..stores.notebook import size_text
 from .arguments import json_option, one_line, path_argument
 from .output import counted, show_json
@@ -51,6 +52,34 @@ def published(url: str, *, as_json: bool) -> None:
         show_json({"commits": commits})
     else:
         click.echo("\n".join(map(str, commits)) if commits else "nothing is published")
+
+
+@click.command()
+@url_argument
+@click.argument("dest", type=click.Path())
+@click.option("--commit", type=click.IntRange(min=0), help="Which commit; by default the newest that is published.")
+@click.option("--cache", type=click.Path(), help="Directory of what was fetched, instead of the usual one.")
+@click.option("--update", is_flag=True, help="If DEST is an earlier copy, bring it forward by what is new.")
+@json_option
+def pull(url: str, dest: str, *, commit: int | None, cache: str | None, update: bool, as_json: bool) -> None:
+    """Copy a published database to DEST, to be read and written there.
+
+    What is not in the cache yet is fetched. DEST must not exist, unless --update is given: an earlier copy, which
+    nobody has written to since, is then brought forward. Takes disk space for both, cache and copy.
+
+    Credentials and other options are taken as by publish.
+    """
+    is_there = os.path.lexists(dest)
+    with sc.open(url, "r", commit=commit, cache=cache) as db:
+        with progress_bar("fetching") as report:
+            fetch_all(db, report)
+        with progress_bar("updating" if is_there else "copying"):
+            db.checkpoint(dest, update=update)
+        shown, last = db.path, db.last_commit
+    if as_json:
+        show_json({"url": shown, "commit": last, "dest": os.path.realpath(dest)})
+    else:
+        click.echo(one_line(f"commit {last} of {shown} is in {os.fspath(dest)}"))
 
 
 @click.command()

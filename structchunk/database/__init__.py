@@ -4,5 +4,5 @@ Where stores meet the engine: each handle binds stores to it, and ends what depe
 Formats, protocols and algorithms belong in the folders below.
 
 Modules, from the bottom up: attribute_records, feed, snapshot, savepoint, transaction, autocommit, writer_queue,
-handle, database, pickling, shared, opening.
+handle, database, published, pickling, shared, opening.
 """

@@ -28,7 +28,7 @@ from ..types.alteration import alteration, asked_schema
 from ..types.schema import Schema
 from .attribute_records import ATTRIBUTES, Writer
 from .autocommit import AutocommitBinding
-from .handle import DatabaseHandle
+from .handle import DatabaseHandle, fetch_all
 from .transaction import Transaction, drop_store, replace_store, stagings_by_name
 from .writer_queue import WriterQueue
 
@@ -369,8 +369,10 @@ class Database(DatabaseHandle):
         return publish(self._storage, url, storage_options, progress or _ignored)
 
     def _prepare_copy(self) -> None:
-        """Bring everything to disk, so that more of it can be linked."""
-        if self._mode != "r":
+        """Bring everything to disk, so that more of it can be linked; or have all of it on this machine."""
+        if self._mode == "r":
+            fetch_all(self)
+        else:
             self.sync()
 
     # ------------------------------------------------------------------ end

@@ -11,11 +11,13 @@ from functools import partial
 
 from ..chunks.heap import Heap
 from ..engine.storage import Storage
-from ..errors import Error, StoreNotFound
+from ..errors import CorruptionError, Error, StoreNotFound
 from ..maintenance.chunk_map import ChunkMap, map_chunks
 from ..maintenance.stats import StoreStats, store_stats
 from ..maintenance.verify import Problem, verify_storage
+from ..readers.copied_storage import CopiedStorage
 from ..readers.read_storage import ReadStorage
+from ..remote.remote_storage import RemoteStorage
 from ..stores.attributes import Attributes
 from ..stores.binding import Binding
 from ..stores.change import Change
@@ -24,9 +26,6 @@ from ..stores.notebook import database_html, note
 from .attribute_records import ATTRIBUTES, Writer, attributes_of, read_text
 from .feed import Horizon, changes_since
 from .snapshot import Snapshot
-
-_SHORTEST_PAUSE, _LONGEST_PAUSE, _LONGEST_PAUSE_UNFOLLOWED = 0.00005, 0.001, 0.02
-"""Seconds between two looks whether there is a newer commit."""
 
 
 class DatabaseHandle(StoreCollection):
@@ -149,7 +148,7 @@ class DatabaseHandle(StoreCollection):
         """
         self._check_open()
         storage = self._storage
-        return isinstance(storage, ReadStorage) and storage.refresh()
+        return isinstance(storage, CopiedStorage) and storage.refresh()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until there is a newer commit than the one that is shown, then :meth:`refresh`.
@@ -177,16 +176,16 @@ class DatabaseHandle(StoreCollection):
         two milliseconds after it was made. A database that no release with this has written yet has nothing that is
         as cheap to look at: there it looks fifty times a second.
         """
-        if not isinstance(self._storage, ReadStorage):
+        if not isinstance(self._storage, CopiedStorage):
             raise TypeError(f"{self.path} is open for writing, and always shows the newest commit; mode='r' waits")
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        pause = _SHORTEST_PAUSE
+        pause = self._storage.pauses[0]
         while not self.refresh():
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
             time.sleep(min(pause, left))
-            pause = min(2 * pause, _LONGEST_PAUSE if self._storage.is_followed else _LONGEST_PAUSE_UNFOLLOWED)
+            pause = min(2 * pause, self._storage.pauses[1])
         return True
 
     def snapshot(self) -> Snapshot:
@@ -276,6 +275,10 @@ class DatabaseHandle(StoreCollection):
         holds a record that may change in place.
         """
         self._check_open()
+        try:
+            fetch_all(self)
+        except CorruptionError as error:
+            return [Problem(f"{error.found}, expected {error.expected}", error.path, error.advice)]
         return verify_storage(self._storage, progress)
 
     def stats(self) -> dict[str, StoreStats]:
@@ -299,7 +302,7 @@ class DatabaseHandle(StoreCollection):
             }
 
 
-def reading_storage(database: DatabaseHandle) -> ReadStorage:
+def reading_storage(database: DatabaseHandle) -> ReadStorage | RemoteStorage:
     """Return the files of a database that is open for reading.
 
     Raises
@@ -308,12 +311,19 @@ def reading_storage(database: DatabaseHandle) -> ReadStorage:
         It is open for writing.
     """
     database._check_open()
-    if database.mode == "r" and isinstance(database._storage, ReadStorage):
+    if database.mode == "r" and isinstance(database._storage, (ReadStorage, RemoteStorage)):
         return database._storage
     raise TypeError(
         f"{database.path} is open for writing: it cannot be pickled, nor its stores and snapshots; open it with "
         "mode='r'"
     )
+
+
+def fetch_all(database: DatabaseHandle, progress: Callable[[int, int], object] | None = None) -> None:
+    """Have all of a published database on this machine; `progress` is told how many bytes of how many are there."""
+    database._check_open()
+    if isinstance(database._storage, RemoteStorage):
+        database._storage.fetch_all(progress)
 
 
 def chunk_maps(database: DatabaseHandle, *names: str) -> Iterator[ChunkMap]:

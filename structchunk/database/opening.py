@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,10 @@ from ..process import leftovers
 from ..readers.directory import sweep, welcome
 from ..readers.read_storage import ReadStorage, open_reader
 from ..readers.shared_storage import open_shared_storage
+from ..remote.address import is_url
+from ..remote.remote_storage import Address
 from .database import Database
+from .published import as_cache_size, check_options, open_url
 from .shared import SharedDatabase
 
 __all__ = ["AnyPath", "absolute", "open", "rebuild_index"]
@@ -40,13 +43,17 @@ def open(
     sync: bool = True,
     shared: bool = False,
     timeout: float | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    cache: AnyPath | None = None,
+    cache_size: int | None = None,
+    commit: int | None = None,
 ) -> Database:
-    """Open a database, or create it.
+    """Open a database, or create it; or, with ``mode="r"``, open one that was published.
 
     Parameters
     ----------
-    path : path-like
-        The database's directory.
+    path : path-like or str
+        The database's directory, or the URL that :meth:`Database.publish` was given.
     mode : {"r", "r+", "a", "x"}
         ``"r"`` read, must exist; ``"r+"`` read and write, must exist; ``"a"`` create if missing; ``"x"``
         create, must not exist.
@@ -60,6 +67,17 @@ def open(
         :class:`SharedDatabase`.
     timeout : float, optional
         Seconds that a transaction of a shared database waits for its turn; None means for ever.
+    storage_options : dict, optional
+        Of a URL: what fsspec is to give to the package for the store, credentials for one.
+    cache : path-like, optional
+        Of a URL: the directory that keeps what was fetched, for all processes of this machine; by default
+        ``structchunk`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``.
+    cache_size : int, optional
+        Of a URL: bytes that the cache may take when the database is opened, 16 GiB by default. What was used least
+        recently is removed, but nothing of what anybody has open, so that it may grow beyond that until then.
+    commit : int, optional
+        Of a URL: the commit to show for good, one that :func:`published` lists; by default the newest, and
+        :meth:`Database.refresh` moves on to a later one.
 
     Raises
     ------
@@ -68,7 +86,12 @@ def open(
     LockedError
         Another process, or another handle of this one, has the database open; the message names it.
     CorruptionError
-        What is on disk is damaged; the message says what to do.
+        What is on disk, or was published, is damaged; the message says what to do.
+    CommitGone
+        The commit that was asked for is not kept at the URL.
+    OSError
+        The store of a URL fails, also when it was asked again, or the disk of the cache is full; also later, when
+        records are read.
 
     Notes
     -----
@@ -81,9 +104,22 @@ def open(
     Should the directory be removed, or another one take its path, while a handle is open, that handle shows what
     it showed, and raises :class:`FailedError` where it would write, or move on to a newer commit.
 
+    What was published is read like any other database. Records are fetched before they are read, in blocks of 4 KiB
+    to 512 KiB: those that are asked for, and of a sweep the next ones while the last ones are used. They are kept
+    in the cache, and not fetched again. Records that may change in place (objects, arrays made by ``new()``) are
+    shown as of the newest publication of which they were fetched here; with `commit`, exactly as of that. It can be
+    pickled, with its `storage_options`, and opens in other processes as of the same commit, unless that was pruned.
+
     In a container, the files of a database that came with the image are copied to the container's layer as they
     are needed: a chunk file when a handle that may write first reads it, or a reader links it.
     """
+    if is_url(path):
+        local = {"chunk_size": chunk_size != CHUNK_SIZE, "sync": not sync, "shared": shared, "timeout": timeout}
+        check_options(str(path), mode, local)
+        return open_url(Address(str(path), storage_options, cache, as_cache_size(cache_size), commit))
+    remote = {"storage_options": storage_options, "cache": cache, "cache_size": cache_size, "commit": commit}
+    if given := [name for name, value in remote.items() if value is not None]:
+        raise ValueError(f"{', '.join(given)}: for what was published, and {os.fspath(path)!r} is no URL")
     if shared and mode == "r":
         raise ValueError("mode='r' shares the database with a writer as it is; shared=True is for those who write")
     if timeout is not None and not shared:

@@ -1,6 +1,7 @@
 """Pickling a database that is open for reading, and its snapshots: as of the same commit, in any process.
 
 What is pickled says where the reader keeps a clone of that commit, and no more. Who unpickles it clones the clone.
+Of what was published it is the URL, with its options, and the commit.
 In each process one handle for each commit is shared: whatever is unpickled of it, it is opened once.
 """
 
@@ -18,9 +19,11 @@ from ..disk.paths import Paths
 from ..disk.presence import check_there
 from ..errors import CommitGone, CorruptionError, ReadOnlyError
 from ..process import forks
+from ..readers.copied_storage import CopiedStorage
 from ..readers.copies import KEPT
 from ..readers.kept import Kept
 from ..readers.read_storage import ReadStorage, open_kept, open_reader
+from ..remote.remote_storage import Address, open_published
 from .database import Database
 from .handle import reading_storage
 from .snapshot import Snapshot, origin
@@ -31,6 +34,8 @@ _IDLE = 2
 """How many commits of a database stay open when nothing uses them: the newest, and the one before that."""
 _IDLE_DATABASES = 32
 _Key: TypeAlias = tuple[str, bytes, int, int]
+Home: TypeAlias = Kept | Address
+"""Where a commit is found."""
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -38,7 +43,7 @@ V = TypeVar("V")
 class SharedReader(Database):
     """A database that was unpickled. It closes when nothing holds it any more, if nobody has closed it before."""
 
-    def __init__(self, storage: ReadStorage) -> None:
+    def __init__(self, storage: CopiedStorage) -> None:
         super().__init__(storage, mode="r", sync=True)
 
     # Bound to nothing, so that it is closed as soon as it is let go, and not with the garbage.
@@ -66,11 +71,11 @@ class Handles:
         self._open: weakref.WeakValueDictionary[_Key, SharedReader] = weakref.WeakValueDictionary()
         self._idle: dict[tuple[str, bytes], dict[_Key, SharedReader]] = {}
 
-    def get(self, kept: Kept, make: Callable[[], SharedReader]) -> SharedReader:
+    def get(self, kept: Home, make: Callable[[], SharedReader]) -> SharedReader:
         """Return the handle for a commit; make one if there is none, or if it was closed or has moved on."""
-        key = kept.path, kept.database, kept.commit, kept.epoch
+        key = _key(kept)
         database = self._open.get(key)
-        if database is None or database.closed or not database._is_at(kept.commit):
+        if database is None or database.closed or not database._is_at(key[2]):
             database = self._open[key] = make()
         idle = self._idle.get(key[:2], {})
         _put_last(idle, key, database, _IDLE)
@@ -81,6 +86,12 @@ class Handles:
         """Close all."""
         for database in list(self._open.values()):
             database.close()
+
+
+def _key(kept: Home) -> _Key:
+    if isinstance(kept, Kept):
+        return kept.path, kept.database, kept.commit, kept.epoch
+    return kept.identity, b"", kept.commit or 0, 0
 
 
 def _put_last(entries: dict[K, V], key: K, value: V, count: int) -> None:
@@ -94,7 +105,7 @@ def _put_last(entries: dict[K, V], key: K, value: V, count: int) -> None:
 _handles = Handles()
 
 
-def reopen(kept: Kept) -> Database:
+def reopen(kept: Home) -> Database:
     """Return a database that was pickled, as of the commit that it showed.
 
     Raises
@@ -112,21 +123,25 @@ def reopen(kept: Kept) -> Database:
         return _handles.get(kept, lambda: SharedReader(_open_as_of(kept)))
 
 
-def open_shared(path: str) -> tuple[Kept, Database]:
+def open_shared(where: str | Address) -> tuple[Home, Database]:
     """Open the latest commit of a database; return where other processes find it, and the handle that keeps it.
 
     In this process it is the one that :func:`reopen` returns.
     """
-    paths = Paths(path)
-    check_there(paths)
-    database = SharedReader(open_reader(paths, ReadStorage))
+    database = SharedReader(open_published(where) if isinstance(where, Address) else _open_newest(where))
     kept = keep(database)
     with _handles.lock:
         found = _handles.get(kept, lambda: database)
     return keep(found), found
 
 
-def reopen_snapshot(kept: Kept) -> Snapshot:
+def _open_newest(path: str) -> ReadStorage:
+    paths = Paths(path)
+    check_there(paths)
+    return open_reader(paths, ReadStorage)
+
+
+def reopen_snapshot(kept: Home) -> Snapshot:
     """Return a snapshot that was pickled: another one, as of the same commit."""
     while True:
         snapshot = reopen(kept).snapshot()
@@ -135,7 +150,9 @@ def reopen_snapshot(kept: Kept) -> Snapshot:
         snapshot.close()  # another thread has refreshed the handle
 
 
-def _open_as_of(kept: Kept) -> ReadStorage:
+def _open_as_of(kept: Home) -> CopiedStorage:
+    if isinstance(kept, Address):
+        return open_published(kept)
     paths = Paths(kept.path)
     check_there(paths)
     try:
@@ -160,7 +177,7 @@ def _latest(paths: Paths, kept: Kept, error: Exception) -> ReadStorage:
         raise
 
 
-def keep(database: Database) -> Kept:
+def keep(database: Database) -> Home:
     """Return where others find the commit that a database shows, which is open for reading."""
     storage = reading_storage(database)
     return storage.keep()

@@ -37,7 +37,8 @@ from ..chunks.heap import ATTRIBUTES, Heap
 from ..chunks.segment import parse_segment
 from ..errors import CorruptionError, HistoryLost, StoreNotFound
 from ..index.drop_notes import Note
-from ..runs.extent import Extent
+from ..runs.extent import Extent, RowArray
+from ..runs.gather import Items
 from ..runs.run import Run, in_key_order
 from ..types.schema import Schema, schema_from_descriptor
 from .losses import NOTHING, gone_from, known_position
@@ -61,23 +62,42 @@ class Source(NamedTuple):
 class HeldStore:
     """The chunks of a store in which something is new, held for as long as this lives, whatever is unlinked."""
 
+    is_remote = False
+
     def __init__(self, heap: Heap, sources: Iterable[Source]) -> None:
         self.name = heap.name
         self.identity = heap.identity
         self.schema: Schema = heap.schema
         self.dtype = heap.dtype
         self.item_size = heap.item_size
-        self.arrays: Mapping[int, npt.NDArray[Any]] = {
+        self._heap = heap
+        self._chunks = {source.chunk.id: source.chunk for source in sources}
+        self._items = {
             source.chunk.id: np.frombuffer(
                 memoryview(source.raw), self.dtype, source.chunk.header.file_size // self.item_size
             )
             for source in sources
+        }
+        self.arrays: Mapping[int, Items] = {
+            chunk: self._chunks[chunk].view(items) for chunk, items in self._items.items()
         }
 
     def array(self, extent: Extent) -> npt.NDArray[Any]:
         """Return an extent's items, read-only, without a copy."""
         start = extent[1] // self.item_size
         return self.arrays[extent[3]][start : start + extent[2]]
+
+    def fetched(self, rows: RowArray) -> Mapping[int, npt.NDArray[Any]]:
+        """Return the items of each chunk that rows name, of which those of the rows are there."""
+        self._heap.fetch(rows, self._chunks)
+        return self._items
+
+    def hold(self) -> object:
+        """Return this, which keeps its chunks."""
+        return self
+
+    def begin(self, runs: Sequence[Run]) -> None:
+        """Begin to fetch the records of runs: it is left until they are read."""
 
     def read_ahead(self, chunk: int, start: int, stop: int) -> None:
         """Leave it to the system: what is new was just written."""
@@ -199,6 +219,7 @@ def _take_store(heap: Heap, since: int, commit: int, heads: Mapping[int, tuple[i
     for chunk in chunks:
         known = min(known_position(chunk, since), heads.get(chunk.id, (0, chunk.header.file_size))[1])
         if chunk.id not in replaced and known > chunk.directory:
+            chunk.fetch(chunk.directory, known)
             log.sources.append(Source(chunk, chunk.source, known, chunk.directory))
     return log
 

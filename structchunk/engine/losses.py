@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from ..chunks.chunk import Chunk
 from ..chunks.directory import First, first_of, later_than
 from ..chunks.header import History
+from ..chunks.segment import SEGMENT_SIZE
 
 NOTHING = History(0)
 
@@ -31,7 +32,9 @@ def gone_from(chunks: Iterable[Chunk], commit: int) -> tuple[History, set[int]]:
 
 
 def _first(chunk: Chunk) -> First | None:
-    return first_of(chunk.source, chunk.header.file_size, chunk.id)
+    end = chunk.header.file_size
+    chunk.fetch(end - SEGMENT_SIZE, end)
+    return first_of(chunk.source, end, chunk.id)
 
 
 def _history(chunk: Chunk, first: First) -> History:

@@ -73,7 +73,7 @@ def destination(paths: Paths, dest: AnyPath, *, may_exist: bool = False) -> str:
     is_there = files.exists(path)
     if os.path.lexists(dest) and not (may_exist and is_there):
         raise FileExistsError(f"{path} exists; a copy must have a name of its own")
-    if os.path.commonpath([paths.root, path]) == paths.root:
+    if os.path.isabs(paths.root) and os.path.commonpath([paths.root, path]) == paths.root:
         raise ValueError(f"{path} lies inside the database; a copy must lie outside of it")
     return path
 

@@ -16,22 +16,22 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
 
 from ..chunks.chunk import Chunk, read_header
-from ..chunks.heap import Heap, Place, Retired
+from ..chunks.heap import Heap, Place
 from ..disk.lock import is_held
 from ..disk.paths import Paths
 from ..disk.superblock import Superblock, read_superblock
 from ..disk.tail import Head, Lineage, TailView, is_alive, open_tail
 from ..engine.commit_log import ends_at
 from ..engine.follow import Follower
-from ..engine.storage import Storage
-from ..errors import CorruptionError, ReadOnlyError
+from ..errors import CorruptionError
 from ..index.index import Index
 from ..index.index_snapshot import IndexSnapshot
 from ..process import leftovers
-from ..runs.extent import empty_rows
+from .copied_storage import CopiedStorage
 from .copies import Copies, State
 from .directory import make_parent, sweep
 from .kept import Kept
@@ -57,10 +57,11 @@ MOST_UNINDEXED = 4096
 """Unless processes write in turn, who leave commits out of the index: then who clones it reads them all."""
 
 
-class ReadStorage(Storage):
-    """What a reader sees of a database: one commit, until :meth:`refresh`."""
+_SHORTEST_PAUSE, _LONGEST_PAUSE, _LONGEST_PAUSE_UNFOLLOWED = 0.00005, 0.001, 0.02
 
-    is_copy = True
+
+class ReadStorage(CopiedStorage):
+    """What a reader sees of a database on this machine."""
 
     def __init__(self, copies: Copies, superblock: Superblock, index: Index) -> None:
         super().__init__(copies.source, copies, superblock, index, 0)
@@ -69,10 +70,6 @@ class ReadStorage(Storage):
         self.lineage: Lineage | None = None
         self._seen: tuple[TailView | None, bytes] = None, b""
         self._follower = Follower(copies.open_chunk, copies.source.list_chunks)
-
-    def check_writable(self) -> None:
-        """Refuse: nothing is ever written through this."""
-        raise ReadOnlyError(f"{self.paths.root} is open with mode='r'; open it with mode='r+' to write")
 
     def places(self, heap: Heap, commit: int) -> list[Place]:
         """Return how far each chunk of a store that had any commit reaches as of one: a writer may have gone on."""
@@ -104,6 +101,11 @@ class ReadStorage(Storage):
     def is_followed(self) -> bool:
         """Whether there is a page that says cheaply whether there is a newer commit."""
         return self._seen[0] is not None
+
+    @property
+    def pauses(self) -> tuple[float, float]:  # type: ignore[override]
+        """Seconds between two looks, which cost little where there is a page that tells."""
+        return _SHORTEST_PAUSE, _LONGEST_PAUSE if self.is_followed else _LONGEST_PAUSE_UNFOLLOWED
 
     def refresh(self) -> bool:
         """Show the newest commit, and tell whether it is another one. Reads in flight, and snapshots, go on."""
@@ -164,37 +166,11 @@ class ReadStorage(Storage):
         return commits <= MOST_UNINDEXED and not is_held(self.paths.announcement)
 
     def _show(self, newer: ReadStorage) -> None:
-        """Take over what a newer storage has: chunks first, since the index must not name one that is not there."""
         self._note_followed()
-        mine, theirs = self._heaps, newer._heaps
-        for store in mine.keys() & theirs.keys():
-            mine[store].adopt(theirs[store].chunks)
-        self.index.follow(newer.index)
-        self._forget(mine, theirs)
-        for store in theirs.keys() - mine.keys():
-            self.index.add_store(store, theirs[store].item_size, theirs[store].check)
-        self._heaps = {store: mine.get(store, heap) for store, heap in theirs.items()}
-        self.superblock = newer.superblock
+        self.take_over(newer.by_id, newer.superblock, partial(self.index.follow, newer.index))
         self._copies.unlink_chunks()
-        for store in mine.keys() & theirs.keys():
-            theirs[store].chunks.clear()  # the garbage collector may come late, and a mapping takes a descriptor
         self._follower.begin(self)
         self.lineage, self.state = newer.lineage, newer.state  # last: if this is interrupted, it is done again
-
-    def _forget(self, mine: dict[int, Heap], theirs: dict[int, Heap]) -> None:
-        """Forget the chunks that are gone, but for the snapshots and scans that go on reading them."""
-        for store in mine.keys() - theirs.keys():
-            for chunk in mine[store].chunks.values():
-                chunk.map_source()
-        for store in mine.keys() & theirs.keys():
-            heap = mine[store]
-            for chunk in [chunk for chunk in heap.chunks.values() if chunk.id not in theirs[store].chunks]:
-                if _was_renumbered(chunk):
-                    heap.remove(chunk.id)
-                else:
-                    old = Retired(chunk, empty_rows(), empty_rows())
-                    self.index.keep([old])
-                    heap.retire(old)
 
     def _note_followed(self) -> None:
         if self.lineage is not None:
@@ -223,13 +199,8 @@ class ReadStorage(Storage):
         epochs = [segment.epoch for chunk in chunks for segment in chunk.segments() if segment.commit == last]
         return max(epochs, default=self.superblock.epoch if last else 0)
 
-    def __del__(self) -> None:
-        """Do nothing: the storage that a refresh made is given up when its parts were taken over."""
-
-    def close(self) -> None:
-        """Close the clone, and remove it."""
-        with self.committing():
-            self._let_go()
+    def _is_renumbered(self, chunk: Chunk) -> bool:
+        return _was_renumbered(chunk)
 
 
 R = TypeVar("R", bound=ReadStorage)

@@ -18,6 +18,13 @@ WIDE_ITEMS = 512
 """Records of different lengths are copied one by one above this many items each, else item by item."""
 
 
+class Items(Protocol):
+    """A chunk as one array of items, of which slices are taken."""
+
+    def __getitem__(self, items: slice, /) -> npt.NDArray[Any]:
+        """Return consecutive items, read-only, without a copy."""
+
+
 class Mapped(Protocol):
     """Chunks, each as one array of items."""
 
@@ -30,8 +37,11 @@ class Mapped(Protocol):
         """Bytes of one item."""
 
     @property
-    def arrays(self) -> Mapping[int, npt.NDArray[Any]]:
+    def arrays(self) -> Mapping[int, Items]:
         """The items of each chunk."""
+
+    def fetched(self, rows: RowArray) -> Mapping[int, npt.NDArray[Any]]:
+        """Return the items of each chunk that rows name, of which those of the rows are there."""
 
     def read_ahead(self, chunk: int, start: int, stop: int) -> None:
         """Have the system fetch bytes of a chunk that are about to be read, and some that follow, from the disk."""
@@ -104,11 +114,11 @@ def _copy(mapped: Mapped, rows: RowArray, offsets: npt.NDArray[np.int64]) -> npt
     """Return a copy of scattered records, one after the other."""
     out = np.empty(int(offsets[-1]), mapped.dtype)
     lengths = rows["length"].astype(np.int64)
-    chunks = rows["chunk"]
+    chunks, arrays = rows["chunk"], mapped.fetched(rows)
     uniform = bool((lengths == lengths[0]).all()) and int(lengths[0]) * mapped.item_size < MAX_RECORD_TYPE
     for chunk in chunks_of(rows):
         chosen = np.flatnonzero(chunks == chunk)
-        items = mapped.arrays[chunk]
+        items = arrays[chunk]
         starts = rows["offset"][chosen].astype(np.int64) // mapped.item_size
         if uniform:
             _copy_windows(items, starts, int(lengths[0]) * mapped.item_size, mapped.item_size, out, chosen)

@@ -194,6 +194,10 @@ class ContiguousRun:
         """Return the same rows with their keys in other memory."""
         return ContiguousRun(keys, self.starts, self.chunk, self.flags, self.item_size)
 
+    def in_chunk(self, chunk: int) -> ContiguousRun:
+        """Return the same rows with another number of their chunk."""
+        return ContiguousRun(self.spacing, self.starts, chunk, self.flags, self.item_size)
+
     def follows(self, other: ContiguousRun) -> bool:
         """Tell whether these records begin where those of another run end."""
         return self.chunk == other.chunk and self.items.start == other.items.stop

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .extent import MUTABLE, RowArray
+from .gather import Mapped
 from .run import ArrayRun, Run
 
 Views = Iterable[npt.NDArray[Any]]
@@ -32,15 +33,15 @@ def each_record(values: npt.NDArray[Any], offsets: npt.NDArray[np.int64]) -> Vie
     return _slices(values, offsets[:-1], offsets[1:])
 
 
-def each_of_run(arrays: Mapping[int, npt.NDArray[Any]], run: Run, item_size: int, *, reverse: bool) -> Views:
-    """Return the records of a run, of whose chunks `arrays` has the items, in the order of the keys or reverse."""
+def each_of_run(mapped: Mapped, run: Run, *, reverse: bool) -> Views:
+    """Return the records of a run, in the order of the keys or reverse."""
     step = -1 if reverse else 1
     if isinstance(run, ArrayRun):
-        return _scattered(arrays, run.rows[::step], item_size)
-    values = arrays[run.chunk]
+        return _scattered(mapped.fetched(run.rows), run.rows[::step], mapped.item_size)
+    values = mapped.arrays[run.chunk][run.items]
     if run.length:
-        return _rows(values[run.items], len(run), run.length)[::step]
-    starts = np.asarray(run.starts)
+        return _rows(values, len(run), run.length)[::step]
+    starts = run.offsets
     return _slices(values, starts[:-1][::step], starts[1:][::step])
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple, NoReturn, Protocol
@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorruptionError, Error, ReadOnlyError
-from ..runs.extent import KEY_END, TOMBSTONE, Extent, RowArray, last_wins, make_rows
-from ..runs.gather import Mapped
+from ..runs.extent import KEY_END, TOMBSTONE, Extent, RowArray, chunks_of, last_wins, make_rows
+from ..runs.gather import Items
 from ..runs.run import (
     LONG_RUN,
     ArrayRun,
@@ -32,6 +32,7 @@ from ..runs.run import (
     last_key,
     lockstep,
 )
+from ..stores.batches import MappedStore
 from ..stores.binding import Binding, maker_of_copies
 from ..types.keys import as_key
 from ..types.schema import Schema
@@ -62,20 +63,24 @@ class Home(Protocol):
     def path(self) -> str:
         """The directory of the parts."""
 
+    @property
+    def _is_remote(self) -> bool:
+        """Whether that is one of published databases."""
+
     def _check_open(self) -> None:
         """Raise ClosedError once it is closed."""
 
 
-class ShardedArrays(dict[int, npt.NDArray[Any]]):
+class ShardedArrays(dict[int, Items]):
     """Each chunk of all parts as one array of items, by a number of its own."""
 
     def __init__(self) -> None:
         super().__init__()
         self._numbers: dict[tuple[int, int], int] = {}
-        self._chunks: list[tuple[Mapped, int]] = []
+        self._chunks: list[tuple[MappedStore, int]] = []
         self._lock = threading.Lock()
 
-    def number(self, heap: Mapped, chunk: int) -> int:
+    def number(self, heap: MappedStore, chunk: int) -> int:
         """Return the number that stands for a chunk of a part."""
         known = self._numbers.get((id(heap), chunk))
         if known is not None:
@@ -86,9 +91,13 @@ class ShardedArrays(dict[int, npt.NDArray[Any]]):
                 self._chunks.append((heap, chunk))  # which keeps the heap, and so its id
             return number
 
-    def __missing__(self, number: int) -> npt.NDArray[Any]:
+    def __missing__(self, number: int) -> Items:
         heap, chunk = self._chunks[number]
         return self.setdefault(number, heap.arrays[chunk])
+
+    def origin(self, number: int) -> tuple[MappedStore, int]:
+        """Return the chunks of a part, and which one of them it is that a number stands for."""
+        return self._chunks[number]
 
     def read_ahead(self, number: int, start: int, stop: int) -> None:
         """Have the system fetch bytes that are about to be read from the disk."""
@@ -99,8 +108,9 @@ class ShardedArrays(dict[int, npt.NDArray[Any]]):
 class ShardedHeap:
     """The chunks of all parts."""
 
-    def __init__(self, path: str, name: str, schema: Schema) -> None:
+    def __init__(self, path: str, name: str, schema: Schema, *, is_remote: bool) -> None:
         self.identity = path, name
+        self.is_remote = is_remote
         self.name = name
         self.schema = schema
         self.dtype = schema.dtype
@@ -112,15 +122,48 @@ class ShardedHeap:
         start = extent[1] // self.item_size
         return self.arrays[extent[3]][start : start + extent[2]]
 
+    def fetched(self, rows: RowArray) -> Mapping[int, npt.NDArray[Any]]:
+        """Return the items of each chunk that rows name, of which those of the rows are there."""
+        if not self.is_remote:
+            return self.arrays  # type: ignore[return-value]
+        self.begin([ArrayRun(rows)])
+        found = {}
+        for number, (heap, run) in self._origins(ArrayRun(rows)):
+            found[number] = heap.fetched(run.rows)[chunks_of(run.rows)[0]]
+        return found
+
+    def hold(self) -> object:
+        """Return nothing: nobody replaces the chunks of shards."""
+
+    def begin(self, runs: Sequence[Run]) -> None:
+        """Begin to fetch the records of runs, as far as they are not there."""
+        by_heap: dict[int, tuple[MappedStore, list[Run]]] = {}
+        for run in runs:
+            for _, (heap, part) in self._origins(run):
+                by_heap.setdefault(id(heap), (heap, []))[1].append(part)
+        for heap, parts in by_heap.values():
+            heap.begin(parts)
+
+    def _origins(self, run: Run) -> Iterator[tuple[int, tuple[MappedStore, Run]]]:
+        """Yield the numbers of the chunks that a run names, with the part that it is of, and the rows as there."""
+        if isinstance(run, ContiguousRun):
+            heap, chunk = self.arrays.origin(run.chunk)
+            yield run.chunk, (heap, run.in_chunk(chunk))
+            return
+        for number in chunks_of(run.rows):
+            heap, chunk = self.arrays.origin(number)
+            rows = run.rows[run.rows["chunk"] == number]
+            rows["chunk"] = chunk
+            yield number, (heap, ArrayRun(rows))
+
     def read_ahead(self, chunk: int, start: int, stop: int) -> None:
         """Have the system fetch bytes that are about to be read from the disk."""
         self.arrays.read_ahead(chunk, start, stop)
 
-    def take_over(self, run: Run, heap: Mapped) -> Run:
+    def take_over(self, run: Run, heap: MappedStore) -> Run:
         """Return rows of a part with the numbers that its chunks have here."""
         if isinstance(run, ContiguousRun):
-            number = self.arrays.number(heap, run.chunk)
-            return ContiguousRun(run.spacing, run.starts, number, run.flags, run.item_size)
+            return run.in_chunk(self.arrays.number(heap, run.chunk))
         chunks, which = np.unique(run.rows["chunk"], return_inverse=True)
         rows = run.rows.copy()
         rows["chunk"] = np.array([self.arrays.number(heap, chunk) for chunk in chunks.tolist()], np.uint32)[which]
@@ -140,7 +183,7 @@ class ShardedBinding:
     """
 
     def __init__(self, name: str, schema: Schema, parts: Iterable[Part], home: Home) -> None:
-        self.heap = ShardedHeap(home.path, name, schema)
+        self.heap = ShardedHeap(home.path, name, schema, is_remote=home._is_remote)
         self._parts = sorted(parts, key=lambda part: part.first)
         self._firsts = [part.first for part in self._parts]
         self._reach = list(accumulate((part.last for part in self._parts), max))

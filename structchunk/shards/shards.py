@@ -67,6 +67,11 @@ class Shards(StoreCollection):
     def __reduce__(self) -> tuple[object, ...]:
         return open_shards, (self._path,)
 
+    @property
+    def _is_remote(self) -> bool:
+        """Whether they are published databases."""
+        return False
+
     def _check_open(self) -> None:
         """Raise ClosedError after :meth:`close`, and in a forked child."""
         if self._closed:

@@ -53,7 +53,7 @@ class ArrayStore(Store[Array]):
     def _records(self, run: Run, *, reverse: bool) -> Iterable[Array]:
         if may_change(run):
             return super()._records(run, reverse=reverse)
-        return each_of_run(self._arrays, run, self._item_size, reverse=reverse)
+        return each_of_run(self._heap, run, reverse=reverse)
 
     def __getitem__(self, key: int) -> Array:
         """Return the array of a key: the same as in any store, written out because it is the hottest path."""

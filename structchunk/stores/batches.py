@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain, pairwise
 from operator import itemgetter
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from ..runs.extent import MUTABLE, TOMBSTONE, Extent, RowArray, breaks
 from ..runs.gather import Mapped, gather, gather_runs
 from ..runs.run import ArrayRun, Run, are_seldom
 from ..types.schema import Schema
+from .ahead import Fetched, Part, fetch_ahead
 from .batch import Batch
 
 BATCH_SIZE = 1 << 16
@@ -22,7 +24,7 @@ COPY_SIZE = 64 << 20
 """A scan copies no more bytes than this into one batch."""
 
 
-class MappedStore(Mapped, Protocol):
+class MappedStore(Mapped, Fetched, Protocol):
     """The chunks of one store, for reading: a heap."""
 
     @property
@@ -70,24 +72,21 @@ def batch_of_runs(heap: MappedStore, runs: Sequence[Run]) -> Batch:
     return _read_only(heap, *gather_runs(heap, runs))
 
 
-def batches(heap: MappedStore, run: Run, batch_size: int) -> Iterator[Batch]:
-    """Yield the records of a run as batches of at most `batch_size` records."""
-    return map(itemgetter(0), aligned_batches([heap], [run], batch_size))  # keeps none that it has given out
+def batches(heap: MappedStore, runs: Iterable[Run], batch_size: int) -> Iterator[Batch]:
+    """Yield the records of consecutive runs as batches of at most `batch_size` records."""
+    parts = chain.from_iterable(cut([heap], [run], batch_size) for run in runs)
+    return map(itemgetter(0), aligned_batches([heap], parts))  # keeps none that it has given out
 
 
-def aligned_batches(
-    heaps: Sequence[MappedStore], runs: Sequence[Run], batch_size: int
-) -> Iterator[tuple[Batch, ...]]:
-    """Yield the records of runs that have the same keys, one run for each heap, batch by batch."""
-    sides = [(heap, _made(run)) for heap, run in zip(heaps, runs, strict=True)]
-    for first, upto in _bounds(sides, batch_size):
-        yield _side_by_side(sides, first, upto)
+def aligned_batches(heaps: Sequence[MappedStore], parts: Iterator[Part]) -> Iterator[tuple[Batch, ...]]:
+    """Yield the records of parts, each of which has one run for each heap, as batches."""
+    return map(partial(_side_by_side, heaps), fetch_ahead(heaps, parts))
 
 
-def parts_of(heap: MappedStore, run: Run, batch_size: int) -> Iterator[Run]:
-    """Yield the rows of the batches of a run, which can be made one by one, by :func:`batch_of_part`."""
-    run = _made(run)
-    return (run.part(first, upto) for first, upto in _bounds([(heap, run)], batch_size))
+def parts_of(heap: MappedStore, runs: Iterable[Run], batch_size: int) -> Iterator[Run]:
+    """Yield the rows of the batches of runs, which can be made one by one, by :func:`batch_of_part`."""
+    parts = chain.from_iterable(cut([heap], [run], batch_size) for run in runs)
+    return map(itemgetter(0), fetch_ahead([heap], parts))
 
 
 def batch_of_part(heap: MappedStore, part: Run) -> Batch:
@@ -95,23 +94,22 @@ def batch_of_part(heap: MappedStore, part: Run) -> Batch:
     return _batch(heap, part, part.keys)
 
 
-def _made(run: Run) -> Run:
-    """Return a run with its rows made, once for all of its batches."""
-    return ArrayRun(run.rows) if isinstance(run, ArrayRun) else run
-
-
-def _bounds(sides: Sequence[tuple[MappedStore, Run]], batch_size: int) -> Iterator[tuple[int, int]]:
-    """Yield where each batch of runs with the same keys begins and ends."""
+def cut(heaps: Sequence[MappedStore], runs: Sequence[Run], batch_size: int) -> Iterator[Part]:
+    """Yield runs that have the same keys, one for each heap, in the parts that batches are made of."""
+    # With their rows made, once for all parts.
+    made = [ArrayRun(run.rows) if isinstance(run, ArrayRun) else run for run in runs]
+    sides = zip(heaps, made, strict=True)
     cuts = [_cuts(run.rows, heap.item_size) for heap, run in sides if isinstance(run, ArrayRun)]
-    bounds = np.unique(np.concatenate([[0, len(sides[0][1])], *cuts])).tolist()
+    bounds = np.unique(np.concatenate([[0, len(made[0])], *cuts])).tolist()
     for low, high in pairwise(bounds):
         for first in range(low, high, batch_size):
-            yield first, min(first + batch_size, high)
+            upto = min(first + batch_size, high)
+            yield [run.part(first, upto) for run in made]
 
 
-def _side_by_side(sides: Sequence[tuple[MappedStore, Run]], first: int, upto: int) -> tuple[Batch, ...]:
-    keys = sides[0][1].part(first, upto).keys
-    return tuple(_batch(heap, run.part(first, upto), keys) for heap, run in sides)
+def _side_by_side(heaps: Sequence[MappedStore], part: Part) -> tuple[Batch, ...]:
+    keys = part[0].keys
+    return tuple(_batch(heap, run, keys) for heap, run in zip(heaps, part, strict=True))
 
 
 def _batch(heap: MappedStore, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:

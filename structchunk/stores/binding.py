@@ -139,6 +139,8 @@ def array_in_place(binding: Binding, writer: Writer, extent: Extent) -> npt.NDAr
 def maker_of_copies(heap: MappedStore, cls: Any) -> Callable[[Extent], Any]:
     """Return what makes a private copy of the object at an extent."""
     arrays, copy_from = heap.arrays, cls.from_buffer_copy
+    if heap.is_remote:
+        return lambda extent: copy_from(heap.array(extent).tobytes())
     return lambda extent: copy_from(arrays[extent[3]], extent[1])
 
 

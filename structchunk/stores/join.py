@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runs.extent import KEY_END, intersect
-from ..runs.run import ArrayRun, Run, counts_between, joined, last_key, lockstep
+from ..runs.run import ArrayRun, Run, counts_between, joined, last_key, lockstep, portions
 from ..types.keys import as_bound
 from .batch import Batch
-from .batches import MappedStore, aligned_batches, check_batch_size
+from .batches import MappedStore, aligned_batches, check_batch_size, cut
 from .binding import Binding
 
 if TYPE_CHECKING:
@@ -86,14 +86,15 @@ def sweep(bindings: Sequence[Binding], names: Sequence[str], ranges: KeyRanges, 
     shared = chain.from_iterable(_join([one.runs(start, stop) for one in bindings]) for start, stop in ranges)
     numbers = [[one.heap.name for one in bindings].index(name) for name in names]
     heaps = [bindings[number].heap for number in numbers]
-    for runs in _collect(shared, batch_size // 2):
-        if heaps:
-            wanted = [runs[number] for number in numbers]
-            for batches in aligned_batches(heaps, wanted, _step(heaps, wanted, batch_size)):
-                yield from _in_parts(batches)
-        else:
-            for first in range(0, len(runs[0]), batch_size):
-                yield runs[0].part(first, min(first + batch_size, len(runs[0]))).keys, ()
+    collected = _collect(shared, batch_size // 2)
+    if heaps:
+        wanted = ([runs[number] for number in numbers] for runs in collected)
+        parts = chain.from_iterable(cut(heaps, runs, _step(heaps, runs, batch_size)) for runs in wanted)
+        for batches in aligned_batches(heaps, parts):
+            yield from _in_parts(batches)
+    else:
+        for runs in collected:
+            yield from ((part.keys, ()) for part in portions(runs[0], batch_size))
 
 
 def _step(heaps: Sequence[MappedStore], runs: Sequence[Run], batch_size: int) -> int:
@@ -117,8 +118,8 @@ def _in_parts(batches: tuple[Batch, ...]) -> Swept:
 def _batches(bindings: Sequence[Binding], start: int, stop: int, batch_size: int) -> Iterator[tuple[Batch, ...]]:
     heaps = [binding.heap for binding in bindings]
     shared = _join([binding.runs(start, stop) for binding in bindings])
-    for runs in _collect(shared, batch_size // 2):
-        yield from aligned_batches(heaps, runs, batch_size)
+    parts = chain.from_iterable(cut(heaps, runs, batch_size) for runs in _collect(shared, batch_size // 2))
+    yield from aligned_batches(heaps, parts)
 
 
 def _join(streams: Sequence[Iterator[Run]]) -> Iterator[list[Run]]:

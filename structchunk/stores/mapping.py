@@ -6,6 +6,7 @@ import abc
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..runs.extent import KEY_END, Extent
 from ..runs.run import Run
 from ..types.keys import as_bound, as_key, key_or_none
 from ..types.schema import Schema
+from .ahead import fetch_ahead
 from .attributes import Attributes
 from .batches import MappedStore
 from .binding import Binding
@@ -233,7 +235,8 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
 
     def _range(self, start: int | None, stop: int | None, *, reverse: bool) -> Range[R]:
         low, high = as_bound(start, 0), as_bound(stop, KEY_END)
-        return Range(self._binding, self._records, low, high, reverse=reverse)
+        ahead = partial(fetch_ahead, [self._heap])
+        return Range(self._binding, self._records, ahead, low, high, reverse=reverse)
 
     def delete_range(self, start: int | None = None, stop: int | None = None) -> int:
         """Delete all records with keys in ``[start, stop)``, and return how many there were."""

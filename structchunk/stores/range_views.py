@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Sized, ValuesView
 from itertools import chain
-from typing import Any, Generic, NoReturn, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,12 @@ from ..runs.extent import KEY_END, Extent
 from ..runs.run import Run, portions
 from ..runs.views import may_change
 from ..types.keys import key_or_none
+from .ahead import Part
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
+Ahead: TypeAlias = Callable[[Iterator[Part]], Iterator[Part]]
 PORTION = 1024
 """Rows that are turned into Python objects at a time; an iterator that was left half-way keeps as many."""
 
@@ -47,10 +49,16 @@ class Records(Protocol[R_co]):
 
 
 class Range(Generic[R]):
-    """The rows with ``start <= key < stop``, in one direction, and how to turn them into records."""
+    """The rows with ``start <= key < stop``, in one direction, and how to turn them into records.
 
-    def __init__(self, rows: Rows, records: Records[R], start: int, stop: int, *, reverse: bool) -> None:
+    `ahead` fetches the records of the next portions, where they have to be fetched.
+    """
+
+    def __init__(
+        self, rows: Rows, records: Records[R], ahead: Ahead, start: int, stop: int, *, reverse: bool
+    ) -> None:
         self._rows = rows
+        self._ahead = ahead
         self._start = start
         self._stop = stop
         self._reverse = reverse
@@ -64,11 +72,17 @@ class Range(Generic[R]):
     def iterate(self, of_run: Callable[[Run, bool], Iterable[T]], *, flip: bool = False) -> Iterator[T]:
         """Yield what there is for each row of a run, in the direction of the range, or against it."""
         reverse = self._reverse != flip
-        return chain.from_iterable(of_run(part, reverse) for part in self._portions(reverse=reverse))
+        return chain.from_iterable(of_run(part[0], reverse) for part in self._portions(reverse=reverse))
 
-    def _portions(self, *, reverse: bool) -> Iterator[Run]:
+    def iterate_fetched(self, of_run: Callable[[Run, bool], Iterable[T]], *, flip: bool = False) -> Iterator[T]:
+        """Yield the same, of runs whose records are there, or on their way."""
+        reverse = self._reverse != flip
+        parts = self._ahead(self._portions(reverse=reverse))
+        return chain.from_iterable(of_run(part[0], reverse) for part in parts)
+
+    def _portions(self, *, reverse: bool) -> Iterator[Part]:
         for run in self._rows.runs(self._start, self._stop, reverse=reverse):  # asked for with the first record
-            yield from portions(run, PORTION, reverse=reverse)
+            yield from ([part] for part in portions(run, PORTION, reverse=reverse))
 
     def each_key(self, run: Run, reverse: bool) -> Iterable[int]:
         """Return the keys of a run as integers."""
@@ -146,10 +160,10 @@ class Values(ValuesView[R]):
         raise TypeError("records have no order to search by; compare them yourself, or look a key up")
 
     def __iter__(self) -> Iterator[R]:
-        return self._rows.iterate(self._rows.each_record)
+        return self._rows.iterate_fetched(self._rows.each_record)
 
     def __reversed__(self) -> Iterator[R]:
-        return self._rows.iterate(self._rows.each_record, flip=True)
+        return self._rows.iterate_fetched(self._rows.each_record, flip=True)
 
     __array__ = _refuse_array
 
@@ -170,10 +184,10 @@ class Items(ItemsView[int, R]):
         raise TypeError("records have no order to search by; compare them yourself, or look a key up")
 
     def __iter__(self) -> Iterator[tuple[int, R]]:
-        return self._rows.iterate(self._rows.each_item)
+        return self._rows.iterate_fetched(self._rows.each_item)
 
     def __reversed__(self) -> Iterator[tuple[int, R]]:
-        return self._rows.iterate(self._rows.each_item, flip=True)
+        return self._rows.iterate_fetched(self._rows.each_item, flip=True)
 
     __array__ = _refuse_array
 

@@ -201,8 +201,7 @@ class Store(RecordMapping[R], Generic[R]):
         return self._scan(as_bound(start, 0), as_bound(stop, KEY_END), check_batch_size(batch_size))
 
     def _scan(self, start: int, stop: int, batch_size: int) -> Iterator[Batch]:
-        for run in self._binding.runs(start, stop):
-            yield from batches(self._heap, run, batch_size)
+        yield from batches(self._heap, self._binding.runs(start, stop), batch_size)
 
     def map_batches(
         self,
@@ -259,7 +258,7 @@ class Store(RecordMapping[R], Generic[R]):
         in_transaction = self._binding.open_writer() is not None
         binding = self._binding if in_transaction else self._binding.at_one_commit()
         heap = binding.heap
-        parts = (part for run in binding.runs(start, stop) for part in parts_of(heap, run, batch_size))
+        parts = parts_of(heap, binding.runs(start, stop), batch_size)
         yield from in_order((partial(_call_with, function, heap, part) for part in parts), workers)
 
     # ------------------------------------------------------------------ NumPy, Arrow and pandas

@@ -25,7 +25,7 @@ FOLDERS: dict[str, set[str]] = {
     "stores": {"process", "runs", "types", "interop"},
     "readers": {"engine", "chunks", "index", "process", "disk", "runs"},
     "maintenance": {"engine", "chunks", "index", "process", "disk", "runs"},
-    "remote": {"readers", "maintenance", "engine", "chunks", "index", "process", "disk", "runs"},
+    "remote": {"readers", "maintenance", "engine", "chunks", "index", "process", "disk", "runs", "types"},
     "database": {
         "stores",
         "remote",

@@ -35,6 +35,19 @@ def mapped(items: Item) -> Item:
     return read_only
 
 
+class Files:
+    """Chunks, all of which are there."""
+
+    def __init__(self, arrays: dict[int, Item]) -> None:
+        self.arrays = arrays
+        items = next(iter(arrays.values()))
+        self.dtype = np.dtype((items.dtype, items.shape[1:]))
+        self.item_size = self.dtype.itemsize
+
+    def fetched(self, rows: Any) -> dict[int, Item]:
+        return self.arrays
+
+
 def check(found: Any, chunks: dict[int, Item], places: list[tuple[int, int, int]]) -> None:
     """Require that arrays are the views of ``(chunk, start, length)``, and read-only."""
     arrays = list(found)
@@ -64,7 +77,7 @@ def test_of_a_run(lengths: list[int], items: Item, chunks: int, reverse: bool, d
     rows = make_rows(np.arange(len(lengths), dtype=np.uint64), 0, 0, 0, 0)
     rows["offset"], rows["length"], rows["chunk"] = np.array(where, int) * size, lengths, which
     places = list(zip(which, where, lengths, strict=True))
-    check(each_of_run(by_chunk, ArrayRun(rows), size, reverse=reverse), by_chunk, places[:: -1 if reverse else 1])
+    check(each_of_run(Files(by_chunk), ArrayRun(rows), reverse=reverse), by_chunk, places[:: -1 if reverse else 1])
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -75,7 +88,7 @@ def test_of_records_that_lie_back_to_back(items: Item, starts: Any, reverse: boo
     run = ContiguousRun(range(4), starts, 7, 0, items.dtype.itemsize)
     places = [(7, int(low), int(high - low)) for low, high in pairwise(starts)]
     check(
-        each_of_run({7: items}, run, items.dtype.itemsize, reverse=reverse),
+        each_of_run(Files({7: items}), run, reverse=reverse),
         {7: items},
         places[:: -1 if reverse else 1],
     )
