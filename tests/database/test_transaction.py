@@ -208,7 +208,7 @@ def test_views_exposed_by_an_aborted_transaction_stay_intact(db: sc.Database, st
 def test_ended_transactions_refuse(db: sc.Database, kind: Kind, end: str, word: str) -> None:
     fill(kind.open(db), kind)
     txn = db.transaction()
-    inner, made = kind.open(txn), kind.open(txn).new(1, *([3] if kind is ARRAYS else []))
+    inner, made = kind.open(txn), kind.open(txn).new(1, *([3] if kind.is_array else []))
     attempts = [
         *uses(txn, kind),
         lambda: inner.edit(1) if kind is OBJECTS else inner[1],
