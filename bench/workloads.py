@@ -213,6 +213,14 @@ ARRAYS = Suite(
             before=WARM,
         ),
         Workload(
+            "scanall",
+            "the same sums, by all cores",
+            _all,
+            lambda peer, data: peer.scanall(),
+            lambda data: data.sums,
+            before=WARM,
+        ),
+        Workload(
             "readseq",
             "every key and array, one at a time, in key order",
             _all,

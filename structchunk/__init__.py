@@ -3,6 +3,7 @@
 from .database import pickling as _pickling
 from .database.database import Database
 from .database.opening import open, rebuild_index
+from .database.savepoint import Savepoint
 from .database.snapshot import Snapshot
 from .database.transaction import Transaction
 from .errors import (
@@ -60,6 +61,7 @@ __all__ = [
     "Pruned",
     "Published",
     "ReadOnlyError",
+    "Savepoint",
     "SchemaError",
     "Shards",
     "Snapshot",

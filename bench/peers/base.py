@@ -136,6 +136,10 @@ class Peer(AnyPeer):
         """Return the sum of every record, in key order, the fastest way there is."""
         raise NotImplementedError
 
+    def scanall(self) -> Floats:
+        """Return the same as ``scansum``, with a thread for each core."""
+        raise NotImplementedError
+
 
 class StructPeer(AnyPeer):
     """Structs of type ``READING`` by key.

@@ -88,6 +88,9 @@ class StructChunk(Peer):
     def scansum(self) -> Floats:
         return np.concatenate([batch.reduce(np.add) for batch in self.store.scan()])
 
+    def scanall(self) -> Floats:
+        return np.concatenate(list(self.store.map_batches(lambda batch: batch.reduce(np.add))))
+
 
 class StructChunkObjects(StructPeer):
     """An object store."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ..disk import files
 from ..disk.reserve import Reserve
-from ..runs.extent import ROW, ROW_SIZE, TOMBSTONE, RowArray, make_rows
+from ..runs.extent import ROW, ROW_SIZE, TOMBSTONE, Extent, RowArray, make_rows
 from ..runs.run import ContiguousRun, Keys
 from .chunk import Chunk
 from .heap import Heap
@@ -49,9 +49,20 @@ class Space(Protocol):
     def create_chunk(self, heap: Heap, size: int, last_size: int) -> Chunk:
         """Make a store's next chunk, with room for a record of `size` bytes, behind one of `last_size` bytes."""
 
+    def give_back(self, chunk: Chunk) -> None:
+        """Remove a chunk file that a transaction has made and does not need any more."""
+
     @property
     def reserve(self) -> Reserve:
         """Disk space that is released when the disk is full, for what frees space."""
+
+
+class RoomMark(NamedTuple):
+    """How far a transaction had come in the chunk that it was writing to; no chunk if it had written to none."""
+
+    room: Room | None
+    free: int
+    limit: int
 
 
 class Room:
@@ -83,6 +94,14 @@ class Room:
             self.chunk.map_source()  # so that an error of this writing is kept for the flush
             files.start_flush(self.chunk.path, self.started, self.stored - self.started)
             self.started = self.stored
+
+    def rewind(self, free: int, limit: int) -> None:
+        """Take back what was stored from an offset on; of what views were handed out stays as a gap."""
+        free = max(free, self.chunk.free)
+        self.chunk.clear(free)  # first: who commits less than was stored says that nothing lies beyond
+        self.pending = {offset: data for offset, data in self.pending.items() if offset < free}
+        self.stored, self.started = min(self.stored, free), min(self.started, free)
+        self.free, self.limit = free, limit
 
 
 class Allocator:
@@ -185,6 +204,73 @@ class Allocator:
             if room.free - room.stored > SPILL_SIZE:
                 self._spill(room)
 
+    def put_longer(self, key: int, base: Extent, data: bytes, *, is_growing: bool) -> tuple[bytes, int]:
+        """Store a record of what another one has and some bytes more.
+
+        Parameters
+        ----------
+        key : int
+        base : Extent
+            The other one.
+        data : bytes
+        is_growing : bool
+            Leave room behind it, as much as it takes itself, if the disk has it.
+
+        Returns
+        -------
+        tuple
+            Its packed row, and where the room behind it ends.
+        """
+        before, item_size = base[2] * self.heap.item_size, self.heap.item_size
+        size = before + len(data)
+        room, end = self._roomy(size, 2 * size if is_growing else size)
+        self._spill(room)
+        offset, source = room.free, memoryview(self._chunk(base[3]).source)[base[1] : base[1] + before]
+        for first in range(0, before, STEP_SIZE):
+            part = source[first : first + STEP_SIZE]
+            self._write(room, offset + first, part, len(part))
+        self._write(room, offset + before, data, len(data))
+        room.limit -= ROW_SIZE
+        room.free = room.stored = end
+        return ROW.pack(key, offset, size // item_size, room.chunk.id, 0), end
+
+    def end_of(self, extent: Extent) -> int:
+        """Return where a record ends."""
+        return extent[1] + extent[2] * self.heap.item_size
+
+    def bytes_of(self, extent: Extent) -> bytes:
+        """Return what a record holds now."""
+        return memoryview(self._chunk(extent[3]).source)[extent[1] : self.end_of(extent)].tobytes()
+
+    def _roomy(self, size: int, wanted: int) -> tuple[Room, int]:
+        """Return a room with blocks for a record, of the wanted size if the disk has them, and their end."""
+        try:
+            room = self._room(wanted)
+            room.chunk.reserve(room.free + wanted)
+        except OSError:
+            room, wanted = self._room(size), size
+            room.chunk.reserve(room.free + size)
+        return room, room.free + wanted
+
+    def _chunk(self, number: int) -> Chunk:
+        """Return a chunk of the store, all of whose records are in the file."""
+        if number in self.rooms:
+            self._spill(self.rooms[number])
+            return self.rooms[number].chunk
+        return self.heap.chunks[number]
+
+    def _write(self, room: Room, offset: int, data: Any, size: int) -> None:
+        """Write bytes into what the transaction has taken, or is about to take."""
+        with self._space.store_lock:
+            self._space.check_writable()
+            room.chunk.store(offset, data, size)
+
+    def lengthen(self, base: Extent, data: bytes) -> bytes:
+        """Store bytes in the room behind a record, and return the packed row of both."""
+        key, offset, length, chunk, flags = base
+        self._write(self.rooms[chunk], offset + length * self.heap.item_size, data, len(data))
+        return ROW.pack(key, offset, length + len(data) // self.heap.item_size, chunk, flags)
+
     def put_zeros(self, key: int, length: int, flags: int) -> bytes:
         """Allocate one zeroed record and return its packed row; a large one stays sparse."""
         size = length * self.heap.item_size
@@ -264,6 +350,25 @@ class Allocator:
         room = self._room_for_rows()
         room.limit -= ROW_SIZE
         return ROW.pack(key, 0, 0, room.chunk.id, flags)
+
+    # ------------------------------------------------------------------ marks
+
+    def mark(self) -> RoomMark:
+        """Return how far the transaction has come, to come back to."""
+        room = self._open
+        return RoomMark(None, 0, 0) if room is None else RoomMark(room, room.free, room.limit)
+
+    def rewind(self, mark: RoomMark) -> None:
+        """Take back what was stored since; the chunk files that were made since are removed."""
+        numbers = list(self.rooms)
+        kept = 0 if mark.room is None else numbers.index(mark.room.chunk.id) + 1
+        for number in numbers[kept:]:
+            room = self.rooms[number]
+            if room.is_new:
+                self._space.give_back(room.chunk)
+        if mark.room is not None:
+            mark.room.rewind(mark.free, mark.limit)
+        self.rooms, self._open = {number: self.rooms[number] for number in numbers[:kept]}, mark.room
 
     # ------------------------------------------------------------------ files
 

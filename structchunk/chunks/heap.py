@@ -5,6 +5,7 @@ A heap never decides whether a record is current; that is the index's.
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import weakref
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorruptionError, MovedError
-from ..runs.extent import Extent, RowArray, chunks_of, find_one, misplaced
+from ..runs.extent import ALL_FLAGS, Extent, RowArray, chunks_of, find_one, misplaced
 from ..runs.gather import Items
 from ..runs.run import Run
+from ..types.objects import has_plain_fields
 from ..types.schema import Schema
 from .chunk import Chunk
 
@@ -28,9 +30,10 @@ ATTRIBUTES = ""
 class Arrays(dict[int, Items]):
     """Each chunk of a heap as one array of items, mapped when first asked for."""
 
-    def __init__(self, heap: Heap, *, writable: bool) -> None:
+    def __init__(self, heap: Heap, dtype: np.dtype[Any], *, writable: bool) -> None:
         super().__init__()
         self._heap: Heap = weakref.proxy(heap)  # so that the files of a dropped store go with the last who holds it
+        self._dtype = dtype
         self._writable = writable
 
     def __missing__(self, chunk: int) -> Items:
@@ -39,7 +42,7 @@ class Arrays(dict[int, Items]):
         if found is None:
             return heap.retired_items(chunk, writable=self._writable)
         try:
-            items = found.items(heap.schema.dtype, writable=self._writable)
+            items = found.items(self._dtype, writable=self._writable)
             array = self.setdefault(chunk, found.view(items))
         except FileNotFoundError:
             if heap.find_chunk(chunk) is not None:
@@ -48,6 +51,45 @@ class Arrays(dict[int, Items]):
         if heap.find_chunk(chunk) is not found:  # it was retired meanwhile, and is not to be kept
             self.pop(chunk, None)
         return array
+
+
+class Objects(dict[int, Any]):
+    """Each chunk of a heap as one array of objects of a ctypes type, which are changed in place."""
+
+    def __init__(self, heap: Heap, cls: Any) -> None:
+        super().__init__()
+        self._heap: Heap = weakref.proxy(heap)
+        self._cls = cls
+        self._is_flat = has_plain_fields(cls)
+
+    def __missing__(self, chunk: int) -> Any:
+        memory: Any = self._heap.live_bytes[chunk]
+        objects = self.setdefault(chunk, self._over(memory))
+        if self._heap.live_bytes.get(chunk) is not memory:  # it was retired meanwhile, and is not to be kept
+            self.pop(chunk, None)
+        return objects
+
+    def _over(self, memory: npt.NDArray[np.uint8]) -> Any:
+        if not self._is_flat:
+            return Nested(self._cls, memory)
+        return (self._cls * (len(memory) // ctypes.sizeof(self._cls))).from_buffer(memory)
+
+
+class Nested:
+    """The objects of a chunk, if some of their fields are objects.
+
+    What is assigned to such a field ctypes keeps with the object, or with the array that the object is in.
+    """
+
+    __slots__ = ("_cls", "_memory", "_size")
+
+    def __init__(self, cls: Any, memory: npt.NDArray[np.uint8]) -> None:
+        self._cls = cls
+        self._memory = memory
+        self._size = ctypes.sizeof(cls)
+
+    def __getitem__(self, at: int) -> Any:
+        return self._cls.from_buffer(self._memory, at * self._size)
 
 
 class Retired:
@@ -126,8 +168,10 @@ class Heap:
         self.chunks: dict[int, Chunk] = {}
         self.drafts: dict[int, Chunk] = {}
         self.is_dropped = False
-        self.arrays = Arrays(self, writable=False)
-        self.live_arrays = Arrays(self, writable=True)
+        self.arrays = Arrays(self, self.dtype, writable=False)
+        self.live_arrays = Arrays(self, self.dtype, writable=True)
+        self.live_bytes = Arrays(self, np.dtype(np.uint8), writable=True)
+        self._live_objects: dict[type[Any], Objects] = {}
         self.retired: WeakValueDictionary[int, Retired] = WeakValueDictionary()
         self._retired_bounds: dict[int, tuple[int, int]] = {}
 
@@ -176,6 +220,8 @@ class Heap:
         self.chunks.pop(chunk, None)
         self.arrays.pop(chunk, None)
         self.live_arrays.pop(chunk, None)
+        self._forget_objects(chunk)
+        self.live_bytes.pop(chunk, None)
 
     def discard(self, chunk: int) -> None:
         """Forget a chunk that was not committed."""
@@ -208,6 +254,8 @@ class Heap:
         """Let the mappings go that no view holds."""
         self.arrays.clear()
         self.live_arrays.clear()
+        self._live_objects.clear()
+        self.live_bytes.clear()
         for chunk in self.chunks.values():
             chunk.close()
 
@@ -249,13 +297,27 @@ class Heap:
             raise MovedError(f"chunk {chunk} of store {self.name!r} was replaced by compaction")
         return retired.chunk.view(retired.chunk.items(self.schema.dtype))
 
+    def live_objects(self, cls: type[Any]) -> Objects:
+        """Return each chunk as one array of objects of a type, to be changed in place."""
+        return self._live_objects.setdefault(cls, Objects(self, cls))
+
+    def _forget_objects(self, chunk: int) -> None:
+        """Keep no array of the objects of a chunk; each object holds the one that it is in."""
+        for objects in list(self._live_objects.values()):
+            objects.pop(chunk, None)
+
     def is_exposed(self, chunk: int) -> bool:
         """Tell whether anyone holds a writable view of a chunk."""
+        self._forget_objects(chunk)
         # Every view of it holds the array of the whole chunk; the dictionary and this call hold it, too.
-        return chunk in self.live_arrays and sys.getrefcount(self.live_arrays[chunk]) > 2
+        return any(
+            chunk in arrays and sys.getrefcount(arrays[chunk]) > 2 for arrays in (self.live_arrays, self.live_bytes)
+        )
 
     def check(self, rows: RowArray) -> None:
         """Raise CorruptionError unless all of these rows lie inside this heap's chunks."""
+        if len(rows) == 1 and self._lies_inside(rows[0].item()):
+            return
         chunks = rows["chunk"]
         ids = chunks_of(rows)
         for chunk_id in ids:
@@ -269,6 +331,16 @@ class Heap:
                 chunk = self.chunks.get(chunk_id)
                 path = chunk.path if chunk else self.name
                 raise CorruptionError(path, offset=int(row["offset"]), found=found, expected=expected)
+
+    def _lies_inside(self, extent: Extent) -> bool:
+        """Tell whether one row lies inside a chunk, as ``misplaced`` does: a single read asks this each time."""
+        _, offset, length, number, flags = extent
+        chunk = self.find_chunk(number)
+        if chunk is None or flags & ~ALL_FLAGS:
+            return False
+        room = chunk.committed - offset
+        is_inside = chunk.header.data_offset <= offset and length * self.item_size <= room
+        return is_inside and room >= 0 and offset % self.item_size == 0
 
     def _bounds(self, chunk_id: int, rows: RowArray) -> tuple[int, int]:
         """Return where the data of a chunk begins and ends, of a replaced one too: old snapshots name it."""

@@ -3,6 +3,6 @@
 Where stores meet the engine: each handle binds stores to it, and ends what depends on it when it is closed.
 Formats, protocols and algorithms belong in the folders below.
 
-Modules, from the bottom up: attribute_records, feed, snapshot, transaction, autocommit, writer_queue, handle,
-database, published, pickling, shared, opening.
+Modules, from the bottom up: attribute_records, feed, snapshot, savepoint, transaction, autocommit, writer_queue,
+handle, database, published, pickling, shared, opening.
 """

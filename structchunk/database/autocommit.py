@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -11,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..chunks.heap import Heap
+from ..engine.in_place import maker_of_objects
 from ..engine.staging import Staging
 from ..engine.storage import Storage
 from ..maintenance.stats import StoreStats
 from ..runs.extent import Extent, RowArray
 from ..runs.run import Run
 from ..stores.attributes import Attributes
+from ..stores.binding import live_object, maker_of_copies
 from .attribute_records import Holder, attributes_of
 from .snapshot import Snapshot, SnapshotBinding
 from .transaction import Transaction, staging_of
@@ -121,6 +124,12 @@ class AutocommitBinding:
     def home(self) -> Writable:
         """Return the database."""
         return self._database
+
+    def maker_of_objects(self, cls: type[Any]) -> Callable[[Extent], Any]:
+        """Return what makes an object over an extent, or a copy if the database is open for reading."""
+        if self._database.mode == "r":
+            return maker_of_copies(self.heap, cls)
+        return maker_of_objects(self._database._storage, self.heap, cls, partial(live_object, self, cls))
 
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place, or None if the database is open for reading."""

@@ -28,7 +28,7 @@ from ..types.alteration import alteration, asked_schema
 from ..types.schema import Schema
 from .attribute_records import ATTRIBUTES, Writer
 from .autocommit import AutocommitBinding
-from .handle import DatabaseHandle
+from .handle import DatabaseHandle, fetch_all
 from .transaction import Transaction, drop_store, replace_store, stagings_by_name
 from .writer_queue import WriterQueue
 
@@ -69,7 +69,7 @@ class Database(DatabaseHandle):
             open_store(transaction, name, schema)
 
     def drop_store(self, name: str) -> None:
-        """Delete a store and all its records, as a commit of its own; its files go once that is on disk.
+        """Delete a store, its records and attributes, as a commit of its own; its files go once that is on disk.
 
         Raises
         ------
@@ -371,7 +371,7 @@ class Database(DatabaseHandle):
     def _prepare_copy(self) -> None:
         """Bring everything to disk, so that more of it can be linked; or have all of it on this machine."""
         if self._mode == "r":
-            self._storage.fetch_all()
+            fetch_all(self)
         else:
             self.sync()
 

@@ -11,7 +11,7 @@ from functools import partial
 
 from ..chunks.heap import Heap
 from ..engine.storage import Storage
-from ..errors import Error, StoreNotFound
+from ..errors import CorruptionError, Error, StoreNotFound
 from ..maintenance.chunk_map import ChunkMap, map_chunks
 from ..maintenance.stats import StoreStats, store_stats
 from ..maintenance.verify import Problem, verify_storage
@@ -275,6 +275,10 @@ class DatabaseHandle(StoreCollection):
         holds a record that may change in place.
         """
         self._check_open()
+        try:
+            fetch_all(self)
+        except CorruptionError as error:
+            return [Problem(f"{error.found}, expected {error.expected}", error.path, error.advice)]
         return verify_storage(self._storage, progress)
 
     def stats(self) -> dict[str, StoreStats]:
@@ -318,7 +322,8 @@ def reading_storage(database: DatabaseHandle) -> ReadStorage | RemoteStorage:
 def fetch_all(database: DatabaseHandle, progress: Callable[[int, int], object] | None = None) -> None:
     """Have all of a published database on this machine; `progress` is told how many bytes of how many are there."""
     database._check_open()
-    database._storage.fetch_all(progress)
+    if isinstance(database._storage, RemoteStorage):
+        database._storage.fetch_all(progress)
 
 
 def chunk_maps(database: DatabaseHandle, *names: str) -> Iterator[ChunkMap]:

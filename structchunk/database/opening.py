@@ -14,6 +14,7 @@ from ..disk.lock import Hold, Lock
 from ..disk.paths import AnyPath, Paths, absolute
 from ..disk.presence import check_free, check_there
 from ..disk.reserve import Reserve
+from ..disk.tail import distrust
 from ..engine.drafts import MAX_CHUNK_SIZE
 from ..engine.recovery import create_storage, open_storage
 from ..engine.storage import Storage
@@ -230,6 +231,7 @@ def _open_existing(paths: Paths, lock: Hold, chunk_size: int, **options: Any) ->
     def open_files() -> Storage:
         if files.free_size(paths.root) < reserve.size:  # first: LevelDB may begin to merge tables at once
             raise reserve.too_small(reserve.size)
+        distrust(paths.tail)
         return open_storage(paths, lock, chunk_size, **options)
 
     storage = reserve.spend_on(open_files)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..process import leftovers
 from ..readers.shared_storage import SharedStorage
 from ..runs.extent import Extent, RowArray
 from ..runs.run import Run
+from ..stores.binding import maker_of_copies
 from .autocommit import AutocommitBinding
 from .database import Database
 
@@ -45,6 +46,10 @@ class SharedBinding(AutocommitBinding):
         """Return the lowest key, or the highest; None if there is no record."""
         self._catch_up()
         return super().end_key(reverse=reverse)
+
+    def maker_of_objects(self, cls: type[Any]) -> Callable[[Extent], Any]:
+        """Return what makes a copy of an object."""
+        return maker_of_copies(self.heap, cls)
 
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return None: what another process moves or replaces must not change in place here."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Iterator
-from typing import NoReturn
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from ..runs.extent import KEY_END, Extent, RowArray
 from ..runs.key_ranges import KeyRange, split, weight
 from ..runs.run import Run
 from ..stores.attributes import Attributes
+from ..stores.binding import maker_of_copies
 from ..stores.change import Change
 from ..stores.collection import StoreCollection
 from ..types.keys import as_key
@@ -77,6 +78,10 @@ class SnapshotBinding:
     def home(self) -> Snapshot:
         """Return the snapshot."""
         return self._snapshot
+
+    def maker_of_objects(self, cls: type[Any]) -> Callable[[Extent], Any]:
+        """Return what makes a copy of an object."""
+        return maker_of_copies(self.heap, cls)
 
     def live_array(self, extent: Extent) -> None:
         """Return None: nothing may be changed through a snapshot."""

@@ -21,12 +21,13 @@ from ..engine.staging import Staging
 from ..engine.storage import Storage
 from ..errors import ClosedError, Error, StoreNotFound
 from ..runs.extent import DROPPED, TOMBSTONE, Extent, RowArray
-from ..runs.run import Run, end_key, overlay_runs
+from ..runs.run import Run
 from ..stores.attributes import Attributes
 from ..stores.collection import StoreCollection, check_store_name
 from ..types.keys import as_key
 from ..types.schema import Schema
 from .attribute_records import ATTRIBUTES, SCHEMA, attributes_of
+from .savepoint import Savepoint, Savepoints
 
 CLOSED = "was aborted when the database was closed"
 
@@ -102,8 +103,8 @@ class TransactionBinding:
 
     def open_writer(self) -> Staging:
         """Return the transaction's staging, unless the transaction has ended."""
-        if self._transaction._ended:
-            self._transaction._check_open()
+        if self._transaction._is_watched:
+            self._transaction._use(self._staging)
         return self._staging
 
     def find(self, key: int) -> Extent | None:
@@ -126,17 +127,7 @@ class TransactionBinding:
 
     def end_key(self, *, reverse: bool) -> int | None:
         """Return the lowest key, or the highest; None if there is no record."""
-        staging = self.open_writer()
-        stored, runs = staging.index.end_key(reverse=reverse), staging.all_runs()
-        if not runs:
-            return stored
-        key, _, _, _, flags = runs[-1].extent(len(runs[-1]) - 1) if reverse else runs[0].extent(0)
-        if stored is not None and (stored > key if reverse else stored < key):
-            return stored  # no staged row is as far out
-        if not flags & TOMBSTONE:
-            return key
-        older = staging.index.end_runs(reverse=reverse)
-        return end_key(overlay_runs(staging.rows(), older, reverse=reverse), reverse=reverse)
+        return self.open_writer().end_key(reverse=reverse)
 
     def record_count(self) -> int:
         """Return how many records the store has."""
@@ -166,6 +157,9 @@ class TransactionBinding:
         """Refuse."""
         raise TypeError("a store of a transaction cannot be pickled; pickle one of a database open with mode='r'")
 
+    def maker_of_objects(self, cls: type[Any]) -> None:
+        """Return None: an object may be one that the transaction edits."""
+
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place."""
         return self._transaction._storage.live_array(self.heap, extent)
@@ -191,6 +185,9 @@ class Transaction(StoreCollection):
         self._created: dict[str, Heap] = {}
         self._dropped: Staging | None = None
         self._ended = ""
+        self._savepoints = Savepoints(self)
+        # Whether something must be looked at before a store is used: whether it has ended, and savepoints.
+        self._is_watched = False
 
     def __repr__(self) -> str:
         state = f"which {self._ended}" if self._ended else "open"
@@ -220,6 +217,7 @@ class Transaction(StoreCollection):
         allocator.roll()
         self._storage.index.add_new_store(heap.store, heap.item_size, heap.check)
         staging = self._new_staging(allocator)
+        self._savepoints.note_created(name)
         self._stagings[name], self._created[name] = staging, heap
 
     def _heap(self, name: str) -> Heap | None:
@@ -238,6 +236,36 @@ class Transaction(StoreCollection):
     def _new_staging(self, allocator: Allocator) -> Staging:
         index, store = self._storage.index, allocator.heap.store
         return Staging(allocator, index.store_index(store), partial(index.record_count, store))
+
+    # ------------------------------------------------------------------ savepoints
+
+    def savepoint(self) -> Savepoint:
+        """Return a savepoint, to begin by ``with``: what is done in its block can be taken back by itself.
+
+        Returns
+        -------
+        Savepoint
+            An exception that leaves the block, or its ``rollback()``, takes back what was done in it.
+
+        Raises
+        ------
+        ClosedError
+            The transaction has ended.
+
+        Notes
+        -----
+        It takes time by how many objects of ``edit()`` there are, and by nothing else that was done before.
+        """
+        self._check_open()
+        return Savepoint(self._savepoints)
+
+    def _watch(self) -> None:
+        self._is_watched = bool(self._ended) or self._savepoints.is_used
+
+    def _use(self, staging: Staging) -> None:
+        """Raise if a store is not to be used any more; mark it if a savepoint is open."""
+        self._check_open()
+        self._savepoints.use(staging)
 
     # ------------------------------------------------------------------ attributes
 
@@ -275,17 +303,21 @@ class Transaction(StoreCollection):
                 return
             self._add_store(ATTRIBUTES, SCHEMA)
             heap = self._created[ATTRIBUTES]
+        staging = self._staging(heap)
+        self._use(staging)
         if text:
-            self._staging(heap).put(owner, np.frombuffer(text, np.uint8))
+            staging.put(owner, np.frombuffer(text, np.uint8))
         else:
-            self._staging(heap).delete(owner)
+            staging.delete(owner)
 
     # ------------------------------------------------------------------ end
 
     def _check_open(self) -> None:
-        """Raise ClosedError if the transaction has ended."""
+        """Raise ClosedError if the transaction has ended, Error if it can only be aborted."""
         if self._ended:
             raise ClosedError(f"the transaction {self._ended}; begin another with db.transaction()")
+        if self._savepoints.unfinished:
+            raise Error(f"{self._savepoints.unfinished} was interrupted: abort the transaction, and begin another")
 
     def commit(self) -> None:
         """Make the changes permanent and visible to all.
@@ -309,17 +341,18 @@ class Transaction(StoreCollection):
         except BaseException:
             self.abort()
             raise
-        self._ended, self._ticket.has_ended = "was committed", True
+        self._ended, self._is_watched, self._ticket.has_ended = "was committed", True, True
         self._ticket.end()
         # Who keeps this object keeps no store by it, which keeps the disk space of its files.
         self._stagings, self._created, self._dropped = {}, {}, None
+        self._savepoints = Savepoints(self)
 
     def abort(self) -> None:
         """Take all changes back. Idempotent; after a commit it does nothing."""
         if self._ticket.has_ended:
             return
         try:
-            self._ended = self._ended or "was aborted"
+            self._ended, self._is_watched = self._ended or "was aborted", True
             self._storage.discard()
         finally:
             self._ticket.has_ended = True
@@ -327,12 +360,12 @@ class Transaction(StoreCollection):
 
     def _close(self) -> None:
         """Abort it because the database is closed: leaving its ``with`` block then tells so."""
-        self._ended = CLOSED
+        self._ended, self._is_watched = CLOSED, True
         self.abort()
 
     def _disown(self) -> None:
         """End it in a forked child, where it is the parent's, without touching anything."""
-        self._ended = "was begun before fork()"
+        self._ended, self._is_watched = "was begun before fork()", True
         self._ticket.has_ended = True
 
     def __enter__(self) -> Transaction:
@@ -401,6 +434,6 @@ def _begin_drop(transaction: Transaction, name: str) -> Staging:
     if heap is None:
         raise StoreNotFound(f"{transaction._storage.paths.root} has no store {name!r}")
     staging = transaction._staging(heap)
-    staging.packed[0] = staging.allocator.tombstone(0, TOMBSTONE | DROPPED)
+    staging.stage_drop(staging.allocator.tombstone(0, TOMBSTONE | DROPPED))
     transaction._dropped = transaction._stagings.pop(name)
     return staging

@@ -123,7 +123,7 @@ def _write(fd: int, offset: int, data: Any) -> None:
 
 
 @contextlib.contextmanager
-def advised(path: str, taken: str = "each chunk file takes up to two") -> Iterator[None]:
+def advised(path: str, taken: str = "a database keeps up to 50 open") -> Iterator[None]:
     """Say what takes file descriptors, and what to do, if the body runs out of them."""
     try:
         yield

@@ -208,6 +208,29 @@ class Tail:
         self._file.close()
 
 
+def distrust(path: str) -> None:
+    """Have whoever writes next recover the database, unless the page that has a path is written anew before.
+
+    For who is about to recover it, and may begin another epoch: those who are alive, and find the page of before,
+    would append in the old one, whose commits count for nothing.
+
+    Raises
+    ------
+    OSError
+        The page could not be written.
+    """
+    try:
+        file = files.File(path)
+    except (FileNotFoundError, CorruptionError):
+        return
+    try:
+        head = parse_head(os.pread(file.fd, HEAD_SIZE, 0))
+        if head is not None and not head.committing:
+            file.write(0, head._replace(committing=head.published + 1).pack())
+    finally:
+        file.close()
+
+
 def _newest_chunk(page: bytes, pairs: int) -> int:
     """Return the chunk of the last pair of a page; 0 if there is none."""
     if not pairs:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy.typing as npt
 
 from ..chunks.chunk import Chunk
 from ..chunks.heap import Heap
-from ..errors import LockedError, MovedError
+from ..errors import LockedError, MovedError, StoreNotFound
 from ..runs.extent import ZERO, Extent
 
 NOTHING: frozenset[int] = frozenset()
 _PAUSE = 0.001
 """Seconds between two looks whether records have been moved: no lock is held meanwhile."""
+
+
+class Storage(Protocol):
+    """What is needed of a storage."""
+
+    failure: str
+    in_place: InPlaceViews
 
 
 class InPlaceViews:
@@ -41,6 +48,12 @@ class InPlaceViews:
         `checkpoint` brings everything to disk: a record that a CRC covers can be changed only when no crash can
         make recovery check it any more. While ``compact()`` moves it, this waits.
         """
+        array = self._array(heap, extent, checkpoint)
+        if heap.is_dropped:  # while this waited: what would be changed is in a file that has gone
+            raise StoreNotFound(f"store {heap.name!r} was dropped or altered; get it again by its name")
+        return array
+
+    def _array(self, heap: Heap, extent: Extent, checkpoint: Callable[[], None]) -> npt.NDArray[Any] | None:
         chunk = heap.find_chunk(extent[3])
         if chunk is None:
             return self._moved_array(heap, extent, checkpoint)
@@ -64,9 +77,9 @@ class InPlaceViews:
                 )
             time.sleep(_PAUSE)
         if extent[3] in heap.chunks:
-            return self.array(heap, extent, checkpoint)
+            return self._array(heap, extent, checkpoint)
         moved = heap.retired_chunk(extent[3]).moved(extent)
-        return None if moved is None else self.array(heap, moved, checkpoint)
+        return None if moved is None else self._array(heap, moved, checkpoint)
 
     def begin_moving(self, heaps: Sequence[Heap]) -> list[list[Chunk]]:
         """Hand out no writable view of stores any more, and return of each the chunks of which none is held.
@@ -77,3 +90,31 @@ class InPlaceViews:
         free = [[chunk for chunk in heap.chunks.values() if not heap.is_exposed(chunk.id)] for heap in heaps]
         self.moving = frozenset(chunk.id for chunks in free for chunk in chunks)
         return free
+
+
+def maker_of_objects(
+    storage: Storage, heap: Heap, cls: Any, otherwise: Callable[[Extent], Any]
+) -> Callable[[Extent], Any]:
+    """Return what makes an object of a ctypes type over an extent, to be changed in place.
+
+    It is :meth:`InPlaceViews.array` written out for the usual case, the path of every single object; of any other
+    extent it returns what `otherwise` does.
+    """
+    in_place, chunks, objects, size = storage.in_place, heap.chunks, heap.live_objects(cls), heap.item_size
+
+    def make(extent: Extent) -> Any:
+        _, offset, _, number, flags = extent
+        try:
+            chunk = chunks[number]
+        except KeyError:
+            return otherwise(extent)
+        if storage.failure or (offset + size > chunk.settled and not flags & ZERO):
+            return otherwise(extent)
+        made = objects[number][offset // size]
+        # After the view was made, as there.
+        if number in in_place.moving or number not in chunks or heap.is_dropped:
+            return otherwise(extent)
+        in_place.chunks[number] = chunk
+        return made
+
+    return make

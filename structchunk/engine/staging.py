@@ -8,43 +8,32 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..chunks.allocator import SPILL_SIZE, Allocator
+from ..chunks.allocator import SPILL_SIZE, Allocator, RoomMark
 from ..chunks.heap import Retired
 from ..index.store_index import StoreIndex
 from ..runs.extent import (
+    KEY_END,
     MUTABLE,
     ROW_SIZE,
     TOMBSTONE,
     ZERO,
     Extent,
     RowArray,
-    clip,
-    empty_rows,
-    find_equal,
     find_one,
     is_sorted,
     last_wins,
-    overlay,
-    rows_from_bytes,
     unpack_row,
     without_tombstones,
 )
-from ..runs.run import (
-    ArrayRun,
-    Keys,
-    Run,
-    in_key_order,
-    joined,
-    last_key,
-    overlay_runs,
-    read_only,
-    spacing,
-)
+from ..runs.run import Keys, Run, end_key, joined, overlay_runs, read_only, spacing
+from .growing import Growing
+from .staged_rows import Counted, RowsMark, StagedRows, lookup_in
 
 _MANY_ROWS = 1 << 16
 _FEW_PUTS = 16
 """So many records or fewer get their places one by one."""
-_MANY_RUNS = 1 << 10
+_END_ROWS = 256
+"""So many rows are looked at first for the lowest or highest key."""
 
 
 class Edit(NamedTuple):
@@ -54,14 +43,20 @@ class Edit(NamedTuple):
     stored: bytes
 
 
+class Mark(NamedTuple):
+    """What was staged at a moment, to come back to."""
+
+    rows: RowsMark
+    room: RoomMark
+    edits: dict[int, Edit]
+
+
 class Staging:
     """The uncommitted rows of one store.
 
     Records that are put alone collect in a dictionary and get their places many at a time: when they are read,
-    when anything else is written, or when there are many. Other single writes collect in a dictionary of packed
-    rows; bulk writes, and that dictionary when it has grown, become sorted arrays, its *tiers*. One that is not
-    much smaller than the one before it is merged into it, so that n rows cost n log n however they come. Ascending
-    bulk writes stay contiguous until a read or another write needs them merged.
+    when anything else is written, or when there are many. Of records that are made longer, what is added collects
+    likewise, each by itself. All else has its place, and its row in ``_rows``.
 
     Whatever interrupts a call, what it changes is staged whole or not at all: each change is one assignment.
 
@@ -76,15 +71,15 @@ class Staging:
         self.allocator = allocator
         self.index = index
         self.changes = 0
-        self.packed: dict[int, bytes] = {}
+        self._rows = StagedRows(self.heap.item_size)
         self._puts: dict[int, bytes] = {}
         self._put_flags = 0  # the same for all records that are put in a store
         # Where the records that were put alone will end at most, with a row for each, and may end.
         self._end = self._limit = 0
+        self._growing = Growing(allocator)
+        self._tails = self._growing.tails
         self.edits: dict[int, Edit] = {}
         self.replaced: list[Retired] = []
-        self._appended: list[Run] = []
-        self._tiers: list[RowArray] = []
         self._record_count = record_count
 
     # ------------------------------------------------------------------ writing
@@ -103,12 +98,13 @@ class Staging:
         """
         size = items.nbytes
         end = self._end + size + ROW_SIZE
-        if end > self._limit or self.edits:
-            if size > SPILL_SIZE or self.edits:
+        if end > self._limit or self.edits or self._tails:
+            if size > SPILL_SIZE or self.edits or key in self._tails:
                 self._place()
                 self._stage(key, self.allocator.put(key, items, size, flags))
                 return
-            end = self._go_on(end, size, flags)
+            if end > self._limit:
+                end = self._go_on(end, size, flags)
         self._end = end
         self._puts[key] = items.tobytes()
         self.changes += 1
@@ -129,21 +125,40 @@ class Staging:
         self._end = self._limit = 0
         if not self._puts:
             return
-        puts, flags = self._puts, self._put_flags
-        if len(puts) > _FEW_PUTS:
-            self._place_many(puts, flags)
-        else:
-            for key, data in puts.items():
-                self.packed[key] = self.allocator.put(key, data, len(data), flags)
+        self._place_records(self._puts, self._put_flags)
         self._puts = {}
-        if len(self.packed) > _MANY_ROWS:
-            self._add_tiers()
+        if len(self._rows.packed) > _MANY_ROWS:
+            self._rows.add_tiers()
 
-    def _place_many(self, puts: dict[int, bytes], flags: int) -> None:
-        keys = np.fromiter(puts, np.uint64, len(puts))
-        sizes = np.fromiter(map(len, puts.values()), np.int64, len(puts))
-        items = np.frombuffer(b"".join(puts.values()), self.heap.schema.dtype)
+    def _place_records(self, records: dict[int, bytes], flags: int) -> None:
+        if len(records) > _FEW_PUTS:
+            self._place_many(records, flags)
+            return
+        for key, data in records.items():
+            row = self.allocator.put(key, data, len(data), flags)
+            self._rows.prepare(key)
+            self._rows.packed[key] = row
+
+    def _place_many(self, records: dict[int, bytes], flags: int) -> None:
+        keys = np.fromiter(records, np.uint64, len(records))
+        sizes = np.fromiter(map(len, records.values()), np.int64, len(records))
+        items = np.frombuffer(b"".join(records.values()), self.heap.schema.dtype)
         self._put_many(keys, items, sizes // self.heap.item_size, flags)
+
+    def _place_all(self, *, is_last: bool = False) -> None:
+        """Give all records their places, those that were made longer too; `is_last` if no more is to be stored."""
+        self._place()
+        if self._tails:
+            for records in self._growing.made():
+                self._place_records(records, 0)
+                self._growing.forget(records)
+            for key in list(self._tails):
+                self._place_longer(key, is_growing=not is_last)
+
+    def _place_longer(self, key: int, *, is_growing: bool) -> None:
+        """Give a record that was made longer its place."""
+        row = self._growing.place(key, is_growing=is_growing)
+        self._stage(key, row)
 
     def put_zeros(self, key: int, length: int) -> Extent:
         """Allocate one zeroed record that may change in place."""
@@ -157,11 +172,51 @@ class Staging:
         self._place()
         self._stage(key, self.allocator.put_parts(key, size, parts, flags))
 
-    def _stage(self, key: int, row: bytes) -> None:
-        """Take a packed row in place of what the key had, an edited object too."""
-        edits = {other: edit for other, edit in self.edits.items() if other != key}
-        self.packed[key], self.edits = row, edits
+    def append(self, key: int, items: npt.NDArray[Any]) -> None:
+        """Make a record longer, or make it.
+
+        Raises
+        ------
+        OSError
+            ENOSPC when the disk is full; then nothing changed.
+        """
+        growing, size = self._growing, items.nbytes
+        if size > growing.left:
+            self._place_all()
+        tail = self._tails.get(key)
+        if tail is None:
+            self._begin_tail(key, items.tobytes())
+        else:
+            tail.data += items.tobytes()
+        growing.left -= size
         self.changes += 1
+
+    def _begin_tail(self, key: int, data: bytes) -> None:
+        put = self._puts.get(key)
+        if put is not None:
+            self._growing.make(key, put + data)
+            return
+        row = self._rows.find(key) or self.index.find(key)
+        if row is None or row[4] & TOMBSTONE:
+            self._growing.make(key, data)
+        elif data:
+            self._growing.begin(row, data)
+
+    def _stage(self, key: int, row: bytes) -> None:
+        """Take a packed row in place of what the key had, what was added to that and an edited object too."""
+        rows, tails, edits = self._rows, self._tails, self.edits
+        rows.prepare(key)
+        # From here on no call is made, so that nothing can interrupt it.
+        rows.packed[key] = row
+        if key in tails:
+            del tails[key]
+        if key in edits:
+            del edits[key]
+        self.changes += 1
+
+    def stage_drop(self, row: bytes) -> None:
+        """Take the row that says that the store was dropped."""
+        self._stage(0, row)
 
     def put_many(
         self,
@@ -171,31 +226,17 @@ class Staging:
         flags: int = 0,
     ) -> None:
         """Store many records; of equal keys the last one stays."""
-        self._place()
+        self._place_all()
         self._put_many(keys, items, lengths, flags)
         self.changes += 1
 
     def _put_many(
         self, keys: npt.NDArray[np.uint64], items: npt.NDArray[Any], lengths: npt.NDArray[np.int64], flags: int
     ) -> None:
-        if is_sorted(keys) and self._is_beyond(keys):
-            self._appended += self.allocator.put_many(_own(keys), items, lengths, flags)
-            if len(self._appended) > _MANY_RUNS:
-                self._join_appended()
+        if not self.edits and is_sorted(keys) and self._rows.is_beyond(keys):
+            self._rows.append(self.allocator.put_many(_own(keys), items, lengths, flags))
         else:
             self._add(last_wins(joined(self.allocator.put_many(keys, items, lengths, flags))))
-
-    def _is_beyond(self, keys: npt.NDArray[np.uint64]) -> bool:
-        """Tell whether ascending keys go on where those of bulk writes ended, and nothing else was staged."""
-        if self.packed or self._tiers or self.edits:
-            return False
-        return not self._appended or not len(keys) or last_key(self._appended[-1]) < int(keys[0])
-
-    def _join_appended(self) -> None:
-        """Make fewer runs of many: longer ones, or an array like those of other writes."""
-        self._appended = in_key_order(self._appended, self.heap.item_size)
-        if len(self._appended) > _MANY_RUNS // 2 or isinstance(self._appended[0], ArrayRun):
-            self._add_tiers()
 
     def replace(self, replaced: list[Retired], rows: RowArray) -> None:
         """Take these rows for all that is worth keeping of some chunks, which go with the commit."""
@@ -206,9 +247,10 @@ class Staging:
     def delete(self, key: int) -> bool:
         """Delete one record, and tell whether there was one."""
         self._place()
-        row = self.staged(key) or self.index.find(key)
-        if row is None or row[4] & TOMBSTONE:
-            return False
+        if key not in self._tails:
+            row = self._rows.find(key) or self.index.find(key)
+            if row is None or row[4] & TOMBSTONE:
+                return False
         self._stage(key, self.allocator.tombstone(key))
         return True
 
@@ -241,63 +283,38 @@ class Staging:
         for key, (private, stored) in list(self.edits.items()):
             now = bytes(private)
             if now != stored:
-                self.packed[key] = self.allocator.put(key, now, len(now), MUTABLE)
+                row = self.allocator.put(key, now, len(now), MUTABLE)
+                self._rows.prepare(key)
+                self._rows.packed[key] = row
                 self.edits[key] = Edit(private, now)
                 self.changes += 1
 
     def _add(self, rows: RowArray) -> None:
-        self._add_tiers()
+        staged = self._rows
+        staged.add_tiers()
         edits = {key: edit for key, edit in self.edits.items() if find_one(rows, key) is None}
-        tiers = [*self._tiers, rows] if len(rows) else self._tiers
-        self._tiers, self.edits = tiers, edits
-        self._merge_tiers()
+        tiers, uncounted = staged.with_tier(rows)
+        staged.tiers, staged.uncounted, self.edits = tiers, uncounted, edits
+        staged.merge()
 
-    def _add_tiers(self) -> None:
-        if self._appended:  # older than all else
-            tiers = [joined(self._appended), *self._tiers]
-            self._tiers, self._appended = tiers, []
-        if self.packed:
-            tiers = [*self._tiers, last_wins(rows_from_bytes(b"".join(self.packed.values())))]
-            self._tiers, self.packed = tiers, {}
-            self._merge_tiers()
-
-    def _merge_tiers(self) -> None:
-        while len(self._tiers) > 1 and 2 * len(self._tiers[-1]) >= len(self._tiers[-2]):
-            self._merge_last()
-
-    def _merge_last(self) -> None:
-        *older, one, newer = self._tiers
-        self._tiers = [*older, overlay(newer, one)]
-
-    def rows(self) -> RowArray:
-        """Return all staged rows, tombstones included."""
-        self.store_edits()
-        self._place()
-        self._add_tiers()
-        while len(self._tiers) > 1:
-            self._merge_last()
-        return self._tiers[0] if self._tiers else empty_rows()
+    # ------------------------------------------------------------------ what there is to commit
 
     def is_changed(self) -> bool:
         """Tell whether there is anything to commit: rows, or a chunk that the store does not have yet."""
         self.store_edits()
-        self._place()
+        self._place_all(is_last=True)
         return bool(self.allocator.rooms)
 
     def only_row(self) -> bytes | None:
         """Return the staged row if there is just one, put alone."""
-        self._place()
-        alone = len(self.packed) == 1 and not self._tiers and not self._appended
-        return next(iter(self.packed.values())) if alone else None
+        self._place_all(is_last=True)
+        return self._rows.only_row()
 
     def all_runs(self) -> list[Run]:
         """Return all staged rows, tombstones included, as consecutive runs."""
-        self._place()
-        if self._appended and not self.packed and not self.edits:
-            self._appended = in_key_order(self._appended, self.heap.item_size)  # which need not be done again
-            return list(self._appended)
-        rows = self.rows()
-        return [ArrayRun(rows)] if len(rows) else []
+        self.store_edits()
+        self._place_all(is_last=True)
+        return self._rows.runs()
 
     # ------------------------------------------------------------------ reading
 
@@ -305,16 +322,9 @@ class Staging:
         """Return the staged row of a key, tombstone or not, or None if the key was not touched."""
         if key in self._puts:
             self._place()
-        row = self.packed.get(key)
-        if row is not None:
-            return unpack_row(row)
-        if self._appended:
-            self._add_tiers()
-        for rows in reversed(self._tiers):
-            extent = find_one(rows, key)
-            if extent is not None:
-                return extent
-        return None
+        if key in self._tails:
+            self._place_longer(key, is_growing=True)
+        return self._rows.find(key)
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key as this transaction sees it, or None."""
@@ -335,28 +345,103 @@ class Staging:
 
     def _lookup(self, keys: npt.NDArray[np.uint64]) -> tuple[RowArray, npt.NDArray[np.bool_]]:
         """Return one row per ascending key, and which of them are staged."""
-        staged = self.rows()
-        where = np.searchsorted(staged["key"], keys)
-        found = find_equal(staged, keys, where)
+        self._make_readable()
+        staged, found = self._rows.lookup(keys)
         rows = self.index.lookup(keys)
-        rows[found] = staged[where[found]]
+        rows[found] = staged[found]
         return rows, found
+
+    def _make_readable(self) -> None:
+        """Give a row to all that was changed."""
+        self.store_edits()
+        self._place_all()
 
     def runs(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range, as this transaction sees it, as consecutive runs."""
-        if len(clip(self.rows(), start, stop)):
+        self._make_readable()
+        rows = self._rows.between(start, stop)
+        if len(rows):
             self.allocator.expose()
-        return self._runs(start, stop, reverse=reverse)
+        return overlay_runs(rows, self.index.runs(start, stop, reverse=reverse), reverse=reverse)
 
     def _runs(self, start: int, stop: int, *, reverse: bool) -> Iterator[Run]:
+        self._make_readable()
         older = self.index.runs(start, stop, reverse=reverse)
-        return overlay_runs(clip(self.rows(), start, stop), older, reverse=reverse)
+        return overlay_runs(self._rows.between(start, stop), older, reverse=reverse)
+
+    def end_key(self, *, reverse: bool) -> int | None:
+        """Return the lowest key, or the highest, as this transaction sees it; None if there is no record.
+
+        It takes about as long whatever is staged: what was found is where the next search begins.
+        """
+        self._place_all()
+        rows = self._rows
+        start, stop, count = rows.first, rows.stop, _END_ROWS
+        nearest, is_known = (stop - 1, stop < KEY_END) if reverse else (start, start > 0)
+        if is_known and start < stop and self._is_there(nearest):
+            return nearest
+        key = None
+        while start < stop and key is None:
+            staged, low, high = rows.end(start, stop, count, reverse=reverse)
+            older = self.index.end_runs(start=low, stop=high, reverse=reverse)
+            key = end_key(overlay_runs(staged, older, reverse=reverse), reverse=reverse)
+            start, stop = (start, low) if reverse else (high, stop)
+            count *= 4
+        if reverse:
+            rows.stop = rows.first if key is None else key + 1
+        else:
+            rows.first = rows.stop if key is None else key
+        return key
+
+    def _is_there(self, key: int) -> bool:
+        row = self._rows.find(key) or self.index.find(key)
+        return row is not None and not row[4] & TOMBSTONE
 
     def record_count(self) -> int:
-        """Return how many records the store has, as this transaction sees it."""
-        staged = self.rows()
-        replaced = self.index.existing(staged["key"])
-        return self._record_count() - len(replaced) + len(without_tombstones(staged))
+        """Return how many records the store has, as this transaction sees it.
+
+        It takes time by what is new since it was asked for before.
+        """
+        self._place_all()
+        rows = self._rows
+        rows.add_tiers()
+        tiers, net = rows.counted or Counted([], 0)
+        new = rows.all() if rows.counted is None else rows.uncounted_rows()
+        if len(new):
+            keys = np.ascontiguousarray(new["key"])
+            before, known = lookup_in(tiers, keys)
+            net -= len(without_tombstones(before[known])) + len(self.index.existing(keys[~known]))
+            net += len(without_tombstones(new))
+        counted = Counted(rows.tiers, net)
+        rows.counted, rows.uncounted = counted, None
+        return self._record_count() + net
+
+    # ------------------------------------------------------------------ marks
+
+    def mark(self) -> Mark:
+        """Return what is staged now, to come back to; end it by :meth:`rewind` or :meth:`release`."""
+        self._make_readable()
+        return Mark(self._rows.mark(), self.allocator.mark(), dict(self.edits))
+
+    def rewind(self, mark: Mark) -> None:
+        """Come back to what was marked. Cut short, it leaves what is staged undefined."""
+        self._puts = {}
+        self._end = self._limit = 0
+        self._growing.clear()
+        self._rows.rewind(mark.rows)
+        for private, stored in mark.edits.values():
+            np.frombuffer(private, np.uint8)[:] = np.frombuffer(stored, np.uint8)
+        self.edits = mark.edits
+        self.allocator.rewind(mark.room)
+        self.changes += 1
+
+    def release(self) -> None:
+        """Let the newest mark go."""
+        self._rows.release()
+
+    def give_back(self) -> None:
+        """Remove all that was made for a store that the transaction has created, and takes back."""
+        self.allocator.rewind(RoomMark(None, 0, 0))
 
 
 def _own(keys: npt.NDArray[np.uint64]) -> Keys:

@@ -7,7 +7,7 @@ read or write, is for the layers above; what opening does after a crash is in ``
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from ..disk.paths import Paths
 from ..disk.reserve import Reserve
 from ..disk.superblock import Superblock
 from ..disk.tail import Head, Tail
-from ..errors import FailedError, StoreNotFound
+from ..errors import FailedError
 from ..index.counts import Counts
 from ..index.index import Index
 from ..process import forks, leftovers
@@ -78,13 +78,11 @@ class Storage:
         self.exposed: dict[int, Chunk] = {}
         self.next_chunk = max(superblock.next_chunk, index.next_chunk)
         self.dirty: dict[int, Chunk] = {}
-        self.entries_dirty = False
+        self.entries_dirty = self.is_closed = False
         self.epoch_pending = True
         self.gone: list[Gone] = []
-        self.failure = ""
-        self.is_closed = False
         self.in_place = InPlaceViews()
-        self._unfinished = ""
+        self.failure = self._unfinished = ""
         self._lock = lock
         self._unlinked: set[int] = set()
         self._mutex = Mutex()
@@ -165,12 +163,7 @@ class Storage:
 
     def live_array(self, heap: Heap, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place; None if it is not current any more, or writing failed."""
-        if self.failure:
-            return None
-        array = self.in_place.array(heap, extent, self.checkpoint)
-        if heap.is_dropped:  # while this waited: what would be changed is in a file that has gone
-            raise StoreNotFound(f"store {heap.name!r} was dropped or altered; get it again by its name")
-        return array
+        return None if self.failure else self.in_place.array(heap, extent, self.checkpoint)
 
     # ------------------------------------------------------------------ what state it is in
 
@@ -227,9 +220,6 @@ class Storage:
     def places(self, heap: Heap, commit: int) -> list[Place]:
         """Return how far each chunk of a store reaches as of a commit, which is the latest one."""
         return [Place(chunk, chunk.committed, chunk.directory) for chunk in list(heap.chunks.values())]
-
-    def fetch_all(self, progress: Callable[[int, int], object] | None = None) -> None:
-        """See that all bytes are in files on this machine: they are."""
 
     def newest_epoch(self) -> int:
         """Return the epoch of the latest commit, or a later one."""
@@ -419,13 +409,23 @@ class Storage:
                 self.dirty[chunk] = exposed  # so that the next checkpoint keeps the gap
             self.exposed.pop(chunk)
         for chunk, heap in list(self.drafts.items()):
-            self.in_place.chunks.pop(chunk, None)
-            self.dirty.pop(chunk, None)
-            heap.discard(chunk)
-            if chunk == heap.store:
-                self.index.remove_store(chunk)
-            files.unlink(self.paths.chunk(chunk))
-            self.drafts.pop(chunk)
+            self._remove_draft(chunk, heap)
+
+    def _remove_draft(self, chunk: int, heap: Heap) -> None:
+        for chunks in (self.exposed, self.in_place.chunks, self.dirty):
+            chunks.pop(chunk, None)
+        heap.discard(chunk)
+        if chunk == heap.store:
+            self.index.remove_store(chunk)
+        files.unlink(self.paths.chunk(chunk))
+        self.drafts.pop(chunk)
+
+    def give_back(self, chunk: Chunk) -> None:
+        """Remove a chunk file that a transaction has made and does not need any more."""
+        with self._mutex.lock:
+            self.check_writable()
+            self.check_place()
+            self._remove_draft(chunk.id, self.drafts[chunk.id])
 
     # ------------------------------------------------------------------ checkpoint
 
@@ -522,8 +522,7 @@ class Storage:
         self.is_closed = True
 
     def _has_unsaved(self) -> bool:
-        is_behind = self.index.last != self.superblock.checkpoint
-        return bool(self.dirty or self.in_place.chunks or self.gone or is_behind)
+        return any((self.dirty, self.in_place.chunks, self.gone, self.index.last != self.superblock.checkpoint))
 
     def __del__(self) -> None:
         if not getattr(self, "is_closed", True):

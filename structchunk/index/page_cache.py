@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ..runs.compact import compact
 from ..runs.extent import KEY_END, Extent
 from ..runs.run import ContiguousRun, Run
 
@@ -86,6 +87,8 @@ class CachedPages:
             self._length = run.length
             self._origin = (run.span.start, self._length * run.item_size, run.chunk, run.flags)
             run = run if self._step else run.over(self.keys)
+        else:
+            run = compact(run, self.keys)
         self.run = run
         self.runs = runs if len(runs) > 1 else [run]
         self.size = run.size + (0 if isinstance(run, ContiguousRun) else self.keys.nbytes)

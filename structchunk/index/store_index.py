@@ -184,6 +184,7 @@ class StoreIndex:
 
         Where few keys meet each page, pages are read one by one, and cached together at the end.
         """
+        self._version.check()  # else what is cached may be half-changed
         first, wide, alone = 0, False, True
         number, single = self._version.number, list[CachedPages]()
         while first < len(keys):
@@ -230,12 +231,13 @@ class StoreIndex:
         """Return the lowest key, or the highest, or None of an empty store."""
         return end_key(self.end_runs(at, reverse=reverse), reverse=reverse)
 
-    def end_runs(self, at: IndexState | None = None, *, reverse: bool = False) -> Iterator[Run]:
-        """Yield all live rows as consecutive runs, from one end on: for those who want the first of them only.
+    def end_runs(
+        self, at: IndexState | None = None, *, start: int = 0, stop: int = KEY_END, reverse: bool = False
+    ) -> Iterator[Run]:
+        """Yield the live rows of a range of keys as consecutive runs, for those who want the first of them only.
 
         Until there is a live one, no more is read than the page at that end.
         """
-        start, stop = 0, KEY_END
         while start < stop:
             delta, low, high = self._delta_end(start, stop, at, reverse=reverse)
             yield from overlay_runs(delta, self._end_pages(low, high, at, reverse=reverse), reverse=reverse)

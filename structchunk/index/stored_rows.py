@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..runs.extent import KEY_END, ROW_SIZE, TOMBSTONE, Extent, RowArray, find_one, rows_from_bytes
+from ..runs.extent import KEY_END, ROW_SIZE, TOMBSTONE, Extent, RowArray, find_in_bytes
 from ..runs.run import Run, first_key, split
 from .decoding import Decoder
 from .leveldb import LevelDB, Pair
@@ -64,7 +64,7 @@ class StoredRows:
         page = pages[0][1]
         if is_short(page) or not 1 <= len(page) // ROW_SIZE <= self.page_rows:
             return CachedPages(self.decoder.pages(pages, self.page_rows), 0, KEY_END - 1).find(key)
-        extent = find_one(rows_from_bytes(page), key)
+        extent = find_in_bytes(page, key)
         if extent is None:
             return None
         if extent[4] & TOMBSTONE:

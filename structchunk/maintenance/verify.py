@@ -13,7 +13,7 @@ from ..chunks.chunk import read_header
 from ..chunks.heap import Heap, Place
 from ..chunks.segment import Segment, data_crc
 from ..engine.storage import Storage
-from ..errors import ClosedError, CorruptionError, Error
+from ..errors import ClosedError, Error
 from ..index.index_snapshot import IndexSnapshot
 from ..index.leveldb import REBUILD
 from ..runs.extent import MUTABLE, TOMBSTONE, ZERO, RowArray, by_offset, last_wins, misplaced, without_tombstones
@@ -56,10 +56,6 @@ def verify_storage(storage: Storage, progress: Progress | None = None) -> list[P
     """
     if displaced := storage.displaced():
         return [Problem(displaced, storage.paths.root, "close the database and open it again")]
-    try:
-        storage.fetch_all()
-    except CorruptionError as error:
-        return [Problem(f"{error.found}, expected {error.expected}", error.path, error.advice)]
     with storage.committing():
         snapshot = storage.index.snapshot()
         stores = [(heap, storage.places(heap, snapshot.commit)) for heap in storage.heaps.values()]

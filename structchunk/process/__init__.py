@@ -2,5 +2,5 @@
 
 Small tools of threads and locks that any layer may need. Nothing here does I/O or knows files, rows or stores.
 
-Modules, from the bottom up: background, forks, leftovers, mutex, workers.
+Modules, from the bottom up: background, in_order, forks, leftovers, mutex, workers.
 """

@@ -210,6 +210,7 @@ class SharedStorage(ReadStorage):
     def check_writable(self) -> None:
         """Raise if this is not its turn, or a write failed."""
         if self._turn is None:
+            self.index.leveldb.check_open()  # a finaliser may have closed the database in the middle of a call
             raise FailedError(f"{self.paths.root}: the transaction has ended; begin another with db.transaction()")
         Storage.check_writable(self)
 
@@ -255,13 +256,14 @@ class SharedStorage(ReadStorage):
         if gaps:
             self._write_gaps(gaps)
         self.exposed = {}
-        drafts = list(self.drafts)
         super()._sweep()
-        for chunk in drafts:
-            self._copies.disown_chunk(chunk)
         for heap in self._heaps.values():
             for left in heap.chunks.values():
                 left.clear(left.free)
+
+    def _remove_draft(self, chunk: int, heap: Heap) -> None:
+        super()._remove_draft(chunk, heap)
+        self._copies.disown_chunk(chunk)
 
     def _write_gaps(self, chunks: list[Chunk]) -> None:
         self._unfinished = "an abort"

@@ -20,6 +20,7 @@ Extent: TypeAlias = tuple[int, int, int, int, int]
 
 EXTENT_DTYPE = np.dtype([("key", "<u8"), ("offset", "<u8"), ("length", "<u8"), ("chunk", "<u4"), ("flags", "<u4")])
 ROW = struct.Struct("<QQQII")
+KEY_OF_ROW = struct.Struct("<Q")
 ROW_SIZE = 32
 assert EXTENT_DTYPE.itemsize == ROW.size == ROW_SIZE
 
@@ -141,6 +142,22 @@ def find_one(rows: RowArray, key: int) -> Extent | None:
         return None
     extent: Extent = rows[at].item()
     return extent
+
+
+def find_in_bytes(rows: bytes, key: int) -> Extent | None:
+    """Return the row of one key, or None, of sorted rows as bytes: for a few hundred rows faster than an array."""
+    low, high = 0, len(rows) // ROW_SIZE
+    while low < high:
+        middle = (low + high) // 2
+        (found,) = KEY_OF_ROW.unpack_from(rows, middle * ROW_SIZE)
+        if found < key:
+            low = middle + 1
+        else:
+            high = middle
+    if low * ROW_SIZE == len(rows):
+        return None
+    extent: Extent = ROW.unpack_from(rows, low * ROW_SIZE)
+    return extent if extent[0] == key else None
 
 
 def clip(rows: RowArray, start: int, stop: int) -> RowArray:

@@ -64,6 +64,12 @@ class ArrayRun:
         return np.ascontiguousarray(self.rows["key"], np.uint64)
 
     @property
+    def key_column(self) -> npt.NDArray[np.uint64]:
+        """The keys, wherever they lie."""
+        keys: npt.NDArray[np.uint64] = self.rows["key"]
+        return keys
+
+    @property
     def flag_values(self) -> npt.NDArray[np.uint32]:
         """The flags that rows have."""
         flags: npt.NDArray[np.uint32] = self.rows["flags"]
@@ -266,12 +272,12 @@ def read_only(array: npt.NDArray[T]) -> npt.NDArray[T]:
 
 def first_key(run: Run) -> int:
     """Return the lowest key of a run that has rows."""
-    return int(run.spacing[0]) if isinstance(run, ContiguousRun) else int(run.rows["key"][0])
+    return int(run.spacing[0]) if isinstance(run, ContiguousRun) else int(run.key_column[0])
 
 
 def last_key(run: Run) -> int:
     """Return the highest key of a run that has rows."""
-    return int(run.spacing[-1]) if isinstance(run, ContiguousRun) else int(run.rows["key"][-1])
+    return int(run.spacing[-1]) if isinstance(run, ContiguousRun) else int(run.key_column[-1])
 
 
 def end_key(runs: Iterable[Run], *, reverse: bool) -> int | None:
@@ -283,7 +289,7 @@ def end_key(runs: Iterable[Run], *, reverse: bool) -> int | None:
 
 def clip_run(run: Run, start: int, stop: int) -> Run:
     """Return the rows with ``start <= key < stop``."""
-    keys = run.spacing if isinstance(run, ContiguousRun) else run.rows["key"]
+    keys = run.spacing if isinstance(run, ContiguousRun) else run.key_column
     if not len(keys) or (start <= int(keys[0]) and int(keys[-1]) < stop):
         return run
     low, high = _count_below(run, start), _count_below(run, stop)
@@ -295,7 +301,7 @@ def _count_below(run: Run, bound: int) -> int:
     if bound > 2**64 - 1:
         return len(run)
     if isinstance(run, ArrayRun):
-        return int(np.searchsorted(run.rows["key"], np.uint64(bound)))
+        return int(np.searchsorted(run.key_column, np.uint64(bound)))
     if isinstance(run.spacing, range):
         spacing = run.spacing
         return min(max(-((spacing.start - bound) // spacing.step), 0), len(spacing))

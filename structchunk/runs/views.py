@@ -11,11 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .extent import RowArray
+from .extent import MUTABLE, RowArray
 from .gather import Mapped
 from .run import ArrayRun, Run
 
 Views = Iterable[npt.NDArray[Any]]
+
+
+def may_change(run: Run) -> bool:
+    """Tell whether a record of a run may change in place."""
+    flags = np.bitwise_or.reduce(run.flag_values) if isinstance(run, ArrayRun) else run.flags
+    return bool(flags & MUTABLE)
 
 
 def each_record(values: npt.NDArray[Any], offsets: npt.NDArray[np.int64]) -> Views:

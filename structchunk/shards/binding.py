@@ -33,7 +33,7 @@ from ..runs.run import (
     lockstep,
 )
 from ..stores.batches import MappedStore
-from ..stores.binding import Binding
+from ..stores.binding import Binding, maker_of_copies
 from ..types.keys import as_key
 from ..types.schema import Schema
 
@@ -295,6 +295,10 @@ class ShardedBinding:
 
     def open_writer(self) -> None:
         """Return None: there is no transaction here."""
+
+    def maker_of_objects(self, cls: type[Any]) -> Callable[[Extent], Any]:
+        """Return what makes a copy of an object."""
+        return maker_of_copies(self.heap, cls)
 
     def live_array(self, extent: Extent) -> None:
         """Return None: nothing may be changed here."""

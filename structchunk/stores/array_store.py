@@ -6,14 +6,13 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from numpy import ndarray
 
 from ..errors import MovedError
 from ..runs.extent import MUTABLE, Extent
-from ..runs.run import ContiguousRun, Run
-from ..runs.views import each_of_run
+from ..runs.run import Run
+from ..runs.views import each_of_run, may_change
 from ..types.blocks import as_block
 from ..types.convert import as_items
 from ..types.keys import MAX_KEY, as_key, as_keys
@@ -52,8 +51,7 @@ class ArrayStore(Store[Array]):
         return self._arrays[extent[3]][start : start + extent[2]]
 
     def _records(self, run: Run, *, reverse: bool) -> Iterable[Array]:
-        flags = run.flags if isinstance(run, ContiguousRun) else np.bitwise_or.reduce(run.flag_values)
-        if flags & MUTABLE:
+        if may_change(run):
             return super()._records(run, reverse=reverse)
         return each_of_run(self._heap, run, reverse=reverse)
 
@@ -112,6 +110,40 @@ class ArrayStore(Store[Array]):
             own.put(number, items)
 
     __setitem__ = put
+
+    def append(self, key: int, values: npt.ArrayLike) -> None:
+        """Make an array longer by some values; make it if the key has none.
+
+        Parameters
+        ----------
+        key : int
+        values : array_like, shape (length,) or ``(length, *shape)``
+            As for :meth:`put`.
+
+        Raises
+        ------
+        ValueError, TypeError, ReadOnlyError
+            As for :meth:`put`; nothing was changed.
+        OSError
+            ENOSPC when the disk is full, raised here or, in a transaction, by what reads or commits what was added.
+
+        Notes
+        -----
+        Outside a transaction this is a commit, which writes the array anew. A transaction writes an array anew
+        once, however often it appends to it: each time takes time by the values alone. What is added is kept in
+        memory, up to 64 MiB in a store, until it is read or the transaction commits.
+
+        Arrays that were got before stay as they are, and so do snapshots and readers. An array of ``new()`` is
+        taken as it is now; the longer one is read-only, as from ``put``.
+        """
+        items = as_items(values, self._dtype)
+        number = key if type(key) is int and 0 <= key <= MAX_KEY else as_key(key)
+        writer = self._binding.open_writer()
+        if writer is not None:
+            writer.append(number, items)
+            return
+        with self._binding.writing() as own:
+            own.append(number, items)
 
     def put_many(
         self,

@@ -83,15 +83,28 @@ def aligned_batches(heaps: Sequence[MappedStore], parts: Iterator[Part]) -> Iter
     return map(partial(_side_by_side, heaps), fetch_ahead(heaps, parts))
 
 
+def parts_of(heap: MappedStore, runs: Iterable[Run], batch_size: int) -> Iterator[Run]:
+    """Yield the rows of the batches of runs, which can be made one by one, by :func:`batch_of_part`."""
+    parts = chain.from_iterable(cut([heap], [run], batch_size) for run in runs)
+    return map(itemgetter(0), fetch_ahead([heap], parts))
+
+
+def batch_of_part(heap: MappedStore, part: Run) -> Batch:
+    """Return the batch of some rows of a run."""
+    return _batch(heap, part, part.keys)
+
+
 def cut(heaps: Sequence[MappedStore], runs: Sequence[Run], batch_size: int) -> Iterator[Part]:
     """Yield runs that have the same keys, one for each heap, in the parts that batches are made of."""
-    sides = zip(heaps, runs, strict=True)
+    # With their rows made, once for all parts.
+    made = [ArrayRun(run.rows) if isinstance(run, ArrayRun) else run for run in runs]
+    sides = zip(heaps, made, strict=True)
     cuts = [_cuts(run.rows, heap.item_size) for heap, run in sides if isinstance(run, ArrayRun)]
-    bounds = np.unique(np.concatenate([[0, len(runs[0])], *cuts])).tolist()
+    bounds = np.unique(np.concatenate([[0, len(made[0])], *cuts])).tolist()
     for low, high in pairwise(bounds):
         for first in range(low, high, batch_size):
             upto = min(first + batch_size, high)
-            yield [run.part(first, upto) for run in runs]
+            yield [run.part(first, upto) for run in made]
 
 
 def _side_by_side(heaps: Sequence[MappedStore], part: Part) -> tuple[Batch, ...]:

@@ -55,6 +55,9 @@ class Writer(Protocol):
     ) -> None:
         """Store many records; of equal keys the last one stays."""
 
+    def append(self, key: int, items: npt.NDArray[Any]) -> None:
+        """Make a record longer, or make it."""
+
     def add_edit(self, key: int, private: Any) -> None:
         """Take an object whose bytes, if they change, replace its record."""
 
@@ -117,6 +120,9 @@ class Binding(Protocol):
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place, or None where that is not allowed."""
 
+    def maker_of_objects(self, cls: type[Any]) -> Callable[[Extent], Any] | None:
+        """Return what makes an object of a ctypes type of an extent; None where that depends on the transaction."""
+
 
 def array_in_place(binding: Binding, writer: Writer, extent: Extent) -> npt.NDArray[Any]:
     """Return a record that was just made through a binding, to be changed in place; raise if it may not be."""
@@ -128,6 +134,22 @@ def array_in_place(binding: Binding, writer: Writer, extent: Extent) -> npt.NDAr
             "with db.transaction() as txn: txn[name].new(...); or use put()"
         )
     return array
+
+
+def maker_of_copies(heap: MappedStore, cls: Any) -> Callable[[Extent], Any]:
+    """Return what makes a private copy of the object at an extent."""
+    arrays, copy_from = heap.arrays, cls.from_buffer_copy
+    if heap.is_remote:
+        return lambda extent: copy_from(heap.array(extent).tobytes())
+    return lambda extent: copy_from(arrays[extent[3]], extent[1])
+
+
+def live_object(binding: Binding, cls: Any, extent: Extent) -> Any:
+    """Return the object at an extent, to be changed in place; a copy where that is not allowed."""
+    live = binding.live_array(extent)
+    if live is None:
+        return maker_of_copies(binding.heap, cls)(extent)
+    return cls.from_buffer(live.view(np.uint8))
 
 
 def until_found(read: Callable[[], T]) -> T:

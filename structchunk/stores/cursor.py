@@ -21,6 +21,9 @@ class Rows(Protocol):
     def runs(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range as consecutive runs."""
 
+    def end_key(self, *, reverse: bool) -> int | None:
+        """Return the lowest key, or the highest; None if there is no record."""
+
     def version(self) -> int:
         """Return a number that changes whenever the rows may have."""
 
@@ -81,11 +84,11 @@ class Cursor(Generic[R]):
 
     def first(self) -> bool:
         """Move to the lowest key."""
-        return self._jump(0, KEY_END, reverse=False)
+        return self._go_to_end(reverse=False)
 
     def last(self) -> bool:
         """Move to the highest key."""
-        return self._jump(0, KEY_END, reverse=True)
+        return self._go_to_end(reverse=True)
 
     def next(self) -> bool:
         """Move to the next higher key; from no record, to the lowest."""
@@ -98,6 +101,14 @@ class Cursor(Generic[R]):
         if self._key is None:
             return self.last()
         return self._step(-1) or self._jump(0, self._key, reverse=True)
+
+    def _go_to_end(self, *, reverse: bool) -> bool:
+        """Move to one end, which is found without a look at the rows that follow."""
+        key = self._rows.end_key(reverse=reverse)
+        if key is None:
+            return False
+        self._window, self._key = empty_rows(), key
+        return True
 
     def _step(self, by: int) -> bool:
         """Move within the rows that were read last, if they still hold."""

@@ -185,10 +185,9 @@ class RecordMapping(MutableMapping[int, R], Generic[R]):
         KeyNotFound
             The store is empty.
         """
-        cursor = self.cursor()
-        while cursor.first():
+        while (key := self.first_key) is not None:
             with contextlib.suppress(KeyNotFound):  # another thread may have been faster
-                return cursor.key, self.pop(cursor.key)
+                return key, self.pop(key)
         raise KeyNotFound(f"store {self.name!r} is empty")
 
     def _delete_at(self, key: int, extent: Extent) -> bool:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Iterable
+from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import Error, KeyNotFound
+from ..errors import Error, KeyNotFound, MovedError
 from ..runs.extent import KEY_END, MUTABLE, ZERO, Extent
 from ..runs.gather import gather_values
+from ..runs.run import Run
 from ..types.convert import as_new, as_record, as_records
 from ..types.keys import as_bound, as_key, as_keys
 from ..types.objects import Array, Object
 from ..types.schema import check_same, object_schema
-from .binding import Binding, Writer, array_in_place, until_found
+from .binding import Binding, Writer, array_in_place, live_object, maker_of_copies, until_found
 from .store import Store
 
 __all__ = ["Array", "Object", "ObjectStore"]
@@ -39,6 +41,7 @@ class ObjectStore(Store[T], Generic[T]):
     def __init__(self, binding: Binding, cls: type[T]) -> None:
         super().__init__(binding)
         self._cls = cls
+        self._make = binding.maker_of_objects(cls)
 
     @property
     def cls(self) -> type[T]:
@@ -63,7 +66,26 @@ class ObjectStore(Store[T], Generic[T]):
 
     # ------------------------------------------------------------------ one object
 
+    def __getitem__(self, key: int) -> T:
+        """Return the object of a key: the same as in any store, written out because it is a hot path."""
+        make = self._make
+        extent = self._find(key if type(key) is int else as_key(key))
+        if extent is None or make is None:
+            return super().__getitem__(key)
+        try:
+            return cast(T, make(extent))
+        except MovedError:
+            return self[key]
+
+    def _records(self, run: Run, *, reverse: bool) -> Iterable[T]:
+        if self._make is None:
+            return super()._records(run, reverse=reverse)
+        rows = run.rows.tolist()
+        return map(self._make, reversed(rows) if reverse else rows)
+
     def _record(self, extent: Extent) -> T:
+        if self._make is not None:
+            return cast(T, self._make(extent))
         writer = self._binding.open_writer()
         if writer is not None:
             edited = writer.edits.get(extent[0])
@@ -71,18 +93,10 @@ class ObjectStore(Store[T], Generic[T]):
                 return cast(T, edited.object)
             if writer.staged(extent[0]) is not None and not extent[4] & ZERO:
                 return self._edit(writer, extent)
-        live = self._binding.live_array(extent)
-        return self._copy(extent) if live is None else self._over(live)
-
-    def _over(self, items: npt.NDArray[Any]) -> T:
-        return cast(T, self._cls.from_buffer(items.view(np.uint8)))  # type: ignore[attr-defined]
-
-    def _copy(self, extent: Extent) -> T:
-        record = self._heap.array(extent)
-        return cast(T, self._cls.from_buffer_copy(record.tobytes()))  # type: ignore[attr-defined]
+        return cast(T, live_object(self._binding, self._cls, extent))
 
     def _edit(self, writer: Writer, extent: Extent) -> T:
-        private = self._copy(extent)
+        private = cast(T, maker_of_copies(self._heap, self._cls)(extent))
         writer.add_edit(extent[0], private)
         return private
 
@@ -116,7 +130,7 @@ class ObjectStore(Store[T], Generic[T]):
             live = array_in_place(self._binding, writer, extent)
             if fields:
                 live[0] = record[0]
-        return self._over(live)
+        return cast(T, self._cls.from_buffer(live.view(np.uint8)))  # type: ignore[attr-defined]
 
     def put(self, key: int, value: Any) -> None:
         """Store a copy of one object, replacing what the key had.
@@ -137,6 +151,20 @@ class ObjectStore(Store[T], Generic[T]):
         number = as_key(key)
         with self._binding.writing() as writer:
             writer.put(number, record, MUTABLE)
+
+    def append(self, key: int, values: Any) -> NoReturn:
+        """Refuse: a record is one object.
+
+        Raises
+        ------
+        TypeError
+            Always. ``put_many`` stores more objects, under keys of their own; an array store of the same type has
+            records of many, which grow.
+        """
+        raise TypeError(
+            f"a record of object store {self.name!r} is one object, and cannot be made longer: put_many() stores "
+            "more, under keys of their own; an array_store() of the same type has records that grow"
+        )
 
     def put_many(self, keys: npt.ArrayLike, records: Any) -> None:
         """Store many objects at once, in one transaction; of equal keys the last one stays.

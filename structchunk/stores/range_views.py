@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..errors import ClosedError, Error
 from ..runs.extent import KEY_END, Extent
 from ..runs.run import Run, portions
+from ..runs.views import may_change
 from ..types.keys import key_or_none
 from .ahead import Part
 
@@ -21,6 +22,10 @@ T = TypeVar("T")
 Ahead: TypeAlias = Callable[[Iterator[Part]], Iterator[Part]]
 PORTION = 1024
 """Rows that are turned into Python objects at a time; an iterator that was left half-way keeps as many."""
+
+
+def _pair(key: int, record: R) -> tuple[int, R]:
+    return key, record
 
 
 class Rows(Protocol):
@@ -76,8 +81,8 @@ class Range(Generic[R]):
         return chain.from_iterable(of_run(part[0], reverse) for part in parts)
 
     def _portions(self, *, reverse: bool) -> Iterator[Part]:
-        runs = self._rows.runs(self._start, self._stop, reverse=reverse)
-        return ([part] for run in runs for part in portions(run, PORTION, reverse=reverse))
+        for run in self._rows.runs(self._start, self._stop, reverse=reverse):  # asked for with the first record
+            yield from ([part] for part in portions(run, PORTION, reverse=reverse))
 
     def each_key(self, run: Run, reverse: bool) -> Iterable[int]:
         """Return the keys of a run as integers."""
@@ -90,7 +95,9 @@ class Range(Generic[R]):
 
     def each_item(self, run: Run, reverse: bool) -> Iterable[tuple[int, R]]:
         """Return the pairs of key and record of a run."""
-        return zip(self.each_key(run, reverse), self.each_record(run, reverse), strict=False)
+        keys, records = self.each_key(run, reverse), self.each_record(run, reverse)
+        # zip() keeps the last pair: nobody else is to hold what may change in place, or compact() passes it over.
+        return map(_pair, keys, records) if may_change(run) else zip(keys, records, strict=True)
 
     def keys(self) -> npt.NDArray[np.uint64]:
         """Return the keys in the direction of the range, in memory of their own."""

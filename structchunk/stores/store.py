@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import Error, KeyNotFound
+from ..process.in_order import count_workers, in_order
 from ..runs.extent import KEY_END, TOMBSTONE, RowArray, empty_rows
+from ..runs.run import Run
 from ..types.keys import as_bound, as_keys, distinct, keys_among
 from .batch import Batch
-from .batches import BATCH_SIZE, batch_of, batch_of_found, batch_of_runs, batches, check_batch_size
+from .batches import (
+    BATCH_SIZE,
+    MappedStore,
+    batch_of,
+    batch_of_found,
+    batch_of_part,
+    batch_of_runs,
+    batches,
+    check_batch_size,
+    parts_of,
+)
 from .binding import until_found
 from .join import KeyRanges, Swept, sweep
 from .mapping import RecordMapping
@@ -25,6 +38,7 @@ if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
 
 R = TypeVar("R")
+T = TypeVar("T")
 Missing: TypeAlias = Literal["raise", "skip", "empty"]
 
 
@@ -189,6 +203,64 @@ class Store(RecordMapping[R], Generic[R]):
     def _scan(self, start: int, stop: int, batch_size: int) -> Iterator[Batch]:
         yield from batches(self._heap, self._binding.runs(start, stop), batch_size)
 
+    def map_batches(
+        self,
+        function: Callable[[Batch], T],
+        workers: int | None = None,
+        *,
+        start: int | None = None,
+        stop: int | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> Iterator[T]:
+        """Call a function with each batch of a scan, in several threads, and yield what it returns, in order.
+
+        Parameters
+        ----------
+        function : callable
+            Of one Batch. NumPy lets other threads run while it works on arrays; what is Python code does not.
+        workers : int, optional
+            How many threads; one for each core, unless told. With 1 there is none, and nothing is done ahead.
+        start, stop, batch_size : int, optional
+            As in :meth:`scan`.
+
+        Yields
+        ------
+        object
+            What `function` returned, batch by batch, in ascending order of key.
+
+        Raises
+        ------
+        ValueError, TypeError
+            `workers` is not an integer of at least 1; or as :meth:`scan`.
+        Exception
+            What `function` raises, in the turn of that batch; it is called for no batch after that.
+
+        Notes
+        -----
+        All batches are as of one commit; in a transaction they are the transaction's own state when the first one
+        is asked for. The threads make the batches, too, and are ahead by at most two batches each.
+
+        They end with the iterator: when it is exhausted, closed or dropped, or ended by an exception or an
+        interrupt. Then calls that are in progress are waited for, and no others begin.
+
+        The sums of all records over all cores:
+        ``np.concatenate(list(store.map_batches(lambda batch: batch.reduce(np.add))))``. For a pool of processes cut
+        the keys into ranges with ``Snapshot.split`` and send the store, of a database open with ``mode="r"``, with
+        each of them.
+        """
+        low, high, size = as_bound(start, 0), as_bound(stop, KEY_END), check_batch_size(batch_size)
+        return self._map_batches(function, count_workers(workers), low, high, size)
+
+    def _map_batches(
+        self, function: Callable[[Batch], T], workers: int, start: int, stop: int, batch_size: int
+    ) -> Iterator[T]:
+        # What a commit has let go is there for as long as this is, also when all rows were read.
+        in_transaction = self._binding.open_writer() is not None
+        binding = self._binding if in_transaction else self._binding.at_one_commit()
+        heap = binding.heap
+        parts = parts_of(heap, binding.runs(start, stop), batch_size)
+        yield from in_order((partial(_call_with, function, heap, part) for part in parts), workers)
+
     # ------------------------------------------------------------------ NumPy, Arrow and pandas
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
@@ -323,7 +395,8 @@ class Store(RecordMapping[R], Generic[R]):
 
         with self._binding.writing() as writer:
             for keys, items, lengths in read_blocks(source, self.name, self._heap.schema):
-                writer.put_many(keys, items, lengths, self._put_flags)
+                # What is read may have begun a savepoint meanwhile, which must know.
+                (self._binding.open_writer() or writer).put_many(keys, items, lengths, self._put_flags)
 
     def to_pandas(self, start: int | None = None, stop: int | None = None) -> pd.Series[Any] | pd.DataFrame:
         """Return the records with keys in ``[start, stop)`` as pandas data.
@@ -363,3 +436,7 @@ def check_missing(missing: object, kind: str) -> None:
         raise ValueError(f"missing is 'raise', 'skip' or 'empty', found {missing!r}")
     if missing == "empty" and kind == "object":
         raise ValueError("an object cannot be empty: with missing='skip' batch.keys has those that were found")
+
+
+def _call_with(function: Callable[[Batch], T], heap: MappedStore, part: Run) -> T:
+    return function(batch_of_part(heap, part))

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-__all__ = ["Array", "Object", "check_fields", "fields_of", "path_of"]
+__all__ = ["Array", "Object", "check_fields", "fields_of", "has_plain_fields", "path_of"]
 
 _MAX_SHOWN = 32
 _KINDS = {**dict.fromkeys("bhilq", "i"), **dict.fromkeys("BHILQ", "u")}
@@ -187,6 +187,16 @@ def fields_of(cls: type[Any]) -> Iterator[tuple[str, type[Any]]]:
     for level in reversed(cls.__mro__):
         for name, ctype, *_bits in level.__dict__.get("_fields_", ()):
             yield name, ctype
+
+
+def has_plain_fields(cls: type[Any]) -> bool:
+    """Tell whether this is a structure all of whose fields are numbers and text, so that no field is an object."""
+    return _has_fields(cls) and all(_is_plain(ctype) for _, ctype in fields_of(cls))
+
+
+def _is_plain(ctype: Any) -> bool:
+    is_text = issubclass(ctype, ctypes.Array) and ctype._type_ is ctypes.c_char
+    return is_text or issubclass(ctype, ctypes._SimpleCData)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -24,7 +24,7 @@ from structchunk.cli.program import program
 
 COMMANDS = [
     *("info", "ls", "head", "get", "map", "changes", "verify", "rebuild-index", "compact", "checkpoint"),
-    *("export", "import", "publish", "published", "prune"),
+    *("export", "import", "publish", "published", "pull", "prune"),
 ]
 
 

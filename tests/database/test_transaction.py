@@ -17,7 +17,7 @@ from conftest import OpenDB
 from mapping_contract import ARRAYS, KINDS, OBJECTS, Kind, Pair, all_raise, check_reading, fill, kinds, uses, writes
 
 import structchunk as sc
-from structchunk.engine import staging
+from structchunk.engine import staged_rows
 from structchunk.runs import run
 
 
@@ -515,7 +515,7 @@ def test_bulk_writes_among_others(open_db: OpenDB, monkeypatch: pytest.MonkeyPat
     """Whatever is written and read between bulk writes, and where chunks end, what counts is what came last."""
     for name in ("LONG_RUN", "WORTH_JOINING"):
         monkeypatch.setattr(run, name, 2)
-    monkeypatch.setattr(staging, "_MANY_RUNS", 3)
+    monkeypatch.setattr(staged_rows, "_MANY_RUNS", 3)
     rng = random.Random(f"{seed} {turn}")
     db = open_db(chunk_size=16384)
     db.array_store("a", "i8")

@@ -44,6 +44,11 @@ SMALL = {
     "index.delta._MERGE_AT": 3,
     "index.page_cache.CACHE_SIZE": 200,
     "engine.staging._MANY_ROWS": 9,
+    "engine.staging._FEW_PUTS": 3,
+    "engine.staging._END_ROWS": 2,
+    "engine.staged_rows._MANY_RUNS": 3,
+    "engine.staged_rows._MANY_UNCOUNTED": 30,
+    "engine.growing.MUCH": 256,
     "runs.run.LONG_RUN": 3,
     "runs.gather.WIDE_ITEMS": 4,
     "stores.batches.COPY_SIZE": 256,
@@ -57,9 +62,10 @@ SMALL = {
 class Cell:
     """One record of the model. What changes in place changes here, for all models that have the record."""
 
-    def __init__(self, value: list[float], *, live: bool) -> None:
+    def __init__(self, value: list[float], *, live: bool, zero: bool = False) -> None:
         self.value = value
         self.live = live
+        self.zero = zero  # made by new(): what is changed in place is never taken back
 
 
 Model = dict[str, dict[int, Cell]]
@@ -71,6 +77,16 @@ class Held(NamedTuple):
     record: Any
     cell: Cell
     txn: int
+
+
+class Saved(NamedTuple):
+    """A savepoint, what was there when it began, the values of what may be changed, and the first number of it."""
+
+    savepoint: sc.Savepoint
+    model: Model
+    values: dict[Cell, list[float]]
+    attributes: dict[str, dict[str, Any]]
+    first: int
 
 
 class Taken(NamedTuple):
@@ -123,6 +139,7 @@ names = st.sampled_from(sorted(TYPES))
 array_names = st.sampled_from(ARRAYS)
 numbers = st.integers(-1000, 1000)
 items = st.builds(lambda part, times: part * times, st.lists(numbers, max_size=5), st.sampled_from([1, 1, 1, 150]))
+kinds = st.sampled_from(["put", "append", "many", "new", "edit", "change"])
 moves = st.one_of(st.sampled_from(["first", "last", "next", "next", "prev", "prev"]), keys)
 
 
@@ -140,7 +157,9 @@ class Machine(RuleBasedStateMachine):
         self.txn: sc.Transaction | None = None
         self.held: list[Held] = []
         self.taken: list[Taken] = []
+        self.saved: list[Saved] = []
         self.count = 0
+        self.first = 0
         self.begun = 0
         self.aborted: set[int] = set()
         self.open()
@@ -193,6 +212,18 @@ class Machine(RuleBasedStateMachine):
             store[key] = {"x": n / 2, "n": n} if as_dict else store.cls(x=n / 2, n=n)
             self.model["pairs"][key] = Cell([n / 2, n], live=True)
 
+    @rule(name=array_names, key=keys, times=st.integers(1, 4), value=items, read=st.booleans())
+    def append(self, name: str, key: int, times: int, value: list[float], read: bool) -> None:
+        if (store := self.store(name)) is None:
+            return
+        for _ in range(times):
+            store.append(key, given(name, value))
+            before = self.model[name].get(key)
+            if before is None or value:
+                self.model[name][key] = Cell((before.value if before else []) + value, live=False)
+            if read:
+                self.hold(store[key], self.model[name][key])
+
     @rule(
         name=array_names,
         rows=st.lists(st.tuples(keys, items), max_size=30),
@@ -229,14 +260,14 @@ class Machine(RuleBasedStateMachine):
         if (store := self.store(name)) is not None:
             made = store.new(key, length)
             assert plain(made) == [0] * length
-            cell = self.model[name][key] = Cell([0] * length, live=True)
+            cell = self.model[name][key] = Cell([0] * length, live=True, zero=True)
             self.hold(made, cell)
 
     @rule(key=keys, n=numbers)
     def new_object(self, key: int, n: int) -> None:
         if (store := self.store("pairs")) is not None:
             made = store.new(key, n=n)
-            cell = self.model["pairs"][key] = Cell([0, n], live=True)
+            cell = self.model["pairs"][key] = Cell([0, n], live=True, zero=True)
             self.hold(made, cell)
 
     @rule(name=array_names, pick=st.integers(0, 99), number=numbers)
@@ -312,6 +343,7 @@ class Machine(RuleBasedStateMachine):
         self.work = copy_of(self.base)
         self.work_attributes = {owner: dict(values) for owner, values in self.base_attributes.items()}
         self.begun += 1
+        self.first = self.begun
 
     @precondition(lambda self: self.txn is not None)
     @rule()
@@ -320,7 +352,10 @@ class Machine(RuleBasedStateMachine):
         assert self.work is not None
         assert self.work_attributes is not None
         self.txn.commit()
-        self.base, self.txn, self.work = self.work, None, None
+        for saved in self.saved:
+            with pytest.raises(sc.ClosedError):
+                saved.savepoint.rollback()
+        self.base, self.txn, self.work, self.saved = self.work, None, None, []
         self.base_attributes, self.work_attributes = self.work_attributes, None
 
     @precondition(lambda self: self.txn is not None)
@@ -332,8 +367,71 @@ class Machine(RuleBasedStateMachine):
 
     def end_aborted(self) -> None:
         if self.txn is not None:
-            self.aborted.add(self.begun)
+            self.aborted.update(range(self.first, self.begun + 1))
         self.txn = self.work = self.work_attributes = None
+        self.saved = []
+
+    @precondition(lambda self: self.txn is not None and len(self.saved) < 2)
+    @rule()
+    def begin_savepoint(self) -> None:
+        assert self.txn is not None
+        assert self.work is not None
+        committed = {cell for cells in self.base.values() for cell in cells.values()}
+        cells = {cell for cells in self.work.values() for cell in cells.values()} - committed
+        values = {cell: list(cell.value) for cell in cells if not cell.zero}
+        self.begun += 1
+        attributes = {owner: dict(found) for owner, found in (self.work_attributes or {}).items()}
+        self.saved.append(Saved(self.txn.savepoint(), copy_of(self.work), values, attributes, self.begun))
+        self.saved[-1].savepoint.__enter__()
+
+    @precondition(lambda self: self.saved)
+    @rule()
+    def end_savepoint(self) -> None:
+        self.saved.pop().savepoint.__exit__(None, None, None)
+        self.begun += 1
+
+    @precondition(lambda self: self.saved)
+    @rule(error=st.booleans(), outer=st.integers(0, 2))
+    def take_back(self, error: bool, outer: int) -> None:
+        at = outer % len(self.saved) if error else -1
+        saved = self.saved[at]
+        if error:
+            saved.savepoint.__exit__(ValueError, ValueError(), None)
+        else:
+            saved.savepoint.rollback()
+        with pytest.raises(sc.Error, match="was taken back"):
+            saved.savepoint.rollback()
+        self.aborted.update(range(saved.first, self.begun + 1))
+        del self.saved[at:]
+        self.begun += 1
+        self.work, self.work_attributes = copy_of(saved.model), saved.attributes
+        for cell, value in saved.values.items():
+            cell.value[:] = value
+
+    @rule(
+        name=array_names,
+        writes=st.lists(
+            st.tuples(st.sampled_from(["put", "append", "many", "new", "edit", "change"]), keys, items)
+        ),
+        error=st.booleans(),
+    )
+    def attempt(self, name: str, writes: list[tuple[str, int, list[float]]], error: bool) -> None:
+        """A savepoint with all that belongs to it, which drawing its parts one by one would seldom give."""
+        if self.txn is None:
+            self.begin(sync=None)
+        self.begin_savepoint()
+        for what, key, value in writes:
+            if what == "put":
+                self.put_array(name, key, value)
+            elif what == "append":
+                self.append(name, key, 2, value, read=bool(key % 2))
+            elif what == "many":
+                self.put_many(name, [(key, value)], spread=True, ragged=False)
+            elif what == "new":
+                self.new_array(name, key, len(value))
+            elif self.model.get("pairs"):
+                self.edit(key) if what == "edit" else self.change_object_in_place(key, len(value))
+        self.take_back(error, outer=len(self.saved) - 1)
 
     @rule()
     def take_snapshot(self) -> None:

@@ -14,7 +14,6 @@ from structchunk.disk import files, lock, tail
 from structchunk.engine import commit_log, follow, storage
 from structchunk.index import leveldb
 from structchunk.index.index import Index
-from structchunk.maintenance import update
 from structchunk.readers import copies, directory, leveldb_clone
 from structchunk.readers.read_storage import ReadStorage
 from structchunk.readers.shared_storage import SharedStorage
@@ -237,11 +236,6 @@ def _number_used_again() -> list[Replaced]:
     return [(copies, "_is_other_file", lambda source, target: False)]
 
 
-def _copy_counts_early() -> list[Replaced]:
-    """What is written to a copy that is brought forward counts at once."""
-    return [(update, "_begin", lambda copy, taken: None)]
-
-
 def _half_a_commit_recovered() -> list[Replaced]:
     """Recovery counts a commit that has not all its parts."""
     return [(commit_log, "has_all_parts", bool)]
@@ -270,8 +264,10 @@ MUTANTS: dict[str, Callable[[], list[Replaced]]] = {
 }
 
 
-EQUIVALENT = {"followed_too_far", "lineage_ignored", "parts_ignored", "published_first", "torn_page_read"}
-"""Those that only a power cut could show, or that another rule makes up for, without which they are found."""
+EQUIVALENT = {"followed_too_far", "parts_ignored", "published_first", "torn_page_read"}
+"""Those that only a power cut could show, or that another rule makes up for."""
+SELDOM = {"clone_not_checked", "number_used_again"}
+"""Those that a thousand schedules may not find."""
 
 
 @contextlib.contextmanager

@@ -103,8 +103,8 @@ def draw_script(seed: object) -> Script:
     roles = rng.choice(
         (
             ("sharing", "reading"),
-            ("sharing", "sharing"),
-            ("sharing", "sharing", "reading"),
+            *3 * [("sharing", "sharing")],
+            *2 * [("sharing", "sharing", "reading")],
             ("alone", "reading"),
             ("alone", "alone"),
             ("alone", "sharing"),

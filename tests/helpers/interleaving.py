@@ -46,8 +46,9 @@ MOST_SECONDS = 600
 HALF = "half a write"
 """Others may see that; but the system finishes what it writes to a page, whoever is killed."""
 STEPS = (
-    *("Chunk.append_segment .chunk", "after Chunk.append_segment .chunk", "create .chunk", "after create .chunk"),
-    *("LevelDB.write index-", "after LevelDB.write index-", "LevelDB.close index-", "after LevelDB.open index-"),
+    *4 * ("Chunk.append_segment .chunk", "after Chunk.append_segment .chunk", "LevelDB.write index-"),
+    *("create .chunk", "after create .chunk"),
+    *("after LevelDB.write index-", "LevelDB.close index-", "after LevelDB.open index-"),
     *("Tail.mark ", "after Tail.mark ", "Tail.publish ", "after Tail.publish ", "Tail.read ", "TailView.raw "),
     *("Tail.is_alone ", "after Tail.rewrite ", "Tail.rewrite ", "after Tail.hold ", "flush .chunk", "flush .log"),
     *("write superblock", "flush superblock", "after flush superblock", "unlink .chunk", "after unlink .chunk"),
@@ -95,9 +96,10 @@ class Drawn:
         self._rng = rng = random.Random(f"choices {seed}")
         self._salt = f"{seed}"
         self._rate = rng.choice((0.001, 0.005, 0.02, 0.1))
-        self._faults = min(faults, rng.choice((0, 0, 0, 0, 1)))
+        self._faults = min(faults, rng.choice((0, 0, 0, 0, 0, 1)))
         self._rates: dict[str, tuple[float, float]] = {}
         kinds = ["kill"] * min(kills, rng.choice((0, 0, 1, 1, 1, 2))) + ["go"] * rng.choice((0, 1, 2, 3))
+        kinds += ["fail"] * min(faults, rng.choice((0, 0, 0, 0, 1)))
         self._steps = {(rng.choice(STEPS), rng.choice((1, 1, 1, 2, 2, 3, 4, 6, 9))): kind for kind in kinds}
         self._counts: Counter[str] = Counter()
 
@@ -111,8 +113,8 @@ class Drawn:
         if kind == "go" or self._rng.random() < go:
             found = others()
             return Choice("go", self._rng.choice(found)) if found else None
-        if self._faults and can_fail and self._rng.random() < fail:
-            self._faults -= 1
+        if can_fail and (kind == "fail" or (self._faults and self._rng.random() < fail)):
+            self._faults -= kind != "fail"
             return Choice("fail", self._rng.choice((errno.EIO, errno.ENOSPC)))
         return None
 

@@ -81,6 +81,8 @@ def check_mapping(store: Any, kind: Kind) -> Model:
     check_reading(store, kind, model)
     _check_removing(store, kind, model)
     check_reading(store, kind, model)
+    _check_append(store, kind, model)
+    check_reading(store, kind, model)
     _check_update(store, kind, model)
     check_reading(store, kind, model)
     store.clear()
@@ -326,6 +328,7 @@ def check_bad_keys_written(store: Any, kind: Kind) -> None:
             lambda key=key: store.pop(key),
             lambda key=key: store.pop(key, None),
             lambda key=key: store.put_many([1, key], _two_rows(kind)),
+            *([lambda key=key: store.append(key, value)] if kind is ARRAYS else []),
             lambda key=key: store.delete_many([0, key]),
             lambda key=key: store.delete_many(np.array([0, key, 3], object)),
         ]
@@ -379,6 +382,31 @@ def _check_removing(store: Any, kind: Kind, model: Model) -> None:
     assert store.delete_range(1000, 1002) == 2
     assert store.delete_range(1000, 1002) == store.delete_range(5, 5) == store.delete_range(6, 5) == 0
     del model[1000], model[1001]
+
+
+def _check_append(store: Any, kind: Kind, model: Model) -> None:
+    """Check that records get longer, and views of before stay as they are; an object does not."""
+    if kind is OBJECTS:
+        with pytest.raises(TypeError, match=r"put_many\(\)"):
+            store.append(3, [Pair()])
+        return
+    if kind is not ARRAYS:
+        return
+    for key in (min(model), 2**64 - 1, 77):
+        before = store.get(key)
+        held = [] if before is None else before.tolist()
+        found = list(held)
+        for values in ([], [5], np.arange(3), [6], range(2)):
+            store.append(np.uint64(key), values)
+            found.extend(values)
+            assert store[key].tolist() == found
+            assert not store[key].flags.writeable
+        assert before is None or before.tolist() == held
+        store[key] = kind.make(model.get(key, 0))
+    model[77] = 0
+    for values, error in ((1.5, ValueError), (["text"], ValueError), ([[1, 2]], ValueError), ([0.5], ValueError)):
+        with pytest.raises((error, TypeError)):
+            store.append(3, values)
 
 
 def _check_update(store: Any, kind: Kind, model: Model) -> None:
@@ -441,6 +469,7 @@ def writes(store: Any, kind: Kind) -> list[Callable[[], Any]]:
         lambda: store.__setitem__(1, value),
         lambda: store.new(1, *([2] if kind.is_array else [])),
         lambda: store.put_many([1, 2], _two_rows(kind)),
+        *([lambda: store.append(1, value), lambda: store.append(3, value)] if kind is ARRAYS else []),
         lambda: store.update({1: value}),
         lambda: store.setdefault(1, value),
         lambda: store.delete(3),

@@ -461,6 +461,20 @@ def put_in_a_new_chunk(scene: Scene) -> None:
     scene.db["bytes"].put(NEW, np.zeros(20000, "u1"))
 
 
+def _longer(model: Contents) -> None:
+    model["floats"][3] += floats(4, 5)
+
+
+@operation(_longer)
+def append(scene: Scene) -> None:
+    scene.db["floats"].append(3, [4, 5])
+
+
+@operation(sets("floats", NEW, floats(4)), prepare=durable)
+def append_to_nothing(scene: Scene) -> None:
+    scene.db["floats"].append(NEW, [4])
+
+
 def _many(model: Contents) -> None:
     for key in range(NEW, NEW + 5):
         model["floats"][key] = floats(1, 1)
@@ -575,6 +589,62 @@ def forgotten_transaction(scene: Scene) -> None:
     txn["floats"].put(NEW, [1])
     txn.array_store("extra", "u1")
     del txn
+
+
+def _grown(model: Contents) -> None:
+    model["floats"][3] += floats(1) * 8
+    model["floats"][NEW] = floats(1) * 8
+    model["floats"][101] += BIG.tobytes()
+
+
+@operation(_grown, begins=True)
+def appends(scene: Scene) -> None:
+    with scene.db.transaction() as txn:
+        store = txn["floats"]
+        store.append(101, BIG)
+        for number in range(8):
+            for key in (3, NEW):
+                store.append(key, [1])
+            if number % 3 == 1:
+                _ = store[3], store[101]
+
+
+def tried(txn: Any) -> None:
+    """Change much, over chunks, and read it: what a savepoint is to take back."""
+    floats = txn["floats"]
+    floats.put(NEW + 200, [1])
+    floats.append(3, [1, 2])
+    floats.put_many(range(NEW + 10, NEW + 40), np.zeros(60), [2] * 30)
+    floats.new(NEW + 201, 2)[:] = 3
+    _ = floats[3], len(floats), floats.last_key
+    for key in range(NEW + 202, NEW + 205):
+        floats.put(key, BIG)
+    txn["points"].edit(3).n = 44
+    txn["bytes"].put(7, b"\1")
+    txn.array_store("tried", "<i4")[1] = [1]
+
+
+@operation(filled, begins=True)
+def savepoint_taken_back(scene: Scene) -> None:
+    with scene.db.transaction() as txn:
+        with txn.savepoint() as savepoint:
+            tried(txn)
+            savepoint.rollback()
+        fill(txn)
+        with contextlib.suppress(ZeroDivisionError), txn.savepoint():
+            tried(txn)
+            _ = 1 // 0
+
+
+@operation(filled, begins=True)
+def savepoints_kept(scene: Scene) -> None:
+    with scene.db.transaction() as txn, txn.savepoint():
+        with txn.savepoint():
+            fill(txn)
+        with txn.savepoint() as outer:
+            with txn.savepoint():
+                tried(txn)
+            outer.rollback()
 
 
 @operation(sets("floats", NEW, floats(1)), sets("bytes", NEW, b"\1"), begins=True)
@@ -752,6 +822,16 @@ def put_shared(scene: Scene) -> None:
 def shared_transaction(scene: Scene) -> None:
     with scene.db.transaction() as txn:
         fill(txn)
+
+
+@operation(filled, prepare=shared, closes=True, begins=True)
+def shared_savepoints(scene: Scene) -> None:
+    with scene.db.transaction() as txn:
+        with txn.savepoint() as savepoint:
+            tried(txn)
+            savepoint.rollback()
+        with txn.savepoint():
+            fill(txn)
 
 
 @operation(prepare=shared, closes=True)

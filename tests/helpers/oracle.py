@@ -215,7 +215,7 @@ def after(state: State, actions: Sequence[Action], tick: int) -> State:
             state[name] = {key: _swapped(value, item_size(name), tick) for key, value in state[name].items()}
         elif what == "attribute":
             state.setdefault(ATTRIBUTES, {})[name] = Value(tick, as_text({"n": rest[0]}))
-        elif what != "compact":
+        elif what not in ("compact", "undone"):
             _write(state[name], action, tick)
     return {name: records for name, records in state.items() if records or name != ATTRIBUTES}
 
@@ -237,6 +237,9 @@ def _write(records: dict[Any, Value], action: Action, tick: int) -> None:
         key, data = rest
         zeros = bytes(len(data))
         records[key] = Value(tick, zeros, data) if any(data) else Value(tick, data)
+    elif what == "append":
+        before = records[rest[0]].at(tick)[-1] if rest[0] in records else b""
+        records[rest[0]] = Value(tick, before + rest[1])
     else:  # put, edit
         records[rest[0]] = Value(tick, rest[1])
 
@@ -307,9 +310,17 @@ class Planner:
         if rng.random() < 0.12 and len(names) < len(NAMES):
             create = self._create(state)
             actions += [create, self._write({**state, create[1]: {}}, create[1])]
+        if rng.random() < 0.25:
+            actions.insert(rng.randint(1, len(actions)), self._undone(state, names[0]))
         if kind == "abort":
             return Step(kind, actions, sync)
         return Step(kind, actions, sync, commits=True, durable=sync)
+
+    def _undone(self, state: State, name: str) -> Action:
+        """Draw what a savepoint takes back, and whether it is read before."""
+        rng = self._rng
+        actions = [self._write(state, rng.choice(stores_of(state))) for _ in range(rng.randint(1, 3))]
+        return "undone", name, actions, rng.random() < 0.5
 
     def _set_attribute(self, names: list[str]) -> Action:
         return "attribute", self._rng.choice(["", *names]), self._rng.randrange(1000)
@@ -339,6 +350,9 @@ class Planner:
             return "put", name, key, data
         if roll < 0.5:
             return "new", name, key, bytes(item_size(name) * rng.randint(0, 50))
+        if roll < 0.65:
+            length = rng.choice((1, 3, rng.randint(1, 300) // item_size(name) + 1))
+            return "append", name, key, rng.randbytes(length * item_size(name))
         length = rng.choice((0, 1, 3, rng.randint(0, 100), rng.randint(0, 2000) // item_size(name)))
         return "put", name, key, rng.randbytes(length * item_size(name))
 
@@ -419,6 +433,8 @@ def act(handle: Any, action: Action) -> None:
         owner.attrs["n"] = rest[0]
         return
     kind = type_of(name)
+    if what == "undone":
+        return undo(handle, name, *rest)
     if what == "create":
         _ = handle.object_store(name, kind) if kind is Point else handle.array_store(name, kind)
         return
@@ -437,8 +453,20 @@ def act(handle: Any, action: Action) -> None:
         _write_point(store, what, *rest)
     elif what == "new":
         store.new(rest[0], len(rest[1]) // item_size(name))
+    elif what == "append":
+        store.append(rest[0], np.frombuffer(rest[1], store.dtype))
     else:
         store.put(rest[0], np.frombuffer(rest[1], store.dtype))
+
+
+def undo(transaction: Any, name: str, actions: Sequence[Action], is_read: bool) -> None:
+    """Do some actions in a savepoint, and take them back; where they were read, their space is left as a gap."""
+    with transaction.savepoint() as savepoint:
+        for action in actions:
+            act(transaction, action)
+        if is_read:
+            dict(transaction[name].items())
+        savepoint.rollback()
 
 
 def _write_point(store: Any, what: str, key: int, data: bytes) -> None:

@@ -2,7 +2,7 @@
 
 The disk is a file of a file system of its own, which this serves to the kernel by the protocol of /dev/fuse. A loop
 device on it is given to ext4 or XFS: their writes arrive here, and so do their flushes. What a disk with a volatile
-cache has after a power cut is all before the last flush, and any of the sectors written since.
+cache has after a power cut is all before the last flush, and any of the blocks written since.
 
 Only root can do that, in a mount namespace of its own, which takes everything with it when it ends.
 """
@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 SECTOR = 512
 PAGE = 4096
+"""What a disk writes whole. Of less ext4 may lose its superblock, which has two sectors and one checksum."""
 FLUSH = -1
 """In place of the offset of a write."""
 SIZES = {"ext4": 64 << 20, "xfs": 300 << 20}
@@ -230,8 +231,8 @@ def apply(path: str, records: list[Record]) -> None:
 
 
 def surviving(cached: list[Record], rng: random.Random) -> list[Record]:
-    """Return which writes a disk has not lost: all, none, the first ones, or any sectors."""
-    how = rng.choice(("all", "none", "prefix", "writes", "sectors"))
+    """Return which writes a disk has not lost: all, none, the first ones, or any blocks."""
+    how = rng.choice(("all", "none", "prefix", "writes", "blocks"))
     if how in ("all", "none"):
         return cached if how == "all" else []
     if how == "prefix":
@@ -239,8 +240,8 @@ def surviving(cached: list[Record], rng: random.Random) -> list[Record]:
     if how == "writes":
         return [record for record in cached if rng.random() < 0.5]
     return [
-        Record(record.offset + at, record.data[at : at + SECTOR])
+        Record(record.offset + at, record.data[at : at + PAGE])
         for record in cached
-        for at in range(0, len(record.data), SECTOR)
+        for at in range(0, len(record.data), PAGE)
         if rng.random() < 0.5
     ]

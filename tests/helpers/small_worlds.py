@@ -111,7 +111,7 @@ def sequences(length: int) -> list[tuple[str, ...]]:
 
 
 def can_be_done(names: Sequence[str]) -> bool:
-    model = Model(base_oracle(), {COPY: (None,)})
+    model = Model()
     return all(model.can_do(name) for name in names)
 
 
@@ -129,12 +129,13 @@ class Expected(NamedTuple):
 
 
 class Model:
-    """The oracle of a database, and what its copies hold."""
+    """The oracle of a database, and what its copies hold; there is one copy at first."""
 
-    def __init__(self, oracle: Oracle, copies: Copies) -> None:
-        self.oracle = oracle
-        self.copies = copies
+    def __init__(self) -> None:
+        self.oracle = base_oracle()
+        self.copies: Copies = {COPY: (present(self.oracle),)}
         self.position = 0
+        self._copied = {COPY: (self.oracle.state, self.oracle.tick)}
 
     def expected(self) -> Expected:
         return Expected(self.oracle.mark(), dict(self.copies))
@@ -159,12 +160,10 @@ class Model:
         self.position += 1
         self.oracle.begin(step)
         for what, name, *_ in step.actions:
-            if what == "copy":
-                self.copies[name] = None, present(self.oracle)
-            elif what == "update":
-                (old,) = self.copies[name]
-                new = present(self.oracle)
-                self.copies[name] = mixed(old, new), new
+            if what in ("copy", "update"):
+                old = midway(*self._copied[name], self.oracle.tick) if what == "update" else None
+                self.copies[name] = old, present(self.oracle)
+                self._copied[name] = self.oracle.state, self.oracle.tick
 
     def acknowledge(self, step: Step) -> None:
         self.oracle.acknowledge(step)
@@ -182,14 +181,14 @@ def present(oracle: Oracle) -> Frozen:
     return {name: {key: options[-1:] for key, options in records.items()} for name, records in frozen.items()}
 
 
-def mixed(old: Frozen | None, new: Frozen) -> Frozen | None:
-    """Return what an update that is cut short may leave: records that change in place may be the new ones."""
-    return old and {
-        name: {
-            key: (*options, *new[name][key]) if name == "points" and key in new[name] else options
-            for key, options in records.items()
-        }
-        for name, records in old.items()
+def midway(state: State, copied: int, now: int) -> Frozen:
+    """Return what an update that is cut short may leave of a copy: what was changed in place may be so there, too.
+
+    That goes for records of the database that were replaced or deleted since, too: the copy still has them.
+    """
+    return {
+        name: {key: (*value.at(copied)[-1:], *value.at(now)) for key, value in records.items()}
+        for name, records in state.items()
     }
 
 
@@ -239,8 +238,7 @@ class World:
 
     def __init__(self, base: str, root: str, kind: type[Recorder] = Recorder) -> None:
         shutil.copytree(base, root)
-        oracle = base_oracle()
-        self.model = Model(oracle, {COPY: (present(oracle),)})
+        self.model = Model()
         self._root = root
         self._recorder = kind(root, self.model.expected)
 

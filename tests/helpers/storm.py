@@ -87,6 +87,31 @@ def delete_range(rng: random.Random, state: Changes) -> tuple[Act, Changes]:
     return lambda db: db["a"].delete_range(start, start + 5), {("a", key): None for key in range(start, start + 5)}
 
 
+def append(rng: random.Random, state: Changes) -> tuple[Act, Changes]:
+    key, items = _key(rng), np.full(rng.randrange(1, 5), rng.random())
+    before = state.get(("a", key)) or b""
+    return lambda db: db["a"].append(key, items), {("a", key): before + items.tobytes()}
+
+
+def savepoints(rng: random.Random, state: Changes) -> tuple[Act, Changes]:
+    """One that is taken back, and one that is kept."""
+    steps = [rng.choice((put, put_object, append, delete, put_many, new))(rng, state) for _ in range(4)]
+    is_read = rng.random() < 0.5
+
+    def act(db: Any) -> None:
+        with db.transaction() as txn:
+            with txn.savepoint() as savepoint:
+                for step, _ in steps:
+                    step(txn)
+                if is_read:
+                    list(txn["a"].items())
+                savepoint.rollback()
+            with txn.savepoint():
+                steps[0][0](txn)
+
+    return act, steps[0][1]
+
+
 def transaction(rng: random.Random, state: Changes) -> tuple[Act, Changes]:
     steps = [rng.choice((put, put, put_object, delete, put_many))(rng, state) for _ in range(3)]
     sync = rng.random() < 0.3
@@ -177,8 +202,8 @@ def compact(rng: random.Random, state: Changes) -> tuple[Act, Changes]:
 
 
 KINDS: dict[Kind, int] = {
-    **{put: 9, put_object: 9, put_many: 9, delete: 6, delete_range: 6, transaction: 12, abort: 6, new: 6, edit: 6},
-    **{make_or_drop: 3, read: 9, view: 3, sync: 2, compact: 1},
+    **{put: 9, put_object: 9, put_many: 9, append: 9, delete: 6, delete_range: 6, new: 6, edit: 6},
+    **{transaction: 12, abort: 6, savepoints: 6, make_or_drop: 3, read: 9, view: 3, sync: 2, compact: 1},
 }
 """What is done, and how often of all."""
 

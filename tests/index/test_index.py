@@ -419,6 +419,28 @@ def test_a_cached_page_does_not_hide_a_delta_that_is_not_loaded(index: Index) ->
     assert latest.find(3) == (3, 8000, 5, 1, 0)
 
 
+def test_few_keys_read_the_pages_that_they_meet(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no others; these are in memory the next time."""
+    index.put(1, {1: some(0, 8000)})
+    index.forget()
+    store = index.store_index(1)
+    read: list[int] = []
+    load = stored_rows.StoredRows.load
+
+    def note(self: stored_rows.StoredRows, *args: Any, **options: Any) -> Any:
+        pages = load(self, *args, **options)
+        read.append(pages.count)
+        return pages
+
+    monkeypatch.setattr(stored_rows.StoredRows, "load", note)
+    wanted = np.arange(0, 8000, 200, dtype=np.uint64)
+    for _ in range(2):
+        assert store.existing(wanted)["key"].tolist() == wanted.tolist()
+        assert store.lookup(wanted)["key"].tolist() == wanted.tolist()
+        assert len(read) <= len(wanted)
+        assert max(read) <= store._stored.page_rows
+
+
 def test_the_cache_keeps_to_its_limit(tmp_path: Path) -> None:
     with small_limits(cache_size=100):
         index = Index.create(str(tmp_path / "index"), UUID)

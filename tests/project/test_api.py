@@ -22,14 +22,16 @@ DATABASE = f"""
     path publish refresh snapshot stats sync transaction verify wait
 """
 STORE = """
-    attrs clear contains_many cursor dataset delete delete_many delete_range dtype first_key from_arrow get get_many
-    items keys last_key name new pop popitem put put_many read scan setdefault to_arrow to_pandas update values
+    append attrs clear contains_many cursor dataset delete delete_many delete_range dtype first_key from_arrow get
+    get_many items keys last_key map_batches name new pop popitem put put_many read scan setdefault to_arrow
+    to_pandas update values
 """
 API = {
     "Database": DATABASE,
     "SharedDatabase": DATABASE,
     "SharedReader": DATABASE,
-    "Transaction": f"{COLLECTION} abort attrs commit",
+    "Transaction": f"{COLLECTION} abort attrs commit savepoint",
+    "Savepoint": "rollback",
     "Snapshot": f"{COLLECTION} attrs changes close first_change last_commit split",
     "Shards": f"{COLLECTION} close names path split verify",
     "ArrayStore": STORE,
@@ -65,7 +67,8 @@ def handles(tmp_path: Path) -> Iterator[dict[str, Any]]:
             pickle.loads(pickle.dumps(reader)) as unpickled,
             sc.open(tmp_path / "b.sc", shared=True) as shared,
         ):
-            made = [db, shared, unpickled, txn, snap, shards, temps, points, temps.cursor(), temps.read()]
+            made = [db, shared, unpickled, txn, txn.savepoint(), snap, shards]
+            made += [temps, points, temps.cursor(), temps.read()]
             yield {type(handle).__name__: handle for handle in made}
         assert db.verify() == []
 

@@ -22,7 +22,7 @@ FOLDERS: dict[str, set[str]] = {
     "chunks": {"disk", "runs", "types"},
     "index": {"process", "disk", "runs", "types.keys"},
     "engine": {"chunks", "index", "process", "disk", "runs", "types"},
-    "stores": {"runs", "types", "interop"},
+    "stores": {"process", "runs", "types", "interop"},
     "readers": {"engine", "chunks", "index", "process", "disk", "runs"},
     "maintenance": {"engine", "chunks", "index", "process", "disk", "runs"},
     "remote": {"readers", "maintenance", "engine", "chunks", "index", "process", "disk", "runs", "types"},

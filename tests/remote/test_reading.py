@@ -120,6 +120,8 @@ def test_every_way_of_reading(open_db: OpenDB, store: FaultyStore, open_url: Ope
             lambda handle: [change.batch().values.tolist() for change in handle.changes(1, "mixed", net=True)],
             lambda handle: {name: handle.stats()[name].records for name in names},
             lambda handle: handle.first_change,
+            lambda handle: list(handle["even"].map_batches(lambda batch: batch.values.sum(), 2, batch_size=50)),
+            lambda handle: [(point.x, point.y) for point in handle["points"].values()],
             lambda handle: handle["even"].contains_many([1, 2, 10**9]).tolist(),
         ]
     ):

@@ -115,7 +115,7 @@ def test_find_equal(model: Model, wanted: list[int]) -> None:
 def test_find_one(model: Model, key: int) -> None:
     rows = rows_of_model(model)
     for wanted in (key, *model):
-        assert extent.find_one(rows, wanted) == model.get(wanted)
+        assert extent.find_one(rows, wanted) == extent.find_in_bytes(rows.tobytes(), wanted) == model.get(wanted)
 
 
 def test_find_one_returns_plain_ints() -> None:

@@ -629,3 +629,29 @@ def test_refused_types(db: sc.Database, cls: Any, field: str | None) -> None:
     with pytest.raises(sc.SchemaError, match=field):
         db.object_store("refused", cls)
     assert "refused" not in db
+
+
+class Flat(sc.Object):
+    _fields_ = (("number", ctypes.c_int64), ("name", ctypes.c_char * 8))
+
+
+class Around(sc.Object):
+    _fields_ = (("inner", Flat), ("pair", ctypes.c_int16 * 2))
+
+
+@pytest.mark.parametrize("cls", [Flat, Around])
+def test_whoever_holds_an_object_is_seen_by_compaction(open_db: OpenDB, cls: type[Any]) -> None:
+    db = open_db()
+    store = db.object_store("objects", cls)
+    store.put_many(range(0, 100, 2), [cls()] * 50)
+    store.put_many(range(1, 100, 2), [cls()] * 50)
+    held = store[7]
+    assert [len(report.skipped) for report in db.compact()] == [1]
+    (held if isinstance(held, Flat) else held.inner).number = 5
+    if isinstance(held, Around):
+        held.inner, held.pair = Flat(5, b"abc"), (1, 2)
+    assert bytes(store[7]) == bytes(held) == bytes(db.snapshot()["objects"][7]) != bytes(store[8])
+    del held
+    gc.collect()
+    assert [len(report.skipped) for report in db.compact()] == [0]
+    assert (store[7] if cls is Flat else store[7].inner).number == 5
