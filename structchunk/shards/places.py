@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from ..database.database import Database
 from ..database.opening import AnyPath, absolute, open
 from ..disk import files
+from ..errors import CorruptionError
 from ..remote.address import is_url, shown
 from ..remote.objects import Objects, open_objects
 from ..remote.remote_storage import Address
@@ -98,11 +99,13 @@ class Location:
     def read_manifest(self) -> Manifest:
         """Return the manifest; FileNotFoundError if there is none."""
         objects = self.objects()
+        where = objects.at(NAME)
         try:
-            text = objects.read(NAME)
+            return parse_manifest(objects.read(NAME), where)
         except FileNotFoundError:
-            raise _no_manifest(objects.at(NAME)) from None
-        return parse_manifest(text, objects.at(NAME))
+            raise _no_manifest(where) from None
+        except CorruptionError:  # on its way, maybe
+            return parse_manifest(objects.read(NAME), where)
 
 
 Place: TypeAlias = Directory | Location

@@ -406,12 +406,12 @@ def test_a_lost_answer_removes_no_shard_of_a_set_that_is_there(store: FaultyStor
         assert shards.verify() == []
 
 
-def test_a_part_that_is_made_twice_is_what_was_there_first(store: FaultyStore, tmp_path: Path) -> None:
+def test_a_part_that_is_made_twice_is_what_was_there_first(store: FaultyStore) -> None:
     place = Location(Address(store.url))
     first = sets.publish_shard(place, "word", 0, lambda db: db.array_store("a", "f8").put(1, [1.0]))
     again = sets.publish_shard(place, "word", 0, lambda db: db.array_store("a", "f8").put(2, [2.0, 3.0]))
     assert first == again
-    assert sc.published(f"{store.url}/{first.path}") == [1]
+    assert len(sc.published(f"{store.url}/{first.path}")) == 1
     with sc.open(f"{store.url}/{first.path}", "r") as db:
         assert list(db["a"]) == [1]
 
