@@ -24,18 +24,18 @@ FETCHED: Counter[str] = Counter()
 
 
 class CountedS3(s3fs.S3FileSystem):
-    """s3fs; the requests that read, and their bytes, are counted in ``FETCHED``."""
+    """s3fs; the requests that read are counted in ``FETCHED``, and the bytes of objects."""
 
-    async def _cat_file(self, path: str, *arguments: Any, **options: Any) -> bytes:
-        FETCHED["requests"] += 1  # of one that fails, too
-        data = await super()._cat_file(path, *arguments, **options)
-        FETCHED["bytes"] += len(data)
-        return data
+    async def _call_s3(self, method: str, *arguments: Any, **options: Any) -> Any:
+        answer = await super()._call_s3(method, *arguments, **options)
+        if method in ("get_object", "head_object", "list_objects_v2"):
+            FETCHED["requests"] += 1
+            FETCHED["bytes"] += answer["ContentLength"] if method == "get_object" else 0
+        return answer
 
 
-def count_requests(cache: str) -> None:
-    """Count the requests of this process from now on, and give it a cache of its own in a directory."""
-    os.environ["XDG_CACHE_HOME"] = os.path.join(cache, str(os.getpid()))
+def count_requests() -> None:
+    """Count the requests of this process from now on."""
     fsspec.register_implementation("s3", CountedS3, clobber=True)
     FETCHED.clear()
 

@@ -10,6 +10,7 @@ figures are checked against those of the database on disk.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -54,6 +55,12 @@ def by_hand(path: Path) -> np.ndarray:
         return np.concatenate([figures(batches) for batches in db.scan("dep_delay", "distance")])
 
 
+def begin(caches: Path) -> None:
+    """Give this process a cache of its own, and count its requests."""
+    os.environ["XDG_CACHE_HOME"] = str(caches / str(os.getpid()))
+    count_requests()
+
+
 def requests_of(client: distributed.Client) -> Rows:
     """Return what this process and each worker have fetched since they were last asked."""
     workers = client.run(fetched).values()
@@ -90,12 +97,12 @@ def run(directory: Path, options: dict[str, Any]) -> None:
     path = directory / "flights.sc"
     store_all(path, read_flights())
     publish(path, options)
-    cache = str(directory / "caches")
-    count_requests(cache)
+    caches = directory / "caches"
+    begin(caches)
     apart = {"n_workers": WORKERS, "threads_per_worker": 1, "local_directory": str(directory)}
     cluster = distributed.LocalCluster(**apart, dashboard_address=None, silence_logs="ERROR")
     with cluster, distributed.Client(cluster) as client:
-        client.run(count_requests, cache)
+        client.run(begin, caches)
         with timed(f"read by {WORKERS} workers"):
             found = by_workers(options)
         first = requests_of(client)
