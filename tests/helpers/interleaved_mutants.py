@@ -266,8 +266,8 @@ MUTANTS: dict[str, Callable[[], list[Replaced]]] = {
 
 EQUIVALENT = {"followed_too_far", "parts_ignored", "published_first", "torn_page_read"}
 """Those that only a power cut could show, or that another rule makes up for."""
-SELDOM = {"clone_not_checked", "number_used_again"}
-"""Those that a thousand schedules may not find."""
+SELDOM = {"clone_not_checked", "lineage_ignored", "number_used_again", "recovery_not_noticed"}
+"""Those that take hundreds of schedules, or thousands."""
 
 
 @contextlib.contextmanager

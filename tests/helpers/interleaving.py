@@ -99,7 +99,8 @@ class Drawn:
         self._faults = min(faults, rng.choice((0, 0, 0, 0, 0, 1)))
         self._rates: dict[str, tuple[float, float]] = {}
         kinds = ["kill"] * min(kills, rng.choice((0, 0, 1, 1, 1, 2))) + ["go"] * rng.choice((0, 1, 2, 3))
-        kinds += ["fail"] * min(faults, rng.choice((0, 0, 0, 0, 1)))
+        if not self._faults:  # whoever goes on after one that failed does not expect another
+            kinds += ["fail"] * min(faults, rng.choice((0, 0, 0, 0, 1)))
         self._steps = {(rng.choice(STEPS), rng.choice((1, 1, 1, 2, 2, 3, 4, 6, 9))): kind for kind in kinds}
         self._counts: Counter[str] = Counter()
 
