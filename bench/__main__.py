@@ -1,7 +1,8 @@
 """Run the benchmarks: ``python -m bench``, or ``python -m bench --quick`` for a first impression.
 
 Compares structchunk with what else could be used, over small, medium and large arrays and over structs; or
-shows with ``--growth`` how costs grow with the number of keys. Writes tables, JSON and pictures.
+shows with ``--growth`` how costs grow with the number of keys, or with ``--published`` what reading from object
+storage takes. Writes tables, JSON and pictures.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from bench import growth, report
+from bench import growth, published, report
 from bench.data import Arrays, Structs, make_arrays, make_structs
 from bench.peers import ARRAY_PEERS, NAMES, STRUCT_PEERS, available
 from bench.runner import Contest, Results
@@ -47,6 +48,7 @@ def arguments() -> argparse.Namespace:
         "--output", type=Path, default=Path("bench-results"), help="where results go (bench-results)"
     )
     parser.add_argument("--growth", action="store_true", help="from 10,000 to 10,000,000 keys, structchunk alone")
+    parser.add_argument("--published", action="store_true", help="from a server of object storage on this machine")
     options = parser.parse_args()
     options.keys = options.keys or (40_000 if options.quick else 1_000_000)
     options.rounds = options.rounds or (1 if options.quick else 3)
@@ -132,6 +134,27 @@ def grow(options: argparse.Namespace) -> None:
         pictures.lines(costs, options.output / "growth.png", caption(facts))
 
 
+def read_published(options: argparse.Namespace) -> None:
+    """Run the benchmark of what is published, print its table and write the rest."""
+    data = make_arrays(options.keys, WIDTHS["small"], options.seed)
+    names = list(published.PEERS)
+    try:
+        costs, skipped = published.measure(data, names, options.rounds, options.folder, say)
+    except ImportError as error:
+        sys.exit(f"{error}: pip install '.[bench]'")
+    for name, reason in skipped.items():
+        print(f"skipped {name}: {reason}")
+    facts = {
+        "machine": report.machine(),
+        "versions": report.versions(["s3fs", *(published.PEERS[name].package for name in costs)]),
+        "run": {"rounds": str(options.rounds), "records": f"{options.keys:,} x 16 float64"},
+    }
+    print(report.heading(facts))
+    print(published.table(costs))
+    options.output.mkdir(parents=True, exist_ok=True)
+    published.save(options.output, facts, costs)
+
+
 def drawing() -> ModuleType | None:
     """Return the module that draws, or say why there will be no pictures."""
     try:
@@ -165,6 +188,8 @@ def main() -> None:
     options = arguments()
     if options.growth:
         grow(options)
+    elif options.published:
+        read_published(options)
     else:
         compare(options)
 

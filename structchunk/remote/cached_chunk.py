@@ -145,6 +145,14 @@ class CachedChunk:
             except OSError as error:
                 raise explained(error, self.path) from error
 
+    def store_zeros(self, blocks: range) -> None:
+        """Keep blocks of zeros, which are published as nothing: what was never written is zeros already."""
+        for block in blocks:
+            if self._crc_of(block) != self._crcs[block]:
+                self.store(range(block, block + 1), bytes(len(self.published.layout.stored(block))), self.path)
+        with self._writing():
+            self._say(blocks)
+
     def _check(self, blocks: range, data: bytes, where: str) -> None:
         layout = self.published.layout
         view, start = memoryview(data), layout.stored(blocks[0]).start

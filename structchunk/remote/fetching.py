@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import CLOSED, ClosedError, CorruptionError
 from ..process.workers import Job, Workers
 from .cached_chunk import CachedChunk
+from .layout import ZEROS
 from .manifest import Object, PublishedChunk
 from .objects import Objects
 
@@ -93,6 +94,9 @@ class Fetching:
             published, named = self._source
             for run in consecutive(self.cached.lost(blocks)):
                 for piece in published.pieces(run):
+                    if piece.object == ZEROS:
+                        self.cached.store_zeros(piece.blocks)
+                        continue
                     self._fetch_piece(named[piece.object].name, piece.blocks, piece.offset, piece.size)
         finally:
             with self._lock:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .manifest import OBJECTS, Manifest, manifest_name, publication_of
+from .manifest import MANIFESTS, NEWEST, OBJECTS, Manifest, manifest_name, publication_of
 from .objects import Objects, open_objects
 from .publications import find_newest, kept, list_numbers, look, read_manifest, say_newest
 
@@ -105,6 +105,14 @@ def prune(url: str, keep: int = 1, *, storage_options: Mapping[str, Any] | None 
     unneeded = [name for name in names if name not in needed and _is_settled(name, newest.number)]
     objects.delete(unneeded)
     return Pruned(_commits(objects), len(going), len(unneeded))
+
+
+def remove_all(url: str, options: Mapping[str, Any] | None) -> None:
+    """Remove all that is published somewhere; on a file system, empty directories stay."""
+    objects = open_objects(url, options)
+    objects.delete([NEWEST])
+    for directory in (MANIFESTS, OBJECTS):
+        objects.delete(objects.names(directory))
 
 
 def _kept_manifests(objects: Objects, newest: Manifest, count: int) -> list[Manifest]:

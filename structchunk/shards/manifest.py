@@ -7,8 +7,9 @@ It is a JSON file::
      "shards": [{"path": "shard-00000.sc",
                  "stores": {name: {"first": 0, "last": 990, "records": 100, "size": 1600}}}]}
 
-Paths are relative to the directory. `first` and `last` are keys, `size` is bytes of live records; a shard does not
-name the stores of which it has no record.
+Paths are relative to the directory; or to a URL, if shards were published: then it is an object of the same name.
+`first` and `last` are keys, `size` is bytes of live records; a shard does not name the stores of which it has no
+record.
 """
 
 from __future__ import annotations
@@ -54,15 +55,18 @@ class Manifest(NamedTuple):
 
 def write_manifest(directory: str, manifest: Manifest) -> None:
     """Write a manifest, on disk: it is there whole, or as it was before."""
-    path = os.path.join(directory, NAME)
+    files.replace(os.path.join(directory, NAME), pack_manifest(manifest), sync=True)
+    files.flush_directory(directory)
+
+
+def pack_manifest(manifest: Manifest) -> bytes:
+    """Return what the file of a manifest has."""
     shards = [
         {"path": shard.path, "stores": {name: holding._asdict() for name, holding in shard.stores.items()}}
         for shard in manifest.shards
     ]
     body = {"stores": {name: schema.descriptor for name, schema in manifest.stores.items()}, "shards": shards}
-    text = json.dumps({"format": FORMAT, "version": VERSION, "crc": _crc(body), **body}, indent=1)
-    files.replace(path, text.encode(), sync=True)
-    files.flush_directory(directory)
+    return json.dumps({"format": FORMAT, "version": VERSION, "crc": _crc(body), **body}, indent=1).encode()
 
 
 def read_manifest(path: str) -> Manifest:
@@ -75,7 +79,11 @@ def read_manifest(path: str) -> Manifest:
     CorruptionError
         It is damaged, or of another version.
     """
-    text = files.read(path, 0, os.stat(path).st_size)
+    return parse_manifest(files.read(path, 0, os.stat(path).st_size), path)
+
+
+def parse_manifest(text: bytes, path: str) -> Manifest:
+    """Return the manifest that a file has; CorruptionError as `read_manifest`."""
     try:
         fields = json.loads(text)
         head = fields["format"], fields["version"], fields["crc"]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 from ..database.database import Database
-from ..database.opening import open
-from ..disk import files
-from ..disk.paths import AnyPath, absolute
+from ..disk.paths import AnyPath
 from ..errors import ClosedError, CorruptionError, Error, StoreNotFound
 from ..maintenance.verify import Problem
 from ..runs.extent import KEY_END
@@ -20,7 +19,8 @@ from ..stores.binding import Binding
 from ..stores.collection import StoreCollection
 from ..stores.mapping import schema_of
 from .binding import Part, ShardedBinding
-from .manifest import ADVICE, NAME, Holding, Manifest, Shard, read_manifest
+from .manifest import ADVICE, NAME, Holding, Manifest, Shard
+from .places import Place, place_of
 
 CHANGED = "shards are not to be changed: write them again"
 
@@ -36,13 +36,14 @@ class Shards(StoreCollection):
     A shard is opened when a key in its range is first asked for, and stays open until :meth:`close`: it takes
     some file descriptors. Each one shows the commit of when it was opened; shards are not to be changed.
 
-    Any number of threads may use it. What was read stays valid past :meth:`close`. It can be pickled, as its
-    path; a child of ``fork()`` must open it again. As a context manager it closes at the end; dropping it does so,
-    too.
+    Any number of threads may use it. What was read stays valid past :meth:`close`. It can be pickled, as its path
+    and what else it was opened with; a child of ``fork()`` must open it again. As a context manager it closes at
+    the end; dropping it does so, too.
     """
 
-    def __init__(self, directory: str, manifest: Manifest) -> None:
-        self._path = directory
+    def __init__(self, place: Place, manifest: Manifest) -> None:
+        self._place = place
+        self._path = place.path
         self._manifest = manifest
         self._databases: dict[str, Database] = {}
         self._bindings: dict[tuple[str, str], Binding] = {}
@@ -53,7 +54,7 @@ class Shards(StoreCollection):
 
     @property
     def path(self) -> str:
-        """The directory of the shards, absolute, without symbolic links."""
+        """The directory of the shards, absolute, without symbolic links; or their URL, without credentials."""
         return self._path
 
     @property
@@ -65,12 +66,12 @@ class Shards(StoreCollection):
         return f"<Shards {self._path!r}, {len(self._manifest.shards)} databases of {len(self.names)} stores>"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return open_shards, (self._path,)
+        return open_at, (self._place,)
 
     @property
     def _is_remote(self) -> bool:
         """Whether they are published databases."""
-        return False
+        return self._place.is_remote
 
     def _check_open(self) -> None:
         """Raise ClosedError after :meth:`close`, and in a forked child."""
@@ -121,13 +122,11 @@ class Shards(StoreCollection):
             return self._bindings.setdefault((shard.path, name), database._binding(name))
 
     def _open(self, shard: Shard) -> Database:
-        path = os.path.join(self._path, shard.path)
         try:
-            with files.advised(path, "each shard that was read takes about six"):
-                database = open(path, "r")
+            database = self._place.open(shard.path)
         except FileNotFoundError as error:
-            expected = f"one of the shards that {NAME} names"
-            raise CorruptionError(path, found="no database", expected=expected, advice=ADVICE) from error
+            expected, where = f"one of the shards that {NAME} names", self._place.at(shard.path)
+            raise CorruptionError(where, found="no database", expected=expected, advice=ADVICE) from error
         try:
             self._check(database, shard)
         except BaseException:
@@ -174,7 +173,7 @@ class Shards(StoreCollection):
         return problems
 
     def _problems_of(self, shard: Shard) -> Iterator[Problem]:
-        path = os.path.join(self._path, shard.path)
+        path = self._place.at(shard.path)
         try:
             with self._open(shard) as database:
                 found = database.verify()
@@ -203,13 +202,17 @@ class Shards(StoreCollection):
         self.close()
 
 
-def open_shards(path: AnyPath) -> Shards:
+def open_shards(
+    path: AnyPath, *, storage_options: Mapping[str, Any] | None = None, cache: AnyPath | None = None
+) -> Shards:
     """Open databases that hold the records of the same stores, to read them as one.
 
     Parameters
     ----------
-    path : path-like
-        The directory that ``structchunk.dask.write`` made, or the manifest in it.
+    path : path-like or str
+        The directory that ``structchunk.dask.write`` made, or the manifest in it; or the URL that it was given.
+    storage_options, cache
+        Of a URL: as of :func:`open`.
 
     Raises
     ------
@@ -217,16 +220,19 @@ def open_shards(path: AnyPath) -> Shards:
         There is no manifest.
     CorruptionError
         The manifest is damaged. What is wrong with a shard is raised when it is first read.
+    OSError
+        The store of a URL fails, also later, when records are read.
 
     Notes
     -----
     It reads the manifest, whatever the shards hold.
     """
-    found = absolute(path)
-    manifest = os.path.join(found, NAME) if os.path.isdir(found) else found
-    if not os.path.lexists(manifest):
-        raise FileNotFoundError(f"no manifest of shards at {manifest}; writing them did not end, or never began")
-    return Shards(os.path.dirname(manifest), read_manifest(manifest))
+    return open_at(place_of(path, storage_options, cache))
+
+
+def open_at(place: Place) -> Shards:
+    """Open the shards of a place."""
+    return Shards(place, place.read_manifest())
 
 
 def repeated_key(shards: Shards) -> tuple[str, int, list[str]] | None:

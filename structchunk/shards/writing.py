@@ -18,6 +18,7 @@ from ..disk import files
 from ..disk.paths import AnyPath, absolute
 from ..types.schema import Schema
 from .manifest import Manifest, Shard, write_manifest
+from .places import Directory
 from .shards import Shards, holdings, repeated_key
 
 PART = ".part-"
@@ -84,17 +85,27 @@ def finish(directory: str, stores: dict[str, Schema], shards: Iterable[Shard]) -
     ValueError
         Two shards have the same key.
     """
-    manifest = Manifest(stores, tuple(sorted(shards, key=lambda shard: shard.path)))
-    with Shards(directory, manifest) as made:
-        repeated = repeated_key(made)
+    manifest = Manifest(stores, in_order(shards))
+    check_keys(Shards(Directory(directory), manifest))
+    for left in os.listdir(directory):
+        if PART in left:  # of a process that was killed
+            with contextlib.suppress(OSError):
+                files.remove_tree(os.path.join(directory, left))
+    write_manifest(directory, manifest)
+
+
+def in_order(shards: Iterable[Shard]) -> tuple[Shard, ...]:
+    """Return shards as a manifest names them."""
+    return tuple(sorted(shards, key=lambda shard: shard.path))
+
+
+def check_keys(shards: Shards) -> None:
+    """Raise ValueError if two shards have the same key; close them."""
+    with shards:
+        repeated = repeated_key(shards)
     if repeated is not None:
         name, key, owners = repeated
         raise ValueError(
             f"key {key} of store {name!r} is in {' and '.join(owners)}: bring all records of a key together in one "
             "partition"
         )
-    for left in os.listdir(directory):
-        if PART in left:  # of a process that was killed
-            with contextlib.suppress(OSError):
-                files.remove_tree(os.path.join(directory, left))
-    write_manifest(directory, manifest)

@@ -151,7 +151,8 @@ class FaultyStore:
 
     def _list(self, name: str, data: bytes) -> list[str]:
         listed = list(self.objects)[: len(self.objects) - self.late]
-        found = [each for each in listed if each.startswith(f"{name}/")]
+        below = [each.removeprefix(f"{name}/") for each in listed if each.startswith(f"{name}/")]
+        found = [f"{name}/{each}" for each in dict.fromkeys(each.partition("/")[0] for each in below)]
         if not found:
             raise FileNotFoundError(name)
         return found

