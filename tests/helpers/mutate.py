@@ -206,7 +206,7 @@ def main() -> None:
     chosen = random.Random(arguments.seed).sample(mutants, min(arguments.count, len(mutants)))
     tests = [f"tests/{arguments.target.parts[0]}", *arguments.tests]
     results: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as base:
+    with tempfile.TemporaryDirectory(prefix="mutate-") as base:
         copies: SimpleQueue[Copy] = SimpleQueue()
         began = time.monotonic()
         for number in range(arguments.jobs):

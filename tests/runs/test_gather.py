@@ -10,6 +10,7 @@ import pytest
 from even_rows import SIZE
 from support import rows_of
 
+from structchunk.runs import gather as module
 from structchunk.runs.extent import MUTABLE, ZERO, Extent
 from structchunk.runs.gather import WIDE_ITEMS, gather, gather_runs, gather_values
 from structchunk.runs.run import ArrayRun, ContiguousRun, Run, shorten
@@ -104,3 +105,12 @@ def test_scattered_records_are_copied(rows: list[Extent]) -> None:
     check(rows, gather_runs(FILES, [ArrayRun(array[:1]), ArrayRun(array[1:])]))
     values = gather_values(FILES, [ArrayRun(array)])
     assert values.tolist() == found[2].tolist() and not values.flags.writeable
+
+
+@pytest.mark.parametrize("length", [2, 3])
+def test_records_that_are_too_large_for_a_type_of_their_own(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_RECORD_TYPE", 2 * SIZE)  # as if NumPy had none of 16 bytes
+    monkeypatch.delattr(module, "_copy_windows")
+    rows = [row(1, 30, length), row(2, 8, length), row(3, 20, length, chunk=0)]
+    array = rows_of(rows)
+    check(rows, gather(FILES, array, array["key"]))
