@@ -10,8 +10,8 @@ from even_rows import SIZE, even_rows
 from hypothesis import given
 from support import rows_of
 
-from structchunk.runs.extent import TOMBSTONE, RowArray
-from structchunk.runs.packed import ALL, EVEN, HEAD, KEYS, Packed, pack, packed_size, size_of, unpack
+from structchunk.runs.extent import MUTABLE, TOMBSTONE, ZERO, RowArray
+from structchunk.runs.packed import ALL, EVEN, HEAD, KEYS, Packed, flags_of, pack, packed_size, size_of, unpack
 from structchunk.runs.run import ArrayRun, ContiguousRun, Run, shorten
 
 
@@ -57,6 +57,24 @@ def test_round_trip(rows: RowArray) -> None:
 def test_form(rows: list[tuple[int, ...]], form: int, size: int) -> None:
     packed = pack(ArrayRun(rows_of(rows)), SIZE)
     assert (packed.form, len(packed.body)) == (form, size)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 9])
+@pytest.mark.parametrize("length", [0, 2])
+def test_flags_are_those_that_any_row_has(count: int, length: int) -> None:
+    for flags, last in ((0, 0), (MUTABLE, MUTABLE), (0, ZERO), (MUTABLE, ZERO)):
+        rows = rows_of([(key, 4096 + SIZE * length * key, length, 1, flags) for key in range(count)])
+        rows["flags"][-1:] = last
+        expected = flags * (count > 1) | last * (count > 0)
+        assert flags_of(pack(ArrayRun(rows), SIZE)) == expected
+
+
+def test_even_keys_may_go_up_to_the_last_one() -> None:
+    first = 2**64 - 1 - 2 * 7
+    run = unpack(Packed(EVEN, 3, padded(head(), numbers(first, 7))), SIZE)
+    assert run.keys.tolist() == [first, first + 7, 2**64 - 1]
+    with pytest.raises(ValueError, match="3 keys"):
+        unpack(Packed(EVEN, 3, padded(head(), numbers(first + 1, 7))), SIZE)
 
 
 def test_keys_are_over_the_same_memory() -> None:

@@ -169,6 +169,14 @@ def test_consecutive_runs_are_the_same_rows_put_together(rows: RowArray, places:
     assert joined(in_key_order(runs, SIZE)).tolist() == rows.tolist()
 
 
+@pytest.mark.parametrize("cuts", [[4], [4, 7]], ids=str)
+def test_even_keys_stay_a_range(cuts: list[int]) -> None:
+    rows = rows_of([(3 * key, 4096 + key * SIZE, 1, 1, 0) for key in range(10)])
+    run = put_together(cut(rows, cuts), SIZE)
+    assert isinstance(run, ContiguousRun)
+    assert run.spacing == range(0, 28, 3)
+
+
 @pytest.mark.parametrize("far", [2**63 - 8, 2**63, KEY_END - 512])
 def test_even_keys_that_are_half_of_all_keys_apart(far: int) -> None:
     rows = rows_of([((key % 512) + (key // 512) * far, 4096 + key * SIZE, 1, 1, 0) for key in range(1024)])
