@@ -285,6 +285,20 @@ def test_cursors_and_views_of_ranges_see_what_is_left(txn: sc.Transaction) -> No
         assert not list(keys)
 
 
+@pytest.mark.parametrize("end", ["rollback", "abort"])
+def test_iterators_do_not_go_on_with_what_was_taken_back(txn: sc.Transaction, end: str) -> None:
+    store = txn["a"]
+    with txn, txn.savepoint() as savepoint:
+        store.put_many(range(100), np.ones((100, 300)))
+        started = [iter(store.items()), iter(store.values()), store.scan(batch_size=3)]
+        for iterator in started:
+            next(iterator)
+        savepoint.rollback() if end == "rollback" else txn.abort()
+        for iterator in started:
+            with pytest.raises(sc.Error, match=r"taken back|aborted"):
+                list(iterator)
+
+
 def test_misuse_is_told(db: sc.Database, txn: sc.Transaction) -> None:
     savepoint = txn.savepoint()
     with pytest.raises(sc.Error, match="has not begun: use it as with"):
