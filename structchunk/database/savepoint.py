@@ -102,9 +102,8 @@ class Savepoints:
     def __init__(self, owner: Owner) -> None:
         self.is_used = False
         self.unfinished = ""
-        self._ref = weakref.ref(
-            owner
-        )  # a transaction that nobody holds ends at once, without the garbage collector
+        # Weak, so that a transaction that nobody holds ends at once, without the garbage collector.
+        self._ref = weakref.ref(owner)
         self._open: tuple[Savepoint, ...] = ()
         self._withdrawn: set[Staging] = set()
 
