@@ -387,6 +387,29 @@ def test_a_savepoint_takes_no_memory_by_what_was_staged(db: sc.Database) -> None
         txn.abort()
 
 
+def test_taking_back_takes_no_memory_by_what_is_not_yet_in_the_file(open_db: OpenDB) -> None:
+    db = open_db(sync=False)
+    db.array_store("a", "f8")
+    with db.transaction() as txn:
+        for key in range(6000):
+            with txn.savepoint():
+                txn["a"].put(key, [1])
+        tracemalloc.start()
+        try:
+            for key in range(10):
+                with txn.savepoint() as savepoint:
+                    txn["a"].put(key, [2])
+                    with txn.savepoint():
+                        txn["a"].put(key, [3])
+                    savepoint.rollback()
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 100_000
+    assert (db["a"].read().values == 1).all()
+    assert len(db["a"]) == 6000
+
+
 def test_a_full_disk_in_a_savepoint(db: sc.Database, txn: sc.Transaction, monkeypatch: pytest.MonkeyPatch) -> None:
     """What found no space is taken back with the rest, and the transaction goes on."""
 
