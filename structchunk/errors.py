@@ -88,7 +88,11 @@ class LockedError(Error):
 
 
 class MovedError(Error, LookupError):
-    """``compact()`` moved a record between finding and reading it: look it up again. Users never see this one."""
+    """``compact()`` moved a record between finding and reading it: look it up again.
+
+    Users see it only from an iterator of a transaction that goes on after what it reads was taken back, by an abort
+    or a savepoint.
+    """
 
 
 class NotACopy(Error, ValueError):

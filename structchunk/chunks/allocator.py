@@ -99,7 +99,8 @@ class Room:
         """Take back what was stored from an offset on; of what views were handed out stays as a gap."""
         free = max(free, self.chunk.free)
         self.chunk.clear(free)  # first: who commits less than was stored says that nothing lies beyond
-        self.pending = {offset: data for offset, data in self.pending.items() if offset < free}
+        while self.pending and next(reversed(self.pending)) >= free:  # the last one lies last
+            self.pending.popitem()
         self.stored, self.started = min(self.stored, free), min(self.started, free)
         self.free, self.limit = free, limit
 

@@ -243,12 +243,17 @@ class Heap:
         Raises
         ------
         MovedError
-            No view as old as its extents is left, so that it was let go.
+            No view as old as its extents is left, so that it was let go; or no commit ever named it.
         """
         found = self.retired.get(chunk)
         if found is None:
-            raise MovedError(f"chunk {chunk} of store {self.name!r} was replaced by compaction")
+            raise MovedError(self._moved(chunk))
         return found
+
+    def _moved(self, chunk: int) -> str:
+        if chunk in self._retired_bounds:
+            return f"chunk {chunk} of store {self.name!r} was replaced by compaction"
+        return f"what a transaction had in chunk {chunk} of store {self.name!r} was taken back; read it again"
 
     def close(self) -> None:
         """Let the mappings go that no view holds."""
@@ -294,7 +299,7 @@ class Heap:
         """Return a replaced chunk as one array of items, which is not kept; a change to it would be lost."""
         retired = self.retired_chunk(chunk)
         if writable:
-            raise MovedError(f"chunk {chunk} of store {self.name!r} was replaced by compaction")
+            raise MovedError(self._moved(chunk))
         return retired.chunk.view(retired.chunk.items(self.schema.dtype))
 
     def live_objects(self, cls: type[Any]) -> Objects:

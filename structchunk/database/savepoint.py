@@ -62,7 +62,8 @@ class Savepoint:
         It takes time by what was done since. Space is used again, but for that of views that were handed out, which
         stay valid, as after an abort. Objects of ``edit()`` that were got before have the values of then; those got
         since are not part of the transaction any more. Changes in place to other objects, and to arrays of
-        ``new()``, are not taken back, as by an abort. Stores that were created since refuse to work.
+        ``new()``, are not taken back, as by an abort. Stores that were created since refuse to work. Iterators may
+        go on with what was taken back, or raise an Error.
         """
         self._savepoints.check_newest(self)
         self._savepoints.take_back(self)
@@ -101,9 +102,8 @@ class Savepoints:
     def __init__(self, owner: Owner) -> None:
         self.is_used = False
         self.unfinished = ""
-        self._ref = weakref.ref(
-            owner
-        )  # a transaction that nobody holds ends at once, without the garbage collector
+        # Weak, so that a transaction that nobody holds ends at once, without the garbage collector.
+        self._ref = weakref.ref(owner)
         self._open: tuple[Savepoint, ...] = ()
         self._withdrawn: set[Staging] = set()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from ..chunks.allocator import SPILL_SIZE, Allocator
 from ..runs.extent import MUTABLE, Extent, unpack_row
@@ -21,15 +22,24 @@ class Tail:
         self.data = bytearray(data)
 
 
+class Room(NamedTuple):
+    """A record with room behind it, where that ends, and its number: that of a later one is higher."""
+
+    record: Extent
+    end: int
+    number: int
+
+
 class Growing:
     """What a transaction adds to records, in memory until they are read or stored.
 
     A record of another commit is not made longer where it lies: recovery, copies, followers and rebuilding rely on
     it that a commit's records lie in bytes of its own, which no later commit writes. So it is copied, once for each
-    transaction. Where that reads the record in between, or there is too much for memory, the copy gets room behind
-    it, as much as it takes itself, which the next bytes go into: they belong to no view of before, and to this
-    commit. What of the room is left at the end is garbage, for compaction. A record that is not read before the end
-    gets none, nor does one that the transaction has made.
+    transaction. Where that reads the record in between, begins a savepoint, or adds too much for memory, the copy
+    gets room behind it, as much as it takes itself, which the next bytes go into: they belong to no view of before,
+    and to this commit. What of the room is left at the end is garbage, for compaction. A record that is not read
+    before the end gets none, nor does one that the transaction has made. Where bytes in the room were taken back,
+    no others go there: views of them may be held.
 
     Attributes
     ----------
@@ -42,7 +52,8 @@ class Growing:
     def __init__(self, allocator: Allocator) -> None:
         self.tails: dict[int, Tail] = {}
         self._allocator = allocator
-        self._rooms: dict[int, tuple[Extent, int]] = {}
+        self._rooms: dict[int, Room] = {}  # the one that was taken or used last is the last
+        self._count = 0
         self.left = MUCH
 
     def make(self, key: int, data: bytes) -> None:
@@ -82,18 +93,24 @@ class Growing:
         base, data = tail.base, bytes(tail.data)
         if base is None:
             return self._allocator.put(key, data, len(data))
-        known, end = self._rooms.get(key, (None, 0))
-        if known == base and self._allocator.end_of(base) + len(data) <= end:
-            row = self._allocator.lengthen(base, data)
+        room = self._rooms.pop(key, None)
+        if room is not None and room.record == base and self._allocator.end_of(base) + len(data) <= room.end:
+            row, end = self._allocator.lengthen(base, data), room.end
         else:
             row, end = self._allocator.put_longer(key, base, data, is_growing=is_growing)
         longer = unpack_row(row)
         if end > self._allocator.end_of(longer):
-            self._rooms[key] = longer, end
+            self._count += 1
+            self._rooms[key] = Room(longer, end, self._count)
         return row
 
-    def clear(self) -> None:
-        """Forget all that has no place, and all room: it may be taken by others."""
+    def mark(self) -> int:
+        """Return what :meth:`rewind` takes to come back to now, when all records have their places."""
+        return self._count
+
+    def rewind(self, mark: int) -> None:
+        """Forget what has no place, and the room that was taken or used since: others may take it, or see it."""
         self.tails.clear()
-        self._rooms = {}
+        while self._rooms and next(reversed(self._rooms.values())).number > mark:
+            self._rooms.popitem()
         self.left = MUCH

@@ -48,6 +48,7 @@ class Mark(NamedTuple):
 
     rows: RowsMark
     room: RoomMark
+    growing: int
     edits: dict[int, Edit]
 
 
@@ -421,13 +422,13 @@ class Staging:
     def mark(self) -> Mark:
         """Return what is staged now, to come back to; end it by :meth:`rewind` or :meth:`release`."""
         self._make_readable()
-        return Mark(self._rows.mark(), self.allocator.mark(), dict(self.edits))
+        return Mark(self._rows.mark(), self.allocator.mark(), self._growing.mark(), dict(self.edits))
 
     def rewind(self, mark: Mark) -> None:
         """Come back to what was marked. Cut short, it leaves what is staged undefined."""
         self._puts = {}
         self._end = self._limit = 0
-        self._growing.clear()
+        self._growing.rewind(mark.growing)
         self._rows.rewind(mark.rows)
         for private, stored in mark.edits.values():
             np.frombuffer(private, np.uint8)[:] = np.frombuffer(stored, np.uint8)

@@ -285,6 +285,20 @@ def test_cursors_and_views_of_ranges_see_what_is_left(txn: sc.Transaction) -> No
         assert not list(keys)
 
 
+@pytest.mark.parametrize("end", ["rollback", "abort"])
+def test_iterators_do_not_go_on_with_what_was_taken_back(txn: sc.Transaction, end: str) -> None:
+    store = txn["a"]
+    with txn, txn.savepoint() as savepoint:
+        store.put_many(range(100), np.ones((100, 300)))
+        started = [iter(store.items()), iter(store.values()), store.scan(batch_size=3)]
+        for iterator in started:
+            next(iterator)
+        savepoint.rollback() if end == "rollback" else txn.abort()
+        for iterator in started:
+            with pytest.raises(sc.Error, match=r"taken back|aborted"):
+                list(iterator)
+
+
 def test_misuse_is_told(db: sc.Database, txn: sc.Transaction) -> None:
     savepoint = txn.savepoint()
     with pytest.raises(sc.Error, match="has not begun: use it as with"):
@@ -371,6 +385,29 @@ def test_a_savepoint_takes_no_memory_by_what_was_staged(db: sc.Database) -> None
             tracemalloc.stop()
         assert peak < 200_000
         txn.abort()
+
+
+def test_taking_back_takes_no_memory_by_what_is_not_yet_in_the_file(open_db: OpenDB) -> None:
+    db = open_db(sync=False)
+    db.array_store("a", "f8")
+    with db.transaction() as txn:
+        for key in range(6000):
+            with txn.savepoint():
+                txn["a"].put(key, [1])
+        tracemalloc.start()
+        try:
+            for key in range(10):
+                with txn.savepoint() as savepoint:
+                    txn["a"].put(key, [2])
+                    with txn.savepoint():
+                        txn["a"].put(key, [3])
+                    savepoint.rollback()
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 100_000
+    assert (db["a"].read().values == 1).all()
+    assert len(db["a"]) == 6000
 
 
 def test_a_full_disk_in_a_savepoint(db: sc.Database, txn: sc.Transaction, monkeypatch: pytest.MonkeyPatch) -> None:

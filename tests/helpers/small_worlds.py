@@ -72,6 +72,14 @@ def transaction(*actions: Action, sync: bool = True) -> Step:
     return Step("transaction", actions, sync, commits=True, durable=sync)
 
 
+def taken_back_between(position: int) -> Iterator[Action]:
+    """Yield writes to two stores of which some are taken back, of which views were handed out."""
+    yield "append", "floats", 2, doubles(position, 2)
+    undone = [put_many("floats", range(20, 40), 32, position), ("append", "floats", 2, doubles(position, 4))]
+    yield "undone", "floats", [*undone, put("points", 2, position)], True
+    yield "append", "floats", 2, doubles(position, 1)
+
+
 def plan_create(state: State) -> Step | None:
     name = next((name for name in ("floats", "bytes") if name not in state), None)
     return None if name is None else Step("create", [("create", name)], commits=True, durable=True)
@@ -87,10 +95,14 @@ ALPHABET: dict[str, tuple[str, Plan]] = {
     ),
     "bulk": ("floats", lambda state, at: single(put_many("floats", range(10, 34), 32, at))),
     "two stores": ("floats", lambda state, at: transaction(put("floats", 3, at), put("points", 1, at))),
+    "append": ("floats", lambda state, at: single(("append", "floats", 1, doubles(at, 2)))),
+    "savepoint": ("floats", lambda state, at: transaction(*taken_back_between(at))),
     "new": ("points", lambda state, at: transaction(("new", "points", 7, doubles(at, 2)))),
     "change": ("points", lambda state, at: Step("change", [("change", "points", 1, doubles(at, 2))], durable=True)),
     "abort": ("floats", lambda state, at: Step("abort", [put_many("floats", range(20, 40), 32, at)])),
     "compact": ("floats", lambda state, at: Step("compact", [("compact", "floats")], commits=True, durable=True)),
+    "alter": ("points", lambda state, at: Step("alter", [("alter", "points")], commits=True, durable=True)),
+    "attribute": ("floats", lambda state, at: single(("attribute", "floats", at))),
     "drop": ("floats", lambda state, at: Step("drop", [("drop", "floats")], commits=True, durable=True)),
     "create": ("", lambda state, at: plan_create(state)),
     "sync": ("", lambda state, at: Step("sync", durable=True)),

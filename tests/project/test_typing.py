@@ -14,9 +14,10 @@ import structchunk
 pytest.importorskip("mypy")
 
 CODE = """
+import contextlib
 import ctypes
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -134,6 +135,26 @@ def attributes(db: sc.Database, snapshot: sc.Snapshot, temps: sc.ArrayStore, poi
     assert_type(dict(temps.attrs.items()), dict[str, Any])
     assert_type(temps.attrs.pop("unit", None), Any)
     temps.attrs[5] = 1  # type: ignore[index]
+
+
+def appended(temps: sc.ArrayStore, points: sc.ObjectStore[Point]) -> None:
+    temps.append(7, [1.0, 2.0])
+    temps.append(7, np.zeros(3))
+    with contextlib.suppress(TypeError):
+        assert_type(points.append(7, [1.0]), NoReturn)
+
+
+def taken_back(db: sc.Database, temps: sc.ArrayStore) -> None:
+    with db.transaction() as txn:
+        assert_type(txn.savepoint(), sc.Savepoint)
+        with txn.savepoint() as savepoint:
+            assert_type(savepoint, sc.Savepoint)
+            txn[temps].append(7, [3.0])
+            savepoint.rollback()
+        with contextlib.suppress(ValueError), txn.savepoint():
+            raise ValueError
+        temps.append(8, [4.0])
+    txn.savepoint(5)  # type: ignore[call-arg]
 
 
 def altered(db: sc.Database) -> None:

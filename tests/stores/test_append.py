@@ -79,6 +79,24 @@ def test_reads_in_between_cost_no_copy_for_each(db: sc.Database, copied: list[in
     assert len(copied) < 15
 
 
+def test_savepoints_that_are_taken_back_cost_no_copy_for_each(db: sc.Database, copied: list[int]) -> None:
+    """Unless the record was made longer where it lies: others may see that, so it goes on elsewhere."""
+    store = db.array_store("a", "i8")
+    store.put(7, np.arange(1000))
+    held = []
+    with db.transaction() as txn:
+        for number in range(60):
+            with txn.savepoint() as savepoint:
+                txn["a"].append(7, [number])
+                if number % 20 == 19:
+                    held.append(txn["a"][7])
+                if number % 2:
+                    savepoint.rollback()
+    assert len(copied) == 3
+    assert store[7].tolist() == [*range(1000), *range(0, 60, 2)]
+    assert [array[-2:].tolist() for array in held] == [[18, 19], [38, 39], [58, 59]]
+
+
 def test_what_a_transaction_makes_lies_back_to_back(db: sc.Database) -> None:
     """Nothing is wasted where records are not read in between, in whichever order they grow."""
     store = db.array_store("a", "i8")
