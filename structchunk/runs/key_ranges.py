@@ -24,7 +24,8 @@ def split(runs: Iterable[tuple[Run, int]], size: int, count: int) -> list[KeyRan
     Parameters
     ----------
     runs : iterable of (Run, int)
-        Consecutive runs of one store after the other, each beside the store's item size.
+        Runs of one store after the other, each beside the store's item size; those of a store are consecutive,
+        or those of some parts of it.
     size : int
         Bytes of all records, and of their rows (an empty record is work, too). If it is wrong, so is the balance;
         the key space is covered even so.
@@ -62,9 +63,16 @@ def _item_count(run: Run) -> int:
 
 def _keys_at(run: Run, item_size: int, targets: npt.NDArray[np.floating[Any]]) -> Iterator[int]:
     """Yield the keys of the records that begin nearest to these bytes; one beyond the last key for its end."""
-    rows = run.rows
-    sizes = rows["length"] * float(item_size) + ROW_SIZE
-    middles = np.cumsum(sizes) - sizes / 2
     after = last_key(run) + 1
-    for at in np.searchsorted(middles, targets).tolist():
-        yield int(rows["key"][at]) if at < len(rows) else after
+    for at in _nearest(run, item_size, targets).tolist():
+        yield run.extent(at)[0] if at < len(run) else after
+
+
+def _nearest(run: Run, item_size: int, targets: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.intp]:
+    """Return the positions of these records."""
+    if isinstance(run, ContiguousRun) and run.length:
+        positions = np.ceil(targets / float(run.length * item_size + ROW_SIZE) - 0.5)
+        return np.minimum(positions, len(run)).astype(np.intp)
+    sizes = run.rows["length"] * float(item_size) + ROW_SIZE
+    found: npt.NDArray[np.intp] = np.searchsorted(np.cumsum(sizes) - sizes / 2, targets)
+    return found
