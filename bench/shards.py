@@ -107,6 +107,7 @@ def measure(folder: Path, count: int, shards: int, width: int, rounds: int) -> N
             cells.append(f"{what} {each:8.1f} ns {each / max(other, 1e-9):6.2f}x")
         print(f"{width:3} float64, {name:15}", "  ".join(cells), flush=True)
     for one in opened.values():
+        assert one.verify() == []
         one.close()
 
 
