@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..errors import ClosedError, StoreNotFound
 from ..runs.extent import Extent, RowArray
+from ..runs.key_ranges import Sample
 from ..runs.run import Run
 from .counts import LiveCount
 from .leveldb import LevelDB, Pair
@@ -84,6 +85,10 @@ class IndexSnapshot:
     def runs(self, store: int, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range as consecutive runs."""
         return self._held(store_index_of(self._store_indexes, store).runs(start, stop, self, reverse=reverse))
+
+    def sample(self, store: int, piece_count: int) -> list[Sample]:
+        """Return how rows are spread over the keys, in about so many pieces; [] if all are read as soon."""
+        return store_index_of(self._store_indexes, store).sample(piece_count, self.leveldb_snapshot)
 
     def end_key(self, store: int, *, reverse: bool) -> int | None:
         """Return the lowest key of a store, or the highest; None if it has none."""

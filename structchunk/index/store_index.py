@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from ..runs.extent import (
     rows_with,
     without_tombstones,
 )
+from ..runs.key_ranges import Sample
 from ..runs.run import (
     ArrayRun,
     Run,
@@ -41,6 +43,7 @@ from .change import Change, is_fold_due, put_into_pages, put_row, put_rows, put_
 from .delta import Delta
 from .leveldb import LevelDB
 from .page_cache import Budget, CachedPages, PageCache
+from .sampling import is_worth_sampling, sample
 from .stored_rows import StoredRows
 from .version import IndexState, IndexVersion
 
@@ -90,6 +93,12 @@ class StoreIndex:
         self._delta = Delta()
         self._delta_loaded = False
         self._dropped = ""
+
+    def sample(self, piece_count: int, snapshot: Any) -> list[Sample]:
+        """Return how rows are spread over the keys, in about so many pieces; [] if all are read as soon."""
+        if not is_worth_sampling(self._stored, piece_count):
+            return []
+        return list(sample(self._stored, piece_count, snapshot))
 
     def begin_empty(self) -> None:
         """Take it that LevelDB has nothing of this store: it is a new one."""

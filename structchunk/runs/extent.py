@@ -24,7 +24,7 @@ KEY_OF_ROW = struct.Struct("<Q")
 ROW_SIZE = 32
 assert EXTENT_DTYPE.itemsize == ROW.size == ROW_SIZE
 
-_ROW_BYTES = np.dtype((np.void, ROW_SIZE))
+ROW_BYTES = np.dtype((np.void, ROW_SIZE))
 """NumPy moves a row of these as one; one with fields, by an index, field by field and ten times slower."""
 
 TOMBSTONE = 1
@@ -74,7 +74,7 @@ def concatenate(parts: Sequence[RowArray]) -> RowArray:
     """Return arrays of rows end to end; of one alone, itself."""
     if len(parts) == 1:
         return parts[0]
-    return np.concatenate([rows.view(_ROW_BYTES) for rows in parts]).view(EXTENT_DTYPE) if parts else empty_rows()
+    return np.concatenate([rows.view(ROW_BYTES) for rows in parts]).view(EXTENT_DTYPE) if parts else empty_rows()
 
 
 def is_sorted(keys: npt.NDArray[np.uint64]) -> bool:
@@ -120,9 +120,9 @@ def _interleave(newer: RowArray, older: RowArray) -> RowArray:
     merged = np.empty(len(newer) + len(older), EXTENT_DTYPE)
     from_older = np.ones(len(merged), bool)
     from_older[slots] = False
-    places = merged.view(_ROW_BYTES)
-    places[slots] = newer.view(_ROW_BYTES)
-    places[from_older] = older.view(_ROW_BYTES)
+    places = merged.view(ROW_BYTES)
+    places[slots] = newer.view(ROW_BYTES)
+    places[from_older] = older.view(ROW_BYTES)
     return merged
 
 

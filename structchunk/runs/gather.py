@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .extent import MUTABLE, RowArray, breaks, chunks_of
+from .interleaved import InterleavedRun
 from .run import ContiguousRun, Run, joined, read_only
 
 MAX_RECORD_TYPE = 1 << 31
@@ -60,6 +61,24 @@ def gather(mapped: Mapped, rows: RowArray, keys: npt.NDArray[np.uint64]) -> Gath
         return keys, offsets, _copy(mapped, rows, offsets), False
     in_place = bool(np.bitwise_or.reduce(rows["flags"]) & MUTABLE)
     return keys, offsets, _view(mapped, rows, int(offsets[-1])), in_place
+
+
+def gather_interleaved(mapped: Mapped, run: InterleavedRun) -> Gathered:
+    """Return the records of runs whose keys interleave, in the order of the keys, copied slice by slice."""
+    offsets = run.offsets
+    out = np.empty(int(offsets[-1]), mapped.dtype)
+    size = run.length * mapped.item_size
+    for part, where in zip(run.parts, run.places, strict=True):
+        mapped.read_ahead(part.chunk, part.span.start, part.span.stop)
+        items = mapped.arrays[part.chunk][part.items]
+        if 0 < size < MAX_RECORD_TYPE:
+            _records(out, size)[where] = _records(items, size)
+        elif len(items) > WIDE_ITEMS * len(part):
+            _copy_each(items, part.offsets[:-1], np.diff(part.offsets), out, offsets[where])
+        else:
+            shifts = np.repeat(offsets[where] - part.offsets[:-1], np.diff(part.offsets))
+            _cells(out, mapped)[shifts + np.arange(len(items))] = _cells(items, mapped)
+    return run.keys, offsets, out, False
 
 
 def gather_runs(mapped: Mapped, runs: Sequence[Run]) -> Gathered:
@@ -129,6 +148,12 @@ def _copy(mapped: Mapped, rows: RowArray, offsets: npt.NDArray[np.int64]) -> npt
     return out
 
 
+def _records(items: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """Return records of one size in bytes, which lie back to back, as an item each."""
+    records: npt.NDArray[Any] = np.ndarray(items.nbytes // size, np.dtype((np.void, size)), items)
+    return records
+
+
 def _cells(items: npt.NDArray[Any], mapped: Mapped) -> npt.NDArray[Any]:
     """Return items as bytes that only have a size, whatever the type and the shape of one is."""
     cells: npt.NDArray[Any] = np.ndarray(len(items), np.dtype((np.void, mapped.item_size)), items)
@@ -149,9 +174,8 @@ def _copy_windows(
     record = np.dtype((np.void, size))
     shape, strides = (len(items) - size // item_size + 1,), (item_size,)
     windows: npt.NDArray[Any] = np.ndarray(shape, record, items, strides=strides)
-    records: npt.NDArray[Any] = np.ndarray(out.nbytes // size, record, out)
     # Not np.take(): it would first make a contiguous copy of all windows, many times the file.
-    records[chosen] = windows[starts]
+    _records(out, size)[chosen] = windows[starts]
 
 
 def _copy_each(

@@ -11,7 +11,6 @@ import threading
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple, NoReturn, Protocol
 
@@ -19,31 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorruptionError, Error, ReadOnlyError
-from ..runs.extent import KEY_END, TOMBSTONE, Extent, RowArray, chunks_of, last_wins, make_rows
+from ..runs.extent import KEY_END, TOMBSTONE, Extent, RowArray, chunks_of, make_rows
 from ..runs.gather import Items
-from ..runs.run import (
-    LONG_RUN,
-    ArrayRun,
-    ContiguousRun,
-    Run,
-    counts_between,
-    first_key,
-    joined,
-    last_key,
-    lockstep,
-)
+from ..runs.interleaved import RepeatedKey, merge
+from ..runs.run import ArrayRun, ContiguousRun, Run
 from ..stores.batches import MappedStore
 from ..stores.binding import Binding, maker_of_copies
 from ..types.keys import as_key
 from ..types.schema import Schema
-
-
-class RepeatedKey(Exception):
-    """Two parts have the same key; users never see this one."""
-
-    def __init__(self, key: int) -> None:
-        super().__init__(key)
-        self.key = key
 
 
 class Part(NamedTuple):
@@ -164,9 +146,10 @@ class ShardedHeap:
         """Return rows of a part with the numbers that its chunks have here."""
         if isinstance(run, ContiguousRun):
             return run.in_chunk(self.arrays.number(heap, run.chunk))
-        chunks, which = np.unique(run.rows["chunk"], return_inverse=True)
         rows = run.rows.copy()
-        rows["chunk"] = np.array([self.arrays.number(heap, chunk) for chunk in chunks.tolist()], np.uint32)[which]
+        chunks = chunks_of(rows)
+        numbers = np.array([self.arrays.number(heap, chunk) for chunk in chunks], np.uint32)
+        rows["chunk"] = numbers if len(chunks) == 1 else numbers[np.searchsorted(chunks, rows["chunk"])]
         return ArrayRun(rows)
 
 
@@ -254,6 +237,12 @@ class ShardedBinding:
         streams = [self._runs_of(part, start, stop, reverse=reverse) for part in group]
         return streams[0] if len(streams) == 1 else merge(streams, reverse=reverse)
 
+    def runs_by_part(self) -> Iterator[Run]:
+        """Yield all rows, those of one part after the other."""
+        self._home._check_open()
+        for part in self._parts:
+            yield from self._runs_of(part, 0, KEY_END, reverse=False)
+
     def _runs_of(self, part: Part, start: int, stop: int, *, reverse: bool) -> Iterator[Run]:
         binding = part.open()
         for run in binding.runs(start, stop, reverse=reverse):
@@ -322,38 +311,3 @@ def _groups(parts: Sequence[Part]) -> list[list[Part]]:
         groups[-1].append(part)
         reach = max(reach, part.last)
     return groups
-
-
-def merge(streams: Iterable[Iterator[Run]], *, reverse: bool) -> Iterator[Run]:
-    """Yield the rows of several streams of consecutive runs as one such stream.
-
-    Raises
-    ------
-    RepeatedKey
-        Two of them have the same key.
-    """
-    for parts in lockstep(streams, partial(_counts, reverse=reverse), reverse=reverse):
-        yield _together([part for part in parts if len(part)])
-
-
-def _counts(heads: Sequence[Run], *, reverse: bool) -> list[int]:
-    """Return how many rows of each run come before any that is still to come.
-
-    Where one run has many rows before any of another, they are taken alone, so that they stay what they are.
-    """
-    firsts, lasts = sorted(map(first_key, heads)), sorted(map(last_key, heads))
-    alone = ([-1, *lasts][-2] + 1, KEY_END) if reverse else (0, [*firsts, KEY_END][1])
-    together = (firsts[-1], KEY_END) if reverse else (0, lasts[0] + 1)
-    counts = counts_between(heads, *alone)
-    return counts if max(counts) >= LONG_RUN else counts_between(heads, *together)
-
-
-def _together(parts: Sequence[Run]) -> Run:
-    if len(parts) == 1:
-        return parts[0]
-    rows = joined(parts)
-    kept = last_wins(rows)
-    if len(kept) < len(rows):
-        keys = np.sort(rows["key"])
-        raise RepeatedKey(int(keys[np.argmax(keys[1:] == keys[:-1])]))
-    return ArrayRun(kept)

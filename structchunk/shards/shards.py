@@ -13,7 +13,6 @@ from ..database.database import Database
 from ..disk.paths import AnyPath
 from ..errors import ClosedError, CorruptionError, Error, StoreNotFound
 from ..maintenance.verify import Problem
-from ..runs.extent import KEY_END
 from ..runs.key_ranges import KeyRange, split, weight
 from ..stores.binding import Binding
 from ..stores.collection import StoreCollection
@@ -105,7 +104,7 @@ class Shards(StoreCollection):
         bindings = [self._binding(name) for name in names]
         held = [shard.stores[name] for name in names for shard in self._manifest.shards if name in shard.stores]
         size = sum(weight(holding.records, holding.size) for holding in held)
-        runs = ((run, binding.heap.item_size) for binding in bindings for run in binding.runs(0, KEY_END))
+        runs = ((run, binding.heap.item_size) for binding in bindings for run in binding.runs_by_part())
         return split(runs, size, count)
 
     # ------------------------------------------------------------------ databases

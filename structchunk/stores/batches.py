@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runs.extent import MUTABLE, TOMBSTONE, Extent, RowArray, breaks
-from ..runs.gather import Mapped, gather, gather_runs
-from ..runs.run import ArrayRun, Run, are_seldom
+from ..runs.gather import Mapped, gather, gather_interleaved, gather_runs
+from ..runs.interleaved import InterleavedRun
+from ..runs.run import ArrayRun, ContiguousRun, Run, are_seldom
 from ..types.schema import Schema
 from .ahead import Fetched, Part, fetch_ahead
 from .batch import Batch
@@ -22,6 +23,8 @@ BATCH_SIZE = 1 << 16
 """Records in a batch, at most, unless the caller asks for others."""
 COPY_SIZE = 64 << 20
 """A scan copies no more bytes than this into one batch."""
+MERGED_SIZE = 2 << 20
+"""What is merged is copied in batches that stay in the caches of a processor."""
 
 
 class MappedStore(Mapped, Fetched, Protocol):
@@ -94,14 +97,17 @@ def batch_of_part(heap: MappedStore, part: Run) -> Batch:
     return _batch(heap, part, part.keys)
 
 
+def _made(run: Run) -> Run:
+    """Return a run with its rows made, once for all of its parts."""
+    is_made = isinstance(run, (ContiguousRun, InterleavedRun))
+    return run if is_made else ArrayRun(run.rows)
+
+
 def cut(heaps: Sequence[MappedStore], runs: Sequence[Run], batch_size: int) -> Iterator[Part]:
     """Yield runs that have the same keys, one for each heap, in the parts that batches are made of."""
-    # With their rows made, once for all parts.
-    made = [ArrayRun(run.rows) if isinstance(run, ArrayRun) else run for run in runs]
-    sides = zip(heaps, made, strict=True)
-    cuts = [_cuts(run.rows, heap.item_size) for heap, run in sides if isinstance(run, ArrayRun)]
-    bounds = np.unique(np.concatenate([[0, len(made[0])], *cuts])).tolist()
-    for low, high in pairwise(bounds):
+    made = [_made(run) for run in runs]
+    cuts = {at for heap, run in zip(heaps, made, strict=True) for at in _cuts(run, heap.item_size)}
+    for low, high in pairwise(sorted({0, len(made[0]), *cuts})):
         for first in range(low, high, batch_size):
             upto = min(first + batch_size, high)
             yield [run.part(first, upto) for run in made]
@@ -113,6 +119,8 @@ def _side_by_side(heaps: Sequence[MappedStore], part: Part) -> tuple[Batch, ...]
 
 
 def _batch(heap: MappedStore, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
+    if isinstance(run, InterleavedRun):
+        return _read_only(heap, *gather_interleaved(heap, run))
     if isinstance(run, ArrayRun):
         return _read_only(heap, *gather(heap, run.rows, keys))
     values = heap.arrays[run.chunk][run.items]
@@ -133,13 +141,23 @@ def _read_only(
     return Batch(keys, offsets, values, heap.schema.kind, in_place)
 
 
-def _cuts(rows: RowArray, item_size: int) -> npt.NDArray[np.intp]:
+def _cuts(run: Run, item_size: int) -> list[int]:
     """Return where to cut rows: where records stop lying back to back, unless that would leave short runs."""
-    cuts = breaks(rows, item_size)
-    return cuts if not len(cuts) or are_seldom(cuts, len(rows)) else _copy_cuts(rows, item_size)
+    if isinstance(run, ContiguousRun):
+        return []
+    if isinstance(run, InterleavedRun):
+        return _copy_cuts(run.offsets[1:], item_size, MERGED_SIZE)
+    cuts = breaks(run.rows, item_size)
+    if not len(cuts) or are_seldom(cuts, len(run)):
+        seldom: list[int] = cuts.tolist()
+        return seldom
+    return _copy_cuts(np.cumsum(run.rows["length"]), item_size, COPY_SIZE)
 
 
-def _copy_cuts(rows: RowArray, item_size: int) -> npt.NDArray[Any]:
-    """Return where to cut rows so that no part has many more bytes than are to be copied at once."""
-    portion = np.cumsum(rows["length"]) * np.uint64(item_size) // np.uint64(COPY_SIZE)
-    return np.flatnonzero(portion[1:] != portion[:-1]) + 1
+def _copy_cuts(ends: npt.NDArray[Any], item_size: int, size: int) -> list[int]:
+    """Return where to cut records, given their ends, so that no part has many more bytes than `size`."""
+    if int(ends[-1]) * item_size < size:
+        return []
+    portion = ends * item_size // size
+    cuts: list[int] = (np.flatnonzero(portion[1:] != portion[:-1]) + 1).tolist()
+    return cuts

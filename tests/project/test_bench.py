@@ -13,7 +13,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2]))  # bench/ is not part of what is installed
 
 from bench import __main__ as command
-from bench import cold, growth, published, report, steps
+from bench import cold, growth, published, report, shards, steps
 from bench.data import make_arrays, make_structs
 from bench.peers import ARRAY_PEERS, STRUCT_PEERS, AnyPeer, Peer, Settings, available
 from bench.runner import Contest, Results, Times, WrongAnswerError, same, timed
@@ -217,3 +217,13 @@ def test_results_note_each_round() -> None:
     results.add("scansum", "a", 10, 1.0)
     results.add("scansum", "a", 10, 2.0)
     assert results.times["scansum"]["a"] == Times(10, [1.0, 2.0])
+
+
+def test_shards_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "WIDTHS", (1,))
+    monkeypatch.setattr(shards, "POINTS", 100)
+    monkeypatch.setattr(shards, "SINGLES", 10)
+    shards.main(2_000, 2, 1, str(tmp_path))
+    assert len(capsys.readouterr().out.splitlines()) == len(shards.DEALS)

@@ -119,3 +119,33 @@ def test_records_without_items_are_work_too(db: sc.Database) -> None:
     store.put_many(range(100), np.zeros(0), np.zeros(100, int))
     with db.snapshot() as snapshot:
         assert [len(store.keys(*bounds)) for bounds in snapshot.split("a", count=4)] == [25] * 4
+
+
+def test_a_large_index_is_sampled_and_ranges_are_about_even(
+    open_db: OpenDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 120_000
+    random = np.random.default_rng(4)
+    with open_db() as db:
+        gaps, lengths = random.integers(1, 99, count), np.arange(count) // 20_000
+        db.array_store("gaps", "u1").put_many(np.cumsum(gaps), np.zeros(lengths.sum(), "u1"), lengths)
+        keys = np.cumsum(gaps[: count // 2]) + 3_000_000
+        db.array_store("other", "u1").put_many(keys, np.zeros((len(keys), 200), "u1"))
+        db.array_store("none", "u1")
+        db.compact()  # so that LevelDB has all of it in tables
+        path = db.path
+    monkeypatch.setattr("structchunk.index.sampling.LEAST_SIZE", 1)
+    monkeypatch.setattr("structchunk.index.sampling.LEAST_PIECE", 1)
+    with sc.open(path, "r") as db, db.snapshot() as snapshot:
+        for names in (["gaps"], ["gaps", "other"], ["other"], ["none"], ["gaps", "none"]):
+            for parts in (1, 2, 5):
+                ranges = snapshot.split(*names, count=parts)
+                check_cover(ranges, parts)
+                found = [sum(each) for each in zip(*(sizes(db[name], ranges) for name in names), strict=True)]
+                assert max(found) <= 1.2 * sum(found) / parts
+        with pytest.raises(ValueError, match="must be at least 1"):
+            snapshot.split("gaps", count=0)
+    monkeypatch.setattr("structchunk.index.sampling.LEAST_SIZE", 1 << 40)
+    with sc.open(path, "r") as db, db.snapshot() as snapshot:
+        (exact,) = {len(db["other"].keys(*bounds)) for bounds in snapshot.split("other", count=5)}
+        assert exact == count // 10

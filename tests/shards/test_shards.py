@@ -24,8 +24,8 @@ from support import count_descriptors, in_child, keys, rows_of_model, run_python
 
 import structchunk as sc
 from structchunk.runs.extent import clip
+from structchunk.runs.interleaved import merge
 from structchunk.runs.run import Run, joined, shorten
-from structchunk.shards.binding import merge
 from structchunk.shards.manifest import NAME, Manifest, _crc, read_manifest, write_manifest
 from structchunk.shards.writing import finish, make_shard, new_directory
 from structchunk.stores.collection import open_store
@@ -111,7 +111,7 @@ def test_merging_streams_gives_all_rows_in_order(
         taken |= model.keys()
     streams = [runs_of(model, cuts, reverse=reverse) for model in models]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("structchunk.shards.binding.LONG_RUN", long_run)
+        patch.setattr("structchunk.runs.interleaved.LONG_RUN", long_run)
         runs = list(merge(streams, reverse=reverse))
     assert all(len(run) for run in runs)
     assert joined(reversed(runs) if reverse else runs)["key"].tolist() == sorted(taken)
