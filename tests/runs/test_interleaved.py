@@ -32,7 +32,11 @@ def mapped(runs: list[ContiguousRun]) -> Any:
     """Return chunks for these runs: items that say which one they are."""
     arrays = {run.chunk: np.arange(run.items.stop + 9) + run.chunk * 1_000_000.0 for run in runs}
     return SimpleNamespace(
-        arrays=arrays, dtype=np.dtype(np.float64), item_size=8, read_ahead=lambda chunk, start, stop: None
+        arrays=arrays,
+        dtype=np.dtype(np.float64),
+        item_size=8,
+        fetched=lambda rows: arrays,
+        read_ahead=lambda chunk, start, stop: None,
     )
 
 
