@@ -334,9 +334,7 @@ def _cut(rows: RowArray, end: Run, side: Any) -> int:
     return int(np.searchsorted(rows["key"], end.keys[0], side=side)) if len(rows) else 0
 
 
-def lockstep(
-    streams: Iterable[Iterator[Run]], counts: Callable[[list[Run]], list[int]], *, reverse: bool = False
-) -> Iterator[list[Run]]:
+def lockstep(streams: Iterable[Iterator[Run]], counts: Callable[[list[Run]], list[int]]) -> Iterator[list[Run]]:
     """Go through streams of consecutive runs side by side, part by part.
 
     Parameters
@@ -345,8 +343,6 @@ def lockstep(
     counts : callable
         Is given the next rows of each stream that has not ended, and returns how many of each to yield now; at
         least one row of one stream.
-    reverse : bool
-        The runs come in descending order of key, though each itself ascends.
 
     Yields
     ------
@@ -356,18 +352,13 @@ def lockstep(
     heads = [(stream, run) for stream in streams if (run := next(stream, None)) is not None]
     while heads:
         runs = [run for _, run in heads]
-        cuts = [_parted(run, count, reverse=reverse) for run, count in zip(runs, counts(runs), strict=True)]
+        cuts = [
+            (run.part(0, count), run.part(count, len(run))) for run, count in zip(runs, counts(runs), strict=True)
+        ]
         yield [part for part, _ in cuts]
         rests = zip(heads, cuts, strict=True)
         after = [(stream, rest if len(rest) else next(stream, None)) for (stream, _), (_, rest) in rests]
         heads = [(stream, run) for stream, run in after if run is not None]
-
-
-def _parted(run: Run, count: int, *, reverse: bool) -> tuple[Run, Run]:
-    """Return the first rows of a run, in the direction in which runs come, and the rest."""
-    at = len(run) - count if reverse else count
-    low, high = run.part(0, at), run.part(at, len(run))
-    return (high, low) if reverse else (low, high)
 
 
 def counts_between(runs: Iterable[Run], start: int, stop: int) -> list[int]:
