@@ -353,6 +353,7 @@ def test_a_full_disk(db: sc.Database, tmp_path: Path) -> None:
 # -- interrupts
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of those that meet a finaliser
 def test_interrupts(store: FaultyStore, values: Any, cache: Path, seed: int, budget: float) -> None:
     """Ctrl-C at any instant of a fetch: the handle works on, and no other thread waits for ever."""
     interrupter = Interrupter()
