@@ -21,7 +21,7 @@ OpenDB: TypeAlias = Callable[..., sc.Database]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=0, help="what random sweeps begin with")
-    parser.addoption("--budget", type=float, default=1, help="how many times the usual work sweeps do")
+    parser.addoption("--budget", type=float, default=0.5, help="how much work sweeps do; 1 is twice the usual")
 
 
 def pytest_configure(config: pytest.Config) -> None:
