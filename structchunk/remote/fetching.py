@@ -14,12 +14,12 @@ from functools import partial
 
 import numpy as np
 
-from ..errors import CLOSED, ClosedError, CorruptionError
+from ..errors import CLOSED, ClosedError
 from ..process.workers import Job, Workers
 from .cached_chunk import CachedChunk
 from .layout import ZEROS
 from .manifest import Object, PublishedChunk
-from .objects import Objects
+from .objects import Objects, again_if_damaged
 
 REQUEST_SIZE = 4 << 20
 """Bytes that one request brings, at most, unless a block has more."""
@@ -104,12 +104,8 @@ class Fetching:
                     self._pending.pop(block, None)
 
     def _fetch_piece(self, name: str, blocks: range, offset: int, size: int) -> None:
-        read = partial(self._read, name, offset, size)
         where = self._objects.at(name)
-        try:
-            self.cached.store(blocks, read(), where)
-        except CorruptionError:  # on its way, maybe
-            self.cached.store(blocks, read(), where)
+        again_if_damaged(lambda: self.cached.store(blocks, self._read(name, offset, size), where))
 
     def _read(self, name: str, offset: int, size: int) -> bytes:
         try:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from ..errors import missing_extra
+from ..errors import CorruptionError, missing_extra
 from .address import secrets_of, shown, without
 
 T = TypeVar("T")
@@ -251,6 +251,14 @@ _NUMBERS: dict[type[OSError], int] = {
     TimeoutError: errno.ETIMEDOUT,
     ConnectionError: errno.ECONNRESET,
 }
+
+
+def again_if_damaged(read: Callable[[], T]) -> T:
+    """Return what a call makes of bytes that it reads, made again if they were damaged: on their way, maybe."""
+    try:
+        return read()
+    except CorruptionError:
+        return read()
 
 
 def passes(error: Exception) -> bool:

@@ -28,7 +28,7 @@ from .cache import CACHE_SIZE, Cache, default_directory
 from .cached_chunk import CachedChunk
 from .fetching import Fetching, wait
 from .manifest import Manifest, PublishedChunk
-from .objects import Objects, open_objects
+from .objects import Objects, again_if_damaged, open_objects
 from .publications import find_newest, kept, read_manifest
 from .remote_chunk import RemoteChunk, RemoteHeap
 from .remote_index import advance_index, create_index
@@ -245,10 +245,7 @@ def open_published(address: Address) -> RemoteStorage:
 
 
 def _newest(objects: Objects) -> Manifest:
-    try:
-        newest = find_newest(objects)
-    except CorruptionError:  # on its way, maybe
-        newest = find_newest(objects)
+    newest = again_if_damaged(partial(find_newest, objects))
     if newest is None:
         raise FileNotFoundError(f"nothing is published at {objects.url}; Database.publish() does that")
     return newest

@@ -13,7 +13,7 @@ from ..process.workers import Job
 from .cached_chunk import explained
 from .fetching import WORKERS
 from .manifest import ADVICE, Manifest, Object
-from .objects import Objects
+from .objects import Objects, again_if_damaged
 from .rows import Entry, parse_entries
 
 
@@ -47,18 +47,17 @@ class RowCache:
             data = files.read(path, 0, wanted.size + 1)
             if _is(data, wanted):
                 return data
-        data = self._fetch(wanted)
-        if not _is(data, wanted):
-            data = self._fetch(wanted)  # on its way, maybe
-        if not _is(data, wanted):
-            found = f"{len(data)} bytes of CRC {zlib.crc32(data):08x}"
-            expected = f"{wanted.size} of {wanted.crc:08x}"
-            raise CorruptionError(self._objects.at(wanted.name), found=found, expected=expected, advice=ADVICE)
+        data = again_if_damaged(lambda: self._fetch(wanted))
         self._keep(path, data)
         return data
 
     def _fetch(self, wanted: Object) -> bytes:
-        return self._objects.read(wanted.name, wanted.size)
+        data = self._objects.read(wanted.name, wanted.size)
+        if not _is(data, wanted):
+            found = f"{len(data)} bytes of CRC {zlib.crc32(data):08x}"
+            expected = f"{wanted.size} of {wanted.crc:08x}"
+            raise CorruptionError(self._objects.at(wanted.name), found=found, expected=expected, advice=ADVICE)
+        return data
 
     def _keep(self, path: str, data: bytes) -> None:
         draft = f"{path}.{os.urandom(4).hex()}.part"

@@ -10,9 +10,8 @@ from typing import Any, TypeAlias
 from ..database.database import Database
 from ..database.opening import AnyPath, absolute, open
 from ..disk import files
-from ..errors import CorruptionError
 from ..remote.address import is_url, shown
-from ..remote.objects import Objects, open_objects
+from ..remote.objects import Objects, again_if_damaged, open_objects
 from ..remote.remote_storage import Address
 from .manifest import NAME, Manifest, parse_manifest, read_manifest
 
@@ -101,11 +100,9 @@ class Location:
         objects = self.objects()
         where = objects.at(NAME)
         try:
-            return parse_manifest(objects.read(NAME), where)
+            return again_if_damaged(lambda: parse_manifest(objects.read(NAME), where))
         except FileNotFoundError:
             raise _no_manifest(where) from None
-        except CorruptionError:  # on its way, maybe
-            return parse_manifest(objects.read(NAME), where)
 
 
 Place: TypeAlias = Directory | Location
