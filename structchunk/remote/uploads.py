@@ -10,12 +10,14 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from ..process.in_order import in_order
 from .chunk_drafts import ChunkDraft, Reader, crcs_of
 from .layout import ZEROS
 from .manifest import DATA, Object
@@ -113,28 +115,16 @@ def upload(
     total, done = sum(part.size for parts in planned for part in parts), 0
     made = []
     report(done, total)
-    work = [(objects, reader, parts, *name) for parts, name in zip(planned, names, strict=False)]
-    for made_object, laid in _in_threads(work):
+    work = [
+        partial(_upload_one, objects, reader, parts, *name) for parts, name in zip(planned, names, strict=False)
+    ]
+    for made_object, laid in in_order(work, max(1, min(len(work), THREADS))):
         for part, number, offset, crcs in laid:
             part.draft.put(part.blocks, number, offset, crcs)
             done += part.size
         made += [] if made_object is None else [made_object]
         report(done, total)
     return made
-
-
-def _in_threads(work: list[tuple[Objects, Reader, list[Part], int, str]]) -> Iterator[Done]:
-    if len(work) <= 1:
-        yield from (_upload_one(*each) for each in work)
-        return
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
-
-    pool = ThreadPoolExecutor(THREADS, "structchunk-publish")
-    try:
-        begun = [pool.submit(_upload_one, *each) for each in work]
-        yield from (each.result() for each in begun)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _upload_one(objects: Objects, reader: Reader, parts: list[Part], number: int, name: str) -> Done:
