@@ -48,12 +48,6 @@ class InPlaceViews:
         `checkpoint` brings everything to disk: a record that a CRC covers can be changed only when no crash can
         make recovery check it any more. While ``compact()`` moves it, this waits.
         """
-        array = self._array(heap, extent, checkpoint)
-        if heap.is_dropped:  # while this waited: what would be changed is in a file that has gone
-            raise StoreNotFound(f"store {heap.name!r} was dropped or altered; get it again by its name")
-        return array
-
-    def _array(self, heap: Heap, extent: Extent, checkpoint: Callable[[], None]) -> npt.NDArray[Any] | None:
         chunk = heap.find_chunk(extent[3])
         if chunk is None:
             return self._moved_array(heap, extent, checkpoint)
@@ -76,10 +70,12 @@ class InPlaceViews:
                     f"compact() or alter_store() is moving record {extent[0]}: its progress cannot have it"
                 )
             time.sleep(_PAUSE)
-        if extent[3] in heap.chunks:
-            return self._array(heap, extent, checkpoint)
+        if extent[3] in heap.chunks:  # it was to be moved, and is where it was
+            if heap.is_dropped:  # by alter_store(): what would be changed is in a file that has gone
+                raise StoreNotFound(f"store {heap.name!r} was dropped or altered; get it again by its name")
+            return self.array(heap, extent, checkpoint)
         moved = heap.retired_chunk(extent[3]).moved(extent)
-        return None if moved is None else self._array(heap, moved, checkpoint)
+        return None if moved is None else self.array(heap, moved, checkpoint)
 
     def begin_moving(self, heaps: Sequence[Heap]) -> list[list[Chunk]]:
         """Hand out no writable view of stores any more, and return of each the chunks of which none is held.
@@ -112,7 +108,7 @@ def maker_of_objects(
             return otherwise(extent)
         made = objects[number][offset // size]
         # After the view was made, as there.
-        if number in in_place.moving or number not in chunks or heap.is_dropped:
+        if number in in_place.moving or number not in chunks:
             return otherwise(extent)
         in_place.chunks[number] = chunk
         return made
