@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .extent import KEY_END, ROW_SIZE
-from .run import ContiguousRun, Run, last_key
+from .run import ContiguousRun, Run, count_items, last_key
 
 GRAIN = 64
 """Marks for each range: what stores with other keys may be out of balance is a fraction of this."""
@@ -59,7 +59,7 @@ def split_samples(samples: Iterable[Sample], count: int) -> list[KeyRange]:
 
 def run_weight(run: Run, item_size: int) -> int:
     """Return the bytes of the records of a run, and of their rows."""
-    return weight(len(run), _item_count(run) * item_size)
+    return weight(len(run), count_items(run) * item_size)
 
 
 def weight(record_count: int, size: int) -> int:
@@ -76,12 +76,6 @@ def _marks(runs: Iterable[tuple[Run, int]], share: float) -> Iterator[int]:
         if len(targets):
             yield from _keys_at(run, item_size, targets)
         done += size
-
-
-def _item_count(run: Run) -> int:
-    if isinstance(run, ContiguousRun):
-        return int(run.items.stop - run.items.start)
-    return int(run.rows["length"].sum())
 
 
 def _keys_at(run: Run, item_size: int, targets: npt.NDArray[np.floating[Any]]) -> Iterator[int]:

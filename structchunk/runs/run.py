@@ -361,6 +361,13 @@ def lockstep(streams: Iterable[Iterator[Run]], counts: Callable[[list[Run]], lis
         heads = [(stream, run) for stream, run in after if run is not None]
 
 
+def count_items(run: Run) -> int:
+    """Return how many items all records of a run have together."""
+    if isinstance(run, ContiguousRun):
+        return int(run.starts[-1] - run.starts[0])
+    return int(run.rows["length"].sum())
+
+
 def counts_between(runs: Iterable[Run], start: int, stop: int) -> list[int]:
     """Return how many rows of each run have ``start <= key < stop``."""
     return [len(clip_run(run, start, stop)) for run in runs]

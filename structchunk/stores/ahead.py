@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeAlias
 
-from ..runs.run import ContiguousRun, Run
+from ..runs.run import Run, count_items
 
 Part: TypeAlias = Sequence[Run]
 """Runs that have the same keys, one of each store."""
@@ -69,13 +69,9 @@ def _groups(remote: Sequence[tuple[int, Fetched]], parts: Iterator[Part]) -> Ite
     size, wanted = 0, FIRST_SIZE
     for part in parts:
         group.append(part)
-        size += sum(_count_items(part[side]) * heap.item_size for side, heap in remote)
+        size += sum(count_items(part[side]) * heap.item_size for side, heap in remote)
         if size >= wanted:
             yield group, size
             group, size, wanted = [], 0, min(2 * wanted, GROUP_SIZE)
     if group:
         yield group, size
-
-
-def _count_items(run: Run) -> int:
-    return int(run.starts[-1] - run.starts[0] if isinstance(run, ContiguousRun) else run.rows["length"].sum())

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runs.extent import KEY_END, intersect
-from ..runs.run import ArrayRun, Run, counts_between, joined, last_key, lockstep, portions
+from ..runs.run import ArrayRun, Run, count_items, counts_between, joined, last_key, lockstep, portions
 from ..types.keys import as_bound
 from .batch import Batch
 from .batches import MappedStore, aligned_batches, check_batch_size, cut
@@ -100,7 +100,7 @@ def sweep(bindings: Sequence[Binding], names: Sequence[str], ranges: KeyRanges, 
 def _step(heaps: Sequence[MappedStore], runs: Sequence[Run], batch_size: int) -> int:
     """Return how many records a batch may have for its copies to be of the size of a part, on average."""
     copied = [
-        int(run.rows["length"].sum()) * heap.item_size
+        count_items(run) * heap.item_size
         for heap, run in zip(heaps, runs, strict=True)
         if isinstance(run, ArrayRun)
     ]
