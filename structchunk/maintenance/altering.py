@@ -73,7 +73,7 @@ def _copy_step(heap: Heap, target: Staging, run: Run, converter: Converter) -> i
     flags = int(run.flag_values[0]) & MUTABLE
     lengths = _lengths(run)
     size = int(lengths.sum()) * heap.item_size
-    if len(run) == 1 and _is_long(size, flags):
+    if len(run) == 1 and _are_long(size, flags):
         _copy_long(heap, target, run.extent(0), flags, converter)
     else:
         target.put_many(run.keys, converter.convert(gather_values(heap, [run])), lengths, flags)
@@ -84,9 +84,9 @@ def _lengths(run: Run) -> npt.NDArray[np.int64]:
     return np.diff(run.offsets) if isinstance(run, ContiguousRun) else run.rows["length"].astype(np.int64)
 
 
-def _is_long(size: int, flags: int) -> bool:
-    """Tell whether a record is copied in pieces: it is large, or may have holes."""
-    return size > STEP_SIZE or bool(flags & MUTABLE and size > SPARSE_SIZE)
+def _are_long(sizes: Any, flags: Any) -> Any:
+    """Tell for each record, or for one, whether it is copied in pieces: it is large, or may have holes."""
+    return (sizes > STEP_SIZE) | ((flags & MUTABLE != 0) & (sizes > SPARSE_SIZE))
 
 
 def _steps(run: Run, *item_sizes: int) -> list[int]:
@@ -94,8 +94,7 @@ def _steps(run: Run, *item_sizes: int) -> list[int]:
     lengths, flags = _lengths(run), np.broadcast_to(run.flag_values, len(run)) & np.uint32(MUTABLE)
     sizes = lengths * max(item_sizes)
     portion = np.cumsum(sizes) // STEP_SIZE
-    long = (sizes > STEP_SIZE) | ((flags != 0) & (sizes > SPARSE_SIZE))
-    alone = np.flatnonzero(long)
+    alone = np.flatnonzero(_are_long(sizes, flags))
     changes = np.flatnonzero((portion[1:] != portion[:-1]) | (flags[1:] != flags[:-1])) + 1
     bounds: list[int] = np.unique(np.concatenate([changes, alone, alone + 1, [0, len(run)]])).tolist()
     return bounds
