@@ -308,7 +308,7 @@ class Chunk:
         return fields.free_offset, fields.directory_offset
 
     def _peek(self, offset: int, size: int) -> bytes:
-        """Return bytes of the file; it need not be mapped for that, which would take a file descriptor."""
+        """Return bytes of the file; it need not be mapped for that: mappings are limited in number."""
         if self._source is None:
             with contextlib.suppress(FileNotFoundError):  # it may be mapped meanwhile, and then lose its name
                 return files.read(self.path, offset, size)

@@ -208,7 +208,7 @@ class Heap:
             self.arrays.pop(mine.id, None)
         else:
             mine.seek(newer.committed, newer.directory)
-            newer.unmap()  # two of each file until the garbage collector comes would be many descriptors
+            newer.unmap()  # two of each file until the garbage collector comes would be many mappings
 
     def settle(self, chunk: Chunk) -> None:
         """Mark a draft chunk as committed."""

@@ -59,7 +59,7 @@ class CopiedStorage(Storage, abc.ABC):
         self._heaps = {store: mine.get(store, heap) for store, heap in theirs.items()}
         self.superblock = superblock
         for store in mine.keys() & theirs.keys():
-            theirs[store].chunks.clear()  # the garbage collector may come late, and a mapping takes a descriptor
+            theirs[store].chunks.clear()  # the garbage collector may come late, and mappings are limited in number
 
     def _forget(self, mine: dict[int, Heap], theirs: dict[int, Heap]) -> None:
         """Forget the chunks that are gone, but for the snapshots and scans that go on reading them."""
