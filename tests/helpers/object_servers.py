@@ -70,9 +70,7 @@ def seaweed(directory: Path) -> Iterator[Server]:
     command += [f"-{name}.port={port}" for name, port in ports.items()]
     command += ["-master.telemetry=false", "-master.volumeSizeLimitMB=256", "-volume.max=1000", "-s3.iam=false"]
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # whose ports are not free if another one runs
-    with _running(command, directory):
-        server = Server(f"http://127.0.0.1:{ports['s3']}")
-        _wait(server)
+    with _serving(command, ports["s3"], directory) as server:
         yield server
 
 
@@ -82,9 +80,8 @@ def moto(directory: Path) -> Iterator[Server]:
     pytest.importorskip("s3fs")
     pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
     port = _free_port()
-    with _running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], directory):
-        server = Server(f"http://127.0.0.1:{port}")
-        _wait(server)
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _serving(command, port, directory) as server:
         yield server
 
 
@@ -96,7 +93,16 @@ def nanio(directory: Path) -> Iterator[Server]:
     port = _free_port()
     command = [sys.executable, "-m", "nanio", "serve", "--host", "127.0.0.1", "--port", str(port)]
     keys = {"NANIO_ACCESS_KEY": KEY, "NANIO_SECRET_KEY": SECRET, "NANIO_DATA_DIR": str(directory)}
-    with _running(command, directory, keys):
+    with _serving(command, port, directory, keys) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _serving(
+    command: list[str], port: int, directory: Path, variables: dict[str, str] | None = None
+) -> Iterator[Server]:
+    """Run a server while the body runs, which begins when it answers."""
+    with _running(command, directory, variables):
         server = Server(f"http://127.0.0.1:{port}")
         _wait(server)
         yield server

@@ -40,6 +40,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", count)
     monkeypatch.setattr(s3fs.S3FileSystem, "_cat_file", count_bytes)
+    s3fs.S3FileSystem.clear_instance_cache()  # those of other tests have the methods of before
     return counted
 
 
