@@ -97,20 +97,13 @@ def batch_of_part(heap: MappedStore, part: Run) -> Batch:
     return _batch(heap, part, part.keys)
 
 
-def _made(run: Run) -> Run:
-    """Return a run with its rows made, once for all of its parts."""
-    is_made = isinstance(run, (ContiguousRun, InterleavedRun))
-    return run if is_made else ArrayRun(run.rows)
-
-
 def cut(heaps: Sequence[MappedStore], runs: Sequence[Run], batch_size: int) -> Iterator[Part]:
     """Yield runs that have the same keys, one for each heap, in the parts that batches are made of."""
-    made = [_made(run) for run in runs]
-    cuts = {at for heap, run in zip(heaps, made, strict=True) for at in _cuts(run, heap.item_size)}
-    for low, high in pairwise(sorted({0, len(made[0]), *cuts})):
+    cuts = {at for heap, run in zip(heaps, runs, strict=True) for at in _cuts(run, heap.item_size)}
+    for low, high in pairwise(sorted({0, len(runs[0]), *cuts})):
         for first in range(low, high, batch_size):
             upto = min(first + batch_size, high)
-            yield [run.part(first, upto) for run in made]
+            yield [run.part(first, upto) for run in runs]
 
 
 def _side_by_side(heaps: Sequence[MappedStore], part: Part) -> tuple[Batch, ...]:
@@ -147,11 +140,12 @@ def _cuts(run: Run, item_size: int) -> list[int]:
         return []
     if isinstance(run, InterleavedRun):
         return _copy_cuts(run.offsets[1:], item_size, MERGED_SIZE)
-    cuts = breaks(run.rows, item_size)
-    if not len(cuts) or are_seldom(cuts, len(run)):
+    rows = run.rows  # which may be made for this: they are not to be held for as long as the run is read
+    cuts = breaks(rows, item_size)
+    if not len(cuts) or are_seldom(cuts, len(rows)):
         seldom: list[int] = cuts.tolist()
         return seldom
-    return _copy_cuts(np.cumsum(run.rows["length"]), item_size, COPY_SIZE)
+    return _copy_cuts(np.cumsum(rows["length"]), item_size, COPY_SIZE)
 
 
 def _copy_cuts(ends: npt.NDArray[Any], item_size: int, size: int) -> list[int]:
