@@ -375,7 +375,9 @@ def pack(root: str, path: str) -> None:
 def unpack(path: str, root: str) -> list[str]:
     """Extract an archive into a new directory, and return which steps were done."""
     with tarfile.open(path) as archive:
-        archive.extractall(root, filter="data")
+        # Python 3.11.0 to 3.11.3 have no filters.
+        archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+        archive.extractall(root)
     with open(os.path.join(root, STEPS_FILE)) as file:
         steps: list[str] = json.load(file)
     return steps
