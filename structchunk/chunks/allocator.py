@@ -235,6 +235,25 @@ class Allocator:
         room.free = room.stored = end
         return ROW.pack(key, offset, size // item_size, room.chunk.id, 0), end
 
+    def put_behind(self, base: Extent, data: bytes) -> bytes | None:
+        """Store bytes behind a record, and return the packed row of both; None if other records may lie there.
+
+        Raises
+        ------
+        OSError
+            ENOSPC when the disk is full; then nothing changed.
+        """
+        key, offset, length, chunk, flags = base
+        room, size = self._room(0), len(data)
+        is_last = (chunk, self.end_of(base)) == (room.chunk.id, room.free)
+        if not is_last or room.free + size + ROW_SIZE > room.limit:
+            return None
+        room.chunk.reserve(room.free + size)
+        self._add(room, data, size)
+        if offset < room.chunk.committed:  # else this commit had a row for it already
+            room.limit -= ROW_SIZE
+        return ROW.pack(key, offset, length + size // self.heap.item_size, chunk, flags)
+
     def end_of(self, extent: Extent) -> int:
         """Return where a record ends."""
         return extent[1] + extent[2] * self.heap.item_size

@@ -39,7 +39,8 @@ the next segment lies right below the rows. A slot that holds no valid record en
         form 2   the same 24 bytes; then u8 first key, u8 step from key to key
                  forms 1 and 2 are for records of one length and the same flags, back to back from offset on
         whatever the form, between the data's end and the record there is room for 32 bytes for each row
-        offset is bytes from the start of the file, length is items
+        offset is bytes from the start of the file, length is items; one record may begin below the commit's
+        bytes: an earlier commit's last one, which this one made longer, from where its own bytes begin
         flags: 1 TOMBSTONE (deleted), 2 MUTABLE (may change in place), 4 ZERO (made by new(): no CRC
         covers it), 8 DROPPED (with 1: the whole store was dropped)
     record, 64 bytes
@@ -51,7 +52,8 @@ the next segment lies right below the rows. A slot that holds no valid record en
         24   u8  epoch
         32   u8  start } of the commit's bytes in this chunk
         40   u8  end   }
-        48   u4  CRC-32 of the bytes of all its records except ZERO ones, in the order of their offsets
+        48   u4  CRC-32 of the bytes of all its records except ZERO ones, in the order of their offsets, from
+                 start on
         52   u4  CRC-32 of the rows as they are here, with the zeros behind them
         56   u4  form of the rows; and 256 if this commit replaces the chunks that the header names
         60   u4  CRC-32 of bytes 0 to 60 of this record, started from the chunk id

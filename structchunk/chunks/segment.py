@@ -97,27 +97,31 @@ def pack_record(
     return head + OWN_CRC.pack(zlib.crc32(head, chunk))
 
 
-def data_crc(raw: memoryview, run: Run, item_size: int) -> int:
-    """Return the CRC of the bytes of all records but ``ZERO`` ones, in the order in which they lie."""
+def data_crc(raw: memoryview, run: Run, start: int, item_size: int) -> int:
+    """Return the CRC of the bytes of all records but ``ZERO`` ones, in the order in which they lie.
+
+    A commit's bytes begin at `start`; a record that it made longer lies partly below, where others had written it.
+    """
     if isinstance(run, ContiguousRun):
-        return 0 if run.flags & (TOMBSTONE | ZERO) else zlib.crc32(raw[run.span])
-    return _crc_of_any(raw, run.rows, item_size)
+        return 0 if run.flags & (TOMBSTONE | ZERO) else zlib.crc32(raw[max(start, run.span.start) : run.span.stop])
+    return _crc_of_any(raw, run.rows, start, item_size)
 
 
-def _crc_of_any(raw: memoryview, rows: RowArray, item_size: int) -> int:
+def _crc_of_any(raw: memoryview, rows: RowArray, start: int, item_size: int) -> int:
     if len(rows) == 1:  # as many commits have no more
         _, offset, length, _, flags = rows[0].item()
-        return 0 if flags & (TOMBSTONE | ZERO) else zlib.crc32(raw[offset : offset + length * item_size])
+        end = offset + length * item_size
+        return 0 if flags & (TOMBSTONE | ZERO) else zlib.crc32(raw[max(start, offset) : end])
     covered = rows[(rows["flags"] & (TOMBSTONE | ZERO) == 0) & (rows["length"] > 0)]
     if not len(covered):
         return 0
     offset, size = covered["offset"], covered["length"] * np.uint64(item_size)
-    start, end = int(offset.min()), int((offset + size).max())
-    if int(size.sum()) == end - start:  # no gaps, so there is no need to sort
-        return zlib.crc32(raw[start:end])
+    first, end = int(offset.min()), int((offset + size).max())
+    if int(size.sum()) == end - first:  # no gaps, so there is no need to sort
+        return zlib.crc32(raw[max(start, first) : end])
     crc = 0
     for _, offset, length, _, _ in coalesce(by_offset(covered), item_size).tolist():
-        crc = zlib.crc32(raw[offset : offset + length * item_size], crc)
+        crc = zlib.crc32(raw[max(start, offset) : offset + length * item_size], crc)
     return crc
 
 
@@ -151,38 +155,63 @@ def parse_segment(raw: memoryview, position: int, chunk: int, data_offset: int, 
         run = unpack(Packed(form, count, raw[low:top]), item_size)
     except ValueError:
         return None
-    if not _are_sound(run, chunk, start, end, item_size):
+    if not _are_sound(run, chunk, Bounds(data_offset, start, end, item_size)):
         return None
     return Segment(chunk, commit, epoch, parts, part, start, end, crc, run, low, replaces)
 
 
-def _are_sound(run: Run, chunk: int, start: int, end: int, item_size: int) -> bool:
-    """Tell whether the records of rows, whose keys ascend, lie in ``[start, end)`` of this chunk."""
+class Bounds(NamedTuple):
+    """Where the data of a chunk begins, where a commit's bytes in it begin and end, and the size of an item."""
+
+    data_offset: int
+    start: int
+    end: int
+    item_size: int
+
+    def own_part(self, offset: int, length: int) -> tuple[int, int]:
+        """Return the part of a record from ``start`` on, if it begins below and goes on there; else all of it."""
+        below, rest = divmod(self.start - offset, self.item_size)
+        is_longer = self.data_offset <= offset < self.start and not rest and length > below
+        return (self.start, length - below) if is_longer else (offset, length)
+
+
+def _are_sound(run: Run, chunk: int, bounds: Bounds) -> bool:
+    """Tell whether the records of rows, whose keys ascend, lie in a commit's bytes of this chunk."""
     rows = run.rows if isinstance(run, ArrayRun) else run.ends
     if len(rows) == 1:
-        return _is_sound(rows[0].item(), chunk, start, end, item_size)
+        return _is_sound(rows[0].item(), chunk, bounds)
     flags = rows["flags"]
     zero_alone = (flags & ZERO != 0) & (flags & MUTABLE == 0)
-    records = rows[flags & TOMBSTONE == 0]
+    records = _own_parts(rows[flags & TOMBSTONE == 0], bounds)
     # More bytes than there are would be records over one another, and each of them would have to be read. Summed as
     # floats, which no sum makes wrap around, and which are exact up to more than any file has.
     is_sum_needed = isinstance(run, ArrayRun) and len(records) > 1
-    size = float(records["length"].sum(dtype=np.float64)) * item_size if is_sum_needed else 0
+    size = float(records["length"].sum(dtype=np.float64)) * bounds.item_size if is_sum_needed else 0
     return (
         bool((rows["chunk"] == chunk).all())
         and not bool(zero_alone.any())
-        and not bool(misplaced(records, start, end, item_size).any())
-        and size <= end - start
+        and not bool(misplaced(records, bounds.start, bounds.end, bounds.item_size).any())
+        and size <= bounds.end - bounds.start
     )
 
 
-def _is_sound(row: Extent, chunk: int, start: int, end: int, item_size: int) -> bool:
+def _own_parts(records: RowArray, bounds: Bounds) -> RowArray:
+    """Return records, of which one may have been made longer, without what lies below the commit's bytes."""
+    longer = np.flatnonzero(records["offset"] < np.uint64(bounds.start))
+    if len(longer) == 1:
+        _, offset, length, _, _ = records[longer[0]].item()
+        records["offset"][longer], records["length"][longer] = bounds.own_part(offset, length)
+    return records
+
+
+def _is_sound(row: Extent, chunk: int, bounds: Bounds) -> bool:
     """Tell the same of one row, without arrays: many commits have no more."""
     _, offset, length, found, flags = row
     if found != chunk or flags & (ZERO | MUTABLE) == ZERO:
         return False
-    is_inside = start <= offset and offset + length * item_size <= end and not offset % item_size
-    return bool(flags & TOMBSTONE) or (is_inside and not flags & ~ALL_FLAGS)
+    offset, length = bounds.own_part(offset, length)
+    is_inside = bounds.start <= offset and offset + length * bounds.item_size <= bounds.end
+    return bool(flags & TOMBSTONE) or (is_inside and not offset % bounds.item_size and not flags & ~ALL_FLAGS)
 
 
 def survey(directory: memoryview) -> tuple[int, int] | None:

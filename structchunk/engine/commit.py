@@ -94,7 +94,7 @@ def _parts(staging: Staging, background: Background) -> list[Part]:
     for room in allocator.rooms.values():
         run, chunk = run_of_chunk(runs, room.chunk.id), room.chunk
         if len(run) or room.has_changed():
-            summed = partial(data_crc, memoryview(chunk.source), run, item_size)
+            summed = partial(data_crc, memoryview(chunk.source), run, chunk.committed, item_size)
             crc = background.begin(summed, room.free - chunk.committed)
             parts.append(Part(room, pack(run, item_size), crc, bool(staging.replaced)))
     return parts
@@ -107,7 +107,8 @@ def _row_crc(room: Room, extent: Extent, item_size: int) -> Callable[[], int]:
         return _zero
     if offset in room.pending:
         return partial(zlib.crc32, room.pending[offset])
-    return lambda: zlib.crc32(room.chunk.source[offset : offset + length * item_size])
+    start, end = max(offset, room.chunk.committed), offset + length * item_size
+    return lambda: zlib.crc32(room.chunk.source[start:end])
 
 
 def _zero() -> int:

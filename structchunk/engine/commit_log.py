@@ -320,7 +320,8 @@ def has_all_parts(parts: list[Segment]) -> bool:
 
 def data_is_sound(segment: Segment, chunk: Chunk) -> bool:
     """Tell whether the records of a segment are what they were when it was written."""
-    return data_crc(memoryview(chunk.source), segment.run, chunk.header.item_size) == segment.data_crc
+    found = data_crc(memoryview(chunk.source), segment.run, segment.start, chunk.header.item_size)
+    return found == segment.data_crc
 
 
 def check_complete(paths: Paths, index: Index, log: Log) -> None:

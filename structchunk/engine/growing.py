@@ -33,13 +33,14 @@ class Room(NamedTuple):
 class Growing:
     """What a transaction adds to records, in memory until they are read or stored.
 
-    A record of another commit is not made longer where it lies: recovery, copies, followers and rebuilding rely on
-    it that a commit's records lie in bytes of its own, which no later commit writes. So it is copied, once for each
-    transaction. Where that reads the record in between, begins a savepoint, or adds too much for memory, the copy
-    gets room behind it, as much as it takes itself, which the next bytes go into: they belong to no view of before,
-    and to this commit. What of the room is left at the end is garbage, for compaction. A record that is not read
-    before the end gets none, nor does one that the transaction has made. Where bytes in the room were taken back,
-    no others go there: views of them may be held.
+    The last record of a chunk is made longer where it lies, by bytes behind it. Another one of an earlier commit is
+    not: recovery, copies, followers and rebuilding rely on it that what a commit writes lies in bytes of its own,
+    which no later commit writes. So it is copied, once for each transaction, and is the last one then, until others
+    are stored. Where the transaction reads such a record in between, begins a savepoint, or adds too much for
+    memory, the copy gets room behind it, as much as it takes itself, which the next bytes go into: they belong to
+    no view of before, and to this commit. What of the room is left at the end is garbage, for compaction. A record
+    that is not read before the end gets none, nor does one that the transaction has made. Where bytes in the room
+    were taken back, no others go there: views of them may be held.
 
     Attributes
     ----------
@@ -97,6 +98,9 @@ class Growing:
         if room is not None and room.record == base and self._allocator.end_of(base) + len(data) <= room.end:
             row, end = self._allocator.lengthen(base, data), room.end
         else:
+            behind = self._allocator.put_behind(base, data)
+            if behind is not None:
+                return behind
             row, end = self._allocator.put_longer(key, base, data, is_growing=is_growing)
         longer = unpack_row(row)
         if end > self._allocator.end_of(longer):

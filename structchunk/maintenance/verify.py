@@ -140,7 +140,10 @@ def _check_segments(heap: Heap, place: Place, segments: list[Segment], checkpoin
             yield Problem(what, where, RESTORE)
             continue  # what lies over what was read already is not read again: it could be any number of times
         commit, epoch, end = segment.commit, segment.epoch, segment.end
-        if _is_covered(segment, checkpoint) and data_crc(raw, segment.run, heap.item_size) != segment.data_crc:
+        crc = (
+            data_crc(raw, segment.run, segment.start, heap.item_size) if _is_covered(segment, checkpoint) else None
+        )
+        if crc not in (None, segment.data_crc):
             what = f"records of commit {commit} that do not match their CRC"
             yield Problem(what, f"{chunk.path}, bytes {segment.start} to {segment.end}", RESTORE)
     if end > place.free:

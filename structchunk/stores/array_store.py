@@ -129,9 +129,11 @@ class ArrayStore(Store[Array]):
 
         Notes
         -----
-        Outside a transaction this is a commit, which writes the array anew. A transaction writes an array anew
-        once, however often it appends to it: each time takes time by the values alone. What is added is kept in
-        memory, up to 64 MiB in a store, until it is read or the transaction commits.
+        Outside a transaction this is a commit. The array that was stored last of all arrays of the store is made
+        longer where it lies, which takes time and disk by the values alone; another one is written anew, and is the
+        last one then. A transaction writes an array anew once at most, however often it appends to it: so arrays
+        that grow side by side should grow in transactions of many values. What is added is kept in memory, up to
+        64 MiB in a store, until it is read or the transaction commits.
 
         Arrays that were got before stay as they are, and so do snapshots and readers. An array of ``new()`` is
         taken as it is now; the longer one is read-only, as from ``put``.

@@ -306,7 +306,7 @@ def record_of(rows: bytes = ROWS, **fields: int) -> bytes:
         {"count": 2**32 - 1},
         {"start": 4103},
         {"start": 4177},
-        {"start": 4128},  # behind the first row's record
+        {"start": 4176},  # behind the first row's record
         {"end": 4175},
         {"end": END - 127},
         {"end": 2**64 - 1},
@@ -349,6 +349,32 @@ def test_a_segment_with_a_wrong_row_is_refused(rows: list[Extent]) -> None:
     assert parsed(packed, record_of(packed)) is None
 
 
+@pytest.mark.parametrize("end", [(2, 0, 0, 7, TOMBSTONE), (2, 4176, 1, 7, 0)], ids=str)
+def test_a_record_that_was_made_longer_begins_below_the_bytes_of_its_commit(end: Extent) -> None:
+    rows = rows_of([(1, 4104, 3, 7, 0), end]).tobytes()
+    segment = parsed(rows, record_of(rows, start=4152, end=4200))
+    assert segment is not None
+    assert segment.run.rows.tobytes() == rows
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(1, 4104, 2, 7, 0)],  # which ends where the commit begins
+        [(1, 4112, 3, 7, 0)],
+        [(1, 4080, 4, 7, 0)],  # in the header
+        [(1, 4104, 5, 7, 0)],
+        [(1, 4104, 2**63, 7, 0)],
+        [(1, 4104, 3, 7, 0), (2, 4128, 2, 7, 0)],  # two of them
+        [(1, 4104, 3, 7, 0), (2, 4152, 2, 7, 0)],  # the other lies over it
+    ],
+    ids=str,
+)
+def test_what_begins_below_and_was_not_made_longer_is_refused(rows: list[Extent]) -> None:
+    packed = rows_of(rows).tobytes()
+    assert parsed(packed, record_of(packed, start=4152, end=4200)) is None
+
+
 def test_a_segment_without_rows_or_bytes_is_sound() -> None:
     segment = parsed(b"", record_of(b"", start=4104, end=4104))
     assert segment is not None
@@ -378,8 +404,10 @@ def test_data_crc_covers_all_but_tombstones_and_zeros_by_offset() -> None:
         (5, 16, 2, 1, 0),
         (6, 99, 0, 1, 0),
     ]
-    assert data_crc(raw, ArrayRun(rows_of(rows)), 8) == zlib.crc32(bytes([*range(8, 32), *range(64, 80)]))
-    assert data_crc(raw, ArrayRun(rows_of([])), 8) == 0
+    assert data_crc(raw, ArrayRun(rows_of(rows)), 8, 8) == zlib.crc32(bytes([*range(8, 32), *range(64, 80)]))
+    assert data_crc(raw, ArrayRun(rows_of(rows)), 24, 8) == zlib.crc32(bytes([*range(24, 32), *range(64, 80)]))
+    assert data_crc(raw, ArrayRun(rows_of(rows[:1])), 72, 8) == zlib.crc32(bytes(range(72, 80)))
+    assert data_crc(raw, ArrayRun(rows_of([])), 8, 8) == 0
 
 
 @pytest.mark.parametrize("flags", [0, MUTABLE, MUTABLE | ZERO])
@@ -390,8 +418,9 @@ def test_data_crc_is_the_same_of_whatever_form(lengths: tuple[int, ...], flags: 
     rows = rows_of((key, 8 * starts[key], length, 1, flags) for key, length in enumerate(lengths))
     run = shorten(rows, 8)
     assert isinstance(run, ContiguousRun)
-    expected = 0 if flags & ZERO else zlib.crc32(raw[64 : 8 * starts[-1]])
-    assert data_crc(raw, run, 8) == data_crc(raw, ArrayRun(rows), 8) == expected
+    for start in (0, 64, 72):
+        expected = 0 if flags & ZERO else zlib.crc32(raw[max(start, 64) : 8 * starts[-1]])
+        assert data_crc(raw, run, start, 8) == data_crc(raw, ArrayRun(rows), start, 8) == expected
 
 
 # ---------------------------------------------------------------------- the other forms of rows

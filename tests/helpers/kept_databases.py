@@ -2,7 +2,7 @@
 
 Make the archive of today's code, from the root of the checkout::
 
-    PYTHONPATH=. python tests/helpers/kept_databases.py tests/format/databases/11-NAME.tar.xz
+    PYTHONPATH=. python tests/helpers/kept_databases.py tests/format/databases/12-NAME.tar.xz
 
 and one of earlier code with PYTHONPATH leading to a checkout of that: what it cannot do yet is left out, and the
 archive says so. Archives are numbered in the order of the code that wrote them. The newest may be made anew until a
@@ -94,6 +94,11 @@ class Both:
             self.model[name][int(key)] = row.tobytes()
         if self._handle is not None:
             self._handle[name].put_many(keys, *((values,) if lengths is None else (values, lengths)))
+
+    def append(self, name: str, key: int, record: Any) -> None:
+        self.model[name][key] += record.tobytes()
+        if self._handle is not None:
+            self._handle[name].append(key, record)
 
     def delete(self, name: str, *keys: int) -> None:
         for key in keys:
@@ -198,6 +203,17 @@ def shape(both: Both) -> None:
     both.put_many(SHAPED, [1, 2], np.arange(60, dtype="<f4").reshape(2, 5, 2, 3))
 
 
+def lengthen(both: Both) -> None:
+    """Make records longer: the last one where it lies, others elsewhere."""
+    both.put("floats", 8000, np.arange(3.0))
+    both.append("floats", 8000, np.arange(4.0))
+    both.append("floats", 100, np.arange(2.0))
+    with both.together():
+        both.append("floats", 100, np.arange(5.0))
+        both.put("floats", 8001, np.arange(2.0))
+        both.append("floats", 8000, np.arange(1.0))
+
+
 def go_on(both: Both) -> None:
     """Commit more, which no checkpoint comes after where the process is killed."""
     both.put_many("floats", range(9000, 9040), np.arange(40.0).reshape(40, 1))
@@ -208,7 +224,14 @@ def go_on(both: Both) -> None:
 
 
 Work: TypeAlias = Callable[[Both], None]
-STEPS: dict[str, Work] = {"fill": fill, "change": change, "compact": compact, "shape": shape, "go on": go_on}
+STEPS: dict[str, Work] = {
+    "fill": fill,
+    "change": change,
+    "compact": compact,
+    "shape": shape,
+    "lengthen": lengthen,
+    "go on": go_on,
+}
 """What is done to the first database, in this order, as far as the code can do it."""
 
 
@@ -219,6 +242,8 @@ def possible_steps() -> list[str]:
         lacking.add("compact")
     if not hasattr(sc.Batch, "dense"):
         lacking.add("shape")
+    if not hasattr(sc.ArrayStore, "append"):
+        lacking.add("lengthen")
     return [name for name in STEPS if name not in lacking]
 
 
