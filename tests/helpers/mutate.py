@@ -158,9 +158,8 @@ def run_pytest(root: Path, tests: list[str], seed: int, compiles: bool) -> None:
     os.chdir(root)
     sys.path.insert(0, str(root))
     os.environ["PYTHONPATH"] = str(root)
-    if not compiles:
-        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-        sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "" if compiles else "1"
+    sys.dont_write_bytecode = not compiles
     with open(os.devnull, "r+b") as nothing:
         for descriptor in range(3):
             os.dup2(nothing.fileno(), descriptor)
