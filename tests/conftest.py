@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import shutil
@@ -32,6 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("structchunk")
     if is_memory_for_files():  # where a flush costs nothing; with --basetemp all is written there
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Take what the modules of all tests have imported out of what each garbage collection looks at."""
+    gc.collect()
+    gc.freeze()
 
 
 def is_memory_for_files() -> bool:
@@ -91,6 +98,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object_servers.Serv
     """A real server of object storage, started when a test first asks for it."""
     with object_servers.seaweed(tmp_path_factory.mktemp("seaweed")) as server:
         yield server
+
+
+@pytest.fixture
+def disk_path() -> Iterator[Path]:
+    """A directory that is not in memory, where to read a hole of a file fills it."""
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
 
 
 @pytest.fixture
