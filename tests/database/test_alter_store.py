@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import OpenDB
 
 import structchunk as sc
 from structchunk.chunks import allocator
