@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import shutil
@@ -17,6 +18,9 @@ import pytest
 import structchunk as sc
 
 OpenDB: TypeAlias = Callable[..., sc.Database]
+MEMORY = "/dev/shm"
+ROOM = 4 << 30
+"""Free bytes that it must have, to be used: in a container it may have next to none."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,6 +31,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("structchunk", deadline=None, print_blob=True)
     hypothesis.settings.load_profile("structchunk")
+    if is_memory_for_files():  # where a flush costs nothing; with --basetemp all is written there
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Take what the modules of all tests have imported out of what each garbage collection looks at."""
+    gc.collect()
+    gc.freeze()
+
+
+def is_memory_for_files() -> bool:
+    """Tell whether files can be put into memory."""
+    if not os.access(MEMORY, os.W_OK):
+        return False
+    status = os.statvfs(MEMORY)
+    return status.f_bavail * status.f_bsize >= ROOM
 
 
 @pytest.fixture
@@ -81,10 +101,16 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object_servers.Serv
 
 
 @pytest.fixture
+def disk_path() -> Iterator[Path]:
+    """A directory that is not in memory, where to read a hole of a file fills it."""
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
+
+
+@pytest.fixture
 def new_root(tmp_path: Path) -> Iterator[Callable[[], str]]:
-    """Return paths that are not taken, in memory if that is possible: there a flush costs nothing."""
-    memory = "/dev/shm"
-    base = tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else tmp_path)
+    """Return paths that are not taken, in memory if that is possible, even with --basetemp."""
+    base = tempfile.mkdtemp(dir=MEMORY if is_memory_for_files() else tmp_path)
     numbers = itertools.count()
     yield lambda: os.path.join(base, f"root-{next(numbers)}")
     shutil.rmtree(base)

@@ -130,7 +130,8 @@ def _walk(raw: Raw, position: int, low: int, chunk: int, most: int) -> Records:
 
 
 def _columns(found: Sequence[npt.NDArray[Any]], positions: Sequence[npt.NDArray[np.int64]], low: int) -> Records:
-    records = np.concatenate(found) if found else np.empty(0, RECORD)
+    # With its type given: else NumPy compares the types of all parts, field by field.
+    records = np.concatenate(found, dtype=RECORD) if found else np.empty(0, RECORD)
     where = np.concatenate(positions) if positions else np.empty(0, np.int64)
     commits, parts = records["commit"].astype(np.int64), records["parts"].astype(np.int64)
     return Records(where, commits, parts, records["form"] & REPLACES != 0, low)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pytest
+from forker import Forker, started
 
 import structchunk as sc
 from structchunk.disk import files
@@ -58,22 +58,29 @@ def move(root: Path) -> None:
     root.rename(root.with_suffix(".old"))
 
 
+@pytest.fixture(scope="module")
+def forker() -> Iterator[Forker]:
+    with started() as forker:
+        yield forker
+
+
 @pytest.fixture(params=[remove, move], ids=["removed", "moved"])
-def succeed(request: pytest.FixtureRequest, root: Path) -> Iterator[Callable[[], None]]:
+def succeed(request: pytest.FixtureRequest, forker: Forker, root: Path) -> Iterator[Callable[[], None]]:
     """Return what lets another process make a database in place of the one that is there; it must stay whole."""
-    processes: list[subprocess.Popen[str]] = []
+    processes: list[TextIO] = []
 
     def replace() -> None:
         request.param(root)
-        command = [sys.executable, "-c", SUCCESSOR, str(root)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process = forker.start(SUCCESSOR, str(root))
         processes.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "open\n"
+        assert process.readline() == "open\n"
 
     yield replace
     for process in processes:
-        assert process.communicate("go on\n")[0] == "whole\n"
+        with process:
+            process.write("go on\n")
+            process.flush()
+            assert process.read() == "whole\n"
 
 
 def put(db: sc.Database) -> None:

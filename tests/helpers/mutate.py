@@ -16,11 +16,11 @@ import argparse
 import ast
 import copy
 import difflib
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -147,6 +147,29 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
             yield Mutant(path, replaced(source, node, text))
 
 
+WARM = multiprocessing.get_context("forkserver")
+WARM.set_forkserver_preload(["numpy", "plyvel", "pytest", "hypothesis.extra.numpy"])
+"""Forks processes that have imported what most tests need, of the package nothing."""
+
+
+def run_pytest(root: Path, tests: list[str], seed: int, compiles: bool) -> None:
+    """Run tests in this process, a new one, up to the first that fails, and leave."""
+    os.setsid()
+    os.chdir(root)
+    sys.path.insert(0, str(root))
+    os.environ["PYTHONPATH"] = str(root)
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "" if compiles else "1"
+    sys.dont_write_bytecode = not compiles
+    with open(os.devnull, "r+b") as nothing:
+        for descriptor in range(3):
+            os.dup2(nothing.fileno(), descriptor)
+    import pytest
+
+    options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", f"--hypothesis-seed={seed}"]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of plugins that are imported already
+    sys.exit(pytest.main([*options, f"--basetemp={root / 'temp'}", *tests]))
+
+
 class Copy:
     """A copy of the tree, in which one mutant after the other is tested."""
 
@@ -162,21 +185,15 @@ class Copy:
         """Run the tests, those of one module first, and return what became of it."""
         own = f"tests/{path.parts[1]}/test_{path.stem}.py"
         tests = [own, *self._tests] if (self._root / own).exists() else self._tests
-        options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", f"--hypothesis-seed={self._seed}"]
-        environment = {**os.environ, "PYTHONPATH": str(self._root)}
-        if not first:  # which compiles what no mutant changes
-            environment["PYTHONDONTWRITEBYTECODE"] = "1"
-        command = [sys.executable, "-m", "pytest", *options, f"--basetemp={self._root / 'temp'}", *tests]
-        process = subprocess.Popen(
-            command, cwd=self._root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            return "killed" if process.wait(timeout) else "survived"
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return "timed out"
+        process = WARM.Process(target=run_pytest, args=(self._root, tests, self._seed, first))
+        process.start()
+        process.join(timeout)
+        assert process.pid is not None
+        if process.exitcode is not None:
+            return "killed" if process.exitcode else "survived"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+        return "timed out"
 
     def test(self, mutant: Mutant, timeout: float) -> str:
         """Test one mutant, and put back what it changed."""
@@ -206,7 +223,8 @@ def main() -> None:
     chosen = random.Random(arguments.seed).sample(mutants, min(arguments.count, len(mutants)))
     tests = [f"tests/{arguments.target.parts[0]}", *arguments.tests]
     results: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory(prefix="mutate-") as base:
+    memory = "/dev/shm"
+    with tempfile.TemporaryDirectory(prefix="mutate-", dir=memory if os.access(memory, os.W_OK) else None) as base:
         copies: SimpleQueue[Copy] = SimpleQueue()
         began = time.monotonic()
         for number in range(arguments.jobs):

@@ -74,6 +74,14 @@ class Scene:
         store.put(key, value)
         self.model[name][key] = np.asarray(value, store.dtype).tobytes()
 
+    def close(self) -> None:
+        """Let everything go."""
+        self.held.clear()
+        for db in (self.db, self.other):
+            if db is not None:
+                db.close()
+        self.db = self.other = None
+
 
 class Operation(NamedTuple):
     """A public operation.

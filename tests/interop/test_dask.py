@@ -40,8 +40,8 @@ LENGTHS = np.random.default_rng(6).integers(0, 40, COUNT)
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[distributed.Client]:
-    """Four worker processes of one thread; the scheduler runs in this one."""
-    options = {"n_workers": 4, "threads_per_worker": 1, "processes": True, "dashboard_address": "localhost:0"}
+    """Two worker processes of one thread; the scheduler runs in this one."""
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": "localhost:0"}
     with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
         yield client
 

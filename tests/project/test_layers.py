@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -108,10 +110,21 @@ def package_of(module: str) -> str:
     return ".".join(["structchunk", *inner])
 
 
-def siblings(tree: ast.Module, package: str = "structchunk") -> set[str]:
-    """Return the modules of this package that a module imports."""
-    mine = {name.split(".", 1)[-1] for name in imports(tree, package) if name.split(".")[0] == "structchunk"}
+def siblings(found: Collection[str]) -> set[str]:
+    """Return the modules of this package among what a module imports."""
+    mine = {name.split(".", 1)[-1] for name in found if name.split(".")[0] == "structchunk"}
     return {"__init__" if name == "structchunk" else name for name in mine}
+
+
+@functools.cache
+def imports_of(module: str) -> frozenset[str]:
+    """Return the dotted names of all that a module of the package imports."""
+    return frozenset(imports(parse(module), package_of(module)))
+
+
+def siblings_of(module: str) -> set[str]:
+    """Return the modules of this package that a module of it imports."""
+    return siblings(imports_of(module))
 
 
 def folder_of(module: str) -> str:
@@ -121,7 +134,7 @@ def folder_of(module: str) -> str:
 
 def below(module: str) -> set[str]:
     """Return what a module imports of other folders, errors aside."""
-    needed = siblings(parse(module), package_of(module)) - {"errors"}
+    needed = siblings_of(module) - {"errors"}
     return {other for other in needed if folder_of(other) != folder_of(module)}
 
 
@@ -155,12 +168,12 @@ def test_folders_say_what_is_in_them(face: str) -> None:
     named = modules_of(face)
     assert sorted(named) == [module for module in MODULES if module.startswith(f"{face}.")]
     for number, module in enumerate(named):
-        assert not siblings(parse(module), package_of(module)) & set(named[number:])
+        assert not siblings_of(module) & set(named[number:])
 
 
 def test_no_cycle() -> None:
     """Independent of the list: take away modules that import none of those left, until none are left."""
-    left = {module: siblings(parse(module), package_of(module)) for module in MODULES}
+    left = {module: siblings_of(module) for module in MODULES}
     while left:
         bottom = {module for module, needed in left.items() if not needed & left.keys()}
         assert bottom, f"these import each other in a circle: {sorted(left)}"
@@ -169,11 +182,7 @@ def test_no_cycle() -> None:
 
 @pytest.mark.parametrize(("package", "expected"), ONLY_IMPORTER.items())
 def test_only_one_module_imports(package: str, expected: str) -> None:
-    importers = [
-        module
-        for module in MODULES
-        if package in {name.split(".")[0] for name in imports(parse(module), package_of(module))}
-    ]
+    importers = [module for module in MODULES if package in {name.split(".")[0] for name in imports_of(module)}]
     assert importers == expected.split(", ")
 
 
@@ -203,7 +212,7 @@ def test_modules_say_what_they_are(module: str) -> None:
     ["runs.extent", "chunks.header", "chunks.segment", "types.keys", "stores.batch", "disk.paths", "errors"],
 )
 def test_pure_modules_do_no_io(module: str) -> None:
-    assert not imports(parse(module), package_of(module)) & {
+    assert not imports_of(module) & {
         "io",
         "mmap",
         "plyvel",
@@ -265,7 +274,7 @@ def test_importing_the_package_brings_in_nothing_but_what_it_needs() -> None:
     ],
 )
 def test_the_walk_sees_every_kind_of_import(source: str, expected: set[str]) -> None:
-    assert siblings(ast.parse(source)) == expected
+    assert siblings(imports(ast.parse(source))) == expected
 
 
 @pytest.mark.parametrize(
@@ -279,4 +288,4 @@ def test_the_walk_sees_every_kind_of_import(source: str, expected: set[str]) -> 
     ],
 )
 def test_the_walk_sees_relative_imports_of_an_inner_package(source: str, expected: set[str]) -> None:
-    assert siblings(ast.parse(source), "structchunk.cli") == expected
+    assert siblings(imports(ast.parse(source), "structchunk.cli")) == expected
