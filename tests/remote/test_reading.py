@@ -182,8 +182,10 @@ def test_what_it_cannot(db: sc.Database, store: FaultyStore, open_url: OpenUrl) 
         remote.sync,
         lambda: remote.array_store("new", "u1"),
     ):
-        with pytest.raises(sc.ReadOnlyError):
+        with pytest.raises(sc.ReadOnlyError, match=r"can only be read.*open the database itself"):
             write()
+    with pytest.raises(ValueError, match=f"{store.url} is a URL"):
+        sc.rebuild_index(store.url)
     point = remote["points"][0]
     point.x = 99
     assert remote["points"][0].x == db["points"][0].x
@@ -221,6 +223,13 @@ def test_what_cannot_be_opened(url: str, options: dict[str, Any], words: str) ->
     with pytest.raises((ValueError, OSError)) as caught:
         sc.open(url, **{"mode": "r", **options})
     assert words in str(caught.value) and "password" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["commit", "cache_size"])
+def test_numbers_are_numbers(name: str) -> None:
+    options: dict[str, Any] = {name: "3"}
+    with pytest.raises(TypeError, match=f"{name} is an integer, found str"):
+        sc.open("memory://nothing", "r", **options)
 
 
 # -- commits
