@@ -144,15 +144,18 @@ def read_published(options: argparse.Namespace) -> None:
         sys.exit(f"{error}: pip install '.[bench]'")
     for name, reason in skipped.items():
         print(f"skipped {name}: {reason}")
+    packages = [peer.package for name, peer in published.PEERS.items() if name in costs]
     facts = {
         "machine": report.machine(),
-        "versions": report.versions(["s3fs", *(published.PEERS[name].package for name in costs)]),
+        "versions": report.versions(["s3fs", *packages]),
         "run": {"rounds": str(options.rounds), "records": f"{options.keys:,} x 16 float64"},
     }
     print(report.heading(facts))
     print(published.table(costs))
     options.output.mkdir(parents=True, exist_ok=True)
     published.save(options.output, facts, costs)
+    if pictures := drawing():
+        pictures.requests(costs, options.output / "published.png", caption(facts))
 
 
 def drawing() -> ModuleType | None:
@@ -177,9 +180,10 @@ def write(folder: Path, facts: dict[str, dict[str, str]], played: list[tuple[Con
 def caption(facts: dict[str, dict[str, str]]) -> str:
     """Say in one line where the figures come from."""
     machine, run = facts["machine"], facts["run"]
+    what = f"{run['records']}, server on the same machine" if "records" in run else f"{run['commits']} commits"
     return (
         f"{machine['processor']}, {machine['cores']} cores, {machine['python']}; "
-        f"median of rounds: {run['rounds']}; {run['commits']} commits"
+        f"median of rounds: {run['rounds']}; {what}"
     )
 
 

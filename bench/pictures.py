@@ -1,7 +1,8 @@
-"""Results as pictures: bars that compare peers, lines that show growth."""
+"""Results as pictures: bars that compare packages, lines that show growth."""
 
 from __future__ import annotations
 
+import statistics
 import textwrap
 from collections.abc import Callable, Mapping
 from io import BytesIO
@@ -18,6 +19,7 @@ from PIL import Image
 from bench.growth import SHOWN, WHOLE, Cost, Growth, operations
 from bench.growth import each as median_each
 from bench.peers import LIMITS
+from bench.published import CLIENT, WORKLOADS, Costs
 from bench.report import duration
 from bench.runner import Contest, Results
 from bench.workloads import suite_of
@@ -85,7 +87,7 @@ def _panel(
     axes.set_yticks(range(len(names)), names)
     for row, name in enumerate(names):
         if name in present:
-            colour = OURS if row == 0 else LIMIT if name in LIMITS else OTHERS
+            colour = OURS if row == 0 else LIMIT if name in (*LIMITS, CLIENT) else OTHERS
             axes.barh(row, present[name] - left, left=left, height=0.74, color=colour)
             axes.text(present[name] * (right / left) ** 0.015, row, text(present[name]), va="center", fontsize=7.5)
         else:
@@ -101,6 +103,26 @@ def _head(axes: Any, title: str, what: str) -> None:
     lines = textwrap.wrap(what, 46)
     axes.set_title(title, pad=6 + 9 * len(lines))
     axes.text(0, 1.02, "\n".join(lines), transform=axes.transAxes, fontsize=7.5, color="#777777", va="bottom")
+
+
+# ---------------------------------------------------------------------- published
+
+
+def requests(costs: Costs, path: Path, caption: str) -> None:
+    """Draw two panels for each workload: its time, and the bytes that came, a bar for each package."""
+    names = list(costs)
+    workloads = [workload for workload in WORKLOADS if workload != "open"]
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(2, len(workloads), figsize=(12.5, 4.4), sharey=True, squeeze=False)
+        for (upper, lower), workload in zip(grid.T, workloads, strict=True):
+            done = {name: of[workload] for name, of in costs.items() if workload in of}
+            times = {name: statistics.median(cost.seconds) for name, cost in done.items()}
+            sizes = {name: statistics.median(cost.bytes) for name, cost in done.items()}
+            _panel(upper, f"{workload}: time", WORKLOADS[workload], times, names, duration)
+            _panel(lower, f"{workload}: bytes", "that the server sent", sizes, names, _size)
+        grid.flat[0].invert_yaxis()
+        _frame(figure, "from object storage; shorter is better, every scale is logarithmic", caption)
+        _save(figure, path)
 
 
 # ---------------------------------------------------------------------- growth

@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from bench.data import Arrays, Floats
-from bench.peers.published import PEERS, PublishedPeer
+from bench.peers.published import PEERS, Client, PublishedPeer
 from bench.report import duration, simple_table
 
 READS = 20
 """Single records that are read in a round, and ranges of 1 % are a quarter of that."""
+CLIENT = "s3fs alone"
 MANY = 100
 WORKLOADS = {
     "open": "open, and read what is needed to find records",
@@ -61,10 +62,16 @@ def measure(
                 say(f"published: {name} writes")
                 peer.publish(data.keys, data.values)
             costs: Costs = {name: {workload: Cost() for workload in WORKLOADS} for name in peers}
+            if "structchunk" in peers:
+                costs[CLIENT] = {"all": Cost()}
             for number in range(rounds):
                 say(f"published: round {number + 1} of {rounds}")
                 for name, peer in peers.items():
                     _read(peer, data, costs[name], np.random.default_rng(number))
+                    parts = local_s3.parts()
+                    if name == "structchunk":
+                        scanned = parts[-costs[name]["all"].requests[-1] :]
+                        _fetch(Client(options, scanned), costs[CLIENT]["all"])
     return costs, skipped
 
 
@@ -108,6 +115,12 @@ def _read(peer: PublishedPeer, data: Arrays, costs: dict[str, Cost], rng: np.ran
     peer.close()
 
 
+def _fetch(client: Client, cost: Cost) -> None:
+    with _counted(cost):
+        client.fetch()
+    client.close()
+
+
 def _check(peer: PublishedPeer, found: Floats, expected: Floats) -> None:
     if not np.allclose(found, expected):
         raise ValueError(f"{peer.package} read something else than it wrote")
@@ -130,11 +143,13 @@ def table(costs: Costs) -> str:
     """Format the medians."""
     rows = [["", *costs]]
     for workload in WORKLOADS:
-        rows.append([workload, *(_said(costs[name][workload]) for name in costs)])
+        rows.append([workload, *(_said(of.get(workload)) for of in costs.values())])
     return simple_table([[cell or ".." for cell in row] for row in rows])
 
 
-def _said(cost: Cost) -> str:
+def _said(cost: Cost | None) -> str:
+    if cost is None:
+        return "n/a"
     requests, size = statistics.median(cost.requests), statistics.median(cost.bytes)
     return f"{duration(statistics.median(cost.seconds))}, {requests:g} req., {size / 1e6:,.3g} MB"
 

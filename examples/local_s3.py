@@ -21,16 +21,19 @@ import s3fs
 KEY, SECRET = "an-example", "that-nobody-else-uses"
 SECONDS_TO_START = 60
 FETCHED: Counter[str] = Counter()
+PARTS: list[tuple[str, str | None]] = []
 
 
 class CountedS3(s3fs.S3FileSystem):
-    """s3fs; the requests that read are counted in ``FETCHED``, and the bytes of objects."""
+    """s3fs; the requests that read are counted in ``FETCHED``, and the bytes of objects; ``PARTS`` tells which."""
 
     async def _call_s3(self, method: str, *arguments: Any, **options: Any) -> Any:
         answer = await super()._call_s3(method, *arguments, **options)
         if method in ("get_object", "head_object", "list_objects_v2"):
             FETCHED["requests"] += 1
-            FETCHED["bytes"] += answer["ContentLength"] if method == "get_object" else 0
+        if method == "get_object":
+            FETCHED["bytes"] += answer["ContentLength"]
+            PARTS.append((f"{options['Bucket']}/{options['Key']}", options.get("Range")))
         return answer
 
 
@@ -45,6 +48,13 @@ def fetched() -> tuple[int, int]:
     counts = FETCHED["requests"], FETCHED["bytes"]
     FETCHED.clear()
     return counts
+
+
+def parts() -> list[tuple[str, str | None]]:
+    """Return which objects were read since this was last asked, and the ``Range`` of each request."""
+    found = list(PARTS)
+    PARTS.clear()
+    return found
 
 
 def weed() -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,9 @@ from bench.data import Floats, Keys
 BUCKET = "bucket"
 ROWS = 8192
 """Rows of a chunk of zarr, and of a row group of Parquet: 1 MiB of 16 float64."""
+
+AT_ONCE = 32
+"""How many requests structchunk makes at a time, at most."""
 
 
 class PublishedPeer(ABC):
@@ -178,6 +182,37 @@ class Zarr(PublishedPeer):
         low, high = np.searchsorted(self.keys, np.array([start, stop], np.uint64)).tolist()
         sums: Floats = self.values[low:high].sum(axis=1)
         return sums
+
+
+class Client:
+    """s3fs alone: fetches what another one did by as many requests, side by side, and keeps none of it.
+
+    Parameters
+    ----------
+    options : dict
+        ``storage_options``.
+    parts : list of (str, str)
+        Objects, and the ``Range`` of each request.
+    """
+
+    def __init__(self, options: dict[str, Any], parts: list[tuple[str, str]]) -> None:
+        import fsspec  # noqa: PLC0415
+
+        self._files = fsspec.filesystem("s3", **options)
+        self._parts = [(name, *map(int, part.removeprefix("bytes=").split("-"))) for name, part in parts]
+        self._pool = ThreadPoolExecutor(AT_ONCE)
+
+    def fetch(self) -> int:
+        """Fetch all of it, and return how many bytes that was."""
+        return sum(self._pool.map(self._fetch, self._parts))
+
+    def _fetch(self, part: tuple[str, int, int]) -> int:
+        name, first, last = part
+        return len(self._files.cat_file(name, start=first, end=last + 1))
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
 
 
 PEERS: dict[str, type[PublishedPeer]] = {"structchunk": StructChunk, "Parquet": Parquet, "zarr": Zarr}

@@ -16,7 +16,6 @@ from ..disk import files
 from ..disk.paths import AnyPath
 from ..engine.in_place import NOTHING
 from ..engine.storage import Storage
-from ..errors import ReadOnlyError
 from ..maintenance.altering import copy_altered, hold_still
 from ..maintenance.backup import copy_storage, destination
 from ..maintenance.compaction import CompactionReport, compact_index, compact_stores, in_groups
@@ -196,7 +195,7 @@ class Database(DatabaseHandle):
             self.close()
         self._storage.index.leveldb.check_open()
         if self._mode == "r":
-            raise ReadOnlyError(f"{self.path} is open with mode='r'; open it with mode='r+' to write")
+            self._storage.check_writable()  # which refuses, and says what to do
 
     def compact(self, *names: str, progress: Callable[[int, int], object] | None = None) -> list[CompactionReport]:
         """Rewrite stores in order of key, drop what was replaced or deleted, and give its disk space back.

@@ -22,10 +22,10 @@ from ..process import leftovers
 from ..readers.directory import sweep, welcome
 from ..readers.read_storage import ReadStorage, open_reader
 from ..readers.shared_storage import open_shared_storage
-from ..remote.address import is_url
+from ..remote.address import is_url, shown
 from ..remote.remote_storage import Address
 from .database import Database
-from .published import as_cache_size, check_options, open_url
+from .published import as_cache_size, as_commit, check_options, open_url
 from .shared import SharedDatabase
 
 __all__ = ["AnyPath", "absolute", "open", "rebuild_index"]
@@ -116,7 +116,7 @@ def open(
     if is_url(path):
         local = {"chunk_size": chunk_size != CHUNK_SIZE, "sync": not sync, "shared": shared, "timeout": timeout}
         check_options(str(path), mode, local)
-        return open_url(Address(str(path), storage_options, cache, as_cache_size(cache_size), commit))
+        return open_url(Address(str(path), storage_options, cache, as_cache_size(cache_size), as_commit(commit)))
     remote = {"storage_options": storage_options, "cache": cache, "cache_size": cache_size, "commit": commit}
     if given := [name for name, value in remote.items() if value is not None]:
         raise ValueError(f"{', '.join(given)}: for what was published, and {os.fspath(path)!r} is no URL")
@@ -173,6 +173,8 @@ def rebuild_index(path: AnyPath, progress: Callable[[int, int], object] | None =
     Whatever state the index is in, and if there is none, this gives the last whole commit: its stores and their
     types, every record, no deleted one, and nothing of a transaction that was not committed.
     """
+    if is_url(path):
+        raise ValueError(f"{shown(str(path))} is a URL; an index is made anew where the database itself is")
     leftovers.clear()
     paths = Paths(absolute(path))
     check_there(paths, for_rebuild=True)

@@ -4,6 +4,6 @@
 that is still read. Knows rows, not the bytes of records; only ``leveldb`` imports plyvel.
 
 Modules, from the bottom up: counts, delta, leveldb_files, page, page_cache, version, growth, private_directory,
-gate, leveldb, drop_notes, store_keys, stored_state, decoding, stored_rows, sampling, change,
+gate, leveldb, drop_notes, store_keys, stored_state, decoding, stored_rows, first_pages, sampling, change,
 store_index, index_snapshot, index.
 """

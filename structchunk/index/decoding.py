@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from ..errors import CorruptionError
 from ..runs.extent import EXTENT_DTYPE, ROW_SIZE, Extent, RowArray, empty_rows, rows_from_bytes, without_tombstones
-from ..runs.run import ArrayRun, ContiguousRun, Run, put_together
+from ..runs.run import ContiguousRun, Run, put_together
 from .leveldb import REBUILD, Pair
 from .page import unpack_pages
 from .store_keys import KEY
@@ -45,12 +45,7 @@ class Decoder:
             runs = unpack_pages([(self.last_key(page), page[1]) for page in pages], self._item_size, most_rows)
         except ValueError as error:
             raise self.damaged(str(error), "one as page.py describes it, and each above the one before") from error
-        for run in runs:
-            if isinstance(run, ArrayRun):
-                self._check(run.rows)
-        # Between the ends of a ContiguousRun offsets rise evenly.
-        ends = [run.extent(at) for run in runs if isinstance(run, ContiguousRun) for at in (0, len(run) - 1)]
-        self._check(np.array(ends, EXTENT_DTYPE))
+        self.check_runs(runs)
         return put_together(runs, self._item_size)
 
     def delta(self, pairs: list[Pair]) -> RowArray:
@@ -64,6 +59,16 @@ class Decoder:
             raise self.damaged("a delta row of another key", "the key that it is stored under")
         self._check(without_tombstones(rows))
         return rows
+
+    def check_runs(self, runs: Iterable[Run]) -> None:
+        """Raise if rows, none of them a tombstone, point outside the store's chunks."""
+        ends = []
+        for run in runs:
+            if isinstance(run, ContiguousRun):  # between its ends offsets rise evenly
+                ends += [run.extent(at) for at in (0, len(run) - 1)]
+            else:
+                self._check(run.rows)
+        self._check(np.array(ends, EXTENT_DTYPE))
 
     def check_one(self, extent: Extent) -> None:
         """Raise if a live row points outside the store's chunks."""

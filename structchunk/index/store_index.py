@@ -41,6 +41,7 @@ from ..runs.run import (
 from ..types.keys import as_key
 from .change import Change, is_fold_due, put_into_pages, put_row, put_rows, put_unread, replace_all
 from .delta import Delta
+from .first_pages import FirstPages
 from .leveldb import LevelDB
 from .page_cache import Budget, CachedPages, PageCache
 from .sampling import is_worth_sampling, sample
@@ -350,6 +351,16 @@ class StoreIndex:
         with self._version.lock:
             self._stored = self._stored.over(leveldb)
             self.forget()
+
+    def first_pages(self) -> FirstPages:
+        """Return what keeps the rows that are put first, of a store that has none."""
+        return FirstPages(self._stored, self._cache.budget)
+
+    def remember(self, first: FirstPages) -> None:
+        """Answer from the rows that were put first, and that nothing has changed yet."""
+        with self._version.lock:
+            self._load_delta()
+            self._cache.insert_all(first.pages)
 
     # ------------------------------------------------------------------ changes
 

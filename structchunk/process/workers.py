@@ -61,6 +61,9 @@ class Job:
             raise self._error
 
 
+_NOTHING = Job(lambda: None)
+
+
 class Workers:
     """Threads that make calls, in the order in which they are put in.
 
@@ -112,6 +115,10 @@ class Workers:
                 with self._lock:  # who puts one in sees that this thread is there, or that it has gone
                     if self._queue.empty():
                         self._count -= 1
+                        if self._count:
+                            # Before Python 3.13 one whose time is up just when another one has taken what woke it
+                            # waits for ever, or until the next is put in.
+                            self._queue.put(_NOTHING)
                         return
             else:
                 job.run()

@@ -6,6 +6,6 @@ their affair: none is ever in a manifest, a message or a cache. What is read of 
 machine, as chunk files into which blocks are fetched.
 
 Modules, from the bottom up: address, objects, layout, manifest, rows,
-publications, chunk_drafts, chunk_files, comparison, uploads, row_levels, claim, publish, prune, boot, cached_chunk,
-fetching, remote_chunk, cache, row_cache, remote_index, remote_storage.
+publications, chunk_drafts, chunk_files, comparison, uploads, row_levels, claim, publish, prune, boot, checksums,
+cached_chunk, fetching, remote_chunk, cache, row_cache, remote_index, remote_storage.
 """

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)")
 _USER = re.compile(r"(?<=//)[^/@\s]*@")
@@ -24,6 +25,21 @@ def is_url(path: object) -> bool:
 def shown(text: str) -> str:
     """Return a URL, or a text that has some, without the users, passwords and queries of URLs."""
     return _QUERY.sub(r"\1", _USER.sub("", text))
+
+
+def only_read(url: str) -> str:
+    """Return what is to be told to who would write to a published database."""
+    advice = "to write, open the database itself, and publish() it again"
+    return f"what was published at {shown(url)} can only be read, with mode='r'; {advice}"
+
+
+def hidden_in(url: str) -> list[str]:
+    """Return what :func:`shown` leaves out of a URL: users, passwords, and what queries say."""
+    users = [found.removesuffix("@") for found in _USER.findall(url)]
+    query = url.partition("?")[2]
+    said = [pair.partition("=")[2] for pair in re.split("[&#]", query)]
+    texts = [*users, *(part for user in users for part in user.split(":")), query, *said]
+    return [*texts, *map(unquote, texts)]
 
 
 def secrets_of(options: Mapping[str, Any] | None) -> list[str]:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..errors import CorruptionError, missing_extra
-from .address import secrets_of, shown, without
+from .address import hidden_in, is_url, secrets_of, shown, without
 
 T = TypeVar("T")
 
@@ -42,6 +42,7 @@ _FINAL_NUMBERS = frozenset(
         errno.ENAMETOOLONG,
         errno.EMSGSIZE,
         errno.ENOSYS,
+        errno.EOPNOTSUPP,
         errno.EDQUOT,
     }
 )
@@ -106,6 +107,9 @@ class Objects:
         def fetch() -> bytes:
             data = bytes(self._filesystem.cat_file(self._path(name), **part))
             self._count(received=len(data))
+            if size is not None and len(data) > size and "end" in part:
+                advice = "the server sends whole objects where parts are asked for; only one that does not will do"
+                raise OSError(errno.EOPNOTSUPP, f"{len(data)} bytes came instead of {size}: {advice}")
             if size is not None and len(data) != size:
                 raise ConnectionError(f"{len(data)} bytes came instead of {size}")
             return data
@@ -290,14 +294,16 @@ def open_objects(url: str, options: Mapping[str, Any] | None = None) -> Objects:
     ImportError
         fsspec, or the package for the store, is not installed; the message says which.
     ValueError
-        It is no URL that fsspec knows.
+        It is no URL, or none that fsspec knows.
     """
     try:
         from fsspec.config import conf  # noqa: PLC0415
         from fsspec.core import url_to_fs  # noqa: PLC0415
     except ImportError as error:
         raise missing_extra(f"{shown(url)} needs fsspec", "remote") from error
-    secrets = secrets_of({"given": options, "configured": conf})
+    if not is_url(url):
+        raise ValueError(f"{os.fspath(url)!r} is no URL; that of a directory here is file:///its/path")
+    secrets = secrets_of({"given": options, "configured": conf, "url": hidden_in(url)})
     try:
         filesystem, root = url_to_fs(url, **(options or {}))
     except ImportError as error:

@@ -9,6 +9,7 @@ that is removed gets errors from then on, for what is not in the cache.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -87,7 +88,7 @@ def prune(url: str, keep: int = 1, *, storage_options: Mapping[str, Any] | None 
     Others may publish meanwhile. Those who read a publication that is removed get an error for what they have not
     fetched yet: keep as many as readers may lag behind.
     """
-    if keep < 1:
+    if operator.index(keep) < 1:
         raise ValueError(f"keep is {keep}; the newest publication always stays, so it must be at least 1")
     objects = open_objects(url, storage_options)
     newest, said = look(objects)

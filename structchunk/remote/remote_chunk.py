@@ -22,6 +22,9 @@ from ..runs.run import ContiguousRun, Run
 from .fetching import Fetching, wait
 from .manifest import Object, PublishedChunk
 
+GAP_SIZE = 256 << 10
+"""Bytes that nobody asked for come along between those that somebody did, at most: a request takes as long."""
+
 
 class RemoteChunk(Chunk):
     """A chunk of a published database, as of one publication.
@@ -65,6 +68,7 @@ class RemoteChunk(Chunk):
         firsts, ends = starts // self.block, -(-stops // self.block)
         marks = np.bincount(firsts, minlength=count) - np.bincount(ends, minlength=count)
         wanted = (np.cumsum(marks[:-1]) > 0) & (present == 0)
+        _bridge(wanted, present, GAP_SIZE // self.block)
         edges = np.flatnonzero(np.diff(wanted, prepend=False, append=False)).reshape(-1, 2).tolist()
         absent = [block for first, stop in edges for block in self._cached.absent(first, stop)]
         return self._fetching.begin(absent) if absent else []
@@ -154,6 +158,16 @@ class RemoteHeap(Heap):
 
     def _chunk(self, number: int) -> Chunk:
         return self.find_chunk(number) or self.retired_chunk(number).chunk
+
+
+def _bridge(wanted: npt.NDArray[np.bool_], present: npt.NDArray[np.uint8], most: int) -> None:
+    """Want short gaps between wanted blocks, too, of which nothing is there: one request brings what two would."""
+    blocks = np.flatnonzero(wanted)
+    known = np.cumsum(present != 0)
+    gaps = np.diff(blocks) - 1
+    is_bridged = (gaps > 0) & (gaps <= most) & (known[blocks[1:]] == known[blocks[:-1]])
+    for at in np.flatnonzero(is_bridged).tolist():
+        wanted[blocks[at] : blocks[at + 1]] = True
 
 
 def _as_one(run: ContiguousRun) -> RowArray:

@@ -14,7 +14,7 @@ from ..runs.run import ArrayRun, Run, in_key_order, joined, portions
 from .manifest import Manifest
 from .rows import Entry
 
-LOAD_ROWS = 1 << 20
+LOAD_ROWS = 1 << 16
 """How many rows are put into a new index at a time."""
 
 
@@ -37,13 +37,23 @@ def create_index(path: str, manifest: Manifest, heaps: Iterable[Heap], entries: 
         sizes = _add_stores(index, heaps)
         _put_notes(index, manifest.notes)
         index.put(manifest.commit, {}, manifest.catalog)
-        for store, run in _runs(list(entries), sizes, url):
-            for part in portions(run, LOAD_ROWS):
-                index.put(manifest.commit, {store: [part]})
+        _load(index, manifest.commit, _runs(list(entries), sizes, url))
     except BaseException:
         index.close()
         raise
     return index
+
+
+def _load(index: Index, commit: int, runs: Iterable[tuple[int, Run]]) -> None:
+    """Put rows into an index that has none; those that come in order of key are not decoded again to be found."""
+    first = {store: index.store_index(store).first_pages() for store in index.live}
+    for store, run in runs:
+        for part in portions(run, LOAD_ROWS):
+            if store in first and not first[store].add(part):
+                index.store_index(store).remember(first.pop(store))
+            index.put(commit, {store: [part]})
+    for store, pages in first.items():
+        index.store_index(store).remember(pages)
 
 
 def advance_index(

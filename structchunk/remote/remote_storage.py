@@ -17,13 +17,13 @@ from ..chunks.chunk import Chunk
 from ..chunks.heap import Heap, Place
 from ..disk.paths import AnyPath, Paths
 from ..disk.superblock import Superblock
-from ..errors import CommitGone, CorruptionError, FailedError
+from ..errors import CommitGone, CorruptionError, FailedError, ReadOnlyError
 from ..index.index import Index
 from ..index.index_snapshot import IndexSnapshot
 from ..readers.copied_storage import CopiedStorage
 from ..runs.extent import MUTABLE
 from ..types.schema import schema_from_descriptor
-from .address import shown
+from .address import only_read, shown
 from .cache import CACHE_SIZE, Cache, default_directory
 from .cached_chunk import CachedChunk
 from .fetching import Fetching, wait
@@ -98,6 +98,10 @@ class RemoteStorage(CopiedStorage):
         self.address = source.address
         self.manifest = manifest
         self._hold_chunks()
+
+    def check_writable(self) -> None:
+        """Refuse, and say what to do."""
+        raise ReadOnlyError(only_read(self.paths.root))
 
     def places(self, heap: Heap, commit: int) -> list[Place]:
         """Return how far each chunk of a store that had any commit reaches."""

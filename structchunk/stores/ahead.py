@@ -57,7 +57,7 @@ def _fetch_ahead(remote: Sequence[tuple[int, Fetched]], parts: Iterator[Part]) -
         while begun > wanted:
             used, used_size = waiting.popleft()
             yield from used
-            begun, wanted = begun - used_size, min(2 * wanted, WINDOW_SIZE)
+            begun, wanted = begun - used_size, min(4 * wanted, WINDOW_SIZE)
     for group, _ in waiting:
         yield from group
     held.clear()
@@ -72,6 +72,6 @@ def _groups(remote: Sequence[tuple[int, Fetched]], parts: Iterator[Part]) -> Ite
         size += sum(count_items(part[side]) * heap.item_size for side, heap in remote)
         if size >= wanted:
             yield group, size
-            group, size, wanted = [], 0, min(2 * wanted, GROUP_SIZE)
+            group, size, wanted = [], 0, min(4 * wanted, GROUP_SIZE)
     if group:
         yield group, size

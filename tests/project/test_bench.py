@@ -197,10 +197,15 @@ def test_what_is_published_is_read_rightly(tmp_path: Path, monkeypatch: pytest.M
     finally:
         fsspec.register_implementation("s3", s3fs.S3FileSystem, clobber=True)
     assert "structchunk" in costs
-    assert {*costs, *skipped} == {*names}
-    for of in costs.values():
+    assert {*costs, *skipped} == {*names, published.CLIENT}
+    client = costs[published.CLIENT]["all"]
+    assert len(client.bytes) == 2
+    assert client.bytes == costs["structchunk"]["all"].bytes
+    for of in (of for name, of in costs.items() if name != published.CLIENT):
         assert [len(of[workload].bytes) for workload in published.WORKLOADS] == [2, 8, 2, 2, 2]
         assert all(min(cost.requests) for name, cost in of.items() if name == "all")
+    pytest.importorskip("bench.pictures").requests(costs, tmp_path / "published.png", "")
+    assert (tmp_path / "published.png").exists()
     published.save(tmp_path, {}, costs)
     assert json.loads((tmp_path / "published.json").read_text())["published"].keys() == costs.keys()
 

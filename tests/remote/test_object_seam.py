@@ -13,10 +13,11 @@ import pytest
 pytest.importorskip("fsspec")
 
 from faulty_store import FaultyStore
+from fsspec.implementations.memory import MemoryFileSystem
 
 from structchunk.remote import objects as objects_module
-from structchunk.remote.address import is_url, secrets_of, shown, without
-from structchunk.remote.objects import TRIES, open_objects, passes
+from structchunk.remote.address import hidden_in, is_url, secrets_of, shown, without
+from structchunk.remote.objects import TRIES, Objects, open_objects, passes
 
 SECRET = "hush-hush-4711"
 
@@ -195,6 +196,14 @@ def test_urls_are_shown_without_credentials(text: str, expected: str) -> None:
     assert shown(text) == expected
 
 
+def test_what_is_hidden_in_urls() -> None:
+    """Packages tell what they took for the name of a bucket, without the rest of the URL."""
+    secrets = secrets_of({"url": hidden_in("s3://me:se%2Fcret@bucket/name?token=a-token&b=1#x")})
+    message = without(secrets, "no bucket me:se%2Fcret@bucket, se/cret or a-token, for b")
+    assert message == "no bucket ***@bucket, *** or ***, for b"
+    assert secrets_of({"url": hidden_in("s3://bucket/name")}) == []
+
+
 def test_secrets() -> None:
     options = {
         "key": "AKIA-1",
@@ -247,6 +256,30 @@ def test_without_the_package_of_the_store() -> None:
     )
     with pytest.raises(ImportError, match=r"nostore://a needs another package besides fsspec: .*nostorefs"):
         open_objects("nostore://a")
+
+
+@pytest.mark.parametrize("path", ["plain", "/a/b", "./a.sc"])
+def test_what_is_no_url(path: str) -> None:
+    with pytest.raises(ValueError, match=f"'{path}' is no URL"):
+        open_objects(path)
+
+
+class WithoutRanges(MemoryFileSystem):
+    """A server that knows no ranges, and sends all that there is."""
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+        del start, end
+        return bytes(super().cat_file(path, **options))
+
+
+def test_a_server_without_ranges() -> None:
+    files = WithoutRanges(skip_instance_cache=True)
+    files.pipe_file("/whole/a", bytes(100))
+    objects = Objects(files, "/whole", "memory://whole", [])
+    assert len(objects.read("a", 100)) == 100
+    with pytest.raises(OSError, match=r"memory://whole/a: .*sends whole objects"):
+        objects.read_range("a", 10, 20)
+    assert objects.requests == 2  # it is not asked again
 
 
 def test_no_store_that_fsspec_knows() -> None:

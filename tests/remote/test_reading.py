@@ -24,7 +24,8 @@ from published import shown_by
 from support import in_child
 
 from structchunk.cli.program import program
-from structchunk.remote import fetching, objects, remote_storage
+from structchunk.index.stored_rows import StoredRows
+from structchunk.remote import fetching, objects, remote_chunk, remote_storage
 
 OpenUrl = Callable[..., sc.Database]
 SECRET = "secret-of-the-store"
@@ -181,8 +182,10 @@ def test_what_it_cannot(db: sc.Database, store: FaultyStore, open_url: OpenUrl) 
         remote.sync,
         lambda: remote.array_store("new", "u1"),
     ):
-        with pytest.raises(sc.ReadOnlyError):
+        with pytest.raises(sc.ReadOnlyError, match=r"can only be read.*open the database itself"):
             write()
+    with pytest.raises(ValueError, match=f"{store.url} is a URL"):
+        sc.rebuild_index(store.url)
     point = remote["points"][0]
     point.x = 99
     assert remote["points"][0].x == db["points"][0].x
@@ -220,6 +223,13 @@ def test_what_cannot_be_opened(url: str, options: dict[str, Any], words: str) ->
     with pytest.raises((ValueError, OSError)) as caught:
         sc.open(url, **{"mode": "r", **options})
     assert words in str(caught.value) and "password" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["commit", "cache_size"])
+def test_numbers_are_numbers(name: str) -> None:
+    options: dict[str, Any] = {name: "3"}
+    with pytest.raises(TypeError, match=f"{name} is an integer, found str"):
+        sc.open("memory://nothing", "r", **options)
 
 
 # -- commits
@@ -480,6 +490,62 @@ def test_many_keys_at_once(db_of_a_million: None, open_url: OpenUrl, store: Faul
     store.forget()
     assert len(remote["big"].get_many(np.arange(1000, 3000)[::-1])) == 2000
     assert store.count() <= 2
+
+
+def test_what_lies_between_few(db_of_a_million: None, open_url: OpenUrl, store: FaultyStore) -> None:
+    """Records that lie near each other come with one request, and those that do not with one each."""
+    remote = open_url()
+    store.forget()
+    near = remote_chunk.GAP_SIZE // 128 * 3 // 4
+    assert len(remote["big"].get_many([100_000, 100_000 + near, 500_000])) == 3
+    assert store.count() == 2
+    assert sum(request.size for request in store.log) <= 2 * remote_chunk.GAP_SIZE
+    assert remote["big"][700_000] is not None
+    store.forget()
+    assert len(remote["big"].get_many([700_000 - near // 2, 700_000 + near // 2])) == 2
+    assert store.count() == 2  # what is there already is not fetched again
+
+
+def test_rows_are_not_decoded_again(
+    db_of_a_million: None, open_url: OpenUrl, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of which the index was made when the database was opened are in memory still."""
+    remote = open_url()
+    loaded = []
+    monkeypatch.setattr(StoredRows, "load", lambda *arguments, **options: loaded.append(arguments))
+    assert len(remote["big"].get_many(np.arange(0, 1_000_000, 10_007))) == 100
+    assert sum(map(len, remote["big"].scan(0, 990_000))) == 990_000
+    assert not loaded
+
+
+def _keys(store: Any) -> Any:
+    return np.fromiter(store.keys(), np.uint64)
+
+
+def test_rows_that_were_changed_since(db: sc.Database, store: FaultyStore, open_url: OpenUrl) -> None:
+    """Whatever was published later counts, and not what is in memory of the rows that were published first."""
+    rng = np.random.default_rng(5)
+    first = np.unique(rng.integers(0, 1 << 40, 200_000, np.uint64))
+    mine = db.array_store("a", "f4")
+    mine.put_many(first, rng.random((len(first), 3)).astype("f4"))
+    db.publish(store.url)
+    for change in range(3):
+        dense = first[199_000 - 3000 * change :][:4000]
+        with db.transaction() as txn:
+            txn["a"].delete_many(dense[:50])
+            txn["a"].put_many(dense[50:], rng.random((len(dense) - 50, 2)).astype("f4"))
+            txn["a"].put_many(np.arange(1000) + (1 << 40) + 700 * change, rng.random((1000, 2)).astype("f4"))
+            if change == 2:
+                txn["a"].delete_many(rng.choice(first[:100_000], 50, replace=False))
+                txn["a"].put_many(rng.integers(0, 1 << 40, 30), rng.random((30, 1)).astype("f4"))
+        db.publish(store.url)
+        remote = open_url()
+        assert len(remote._storage.manifest.rows) > 1  # type: ignore[attr-defined]
+        some = np.concatenate([rng.choice(_keys(mine), 300), dense[50:150], _keys(mine)[-5:]])
+        assert same(mine.get_many(some), remote["a"].get_many(some))
+        for key in [*rng.choice(first, 200).tolist(), *some.tolist()]:
+            assert np.array_equal(remote["a"].get(key, ()), mine.get(key, ()))
+        assert np.array_equal(_keys(remote["a"]), _keys(mine))
 
 
 # -- stores that fail
