@@ -58,6 +58,7 @@ END_ROWS = 256
 FEW_KEYS = 32
 DENSE_KEYS = 4
 """Where more looked-up keys than this meet the pages that were read, the next are read many at a time."""
+_NO_ROWS = CachedPages(ArrayRun(empty_rows()), 0, KEY_END - 1)
 
 
 class StoreIndex:
@@ -103,7 +104,7 @@ class StoreIndex:
     def begin_empty(self) -> None:
         """Take it that LevelDB has nothing of this store: it is a new one."""
         self._delta_loaded = True
-        self._cache.insert(CachedPages(ArrayRun(empty_rows()), 0, KEY_END - 1))
+        self._cache.insert(_NO_ROWS)
 
     # ------------------------------------------------------------------ point reads
 
