@@ -226,13 +226,13 @@ class Chunk:
         self.unmap()
 
     def _map(self, *, writable: bool) -> mmap.mmap:
-        # On an overlay file system a file of a lower layer is copied when it is first opened for writing, and who
-        # has mapped it before goes on seeing the lower one. So who writes opens it for writing, even to read.
-        write = writable or (self._is_written and os.access(self.path, os.W_OK))
         with self._while_open(), files.advised(self.path):
             file = self._file  # which may have lost its name; and a signal handler may close it meanwhile
             if file is not None:
                 return self._mapped(file.fd, writable=writable)
+            # On an overlay file system a file of a lower layer is copied when it is first opened for writing, and
+            # who has mapped it before goes on seeing the lower one. So a writer opens it for writing, even to read.
+            write = writable or (self._is_written and os.access(self.path, os.W_OK))
             with files.opened(self.path, write=write) as fd:
                 return self._mapped(fd, writable=writable)
 

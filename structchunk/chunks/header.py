@@ -128,6 +128,12 @@ class Header:
         """Where data begins: a multiple of the item size, so that the file is one typed array."""
         return round_up(self.header_size, self.item_size)
 
+    def of_size(self, file_size: int) -> Header:
+        """Return the same header in a file of another size, with all that was made of it already."""
+        made = object.__new__(Header)
+        vars(made).update(vars(self), file_size=file_size)
+        return made
+
     def pack(self) -> bytes:
         """Return the header's bytes, with the working fields of an empty chunk."""
         text = self.text

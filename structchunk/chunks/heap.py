@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorruptionError, MovedError
-from ..runs.extent import ALL_FLAGS, Extent, RowArray, chunks_of, find_one, misplaced
+from ..runs.extent import ALL_FLAGS, MUTABLE, Extent, RowArray, chunks_of, find_one, misplaced
 from ..runs.gather import Items
-from ..runs.run import Run
+from ..runs.run import ContiguousRun, Run
 from ..types.objects import has_plain_fields
 from ..types.schema import Schema
 from .chunk import Chunk
@@ -270,6 +270,16 @@ class Heap:
         """Return an extent's items, read-only, without a copy."""
         start = extent[1] // self.item_size
         return self.arrays[extent[3]][start : start + extent[2]]
+
+    def records(self, run: Run) -> npt.NDArray[Any] | None:
+        """Return the records of a run, each a row of one array; None of those for which there is none.
+
+        These are records that do not lie back to back, are not of one length, or may change in place.
+        """
+        if not isinstance(run, ContiguousRun) or not run.length or run.flags & MUTABLE:
+            return None
+        values = self.arrays[run.chunk][run.items]
+        return values.reshape(len(run), run.length, *values.shape[1:])
 
     def read_ahead(self, chunk: int, start: int, stop: int) -> None:
         """Have the system fetch bytes of a chunk that are about to be read, and some that follow, from the disk."""

@@ -81,6 +81,10 @@ class AutocommitBinding:
     def open_writer(self) -> None:
         """Return None: there is no open transaction here."""
 
+    def finder_of_records(self) -> Callable[[int], Any]:
+        """Return what finds the record of a key: an array, or else its extent, or None."""
+        return self._index.store_index(self.heap.store).finder(self.heap.records)
+
     def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
         with contextlib.closing(self._index.snapshot()) as snapshot:

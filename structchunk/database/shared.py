@@ -32,6 +32,10 @@ class SharedBinding(AutocommitBinding):
         self._catch_up()
         return self._find(key)
 
+    def finder_of_records(self) -> Callable[[int], Extent | None]:
+        """Return what finds the extent of a key."""
+        return self.find
+
     def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
         self._catch_up()

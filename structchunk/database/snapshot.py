@@ -40,6 +40,10 @@ class SnapshotBinding:
         """Return the extent of a key, or None."""
         return self._snapshot._index_snapshot().find(self.heap.store, as_key(key))
 
+    def finder_of_records(self) -> Callable[[int], Extent | None]:
+        """Return what finds the extent of a key."""
+        return self.find
+
     def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
         return self._snapshot._index_snapshot().lookup(self.heap.store, keys)

@@ -111,6 +111,10 @@ class TransactionBinding:
         """Return the extent of a key, or None."""
         return self.open_writer().find(as_key(key))
 
+    def finder_of_records(self) -> Callable[[int], Extent | None]:
+        """Return what finds the extent of a key."""
+        return self.find
+
     def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
         return self.open_writer().lookup(keys)

@@ -89,8 +89,7 @@ class File(Descriptor):
     def __init__(self, path: str, flags: int = 0) -> None:
         super().__init__()
         self.fd = _open(path, os.O_RDWR | flags)
-        _check_regular(path, self.fd)
-        self.identity = identity(os.fstat(self.fd))
+        self.identity = identity(_check_regular(path, self.fd))
 
     def write(self, offset: int, data: Any) -> None:
         """Write all of a buffer of bytes at `offset`."""
@@ -106,9 +105,11 @@ def _open(path: str, flags: int) -> int:
         raise
 
 
-def _check_regular(path: str, fd: int) -> None:
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+def _check_regular(path: str, fd: int) -> os.stat_result:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
         raise _not_regular(path)
+    return status
 
 
 def _write(fd: int, offset: int, data: Any) -> None:

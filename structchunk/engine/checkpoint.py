@@ -21,7 +21,7 @@ def grown_chunks(heaps: Iterable[Heap], known: Heads) -> list[Chunk]:
     return [
         chunk
         for chunk in chunks
-        if chunk.is_committed and known.get(chunk.id) != (chunk.committed, chunk.directory)
+        if known.get(chunk.id) != (chunk.committed, chunk.directory) and chunk.is_committed
     ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 from ..chunks.chunk import least_size
@@ -29,7 +28,7 @@ def sized_next(header: Header, size: int, last_size: int, first_size: int) -> He
     It is twice as large as the one before, of `last_size` bytes; 0 if there is none.
     """
     usual = min(2 * last_size, MAX_CHUNK_SIZE) if last_size else first_size
-    return replace(header, file_size=max(usual, least_size(header, size)))
+    return header.of_size(max(usual, least_size(header, size)))
 
 
 def sized_replacement(header: Header, size: int, rest: int, first_size: int) -> Header:
@@ -41,4 +40,4 @@ def sized_replacement(header: Header, size: int, rest: int, first_size: int) -> 
     wanted, usual = least_size(header, rest), first_size
     while usual < min(wanted, MAX_CHUNK_SIZE):
         usual = min(2 * usual, MAX_CHUNK_SIZE)
-    return replace(header, file_size=max(usual, least_size(header, size)))
+    return header.of_size(max(usual, least_size(header, size)))

@@ -77,6 +77,7 @@ class Index:
         ]
         self.pin = Pin()
         self._catalog = stored_state.read_catalog(leveldb)
+        self._catalog_writer = stored_state.CatalogWriter()
         self.live: dict[int, dict[int, LiveCount]] = {}
         self.heads = stored_state.read_heads(leveldb)
         forks.on_fork(self)
@@ -88,7 +89,7 @@ class Index:
         """Create an empty index whose checkpoint is 0; not durable before its first checkpoint."""
         leveldb = LevelDB.create(path, private=private)
         checkpoint = stored_state.checkpoint_pair(Checkpoint(database, next_chunk, commit=0, batch=0))
-        leveldb.write([stored_state.last_pair(last), checkpoint, stored_state.catalog_pair({})])
+        leveldb.write([stored_state.last_pair(last), checkpoint, stored_state.CatalogWriter().pair({})])
         return cls(leveldb)
 
     @classmethod
@@ -254,7 +255,7 @@ class Index:
             counts[store] = recount(self.live[store], self._item_sizes[store], store_index.replaced(runs), runs)
             changes[store] = store_index.put_all(runs) if store in compacted else store_index.put(runs)
         removed = [key for store in dropped for key in self._keys_of(store)]
-        puts = [] if catalog is None else [stored_state.catalog_pair(catalog)]
+        puts = [] if catalog is None else [self._catalog_writer.pair(catalog)]
         return Prepared(changes, counts, catalog, dropped, removed, catalog_puts=puts)
 
     def apply(self, commit: int, prepared: Prepared) -> None:

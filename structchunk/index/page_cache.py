@@ -6,9 +6,9 @@ import random
 import weakref
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,30 +16,13 @@ import numpy.typing as npt
 from ..runs.compact import compact
 from ..runs.extent import KEY_END, Extent
 from ..runs.run import ContiguousRun, Run
+from .buckets import Buckets, make_buckets, taker_from_buckets, taker_in_steps
 
 CACHE_SIZE = 256 << 20
 """How many bytes the caches of all stores of a database may hold."""
 EAGER_AFTER = 8
-CROWD = 16
-"""Keys of one bucket are looked at one by one, unless one has more than this."""
 WORTH_KEYS = 128
 """Buckets for this many keys take about as long to make as they save in one look-up."""
-
-
-Buckets: TypeAlias = tuple[int, int, Sequence[int], bool]
-"""First key, bits that a bucket spans, where each bucket starts and the last one ends, and if any is crowded."""
-
-
-def make_buckets(keys: npt.NDArray[np.uint64]) -> Buckets:
-    """Divide the span of ascending keys into equal buckets, of 2 to 4 keys on average."""
-    if not len(keys):
-        return 0, 0, array("I"), False
-    first, span = int(keys[0]), int(keys[-1] - keys[0])
-    shift = (span // len(keys)).bit_length() + 1
-    counts = np.bincount(((keys - keys[0]) >> np.uint64(shift)).view(np.int64))
-    starts = np.zeros(len(counts) + 1, np.uint32)
-    np.cumsum(counts, out=starts[1:])
-    return first, shift, array("I", starts.tobytes()), bool(counts.max() > CROWD)
 
 
 class CachedPages:
@@ -51,6 +34,13 @@ class CachedPages:
     Two kinds of data are common and need few memory accesses: keys that rise by the same step need no search, and
     records of one length that lie back to back need no rows. Other keys are put into buckets once some were looked
     up.
+
+    Attributes
+    ----------
+    take : callable, optional
+        Returns the record of a key, or None, as soon as :meth:`prepare` was able to make it.
+    is_prepared : bool
+        Whether there is no more to be made.
     """
 
     __slots__ = (
@@ -63,11 +53,13 @@ class CachedPages:
         "_step",
         "count",
         "floor",
+        "is_prepared",
         "keys",
         "last",
         "run",
         "runs",
         "size",
+        "take",
     )
 
     def __init__(self, run: Run, floor: int, last: int, runs: Sequence[Run] = ()) -> None:
@@ -77,6 +69,8 @@ class CachedPages:
         self._first = self._step = self._length = self._lookups = 0
         self._keys = array("Q")  # of all sequences it gives single numbers fastest
         self._buckets: Buckets | None = None
+        self.take: Callable[[int], Any] | None = None
+        self.is_prepared = False
         if isinstance(run, ContiguousRun) and isinstance(run.spacing, range):
             self._first, self._step = run.spacing.start, run.spacing.step
         else:
@@ -132,6 +126,17 @@ class CachedPages:
         # One assignment of what is never changed needs no lock: at worst, two threads make the same.
         self._buckets = buckets = make_buckets(self.keys)
         return buckets
+
+    def prepare(self, make: Callable[[Run], Any]) -> None:
+        """Make ``take`` of the records that `make` returns, or None, once keys are found in few steps."""
+        if not self._step and self._buckets is None:
+            return
+        records = make(self.run)
+        if records is not None and self._step:
+            self.take = taker_in_steps(self._first, self._step, records)
+        elif records is not None and self._buckets is not None:
+            self.take = taker_from_buckets(self._keys, self._buckets, records)
+        self.is_prepared = True
 
     def search(self, keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
         """Return where in the run each of many keys is, and whether it is there at all."""

@@ -59,6 +59,7 @@ END_ROWS = 256
 FEW_KEYS = 32
 DENSE_KEYS = 4
 """Where more looked-up keys than this meet the pages that were read, the next are read many at a time."""
+_NO_ROWS = CachedPages(ArrayRun(empty_rows()), 0, KEY_END - 1)
 
 
 class StoreIndex:
@@ -104,7 +105,7 @@ class StoreIndex:
     def begin_empty(self) -> None:
         """Take it that LevelDB has nothing of this store: it is a new one."""
         self._delta_loaded = True
-        self._cache.insert(CachedPages(ArrayRun(empty_rows()), 0, KEY_END - 1))
+        self._cache.insert(_NO_ROWS)
 
     # ------------------------------------------------------------------ point reads
 
@@ -120,6 +121,35 @@ class StoreIndex:
         except IndexError:
             return self._find_uncached(key)
         return pages.find(key) if pages.floor <= key else self._find_uncached(key)
+
+    def finder(self, make: Callable[[Run], Any]) -> Callable[[int], Any]:
+        """Return what finds single records, the path of every single read; it takes a key, as :meth:`find` does.
+
+        `make` returns the records of a run, if it can make all of them at once, or None. What it made is where the
+        record of a key is taken from; of any other one the extent is found, or None.
+        """
+        cache = self._cache
+
+        def find(key: int) -> Any:
+            packed = self._delta.packed
+            if packed and (row := packed.get(key)) is not None:
+                extent: Extent = ROW.unpack(row)
+                return None if extent[4] & TOMBSTONE else extent
+            lasts, cached = cache.index
+            try:
+                pages = cached[bisect_left(lasts, key)]
+            except IndexError:
+                return self._find_uncached(key)
+            if pages.floor > key:
+                return self._find_uncached(key)
+            take = pages.take
+            if take is not None:
+                return take(key)
+            if not pages.is_prepared:
+                pages.prepare(make)
+            return pages.find(key)
+
+        return find
 
     def _find_uncached(self, key: int) -> Extent | None:
         as_key(key)  # the hot path leaves this to here: no cache answers for what is out of range

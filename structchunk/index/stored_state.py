@@ -122,9 +122,24 @@ def read_catalog(leveldb: LevelDB) -> Catalog:
     return dict(catalog)
 
 
-def catalog_pair(catalog: Catalog) -> Pair:
-    """Return a catalog as LevelDB has it."""
-    return CATALOG, json.dumps(catalog).encode()
+class CatalogWriter:
+    """Encodes catalogs, one after the other: an entry that the one before had, too, not again."""
+
+    def __init__(self) -> None:
+        self._encoded: dict[str, tuple[dict[str, Any], str]] = {}
+
+    def pair(self, catalog: Catalog) -> Pair:
+        """Return a catalog as LevelDB has it."""
+        known = self._encoded
+        # An entry is never changed, so that it tells by itself what its text is.
+        encoded = {
+            name: known[name]
+            if name in known and known[name][0] is entry
+            else (entry, json.dumps({name: entry})[1:-1])
+            for name, entry in catalog.items()
+        }
+        self._encoded = encoded
+        return CATALOG, f"{{{', '.join([text for _, text in encoded.values()])}}}".encode()
 
 
 # -------------------------------------------------------------------- chunks

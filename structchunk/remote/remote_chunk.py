@@ -131,6 +131,9 @@ class RemoteHeap(Heap):
             self.chunks[mine.id] = newer
             self.arrays.pop(mine.id, None)
 
+    def records(self, run: Run) -> None:
+        """Return None: each record is fetched when it is asked for."""
+
     def fetched(self, rows: RowArray) -> Mapping[int, npt.NDArray[Any]]:
         """Return the items of the chunks that rows name, of which those of the rows are there."""
         chunks = {chunk: self._chunk(chunk) for chunk in chunks_of(rows)}

@@ -205,6 +205,10 @@ class ShardedBinding:
                 return *extent[:3], self.heap.arrays.number(binding.heap, extent[3]), extent[4]
         return None
 
+    def finder_of_records(self) -> Callable[[int], Extent | None]:
+        """Return what finds the extent of a key."""
+        return self.find
+
     def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
         self._home._check_open()

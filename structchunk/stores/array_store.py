@@ -41,6 +41,7 @@ class ArrayStore(Store[Array]):
         self._strides = (self._dtype.itemsize,)
         self._item_size = self._heap.item_size
         self._arrays = self._heap.arrays
+        self._find_record = binding.finder_of_records()
 
     def _record(self, extent: Extent) -> Array:
         if extent[4] & MUTABLE:
@@ -57,14 +58,16 @@ class ArrayStore(Store[Array]):
 
     def __getitem__(self, key: int) -> Array:
         """Return the array of a key: the same as in any store, written out because it is the hottest path."""
-        extent = self._find(key if type(key) is int else as_key(key))
-        if extent is None:
-            return super().__getitem__(key)
-        _, offset, length, chunk, flags = extent
-        if flags & MUTABLE:
-            return super().__getitem__(key)
-        start = offset // self._item_size
         try:
+            found = self._find_record(key if type(key) is int else as_key(key))
+            if type(found) is ndarray:
+                return found
+            if found is None:
+                return super().__getitem__(key)
+            _, offset, length, chunk, flags = found
+            if flags & MUTABLE:
+                return self._record(found)
+            start = offset // self._item_size
             return self._arrays[chunk][start : start + length]
         except MovedError:
             return self[key]

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from structchunk.index.page_cache import CROWD, WORTH_KEYS, CachedPages, make_buckets
+from structchunk.index.buckets import CROWD, make_buckets
+from structchunk.index.page_cache import WORTH_KEYS, CachedPages
 from structchunk.runs.extent import KEY_END, RowArray, make_rows
-from structchunk.runs.run import shorten
+from structchunk.runs.run import Run, shorten
 
 SIZE = 8
 
@@ -51,6 +52,48 @@ def test_a_key_is_found_where_a_plain_search_finds_it(keys: list[int], others: l
     for key in sorted(near | {0, KEY_END - 1} | set(others)):
         if 0 <= key < KEY_END:
             assert pages.find(key) == model.get(key)
+
+
+@given(key_sets(), st.booleans())
+def test_records_are_taken_where_they_are_found(keys: list[int], even: bool) -> None:
+    keys = list(range(5, 5 + 3 * len(keys), 3)) if even else keys
+    pages = pages_of(keys)
+    records = [f"record of {key}" for key in keys]
+    model = dict(zip(keys, records, strict=True))
+    near = {key + step for key in keys for step in (-1, 0, 1) if 0 <= key + step < KEY_END} | {0, KEY_END - 1}
+    for _ in range(2):
+        for key in sorted(near):
+            pages.prepare(lambda _: records)
+            assert (pages.find(key) is not None) is (key in model)
+            if pages.take is not None:
+                assert pages.take(key) == model.get(key)
+    assert pages.is_prepared
+
+
+def test_nothing_is_made_of_rows_whose_records_cannot_be() -> None:
+    pages = pages_of(list(range(0, 300, 3)))
+    pages.prepare(lambda _: None)
+    assert pages.is_prepared
+    assert pages.take is None
+
+
+def test_records_are_made_once_some_keys_were_looked_up() -> None:
+    keys = [3 * key + key % 2 for key in range(3 * WORTH_KEYS)]
+    pages, asked = pages_of(keys), []
+
+    def make(run: Run) -> list[int]:
+        asked.append(run)
+        return keys
+
+    for key in keys[:3]:
+        pages.prepare(make)
+        assert pages.find(key) is not None
+    assert not asked
+    assert pages.find(keys[3]) is not None
+    pages.prepare(make)
+    assert asked
+    assert pages.take is not None
+    assert pages.take(keys[7]) == keys[7]
 
 
 @given(key_sets())

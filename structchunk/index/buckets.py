@@ -1,0 +1,57 @@
+"""Buckets: where a key may be among ascending ones; and what takes the record of a key from a sequence of them."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+CROWD = 16
+"""Keys of one bucket are looked at one by one, unless one has more than this."""
+
+Buckets: TypeAlias = tuple[int, int, Sequence[int], bool]
+"""First key, bits that a bucket spans, where each bucket starts and the last one ends, and if any is crowded."""
+Taker: TypeAlias = Callable[[int], Any]
+"""Returns the record of a key, or None."""
+
+
+def make_buckets(keys: npt.NDArray[np.uint64]) -> Buckets:
+    """Divide the span of ascending keys into equal buckets, of 2 to 4 keys on average."""
+    if not len(keys):
+        return 0, 0, array("I"), False
+    first, span = int(keys[0]), int(keys[-1] - keys[0])
+    shift = (span // len(keys)).bit_length() + 1
+    counts = np.bincount(((keys - keys[0]) >> np.uint64(shift)).view(np.int64))
+    starts = np.zeros(len(counts) + 1, np.uint32)
+    np.cumsum(counts, out=starts[1:])
+    return first, shift, array("I", starts.tobytes()), bool(counts.max() > CROWD)
+
+
+def taker_in_steps(first: int, step: int, records: Any) -> Taker:
+    """Return what takes records whose keys rise by the same step."""
+    count = len(records)
+
+    def take(key: int) -> Any:
+        at, rest = divmod(key - first, step)
+        return None if rest or not 0 <= at < count else records[at]
+
+    return take
+
+
+def taker_from_buckets(keys: Sequence[int], buckets: Buckets, records: Any) -> Taker | None:
+    """Return what takes records whose keys are in buckets, or None if one is crowded."""
+    first, shift, starts, is_crowded = buckets
+
+    def take(key: int) -> Any:
+        try:
+            at = starts[(key - first) >> shift]  # of any bucket, if it is below the first key: none will be equal
+            while (found := keys[at]) < key:
+                at += 1
+        except IndexError:
+            return None  # beyond the last key
+        return records[at] if found == key else None
+
+    return None if is_crowded else take
