@@ -7,23 +7,28 @@ import weakref
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ..runs.compact import compact
-from ..runs.extent import KEY_END, Extent
-from ..runs.run import ContiguousRun, Run
+from ..runs.compact import CompactRun, compact
+from ..runs.extent import KEY_END, Extent, RowArray
+from ..runs.run import ContiguousRun, Run, clip_run
+from ..runs.short_keys import least_size
+from .short_pages import OVERHEAD, ShortPages
 
 CACHE_SIZE = 256 << 20
-"""How many bytes the caches of all stores of a database may hold."""
+"""How many bytes the caches of all stores of a database may hold. When it is reached, pages are kept shorter."""
 EAGER_AFTER = 8
 CROWD = 16
 """Keys of one bucket are looked at one by one, unless one has more than this."""
 WORTH_KEYS = 128
 """Buckets for this many keys take about as long to make as they save in one look-up."""
+WORTH_SHORTENING = 4
+"""Pages are shortened if they would take less by one part in so many."""
 
 
 Buckets: TypeAlias = tuple[int, int, Sequence[int], bool]
@@ -65,6 +70,7 @@ class CachedPages:
         "floor",
         "keys",
         "last",
+        "least_size",
         "run",
         "runs",
         "size",
@@ -91,13 +97,27 @@ class CachedPages:
             run = compact(run, self.keys)
         self.run = run
         self.runs = runs if len(runs) > 1 else [run]
-        self.size = run.size + (0 if isinstance(run, ContiguousRun) else self.keys.nbytes)
+        self.size = OVERHEAD + run.size + (0 if isinstance(run, ContiguousRun) else self.keys.nbytes)
         self.size += self.keys.nbytes // 4  # what buckets take, but for two of them
         self.size += sum(part.size for part in self.runs if part is not run)
+        self.least_size = self._least_size()
 
     def is_whole(self) -> bool:
         """Tell whether these pages answer for all keys."""
         return self.floor == 0 and self.last == KEY_END - 1
+
+    def _least_size(self) -> int:
+        """Return how many bytes these pages take once they are shortened, if they can be."""
+        if not len(self.keys) or not isinstance(self.run, (ContiguousRun, CompactRun)):
+            return self.size
+        rest = self.run.without_keys().size
+        least = OVERHEAD + rest + least_size(self.count, int(self.keys[-1]) - int(self.keys[0]))
+        return least if least < self.size - self.size // WORTH_SHORTENING else self.size
+
+    def shortened(self) -> ShortPages:
+        """Return the same pages in less memory, which :attr:`least_size` must say that they can be."""
+        assert isinstance(self.run, (ContiguousRun, CompactRun))
+        return ShortPages(self.run, self.keys, self.floor, self.last)
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key that these pages answer for, or None."""
@@ -143,24 +163,60 @@ class CachedPages:
         where = np.searchsorted(self.keys, keys)
         return where, (where < self.count) & (self.keys[np.minimum(where, self.count - 1)] == keys)
 
+    def take(self, where: npt.NDArray[np.intp], keys: npt.NDArray[np.uint64]) -> RowArray:
+        """Return the rows at many positions, at which these keys are."""
+        return self.run.take_known(where, keys)
+
+    def clip(self, start: int, stop: int) -> list[Run]:
+        """Return the rows with ``start <= key < stop`` as consecutive runs, as scans want them."""
+        return [clip_run(run, start, stop) for run in self.runs]
+
+    def has_any(self, start: int, stop: int) -> bool:
+        """Tell whether there is a row with ``start <= key < stop``."""
+        return len(clip_run(self.run, start, stop)) > 0
+
+
+AnyPages: TypeAlias = "CachedPages | ShortPages"
+
 
 class Budget:
-    """What all caches of a database hold together, and which they are."""
+    """What all caches of a database hold together, and which they are.
+
+    Attributes
+    ----------
+    size, least_size : int
+        Bytes of memory that all pages take, and that they take at least, once those that can be are shortened.
+    """
 
     def __init__(self) -> None:
-        self.size = 0
+        self.size = self.least_size = 0
         self.caches: weakref.WeakSet[PageCache] = weakref.WeakSet()
 
     def is_full(self) -> bool:
         """Tell whether further pages would drive others out: then single keys are not worth any."""
-        return self.size > CACHE_SIZE - CACHE_SIZE // 8
+        return self.least_size > CACHE_SIZE - CACHE_SIZE // 8
+
+    def add(self, pages: Sequence[AnyPages]) -> None:
+        """Count pages that a cache has added."""
+        self.size += sum(each.size for each in pages)
+        self.least_size += sum(each.least_size for each in pages)
+
+    def remove(self, pages: Sequence[AnyPages]) -> None:
+        """Count pages that a cache has removed."""
+        self.size -= sum(each.size for each in pages)
+        self.least_size -= sum(each.least_size for each in pages)
 
     def enforce(self) -> None:
-        """Drop pages at random, of any cache, until they are not too many."""
+        """Shorten pages of any cache at random, and drop some if that is not enough, until all are small enough."""
         if self.size > CACHE_SIZE:  # an interrupt may have come between pages and their figure
-            self.size = sum(pages.size for cache in list(self.caches) for pages in cache.index[1])
+            self.size = self.least_size = 0
+            for cache in list(self.caches):
+                self.add(cache.index[1])
         while self.size > CACHE_SIZE:
-            random.choice([cache for cache in self.caches if cache.index[1]]).drop_any()
+            caches = [cache for cache in self.caches if cache.index[1]]
+            random.shuffle(caches)
+            if self.least_size > CACHE_SIZE or not any(cache.shorten_any() for cache in caches):
+                caches[0].drop_any()
 
 
 class PageCache:
@@ -170,7 +226,7 @@ class PageCache:
     """
 
     def __init__(self, budget: Budget) -> None:
-        self.index: tuple[list[int], list[CachedPages]] = ([], [])
+        self.index: tuple[list[int], list[AnyPages]] = ([], [])
         self.budget = budget
         self._inserted = 0
         budget.caches.add(self)
@@ -179,7 +235,7 @@ class PageCache:
         """Return how many pages to read for one key: one at first, and more for who has missed often."""
         return usual << min(self._inserted // EAGER_AFTER, 4) if self._inserted else 1
 
-    def find(self, key: int) -> CachedPages | None:
+    def find(self, key: int) -> AnyPages | None:
         """Return the pages that answer for a key, or None."""
         lasts, cached = self.index
         at = bisect_left(lasts, key)
@@ -200,17 +256,17 @@ class PageCache:
         at = bisect_left(lasts, pages.last)
         self.index = [*lasts[:at], pages.last, *lasts[at:]], [*cached[:at], pages, *cached[at:]]
         self._inserted += 1
-        self.budget.size += pages.size
+        self.budget.add([pages])
         self.budget.enforce()
 
     def insert_all(self, pages: Sequence[CachedPages]) -> None:
         """Add disjoint pages, as :meth:`insert` does: all at once, as the lists are copied."""
         for each in pages:
             self.drop(each.floor, each.last)
-        together = sorted([*self.index[1], *pages], key=attrgetter("last"))
+        together: list[AnyPages] = sorted([*self.index[1], *pages], key=attrgetter("last"))
         self.index = [each.last for each in together], together
         self._inserted += 1
-        self.budget.size += sum(each.size for each in pages)
+        self.budget.add(pages)
         self.budget.enforce()
 
     def drop(self, low: int, high: int) -> None:
@@ -227,6 +283,20 @@ class PageCache:
         at = random.randrange(len(self.index[1]))
         self._remove(at, at + 1)
 
+    def shorten_any(self) -> bool:
+        """Shorten what was inserted at one time, and tell whether there was any that can be."""
+        lasts, cached = self.index
+        begin = random.randrange(len(cached))
+        for at in chain(range(begin, len(cached)), range(begin)):
+            pages = cached[at]
+            if isinstance(pages, CachedPages) and pages.least_size < pages.size:
+                shorter = pages.shortened()
+                self.index = lasts, [*cached[:at], shorter, *cached[at + 1 :]]
+                self.budget.remove([pages])
+                self.budget.add([shorter])
+                return True
+        return False
+
     def clear(self) -> None:
         """Remove all pages."""
         self._remove(0, len(self.index[1]))
@@ -234,4 +304,4 @@ class PageCache:
     def _remove(self, first: int, upto: int) -> None:
         lasts, cached = self.index
         self.index = lasts[:first] + lasts[upto:], cached[:first] + cached[upto:]
-        self.budget.size -= sum(pages.size for pages in cached[first:upto])
+        self.budget.remove(cached[first:upto])

@@ -42,7 +42,7 @@ from ..types.keys import as_key
 from .change import Change, is_fold_due, put_into_pages, put_row, put_rows, put_unread, replace_all
 from .delta import Delta
 from .leveldb import LevelDB
-from .page_cache import Budget, CachedPages, PageCache
+from .page_cache import AnyPages, Budget, CachedPages, PageCache
 from .sampling import is_worth_sampling, sample
 from .stored_rows import StoredRows
 from .version import IndexState, IndexVersion
@@ -146,11 +146,12 @@ class StoreIndex:
             return np.array([self._row(key, at) for key in keys.tolist()], EXTENT_DTYPE)
         rows = make_rows(keys, 0, 0, 0, TOMBSTONE)
         for pages, first, upto in self._pages_of(keys, at):
-            where, found = pages.search(keys[first:upto])
+            mine = keys[first:upto]
+            where, found = pages.search(mine)
             if found.all():
-                rows[first:upto] = pages.run.take(where)
+                rows[first:upto] = pages.take(where, mine)
             else:
-                rows[first:upto][found] = pages.run.take(where[found])
+                rows[first:upto][found] = pages.take(where[found], mine[found])
         delta = self.delta_rows(at)
         where = np.searchsorted(delta["key"], keys)
         found = find_equal(delta, keys, where)
@@ -168,8 +169,9 @@ class StoreIndex:
             return np.array(extents, EXTENT_DTYPE) if extents else empty_rows()
         parts = []
         for pages, first, upto in self._pages_of(keys, None):
-            where, found = pages.search(keys[first:upto])
-            parts.append(pages.run.take(where[found]))
+            mine = keys[first:upto]
+            where, found = pages.search(mine)
+            parts.append(pages.take(where[found], mine[found]))
         return without_tombstones(overlay(rows_with(self.delta_rows(), keys), concatenate(parts)))
 
     def replaced(self, runs: Iterable[Run]) -> RowArray:
@@ -184,11 +186,9 @@ class StoreIndex:
         if len(clip(self.delta_rows(), start, stop)):
             return True
         pages = self._cached_pages(start, None)
-        return pages.last < stop - 1 or len(clip_run(pages.run, start, stop)) > 0
+        return pages.last < stop - 1 or pages.has_any(start, stop)
 
-    def _pages_of(
-        self, keys: npt.NDArray[np.uint64], at: IndexState | None
-    ) -> Iterator[tuple[CachedPages, int, int]]:
+    def _pages_of(self, keys: npt.NDArray[np.uint64], at: IndexState | None) -> Iterator[tuple[AnyPages, int, int]]:
         """Yield the pages that answer for ascending keys, and between which positions among these they do.
 
         Where few keys meet each page, pages are read one by one, and cached together at the end.
@@ -229,8 +229,8 @@ class StoreIndex:
         while start < stop:
             at_key = stop - 1 if reverse else start
             pages = self._cached_pages(at_key, at, wide=stop - start > 1, reverse=reverse)
-            for run in reversed(pages.runs) if reverse else pages.runs:
-                yield clip_run(run, start, stop)
+            runs = pages.clip(start, stop)
+            yield from reversed(runs) if reverse else runs
             if reverse:
                 stop = pages.floor
             else:
@@ -271,9 +271,9 @@ class StoreIndex:
         count = 1
         while start < stop:
             key = stop - 1 if reverse else start
-            pages = self._known_pages(key, at) or self._stored.load(
-                key, count, at.leveldb_snapshot if at else None, reverse=reverse
-            )
+            pages = self._known_pages(key, at)
+            if not isinstance(pages, CachedPages):  # of short ones all keys would be made, for the first of them
+                pages = self._stored.load(key, count, at.leveldb_snapshot if at else None, reverse=reverse)
             yield from portions(clip_run(pages.run, start, stop), self._stored.page_rows, reverse=reverse)
             count = GROUP_PAGES if pages.count else count
             if reverse:
@@ -281,7 +281,7 @@ class StoreIndex:
             else:
                 start = pages.last + 1
 
-    def _known_pages(self, key: int, at: IndexState | None) -> CachedPages | None:
+    def _known_pages(self, key: int, at: IndexState | None) -> AnyPages | None:
         """Return the pages in memory that answer for a key, if there are any that hold at a commit."""
         with self._version.lock:
             latest = at is None or at.version == self._version.number
@@ -289,7 +289,7 @@ class StoreIndex:
 
     def _cached_pages(
         self, key: int, at: IndexState | None, *, wide: bool = False, reverse: bool = False
-    ) -> CachedPages:
+    ) -> AnyPages:
         """Return pages of which one answers for a key; with `wide` many, if there are many."""
         version = self._version
         version.check()

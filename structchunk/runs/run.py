@@ -33,6 +33,8 @@ from .extent import (
 
 T = TypeVar("T", bound=np.generic)
 Keys: TypeAlias = "range | npt.NDArray[np.uint64]"
+Place: TypeAlias = tuple[int, int, int, int]
+"""An extent but for its key: offset, length, chunk, flags."""
 LONG_RUN = 1024
 """Rows are cut where records stop lying back to back if that leaves this many together, on average."""
 WORTH_JOINING = 16
@@ -89,6 +91,10 @@ class ArrayRun:
     def take(self, where: npt.NDArray[np.intp]) -> RowArray:
         """Return the rows at many positions."""
         return self.rows.take(where)  # which copies a row as one; an index would do it field by field
+
+    def take_known(self, where: npt.NDArray[np.intp], keys: npt.NDArray[np.uint64]) -> RowArray:
+        """Return the rows at many positions, at which these keys are."""
+        return self.take(where)
 
 
 class ContiguousRun:
@@ -183,16 +189,29 @@ class ContiguousRun:
 
     def take(self, where: npt.NDArray[np.intp]) -> RowArray:
         """Return the rows at many positions."""
-        spacing, starts, size = self.spacing, self.starts, self.item_size
-        keys = _at(spacing, where) if isinstance(spacing, range) else spacing[where]
+        spacing = self.spacing
+        return self.take_known(where, _at(spacing, where) if isinstance(spacing, range) else spacing[where])
+
+    def take_known(self, where: npt.NDArray[np.intp], keys: npt.NDArray[np.uint64]) -> RowArray:
+        """Return the rows at many positions, at which these keys are."""
+        starts, size = self.starts, self.item_size
         if isinstance(starts, range):
             return make_rows(keys, _at(starts, where) * np.uint64(size), starts.step, self.chunk, self.flags)
         offsets, lengths = starts[where], starts[where + 1] - starts[where]
         return make_rows(keys, offsets * size, lengths, self.chunk, self.flags)
 
+    def place(self, at: int) -> Place:
+        """Return the row at a position, but for its key."""
+        start = int(self.starts[at])
+        return start * self.item_size, int(self.starts[at + 1]) - start, self.chunk, self.flags
+
     def over(self, keys: Keys) -> ContiguousRun:
         """Return the same rows with their keys in other memory."""
         return ContiguousRun(keys, self.starts, self.chunk, self.flags, self.item_size)
+
+    def without_keys(self) -> ContiguousRun:
+        """Return the same rows with numbers for keys, to be given to :meth:`over`."""
+        return self.over(range(len(self)))
 
     def in_chunk(self, chunk: int) -> ContiguousRun:
         """Return the same rows with another number of their chunk."""

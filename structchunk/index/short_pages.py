@@ -1,0 +1,67 @@
+"""ShortPages: decoded pages whose keys are kept short, so that the cache holds more of them. No I/O."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..runs.compact import CompactRun
+from ..runs.extent import KEY_END, Extent, RowArray
+from ..runs.run import ContiguousRun, Run
+from ..runs.short_keys import ShortKeys
+
+Keyless: TypeAlias = "ContiguousRun | CompactRun"
+OVERHEAD = 1 << 10
+"""Bytes of memory that pages take beside their rows, about."""
+
+
+class ShortPages:
+    """Consecutive pages of one store: all its rows with ``floor <= key <= last``. Immutable.
+
+    They answer as ``CachedPages`` do, a little later, as those who read a range get keys that are made for them.
+
+    Parameters
+    ----------
+    run : ContiguousRun or CompactRun
+    keys : ndarray of uint64
+        Those of the rows.
+    floor, last : int
+    """
+
+    __slots__ = ("_keys", "_rest", "count", "floor", "last", "least_size", "size")
+
+    def __init__(self, run: Keyless, keys: npt.NDArray[np.uint64], floor: int, last: int) -> None:
+        self.floor = floor
+        self.last = last
+        self.count = len(run)
+        self._keys = ShortKeys(keys)
+        self._rest = run.without_keys()
+        self.size = self.least_size = OVERHEAD + self._keys.size + self._rest.size
+
+    def is_whole(self) -> bool:
+        """Tell whether these pages answer for all keys."""
+        return self.floor == 0 and self.last == KEY_END - 1
+
+    def find(self, key: int) -> Extent | None:
+        """Return the extent of a key that these pages answer for, or None."""
+        at = self._keys.find(key)
+        return None if at < 0 else (key, *self._rest.place(at))
+
+    def search(self, keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+        """Return where in the pages each of many keys is, and whether it is there at all."""
+        return self._keys.search(keys)
+
+    def take(self, where: npt.NDArray[np.intp], keys: npt.NDArray[np.uint64]) -> RowArray:
+        """Return the rows at many positions, at which these keys are."""
+        return self._rest.take_known(where, keys)
+
+    def clip(self, start: int, stop: int) -> list[Run]:
+        """Return the rows with ``start <= key < stop`` as consecutive runs."""
+        low, high = self._keys.count_below(start), self._keys.count_below(stop)
+        return [self._rest.part(low, high).over(self._keys.part(low, high))]
+
+    def has_any(self, start: int, stop: int) -> bool:
+        """Tell whether there is a row with ``start <= key < stop``."""
+        return self._keys.count_below(start) < self._keys.count_below(stop)
