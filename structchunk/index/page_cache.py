@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..runs.compact import CompactRun, compact
 from ..runs.extent import KEY_END, Extent, RowArray
-from ..runs.run import ContiguousRun, Run, clip_run
+from ..runs.run import ContiguousRun, Run, clip_run, even_run, goes_on, numbered
 from ..runs.short_keys import least_size
 from .short_pages import OVERHEAD, ShortPages
 
@@ -27,6 +27,8 @@ CROWD = 16
 """Keys of one bucket are looked at one by one, unless one has more than this."""
 WORTH_KEYS = 128
 """Buckets for this many keys take about as long to make as they save in one look-up."""
+MOST_TOGETHER = 1 << 20
+"""So many rows are shortened at a time: the fewer there are of them, the sooner many keys are looked up."""
 WORTH_SHORTENING = 4
 """Pages are shortened if they would take less by one part in so many."""
 
@@ -106,6 +108,24 @@ class CachedPages:
         """Tell whether these pages answer for all keys."""
         return self.floor == 0 and self.last == KEY_END - 1
 
+    def joined(self, after: AnyPages) -> CachedPages | None:
+        """Return these pages and those behind them as one, if keys and records go on evenly; else None."""
+        if not (self._step and isinstance(after, CachedPages) and after.floor == self.last + 1):
+            return None
+        run = even_run([self.run, after.run])
+        return None if run is None else CachedPages(run, self.floor, after.last)
+
+    def outside(self, low: int, high: int) -> list[CachedPages]:
+        """Return what is worth keeping of these pages when those between two keys go: of even ones, all else."""
+        if not self._step:
+            return []
+        bounds = [(self.floor, low - 1), (high + 1, self.last)]
+        return [
+            CachedPages(clip_run(self.run, floor, last + 1), floor, last)
+            for floor, last in bounds
+            if floor <= last and self.has_any(floor, last + 1)
+        ]
+
     def _least_size(self) -> int:
         """Return how many bytes these pages take once they are shortened, if they can be."""
         if not len(self.keys) or not isinstance(self.run, (ContiguousRun, CompactRun)):
@@ -114,10 +134,9 @@ class CachedPages:
         least = OVERHEAD + rest + least_size(self.count, int(self.keys[-1]) - int(self.keys[0]))
         return least if least < self.size - self.size // WORTH_SHORTENING else self.size
 
-    def shortened(self) -> ShortPages:
-        """Return the same pages in less memory, which :attr:`least_size` must say that they can be."""
-        assert isinstance(self.run, (ContiguousRun, CompactRun))
-        return ShortPages(self.run, self.keys, self.floor, self.last)
+    def can_be_shortened(self) -> bool:
+        """Tell whether these pages would take less memory with their keys kept short."""
+        return self.least_size < self.size
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key that these pages answer for, or None."""
@@ -177,6 +196,21 @@ class CachedPages:
 
 
 AnyPages: TypeAlias = "CachedPages | ShortPages"
+
+
+def shorten(pages: Sequence[CachedPages]) -> ShortPages:
+    """Return pages, each of which goes on from the one before, as one in less memory."""
+    first, last = pages[0], pages[-1]
+    runs = [each.run for each in pages if isinstance(each.run, (ContiguousRun, CompactRun))]
+    run = runs[0] if len(runs) == 1 else numbered([each for each in runs if isinstance(each, ContiguousRun)])
+    return ShortPages(run, np.concatenate([each.keys for each in pages]), first.floor, last.last)
+
+
+def _go_on(before: AnyPages, after: AnyPages) -> bool:
+    """Tell whether pages are to be shortened together, as one."""
+    if not (isinstance(before, CachedPages) and isinstance(after, CachedPages) and before.last + 1 == after.floor):
+        return False
+    return before.can_be_shortened() and after.can_be_shortened() and goes_on(before.run, after.run)
 
 
 class Budget:
@@ -252,12 +286,20 @@ class PageCache:
         self.drop(pages.floor, pages.last)
         if pages.size > CACHE_SIZE:
             return
-        lasts, cached = self.index
-        at = bisect_left(lasts, pages.last)
-        self.index = [*lasts[:at], pages.last, *lasts[at:]], [*cached[:at], pages, *cached[at:]]
         self._inserted += 1
-        self.budget.add([pages])
+        self._put(*self._joined(pages))
         self.budget.enforce()
+
+    def _joined(self, pages: CachedPages) -> tuple[int, int, CachedPages]:
+        """Return pages with those that they go on from, and that go on from them, and which places these have."""
+        lasts, cached = self.index
+        first = upto = bisect_left(lasts, pages.last)
+        before, after = cached[first - 1 : first], cached[upto : upto + 1]
+        if before and isinstance(before[0], CachedPages) and (longer := before[0].joined(pages)):
+            pages, first = longer, first - 1
+        if after and (longer := pages.joined(after[0])):
+            pages, upto = longer, upto + 1
+        return first, upto, pages
 
     def insert_all(self, pages: Sequence[CachedPages]) -> None:
         """Add disjoint pages, as :meth:`insert` does: all at once, as the lists are copied."""
@@ -276,32 +318,48 @@ class PageCache:
         while upto < len(cached) and cached[upto].floor <= high:
             upto += 1
         if first < upto:
-            self._remove(first, upto)
+            ends = {
+                id(pages): pages for pages in (cached[first], cached[upto - 1]) if isinstance(pages, CachedPages)
+            }
+            self._put(first, upto, *(kept for pages in ends.values() for kept in pages.outside(low, high)))
 
     def drop_any(self) -> None:
         """Remove what was inserted at one time."""
         at = random.randrange(len(self.index[1]))
-        self._remove(at, at + 1)
+        self._put(at, at + 1)
 
     def shorten_any(self) -> bool:
         """Shorten what was inserted at one time, and tell whether there was any that can be."""
-        lasts, cached = self.index
+        cached = self.index[1]
         begin = random.randrange(len(cached))
         for at in chain(range(begin, len(cached)), range(begin)):
             pages = cached[at]
-            if isinstance(pages, CachedPages) and pages.least_size < pages.size:
-                shorter = pages.shortened()
-                self.index = lasts, [*cached[:at], shorter, *cached[at + 1 :]]
-                self.budget.remove([pages])
-                self.budget.add([shorter])
+            if isinstance(pages, CachedPages) and pages.can_be_shortened():
+                first, upto = self._those_with(at, pages.count)
+                self._put(
+                    first, upto, shorten([each for each in cached[first:upto] if isinstance(each, CachedPages)])
+                )
                 return True
         return False
 
+    def _those_with(self, at: int, count: int) -> tuple[int, int]:
+        """Return the places of the pages that are to be shortened together with those at a place."""
+        cached = self.index[1]
+        first, upto = at, at + 1
+        while upto < len(cached) and _go_on(*cached[upto - 1 : upto + 1]) and count < MOST_TOGETHER:
+            count, upto = count + cached[upto].count, upto + 1
+        while first and _go_on(*cached[first - 1 : first + 1]) and count < MOST_TOGETHER:
+            count, first = count + cached[first - 1].count, first - 1
+        return first, upto
+
     def clear(self) -> None:
         """Remove all pages."""
-        self._remove(0, len(self.index[1]))
+        self._put(0, len(self.index[1]))
 
-    def _remove(self, first: int, upto: int) -> None:
+    def _put(self, first: int, upto: int, *pages: AnyPages) -> None:
+        """Put pages in place of those at some places."""
         lasts, cached = self.index
-        self.index = lasts[:first] + lasts[upto:], cached[:first] + cached[upto:]
+        added = [each.last for each in pages]
+        self.index = [*lasts[:first], *added, *lasts[upto:]], [*cached[:first], *pages, *cached[upto:]]
         self.budget.remove(cached[first:upto])
+        self.budget.add(pages)

@@ -30,7 +30,7 @@ class ShortPages:
     floor, last : int
     """
 
-    __slots__ = ("_keys", "_rest", "count", "floor", "last", "least_size", "size")
+    __slots__ = ("_keys", "_length", "_origin", "_rest", "count", "floor", "last", "least_size", "size")
 
     def __init__(self, run: Keyless, keys: npt.NDArray[np.uint64], floor: int, last: int) -> None:
         self.floor = floor
@@ -38,6 +38,9 @@ class ShortPages:
         self.count = len(run)
         self._keys = ShortKeys(keys)
         self._rest = run.without_keys()
+        self._length = run.length if isinstance(run, ContiguousRun) else 0
+        if isinstance(run, ContiguousRun):
+            self._origin = (run.span.start, run.length * run.item_size, run.chunk, run.flags)
         self.size = self.least_size = OVERHEAD + self._keys.size + self._rest.size
 
     def is_whole(self) -> bool:
@@ -47,7 +50,12 @@ class ShortPages:
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key that these pages answer for, or None."""
         at = self._keys.find(key)
-        return None if at < 0 else (key, *self._rest.place(at))
+        if at < 0:
+            return None
+        if self._length:
+            offset, size, chunk, flags = self._origin
+            return key, offset + at * size, self._length, chunk, flags
+        return key, *self._rest.place(at)
 
     def search(self, keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
         """Return where in the pages each of many keys is, and whether it is there at all."""
@@ -59,7 +67,8 @@ class ShortPages:
 
     def clip(self, start: int, stop: int) -> list[Run]:
         """Return the rows with ``start <= key < stop`` as consecutive runs."""
-        low, high = self._keys.count_below(start), self._keys.count_below(stop)
+        low = self._keys.count_below(start)
+        high = max(low, self._keys.count_below(stop))
         return [self._rest.part(low, high).over(self._keys.part(low, high))]
 
     def has_any(self, start: int, stop: int) -> bool:

@@ -58,6 +58,8 @@ END_ROWS = 256
 FEW_KEYS = 32
 DENSE_KEYS = 4
 """Where more looked-up keys than this meet the pages that were read, the next are read many at a time."""
+GROUP_KEYS = 32
+"""So many looked-up keys are worth reading a group of pages, unless the cache is full."""
 
 
 class StoreIndex:
@@ -148,7 +150,7 @@ class StoreIndex:
         for pages, first, upto in self._pages_of(keys, at):
             mine = keys[first:upto]
             where, found = pages.search(mine)
-            if found.all():
+            if np.count_nonzero(found) == len(mine):
                 rows[first:upto] = pages.take(where, mine)
             else:
                 rows[first:upto][found] = pages.take(where[found], mine[found])
@@ -205,10 +207,18 @@ class StoreIndex:
             pages = pages or self._cached_pages(key, at, wide=wide)
             upto = first + int(np.searchsorted(keys[first:], np.uint64(pages.last), side="right"))
             yield pages, first, upto
-            alone = (upto - first) * self._stored.page_rows <= DENSE_KEYS * pages.count
-            wide = upto - first > DENSE_KEYS
+            are_many = self._is_group_worth_it(keys[upto:], pages)
+            alone = not are_many and (upto - first) * self._stored.page_rows <= DENSE_KEYS * pages.count
+            wide = are_many or upto - first > DENSE_KEYS
             first = upto
         self._keep(single, number, at)
+
+    def _is_group_worth_it(self, keys: npt.NDArray[np.uint64], before: AnyPages) -> bool:
+        """Tell whether many of some keys are likely to meet the group of pages that follows on others."""
+        if len(keys) < GROUP_KEYS or not before.count or self._cache.budget.is_full():
+            return False
+        end = before.last + (before.last - before.floor) * GROUP_PAGES * self._stored.page_rows // before.count
+        return int(keys[GROUP_KEYS - 1]) <= end
 
     def _keep(self, pages: list[CachedPages], number: int, at: IndexState | None) -> None:
         """Cache pages that were read at a version, or after it, if they are still the latest ones."""
@@ -230,7 +240,8 @@ class StoreIndex:
             at_key = stop - 1 if reverse else start
             pages = self._cached_pages(at_key, at, wide=stop - start > 1, reverse=reverse)
             runs = pages.clip(start, stop)
-            yield from reversed(runs) if reverse else runs
+            for run in reversed(runs) if reverse else runs:
+                yield from portions(run, GROUP_PAGES * self._stored.page_rows, reverse=reverse)
             if reverse:
                 stop = pages.floor
             else:

@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 _WIDTHS = ((1, "B"), (2, "H"), (4, "I"))
 _START_SIZE = 4
+WINDOW = 64
+"""Buckets of no more keys are looked through as a whole for many keys at a time."""
 _MOST = 1 << 31
 """Of more keys where a bucket begins does not fit into its four bytes."""
 FEW = 16
@@ -39,7 +41,7 @@ class ShortKeys:
         Ascending; at least one.
     """
 
-    __slots__ = ("_first", "_lows", "_mask", "_shift", "_single", "_starts", "_starts_of_all", "count")
+    __slots__ = ("_first", "_lows", "_mask", "_most", "_shift", "_single", "_starts", "_starts_of_all", "count")
 
     def __init__(self, keys: npt.NDArray[np.uint64]) -> None:
         self.count = len(keys)
@@ -56,6 +58,7 @@ class ShortKeys:
         # Of all sequences these give single numbers fastest; in bytes C looks for one among many.
         self._single: bytes | array[int] = lows if width == 1 else array(code, lows)
         counts = np.bincount((apart >> np.uint64(self._shift)).view(np.int64))
+        self._most = int(counts.max())
         starts = np.zeros(len(counts) + 1, np.uint32)
         np.cumsum(counts, out=starts[1:])
         self._starts = array("I", starts.tobytes())
@@ -109,13 +112,24 @@ class ShortKeys:
             where = np.searchsorted(mine, keys)
             return where, (where < self.count) & (mine[np.minimum(where, self.count - 1)] == keys)
         apart = keys - np.uint64(self._first)  # wraps around, to beyond all buckets, below the first
-        bucket = (apart >> np.uint64(self._shift)).astype(np.int64)
-        is_near = (bucket >= 0) & (bucket < len(self._starts) - 1) & (keys >= np.uint64(self._first))
-        bucket[~is_near] = 0
+        bucket = np.minimum(apart >> np.uint64(self._shift), np.uint64(len(self._starts) - 1)).view(np.int64)
+        starts = self._starts_of_all  # of what is beyond them both bounds are the count: no key will be there
+        start, stop = (
+            starts[bucket].astype(np.int64),
+            starts[np.minimum(bucket + 1, len(starts) - 1)].astype(np.int64),
+        )
         low = (apart & np.uint64(self._mask)).astype(self._lows.dtype)
-        where, stop = (self._starts_of_all[bucket + at].astype(np.int64) for at in (0, 1))
-        where = self._lower_bounds(low, where, stop)
-        return where, is_near & (where < stop) & (self._lows[np.minimum(where, self.count - 1)] == low)
+        where = (self._first_equal if self._most <= WINDOW else self._lower_bounds)(low, start, stop)
+        found = self._lows[np.minimum(where, self.count - 1)] == low
+        return where, found & (where < stop)
+
+    def _first_equal(
+        self, lows: npt.NDArray[np.unsignedinteger], start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """Return, for each low part, where an equal one is, in its bucket or behind it, if there is any there."""
+        window = self._lows.take(start[:, None] + np.arange(self._most), mode="clip")
+        where: npt.NDArray[np.int64] = start + (window == lows[:, None]).argmax(1)
+        return where
 
     def _lower_bounds(
         self, lows: npt.NDArray[np.unsignedinteger], start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]
