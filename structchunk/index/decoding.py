@@ -10,7 +10,7 @@ from ..errors import CorruptionError
 from ..runs.extent import EXTENT_DTYPE, ROW_SIZE, Extent, RowArray, empty_rows, rows_from_bytes, without_tombstones
 from ..runs.run import ContiguousRun, Run, put_together
 from .leveldb import REBUILD, Pair
-from .page import unpack_pages
+from .page import find_in_short, unpack_pages
 from .store_keys import KEY
 
 
@@ -44,9 +44,22 @@ class Decoder:
         try:
             runs = unpack_pages([(self.last_key(page), page[1]) for page in pages], self._item_size, most_rows)
         except ValueError as error:
-            raise self.damaged(str(error), "one as page.py describes it, and each above the one before") from error
+            raise self._not_a_page(error) from error
         self.check_runs(runs)
         return put_together(runs, self._item_size)
+
+    def find_in_short(self, page: Pair, key: int, most_rows: int) -> Extent | None:
+        """Return the row of one key, or None, of a short page, of which no more is decoded than that."""
+        try:
+            extent = find_in_short(self.last_key(page), page[1], key, self._item_size, most_rows)
+        except ValueError as error:
+            raise self._not_a_page(error) from error
+        if extent is not None:
+            self.check_one(extent)
+        return extent
+
+    def _not_a_page(self, error: ValueError) -> CorruptionError:
+        return self.damaged(str(error), "one as page.py describes it, and each above the one before")
 
     def delta(self, pairs: list[Pair]) -> RowArray:
         """Return rows of the delta, tombstones included."""

@@ -80,8 +80,10 @@ def _source(handle: Any, snapshot: LevelDBSnapshot | None) -> Any:
 def _first(iterator: Any, start: bytes, stop: bytes, count: int) -> list[Pair]:
     pairs: list[Pair] = []
     iterator.seek(start)
-    while len(pairs) < count and iterator.valid() and (key := iterator.key()) < stop:
+    while iterator.valid() and (key := iterator.key()) < stop:
         pairs.append((key, iterator.value()))
+        if len(pairs) >= count:
+            break  # before the next pair, which may take another block to be read and checked
         iterator.next()
     return pairs
 
@@ -96,8 +98,10 @@ def _last(iterator: Any, start: bytes, stop: bytes, count: int) -> list[Pair]:
         iterator.prev()
     else:
         iterator.seek_to_last()
-    while len(pairs) < count and iterator.valid() and (key := iterator.key()) >= start:
+    while iterator.valid() and (key := iterator.key()) >= start:
         pairs.append((key, iterator.value()))
+        if len(pairs) >= count:
+            break
         iterator.prev()
     return pairs
 

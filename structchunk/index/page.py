@@ -12,8 +12,8 @@ from itertools import groupby, pairwise
 
 import numpy as np
 
-from ..runs.extent import ROW_SIZE, TOMBSTONE, is_sorted, rows_from_bytes
-from ..runs.packed import ALL, Packed, pack, unpack
+from ..runs.extent import ROW_SIZE, TOMBSTONE, Extent, is_sorted, rows_from_bytes
+from ..runs.packed import ALL, Packed, find_packed, pack, unpack, unpack_alike
 from ..runs.run import ArrayRun, Run, first_key, last_key, portions
 
 TRAILER = struct.Struct("<HB")
@@ -23,10 +23,10 @@ assert TRAILER.size % ROW_SIZE
 def pack_pages(runs: Iterable[Run], item_size: int, row_count: int) -> list[tuple[int, bytes]]:
     """Return consecutive runs as pages of up to `row_count` rows, each with its last key."""
     parts = (part for run in runs for part in portions(run, row_count))
-    return [(last_key(part), _page(pack(part, item_size))) for part in parts]
+    return [(last_key(part), _page_of(pack(part, item_size))) for part in parts]
 
 
-def _page(packed: Packed) -> bytes:
+def _page_of(packed: Packed) -> bytes:
     form, count, body = packed
     return bytes(body) if form == ALL else bytes(body) + TRAILER.pack(count, form)
 
@@ -50,9 +50,9 @@ def unpack_pages(pages: Sequence[tuple[int, bytes]], item_size: int, row_count: 
         Some is none, or its last key is another one. Where records lie is not checked.
     """
     runs: list[Run] = []
-    for short, group in groupby(pages, key=lambda page: is_short(page[1])):
-        if short:
-            runs += [_unpack_short(last, page, item_size, row_count) for last, page in group]
+    for trailer, group in groupby(pages, key=lambda page: _trailer(page[1])):
+        if trailer:
+            runs += _unpack_all_short(list(group), item_size, row_count)
         else:
             runs.append(_unpack_rows(list(group), row_count))
     if any(last_key(before) >= first_key(after) for before, after in pairwise(runs)):
@@ -60,16 +60,52 @@ def unpack_pages(pages: Sequence[tuple[int, bytes]], item_size: int, row_count: 
     return runs
 
 
-def _unpack_short(last: int, page: bytes, item_size: int, row_count: int) -> Run:
+def find_in_short(last: int, page: bytes, key: int, item_size: int, row_count: int) -> Extent | None:
+    """Return the row of one key, or None, of a short page that is given with its last key.
+
+    Raises
+    ------
+    ValueError
+        It is none. The order of its keys is not checked, nor where the record lies.
+    """
+    return find_packed(_packed(page, row_count), last, key, item_size)
+
+
+def _trailer(page: bytes) -> bytes:
+    """Return what tells the form of a short page, and how many rows it has; nothing of a page of another form."""
+    return page[-TRAILER.size :] if is_short(page) else b""
+
+
+def _unpack_all_short(pages: list[tuple[int, bytes]], item_size: int, row_count: int) -> list[Run]:
+    """Return the rows of consecutive short pages of one form, at once where each goes on from the one before."""
+    packed = [_packed(page, row_count) for _, page in pages]
+    run = unpack_alike(packed, item_size)
+    if run is None:
+        return [_unpack_short(last, each, item_size) for (last, _), each in zip(pages, packed, strict=True)]
+    count = packed[0].row_count
+    _check_lasts(list(map(int, run.spacing[count - 1 :: count])), [last for last, _ in pages])
+    return [run]
+
+
+def _unpack_short(last: int, packed: Packed, item_size: int) -> Run:
+    run = unpack(packed, item_size)
+    _check_lasts([last_key(run)], [last])
+    return run
+
+
+def _packed(page: bytes, row_count: int) -> Packed:
+    """Return what a short page has before its trailer."""
     if len(page) < TRAILER.size:
         raise ValueError(f"a page of {len(page)} bytes")
     count, form = TRAILER.unpack_from(page, len(page) - TRAILER.size)
     if form == ALL or not 1 <= count <= row_count:
         raise ValueError(f"a short page of {count} rows of form {form}")
-    run = unpack(Packed(form, count, memoryview(page)[: -TRAILER.size]), item_size)
-    if last_key(run) != last:
-        raise ValueError(f"a short page of keys up to {last_key(run)}, which is not its own key, {last}")
-    return run
+    return Packed(form, count, memoryview(page)[: -TRAILER.size])
+
+
+def _check_lasts(found: Sequence[int], expected: list[int]) -> None:
+    if list(found) != expected:
+        raise ValueError(f"short pages of keys up to {found}, which are not their own keys, {expected}")
 
 
 def _unpack_rows(pages: list[tuple[int, bytes]], row_count: int) -> Run:

@@ -7,22 +7,29 @@ import weakref
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import chain
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ..runs.compact import compact
-from ..runs.extent import KEY_END, Extent
-from ..runs.run import ContiguousRun, Run
+from ..runs.compact import CompactRun, compact
+from ..runs.extent import KEY_END, Extent, RowArray
+from ..runs.run import ContiguousRun, Run, clip_run, even_run, goes_on, numbered
+from ..runs.short_keys import least_size
 from .buckets import Buckets, make_buckets, taker_from_buckets, taker_in_steps
+from .short_pages import OVERHEAD, ShortPages
 
 CACHE_SIZE = 256 << 20
-"""How many bytes the caches of all stores of a database may hold."""
+"""How many bytes the caches of all stores of a database may hold. When it is reached, pages are kept shorter."""
 EAGER_AFTER = 8
 WORTH_KEYS = 128
 """Buckets for this many keys take about as long to make as they save in one look-up."""
+MOST_TOGETHER = 1 << 20
+"""So many rows are shortened at a time: the fewer there are of them, the sooner many keys are looked up."""
+WORTH_SHORTENING = 4
+"""Pages are shortened if they would take less by one part in so many."""
 
 
 class CachedPages:
@@ -56,6 +63,7 @@ class CachedPages:
         "is_prepared",
         "keys",
         "last",
+        "least_size",
         "run",
         "runs",
         "size",
@@ -85,13 +93,44 @@ class CachedPages:
             run = compact(run, self.keys)
         self.run = run
         self.runs = runs if len(runs) > 1 else [run]
-        self.size = run.size + (0 if isinstance(run, ContiguousRun) else self.keys.nbytes)
+        self.size = OVERHEAD + run.size + (0 if isinstance(run, ContiguousRun) else self.keys.nbytes)
         self.size += self.keys.nbytes // 4  # what buckets take, but for two of them
         self.size += sum(part.size for part in self.runs if part is not run)
+        self.least_size = self._least_size()
 
     def is_whole(self) -> bool:
         """Tell whether these pages answer for all keys."""
         return self.floor == 0 and self.last == KEY_END - 1
+
+    def joined(self, after: AnyPages) -> CachedPages | None:
+        """Return these pages and those behind them as one, if keys and records go on evenly; else None."""
+        if not (self._step and isinstance(after, CachedPages) and after.floor == self.last + 1):
+            return None
+        run = even_run([self.run, after.run])
+        return None if run is None else CachedPages(run, self.floor, after.last)
+
+    def outside(self, low: int, high: int) -> list[CachedPages]:
+        """Return what is worth keeping of these pages when those between two keys go: of even ones, all else."""
+        if not self._step:
+            return []
+        bounds = [(self.floor, low - 1), (high + 1, self.last)]
+        return [
+            CachedPages(clip_run(self.run, floor, last + 1), floor, last)
+            for floor, last in bounds
+            if floor <= last and self.has_any(floor, last + 1)
+        ]
+
+    def _least_size(self) -> int:
+        """Return how many bytes these pages take once they are shortened, if they can be."""
+        if not len(self.keys) or not isinstance(self.run, (ContiguousRun, CompactRun)):
+            return self.size
+        rest = self.run.without_keys().size
+        least = OVERHEAD + rest + least_size(self.count, int(self.keys[-1]) - int(self.keys[0]))
+        return least if least < self.size - self.size // WORTH_SHORTENING else self.size
+
+    def can_be_shortened(self) -> bool:
+        """Tell whether these pages would take less memory with their keys kept short."""
+        return self.least_size < self.size
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key that these pages answer for, or None."""
@@ -148,24 +187,75 @@ class CachedPages:
         where = np.searchsorted(self.keys, keys)
         return where, (where < self.count) & (self.keys[np.minimum(where, self.count - 1)] == keys)
 
+    def rows_at(self, where: npt.NDArray[np.intp], keys: npt.NDArray[np.uint64]) -> RowArray:
+        """Return the rows at many positions, at which these keys are."""
+        return self.run.take_known(where, keys)
+
+    def clip(self, start: int, stop: int) -> list[Run]:
+        """Return the rows with ``start <= key < stop`` as consecutive runs, as scans want them."""
+        return [clip_run(run, start, stop) for run in self.runs]
+
+    def has_any(self, start: int, stop: int) -> bool:
+        """Tell whether there is a row with ``start <= key < stop``."""
+        return len(clip_run(self.run, start, stop)) > 0
+
+
+AnyPages: TypeAlias = "CachedPages | ShortPages"
+
+
+def shorten(pages: Sequence[CachedPages]) -> ShortPages:
+    """Return pages, each of which goes on from the one before, as one in less memory."""
+    first, last = pages[0], pages[-1]
+    runs = [each.run for each in pages if isinstance(each.run, (ContiguousRun, CompactRun))]
+    run = runs[0] if len(runs) == 1 else numbered([each for each in runs if isinstance(each, ContiguousRun)])
+    return ShortPages(run, np.concatenate([each.keys for each in pages]), first.floor, last.last)
+
+
+def _go_on(before: AnyPages, after: AnyPages) -> bool:
+    """Tell whether pages are to be shortened together, as one."""
+    if not (isinstance(before, CachedPages) and isinstance(after, CachedPages) and before.last + 1 == after.floor):
+        return False
+    return before.can_be_shortened() and after.can_be_shortened() and goes_on(before.run, after.run)
+
 
 class Budget:
-    """What all caches of a database hold together, and which they are."""
+    """What all caches of a database hold together, and which they are.
+
+    Attributes
+    ----------
+    size, least_size : int
+        Bytes of memory that all pages take, and that they take at least, once those that can be are shortened.
+    """
 
     def __init__(self) -> None:
-        self.size = 0
+        self.size = self.least_size = 0
         self.caches: weakref.WeakSet[PageCache] = weakref.WeakSet()
 
     def is_full(self) -> bool:
         """Tell whether further pages would drive others out: then single keys are not worth any."""
-        return self.size > CACHE_SIZE - CACHE_SIZE // 8
+        return self.least_size > CACHE_SIZE - CACHE_SIZE // 8
+
+    def add(self, pages: Sequence[AnyPages]) -> None:
+        """Count pages that a cache has added."""
+        self.size += sum(each.size for each in pages)
+        self.least_size += sum(each.least_size for each in pages)
+
+    def remove(self, pages: Sequence[AnyPages]) -> None:
+        """Count pages that a cache has removed."""
+        self.size -= sum(each.size for each in pages)
+        self.least_size -= sum(each.least_size for each in pages)
 
     def enforce(self) -> None:
-        """Drop pages at random, of any cache, until they are not too many."""
+        """Shorten pages of any cache at random, and drop some if that is not enough, until all are small enough."""
         if self.size > CACHE_SIZE:  # an interrupt may have come between pages and their figure
-            self.size = sum(pages.size for cache in list(self.caches) for pages in cache.index[1])
+            self.size = self.least_size = 0
+            for cache in list(self.caches):
+                self.add(cache.index[1])
         while self.size > CACHE_SIZE:
-            random.choice([cache for cache in self.caches if cache.index[1]]).drop_any()
+            caches = [cache for cache in self.caches if cache.index[1]]
+            random.shuffle(caches)
+            if self.least_size > CACHE_SIZE or not any(cache.shorten_any() for cache in caches):
+                caches[0].drop_any()
 
 
 class PageCache:
@@ -175,7 +265,7 @@ class PageCache:
     """
 
     def __init__(self, budget: Budget) -> None:
-        self.index: tuple[list[int], list[CachedPages]] = ([], [])
+        self.index: tuple[list[int], list[AnyPages]] = ([], [])
         self.budget = budget
         self._inserted = 0
         budget.caches.add(self)
@@ -184,7 +274,7 @@ class PageCache:
         """Return how many pages to read for one key: one at first, and more for who has missed often."""
         return usual << min(self._inserted // EAGER_AFTER, 4) if self._inserted else 1
 
-    def find(self, key: int) -> CachedPages | None:
+    def find(self, key: int) -> AnyPages | None:
         """Return the pages that answer for a key, or None."""
         lasts, cached = self.index
         at = bisect_left(lasts, key)
@@ -201,21 +291,29 @@ class PageCache:
         self.drop(pages.floor, pages.last)
         if pages.size > CACHE_SIZE:
             return
-        lasts, cached = self.index
-        at = bisect_left(lasts, pages.last)
-        self.index = [*lasts[:at], pages.last, *lasts[at:]], [*cached[:at], pages, *cached[at:]]
         self._inserted += 1
-        self.budget.size += pages.size
+        self._put(*self._joined(pages))
         self.budget.enforce()
+
+    def _joined(self, pages: CachedPages) -> tuple[int, int, CachedPages]:
+        """Return pages with those that they go on from, and that go on from them, and which places these have."""
+        lasts, cached = self.index
+        first = upto = bisect_left(lasts, pages.last)
+        before, after = cached[first - 1 : first], cached[upto : upto + 1]
+        if before and isinstance(before[0], CachedPages) and (longer := before[0].joined(pages)):
+            pages, first = longer, first - 1
+        if after and (longer := pages.joined(after[0])):
+            pages, upto = longer, upto + 1
+        return first, upto, pages
 
     def insert_all(self, pages: Sequence[CachedPages]) -> None:
         """Add disjoint pages, as :meth:`insert` does: all at once, as the lists are copied."""
         for each in pages:
             self.drop(each.floor, each.last)
-        together = sorted([*self.index[1], *pages], key=attrgetter("last"))
+        together: list[AnyPages] = sorted([*self.index[1], *pages], key=attrgetter("last"))
         self.index = [each.last for each in together], together
         self._inserted += 1
-        self.budget.size += sum(each.size for each in pages)
+        self.budget.add(pages)
         self.budget.enforce()
 
     def drop(self, low: int, high: int) -> None:
@@ -225,18 +323,48 @@ class PageCache:
         while upto < len(cached) and cached[upto].floor <= high:
             upto += 1
         if first < upto:
-            self._remove(first, upto)
+            ends = {
+                id(pages): pages for pages in (cached[first], cached[upto - 1]) if isinstance(pages, CachedPages)
+            }
+            self._put(first, upto, *(kept for pages in ends.values() for kept in pages.outside(low, high)))
 
     def drop_any(self) -> None:
         """Remove what was inserted at one time."""
         at = random.randrange(len(self.index[1]))
-        self._remove(at, at + 1)
+        self._put(at, at + 1)
+
+    def shorten_any(self) -> bool:
+        """Shorten what was inserted at one time, and tell whether there was any that can be."""
+        cached = self.index[1]
+        begin = random.randrange(len(cached))
+        for at in chain(range(begin, len(cached)), range(begin)):
+            pages = cached[at]
+            if isinstance(pages, CachedPages) and pages.can_be_shortened():
+                first, upto = self._those_with(at, pages.count)
+                self._put(
+                    first, upto, shorten([each for each in cached[first:upto] if isinstance(each, CachedPages)])
+                )
+                return True
+        return False
+
+    def _those_with(self, at: int, count: int) -> tuple[int, int]:
+        """Return the places of the pages that are to be shortened together with those at a place."""
+        cached = self.index[1]
+        first, upto = at, at + 1
+        while upto < len(cached) and _go_on(*cached[upto - 1 : upto + 1]) and count < MOST_TOGETHER:
+            count, upto = count + cached[upto].count, upto + 1
+        while first and _go_on(*cached[first - 1 : first + 1]) and count < MOST_TOGETHER:
+            count, first = count + cached[first - 1].count, first - 1
+        return first, upto
 
     def clear(self) -> None:
         """Remove all pages."""
-        self._remove(0, len(self.index[1]))
+        self._put(0, len(self.index[1]))
 
-    def _remove(self, first: int, upto: int) -> None:
+    def _put(self, first: int, upto: int, *pages: AnyPages) -> None:
+        """Put pages in place of those at some places."""
         lasts, cached = self.index
-        self.index = lasts[:first] + lasts[upto:], cached[:first] + cached[upto:]
-        self.budget.size -= sum(pages.size for pages in cached[first:upto])
+        added = [each.last for each in pages]
+        self.index = [*lasts[:first], *added, *lasts[upto:]], [*cached[:first], *pages, *cached[upto:]]
+        self.budget.remove(cached[first:upto])
+        self.budget.add(pages)

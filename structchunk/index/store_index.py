@@ -43,7 +43,7 @@ from .change import Change, is_fold_due, put_into_pages, put_row, put_rows, put_
 from .delta import Delta
 from .first_pages import FirstPages
 from .leveldb import LevelDB
-from .page_cache import Budget, CachedPages, PageCache
+from .page_cache import AnyPages, Budget, CachedPages, PageCache
 from .sampling import is_worth_sampling, sample
 from .stored_rows import StoredRows
 from .version import IndexState, IndexVersion
@@ -59,6 +59,8 @@ END_ROWS = 256
 FEW_KEYS = 32
 DENSE_KEYS = 4
 """Where more looked-up keys than this meet the pages that were read, the next are read many at a time."""
+GROUP_KEYS = 32
+"""So many looked-up keys are worth reading a group of pages, unless the cache is full."""
 _NO_ROWS = CachedPages(ArrayRun(empty_rows()), 0, KEY_END - 1)
 
 
@@ -145,7 +147,7 @@ class StoreIndex:
             take = pages.take
             if take is not None:
                 return take(key)
-            if not pages.is_prepared:
+            if isinstance(pages, CachedPages) and not pages.is_prepared:
                 pages.prepare(make)
             return pages.find(key)
 
@@ -177,11 +179,12 @@ class StoreIndex:
             return np.array([self._row(key, at) for key in keys.tolist()], EXTENT_DTYPE)
         rows = make_rows(keys, 0, 0, 0, TOMBSTONE)
         for pages, first, upto in self._pages_of(keys, at):
-            where, found = pages.search(keys[first:upto])
-            if found.all():
-                rows[first:upto] = pages.run.take(where)
+            mine = keys[first:upto]
+            where, found = pages.search(mine)
+            if np.count_nonzero(found) == len(mine):
+                rows[first:upto] = pages.rows_at(where, mine)
             else:
-                rows[first:upto][found] = pages.run.take(where[found])
+                rows[first:upto][found] = pages.rows_at(where[found], mine[found])
         delta = self.delta_rows(at)
         where = np.searchsorted(delta["key"], keys)
         found = find_equal(delta, keys, where)
@@ -199,8 +202,9 @@ class StoreIndex:
             return np.array(extents, EXTENT_DTYPE) if extents else empty_rows()
         parts = []
         for pages, first, upto in self._pages_of(keys, None):
-            where, found = pages.search(keys[first:upto])
-            parts.append(pages.run.take(where[found]))
+            mine = keys[first:upto]
+            where, found = pages.search(mine)
+            parts.append(pages.rows_at(where[found], mine[found]))
         return without_tombstones(overlay(rows_with(self.delta_rows(), keys), concatenate(parts)))
 
     def replaced(self, runs: Iterable[Run]) -> RowArray:
@@ -215,11 +219,9 @@ class StoreIndex:
         if len(clip(self.delta_rows(), start, stop)):
             return True
         pages = self._cached_pages(start, None)
-        return pages.last < stop - 1 or len(clip_run(pages.run, start, stop)) > 0
+        return pages.last < stop - 1 or pages.has_any(start, stop)
 
-    def _pages_of(
-        self, keys: npt.NDArray[np.uint64], at: IndexState | None
-    ) -> Iterator[tuple[CachedPages, int, int]]:
+    def _pages_of(self, keys: npt.NDArray[np.uint64], at: IndexState | None) -> Iterator[tuple[AnyPages, int, int]]:
         """Yield the pages that answer for ascending keys, and between which positions among these they do.
 
         Where few keys meet each page, pages are read one by one, and cached together at the end.
@@ -236,10 +238,18 @@ class StoreIndex:
             pages = pages or self._cached_pages(key, at, wide=wide)
             upto = first + int(np.searchsorted(keys[first:], np.uint64(pages.last), side="right"))
             yield pages, first, upto
-            alone = (upto - first) * self._stored.page_rows <= DENSE_KEYS * pages.count
-            wide = upto - first > DENSE_KEYS
+            are_many = self._is_group_worth_it(keys[upto:], pages)
+            alone = not are_many and (upto - first) * self._stored.page_rows <= DENSE_KEYS * pages.count
+            wide = are_many or upto - first > DENSE_KEYS
             first = upto
         self._keep(single, number, at)
+
+    def _is_group_worth_it(self, keys: npt.NDArray[np.uint64], before: AnyPages) -> bool:
+        """Tell whether many of some keys are likely to meet the group of pages that follows on others."""
+        if len(keys) < GROUP_KEYS or not before.count or self._cache.budget.is_full():
+            return False
+        end = before.last + (before.last - before.floor) * GROUP_PAGES * self._stored.page_rows // before.count
+        return int(keys[GROUP_KEYS - 1]) <= end
 
     def _keep(self, pages: list[CachedPages], number: int, at: IndexState | None) -> None:
         """Cache pages that were read at a version, or after it, if they are still the latest ones."""
@@ -260,8 +270,9 @@ class StoreIndex:
         while start < stop:
             at_key = stop - 1 if reverse else start
             pages = self._cached_pages(at_key, at, wide=stop - start > 1, reverse=reverse)
-            for run in reversed(pages.runs) if reverse else pages.runs:
-                yield clip_run(run, start, stop)
+            runs = pages.clip(start, stop)
+            for run in reversed(runs) if reverse else runs:
+                yield from portions(run, GROUP_PAGES * self._stored.page_rows, reverse=reverse)
             if reverse:
                 stop = pages.floor
             else:
@@ -302,9 +313,9 @@ class StoreIndex:
         count = 1
         while start < stop:
             key = stop - 1 if reverse else start
-            pages = self._known_pages(key, at) or self._stored.load(
-                key, count, at.leveldb_snapshot if at else None, reverse=reverse
-            )
+            pages = self._known_pages(key, at)
+            if not isinstance(pages, CachedPages):  # of short ones all keys would be made, for the first of them
+                pages = self._stored.load(key, count, at.leveldb_snapshot if at else None, reverse=reverse)
             yield from portions(clip_run(pages.run, start, stop), self._stored.page_rows, reverse=reverse)
             count = GROUP_PAGES if pages.count else count
             if reverse:
@@ -312,7 +323,7 @@ class StoreIndex:
             else:
                 start = pages.last + 1
 
-    def _known_pages(self, key: int, at: IndexState | None) -> CachedPages | None:
+    def _known_pages(self, key: int, at: IndexState | None) -> AnyPages | None:
         """Return the pages in memory that answer for a key, if there are any that hold at a commit."""
         with self._version.lock:
             latest = at is None or at.version == self._version.number
@@ -320,7 +331,7 @@ class StoreIndex:
 
     def _cached_pages(
         self, key: int, at: IndexState | None, *, wide: bool = False, reverse: bool = False
-    ) -> CachedPages:
+    ) -> AnyPages:
         """Return pages of which one answers for a key; with `wide` many, if there are many."""
         version = self._version
         version.check()

@@ -62,7 +62,9 @@ class StoredRows:
         if not pages:
             return None
         page = pages[0][1]
-        if is_short(page) or not 1 <= len(page) // ROW_SIZE <= self.page_rows:
+        if is_short(page):
+            return self.decoder.find_in_short(pages[0], key, self.page_rows)
+        if not 1 <= len(page) // ROW_SIZE <= self.page_rows:
             return CachedPages(self.decoder.pages(pages, self.page_rows), 0, KEY_END - 1).find(key)
         extent = find_in_bytes(page, key)
         if extent is None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .extent import Extent, RowArray, chunks_of, make_rows
-from .run import ArrayRun, read_only
+from .run import ArrayRun, Place, read_only
 
 FEWEST = 64
 """Fewer rows are kept as they are."""
@@ -61,7 +61,7 @@ class CompactRun(ArrayRun):
         return make_rows(keys, offsets, self._length, chunks, self._flags)
 
     def __len__(self) -> int:
-        return len(self._columns[0])
+        return len(self._columns[1])
 
     @property
     def size(self) -> int:
@@ -88,6 +88,19 @@ class CompactRun(ArrayRun):
         keys, offsets, which = self._at
         return keys[at], offsets[at], self._length, self._chunks[which[at]], self._flags
 
+    def place(self, at: int) -> Place:
+        """Return the row at a position, but for its key."""
+        _, offsets, which = self._at
+        return offsets[at], self._length, self._chunks[which[at]], self._flags
+
+    def over(self, keys: npt.NDArray[np.uint64]) -> CompactRun:
+        """Return the same rows with their keys in other memory."""
+        return CompactRun(keys, *self._columns[1:], self._chunks, self._length, self._flags)
+
+    def without_keys(self) -> CompactRun:
+        """Return the same rows without their keys, to be given to :meth:`over`."""
+        return self.over(np.empty(0, np.uint64))
+
     def part(self, low: int, high: int) -> CompactRun:
         """Return the rows at positions ``[low, high)``."""
         keys, offsets, which = self._columns
@@ -97,8 +110,12 @@ class CompactRun(ArrayRun):
 
     def take(self, where: npt.NDArray[np.intp]) -> RowArray:
         """Return the rows at many positions."""
-        keys, offsets, which = self._columns
-        return self._made(keys[where], offsets[where], which[where] if len(self._chunks) > 1 else which)
+        return self.take_known(where, self._columns[0][where])
+
+    def take_known(self, where: npt.NDArray[np.intp], keys: npt.NDArray[np.uint64]) -> RowArray:
+        """Return the rows at many positions, at which these keys are."""
+        _, offsets, which = self._columns
+        return self._made(keys, offsets[where], which[where] if len(self._chunks) > 1 else which)
 
 
 def compact(run: ArrayRun, keys: npt.NDArray[np.uint64]) -> ArrayRun:

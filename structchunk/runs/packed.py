@@ -13,13 +13,16 @@ A chunk's directory and the pages of the index have rows in these forms.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from bisect import bisect_left
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .extent import ROW_SIZE, TOMBSTONE, is_sorted, rows_from_bytes
-from .run import ArrayRun, ContiguousRun, Keys, Run, regular, spacing
+from .extent import ROW_SIZE, TOMBSTONE, Extent, is_sorted, rows_from_bytes
+from .run import ArrayRun, ContiguousRun, Keys, Run, read_only, regular, spacing
 
 ALL, KEYS, EVEN = range(3)
 HEAD = struct.Struct("<QQII")
@@ -114,15 +117,98 @@ def unpack(packed: Packed, item_size: int) -> Run:
         if count > 1 and not is_sorted(rows["key"]):
             raise ValueError("keys out of order")
         return ArrayRun(rows)
+    keys = _even_keys(body, count) if form == EVEN else _single_keys(body, count)
+    return _contiguous(keys, _head(body, count, item_size), count, item_size)
+
+
+def _head(body: bytes | memoryview, count: int, item_size: int) -> Extent:
+    """Return the first row of rows of forms KEYS and EVEN, but for its key."""
     offset, length, chunk, flags = HEAD.unpack_from(body)
     if not length or offset % item_size or offset + count * length * item_size >= 1 << 63 or flags & TOMBSTONE:
         raise ValueError(f"records of {length} items at {offset}, flags {flags}")
-    keys = _even_keys(body, count) if form == EVEN else _single_keys(body, count)
+    return 0, offset, length, chunk, flags
+
+
+def _contiguous(keys: Keys, first: Extent, count: int, item_size: int) -> ContiguousRun:
+    _, offset, length, chunk, flags = first
     start = offset // item_size
     return ContiguousRun(keys, range(start, start + count * length + 1, length), chunk, flags, item_size)
 
 
-def _even_keys(body: bytes | memoryview, count: int) -> Keys:
+def find_packed(packed: Packed, last: int, key: int, item_size: int) -> Extent | None:
+    """Return the row of one key, or None, of rows of forms KEYS and EVEN, up to key `last`.
+
+    Raises
+    ------
+    ValueError
+        They are none, or their last key is another one. The order of the keys is not checked.
+    """
+    form, count, body = packed
+    if len(body) != size_of(form, count):
+        raise ValueError(f"{len(body)} bytes for {count} rows of form {form}")
+    _, offset, length, chunk, flags = _head(body, count, item_size)
+    keys: Sequence[int]
+    if form == EVEN:
+        keys = even = _even_keys(body, count)
+        at = -((even.start - key) // even.step)
+    else:
+        keys = memoryview(body)[HEAD.size : HEAD.size + count * KEY_SIZE].cast("Q")
+        at = bisect_left(keys, key)
+    if keys[-1] != last:
+        raise ValueError(f"keys up to {keys[-1]}, expected {last}")
+    if not 0 <= at < count or keys[at] != key:
+        return None
+    return key, offset + at * length * item_size, length, chunk, flags
+
+
+def unpack_alike(parts: Sequence[Packed], item_size: int) -> ContiguousRun | None:
+    """Return consecutive rows, given in parts of one form and count, as one run: all at once, over other memory.
+
+    Returns None if they are not such parts, if the records of one do not lie behind those of the one before, or if
+    the keys of form EVEN do not go on in the same steps.
+    """
+    form, count, body = parts[0]
+    if form == ALL or any(each.row_count != count or len(each.body) != size_of(form, count) for each in parts):
+        return None
+    first = _head(body, count, item_size)
+    table = np.frombuffer(b"".join([each.body for each in parts]), _layout(form, count))
+    bound = first[1] + len(parts) * count * first[2] * item_size
+    if bound >= 1 << 63 or not _goes_on(table["offset"], count * first[2] * item_size):
+        return None
+    if (
+        any((table[name] != table[name][0]).any() for name in ("length", "chunk", "flags"))
+        or table["filling"].any()
+    ):
+        return None
+    keys = _keys_of_all(table, count) if form == KEYS else _even_keys_of_all(table, count)
+    return None if keys is None else _contiguous(keys, first, len(keys), item_size)
+
+
+@lru_cache(maxsize=16)
+def _layout(form: int, count: int) -> np.dtype[Any]:
+    keys = [("key", "<u8", (count,))] if form == KEYS else [("key", "<u8"), ("step", "<u8")]
+    head = [("offset", "<u8"), ("length", "<u8"), ("chunk", "<u4"), ("flags", "<u4"), *keys]
+    return np.dtype([*head, ("filling", "u1", (size_of(form, count) - np.dtype(head).itemsize,))])
+
+
+def _goes_on(column: npt.NDArray[np.uint64], step: int) -> bool:
+    return bool((column[1:] - column[:-1] == np.uint64(step)).all())
+
+
+def _keys_of_all(table: npt.NDArray[Any], count: int) -> Keys | None:
+    keys = np.ascontiguousarray(table["key"]).reshape(len(table) * count)
+    return read_only(keys) if is_sorted(keys) else None
+
+
+def _even_keys_of_all(table: npt.NDArray[Any], count: int) -> Keys | None:
+    first, step = int(table["key"][0]), int(table["step"][0])
+    end = first + step * (len(table) * count - 1) + 1
+    if not step or end > 1 << 64 or not _goes_on(table["step"], 0) or not _goes_on(table["key"], step * count):
+        return None
+    return range(first, end, step)
+
+
+def _even_keys(body: bytes | memoryview, count: int) -> range:
     first, step = _ENDS.unpack_from(body, HEAD.size)
     if not step or first + step * (count - 1) >= 1 << 64 or any(body[HEAD.size + _ENDS.size :]):
         raise ValueError(f"{count} keys from {first} in steps of {step}")

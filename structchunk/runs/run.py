@@ -33,6 +33,8 @@ from .extent import (
 
 T = TypeVar("T", bound=np.generic)
 Keys: TypeAlias = "range | npt.NDArray[np.uint64]"
+Place: TypeAlias = tuple[int, int, int, int]
+"""An extent but for its key: offset, length, chunk, flags."""
 LONG_RUN = 1024
 """Rows are cut where records stop lying back to back if that leaves this many together, on average."""
 WORTH_JOINING = 16
@@ -89,6 +91,10 @@ class ArrayRun:
     def take(self, where: npt.NDArray[np.intp]) -> RowArray:
         """Return the rows at many positions."""
         return self.rows.take(where)  # which copies a row as one; an index would do it field by field
+
+    def take_known(self, where: npt.NDArray[np.intp], keys: npt.NDArray[np.uint64]) -> RowArray:
+        """Return the rows at many positions, at which these keys are."""
+        return self.take(where)
 
 
 class ContiguousRun:
@@ -183,16 +189,29 @@ class ContiguousRun:
 
     def take(self, where: npt.NDArray[np.intp]) -> RowArray:
         """Return the rows at many positions."""
-        spacing, starts, size = self.spacing, self.starts, self.item_size
-        keys = _at(spacing, where) if isinstance(spacing, range) else spacing[where]
+        spacing = self.spacing
+        return self.take_known(where, _at(spacing, where) if isinstance(spacing, range) else spacing[where])
+
+    def take_known(self, where: npt.NDArray[np.intp], keys: npt.NDArray[np.uint64]) -> RowArray:
+        """Return the rows at many positions, at which these keys are."""
+        starts, size = self.starts, self.item_size
         if isinstance(starts, range):
             return make_rows(keys, _at(starts, where) * np.uint64(size), starts.step, self.chunk, self.flags)
         offsets, lengths = starts[where], starts[where + 1] - starts[where]
         return make_rows(keys, offsets * size, lengths, self.chunk, self.flags)
 
+    def place(self, at: int) -> Place:
+        """Return the row at a position, but for its key."""
+        start = int(self.starts[at])
+        return start * self.item_size, int(self.starts[at + 1]) - start, self.chunk, self.flags
+
     def over(self, keys: Keys) -> ContiguousRun:
         """Return the same rows with their keys in other memory."""
         return ContiguousRun(keys, self.starts, self.chunk, self.flags, self.item_size)
+
+    def without_keys(self) -> ContiguousRun:
+        """Return the same rows with numbers for keys, to be given to :meth:`over`."""
+        return self.over(range(len(self)))
 
     def in_chunk(self, chunk: int) -> ContiguousRun:
         """Return the same rows with another number of their chunk."""
@@ -383,14 +402,35 @@ def portions(run: Run, count: int, *, reverse: bool = False) -> Iterator[Run]:
 def put_together(runs: Sequence[Run], item_size: int) -> Run:
     """Return consecutive runs as one, in the shortest form that it has."""
     contiguous = [run for run in runs if isinstance(run, ContiguousRun) and run.length]
-    if not runs or len(contiguous) < len(runs) or not all(starmap(_goes_on, pairwise(contiguous))):
+    if not runs or len(contiguous) < len(runs) or not all(starmap(goes_on, pairwise(contiguous))):
         return shorten(joined(runs), item_size)
     first, last = contiguous[0], contiguous[-1]
     starts = range(first.items.start, last.items.stop + 1, first.length)
     return ContiguousRun(_chained(contiguous), starts, first.chunk, first.flags, item_size)
 
 
-def _goes_on(before: ContiguousRun, after: ContiguousRun) -> bool:
+def even_run(runs: Sequence[Run]) -> ContiguousRun | None:
+    """Return consecutive runs as one if keys and records go on evenly from one to the next; else None."""
+    even = [run for run in runs if isinstance(run, ContiguousRun) and run.length and isinstance(run.spacing, range)]
+    if len(even) < len(runs) or not all(starmap(goes_on, pairwise(even))):
+        return None
+    keys = _even_keys(even)
+    if keys is None:
+        return None
+    starts = range(even[0].items.start, even[-1].items.stop + 1, even[0].length)
+    return ContiguousRun(keys, starts, even[0].chunk, even[0].flags, even[0].item_size)
+
+
+def numbered(runs: Sequence[ContiguousRun]) -> ContiguousRun:
+    """Return runs, each of which goes on from the one before, as one, with numbers for keys."""
+    starts = range(runs[0].items.start, runs[-1].items.stop + 1, runs[0].length)
+    return ContiguousRun(range(len(starts) - 1), starts, runs[0].chunk, runs[0].flags, runs[0].item_size)
+
+
+def goes_on(before: Run, after: Run) -> bool:
+    """Tell whether records of one length go on, back to back, from one run to the next."""
+    if not (isinstance(before, ContiguousRun) and isinstance(after, ContiguousRun) and after.length):
+        return False
     return after.follows(before) and (after.length, after.flags) == (before.length, before.flags)
 
 
@@ -415,12 +455,7 @@ def _join_adjacent(runs: Iterable[Run], item_size: int) -> list[Run]:
     groups: list[list[Run]] = []
     for run in runs:
         before = groups[-1][-1] if groups else None
-        if (
-            isinstance(before, ContiguousRun)
-            and isinstance(run, ContiguousRun)
-            and run.length
-            and _goes_on(before, run)
-        ):
+        if before is not None and goes_on(before, run):
             groups[-1].append(run)
         else:
             groups.append([run])
@@ -437,15 +472,20 @@ def run_of_chunk(runs: Iterable[Run], chunk: int) -> Run:
 
 def _chained(runs: list[ContiguousRun]) -> Keys:
     """Return the keys of consecutive runs."""
+    even = _even_keys(runs)
+    return read_only(np.concatenate([run.keys for run in runs])) if even is None else even
+
+
+def _even_keys(runs: list[ContiguousRun]) -> range | None:
+    """Return the keys of consecutive runs if all of them rise by the same step."""
     first, last = runs[0].spacing, last_key(runs[-1])
-    if isinstance(first, range):
-        whole = range(first[0], last + 1, first.step)
-        parts = [run.spacing for run in runs if isinstance(run.spacing, range)]
-        even = all(part.step == whole.step and part[0] in whole for part in parts)
-        # By steps, as len() fails for a range of half of all keys.
-        if even and whole[0] + whole.step * (sum(map(len, parts)) - 1) == last:
-            return whole
-    return read_only(np.concatenate([run.keys for run in runs]))
+    parts = [run.spacing for run in runs if isinstance(run.spacing, range)]
+    if not isinstance(first, range) or len(parts) < len(runs):
+        return None
+    whole = range(first[0], last + 1, first.step)
+    is_even = all(part.step == whole.step and part[0] in whole for part in parts)
+    # By steps, as len() fails for a range of half of all keys.
+    return whole if is_even and whole[0] + whole.step * (sum(map(len, parts)) - 1) == last else None
 
 
 def joined(runs: Iterable[Run]) -> RowArray:

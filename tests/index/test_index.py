@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support import UUID, Model, alive, between, keys, model_of, models, rows_of, rows_of_model, single_rows
 
 from structchunk.errors import ClosedError, CorruptionError, StoreNotFound
-from structchunk.index import change, decoding, page_cache, store_index, stored_rows
+from structchunk.index import change, decoding, page_cache, short_pages, store_index, stored_rows
 from structchunk.index.change import Change
 from structchunk.index.index import Index
 from structchunk.index.index_snapshot import IndexSnapshot
@@ -42,6 +42,9 @@ SMALL = {
     (store_index, "FEW_KEYS"): 3,
     (store_index, "END_ROWS"): 2,
     (store_index, "DENSE_KEYS"): 1,
+    (store_index, "GROUP_KEYS"): 3,
+    (page_cache, "OVERHEAD"): 0,
+    (short_pages, "OVERHEAD"): 0,
 }
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from array import array
+from itertools import accumulate
 from math import log2
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from structchunk.index import page_cache
 from structchunk.index.buckets import CROWD, make_buckets
 from structchunk.index.page_cache import WORTH_KEYS, CachedPages
+from structchunk.index.page_cache import shorten as shorten_pages
+from structchunk.index.short_pages import ShortPages
+from structchunk.runs.compact import FEWEST, CompactRun
 from structchunk.runs.extent import KEY_END, RowArray, make_rows
-from structchunk.runs.run import Run, shorten
+from structchunk.runs.run import ContiguousRun, Run, joined, shorten
 
 SIZE = 8
 
@@ -164,3 +169,95 @@ def test_a_key_is_found_before_there_are_buckets() -> None:
         pages = pages_of(keys)
         assert pages.find(key) == rows.get(key)
         assert pages._buckets is None
+
+
+@given(
+    st.integers(0, KEY_END - 1_000_000),
+    st.lists(st.integers(1, 900), min_size=FEWEST, max_size=200),
+    st.booleans(),
+    st.data(),
+)
+def test_shortened_pages_answer_as_others(
+    first: int, steps: list[int], scattered: bool, data: st.DataObject
+) -> None:
+    keys = list(accumulate([first, *steps]))
+    pages = pages_of(keys, scattered=scattered)
+    assume(isinstance(pages.run, (ContiguousRun, CompactRun)) and len(pages.keys))
+    short = shorten_pages([pages])
+    for key in {key + step for key in keys for step in (-1, 0, 1)}:
+        if 0 <= key < KEY_END:
+            assert short.find(key) == pages.find(key)
+    bounds = st.sampled_from([0, KEY_END, *keys]) | st.integers(0, KEY_END)
+    start, stop = data.draw(bounds), data.draw(bounds)
+    assert joined(short.clip(start, stop)).tolist() == joined(pages.clip(start, stop)).tolist()
+    assert short.has_any(start, stop) is pages.has_any(start, stop)
+    asked = np.array(keys, np.uint64)
+    for each in (pages, short):
+        where, found = each.search(asked)
+        assert found.all()
+        assert each.rows_at(where, asked).tolist() == rows_at(keys, scattered=scattered).tolist()
+
+
+def near(first: int, count: int) -> CachedPages:
+    """Return pages of records that lie back to back, with keys that are near each other."""
+    keys = [key for key in range(first, first + 3 * count) if key % 3 < 2 or key % 7 == 0][:count]
+    rows = make_rows(np.array(keys, np.uint64), 8 * np.arange(first, first + count, dtype=np.uint64), 1, 1, 0)
+    return CachedPages(shorten(rows, SIZE), first, first + 3 * count - 1)
+
+
+def test_a_full_cache_keeps_pages_shorter_before_it_drops_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_cache, "CACHE_SIZE", 200_000)
+    budget = page_cache.Budget()
+    cache = page_cache.PageCache(budget)
+    for first in range(0, 300_000, 6000):
+        cache.insert(near(first, 2000))
+        assert budget.size <= 200_000
+        assert cache.find(0) is not None
+        assert not budget.is_full()
+    assert all(cache.find(first) is not None for first in range(0, 300_000, 6000))
+    assert any(isinstance(pages, ShortPages) for pages in cache.index[1])
+    assert budget.size == sum(pages.size for pages in cache.index[1])
+    assert budget.least_size == sum(pages.least_size for pages in cache.index[1])
+    for first in range(300_000, 1_500_000, 6000):
+        cache.insert(near(first, 2000))
+    assert budget.size <= 200_000
+    assert budget.is_full()
+
+
+def test_pages_that_go_on_are_shortened_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = page_cache.Budget()
+    cache = page_cache.PageCache(budget)
+    rows = rows_at([key for key in range(9000) if key % 5], scattered=False)
+    whole = CachedPages(shorten(rows, SIZE), 0, KEY_END - 1)
+    for low in range(0, 9000, 500):
+        [run] = whole.clip(low, low + 500)
+        cache.insert(CachedPages(run, low, low + 499))
+    monkeypatch.setattr(page_cache, "CACHE_SIZE", 60_000)
+    budget.enforce()
+    [pages] = cache.index[1]
+    assert isinstance(pages, ShortPages)
+    assert (pages.floor, pages.last) == (0, 8999)
+    assert [pages.find(key) for key in range(9000)] == [whole.find(key) for key in range(9000)]
+
+
+def test_even_pages_are_one_whatever_their_number() -> None:
+    """And what is dropped of them leaves the rest."""
+    budget = page_cache.Budget()
+    cache = page_cache.PageCache(budget)
+    rows = rows_at(list(range(0, 90_000, 3)), scattered=False)
+    whole = CachedPages(shorten(rows, SIZE), 0, KEY_END - 1)
+    for low in [0, 6000, 3000, *range(87_000, 6000, -3000)]:
+        [run] = whole.clip(low, low + 3000)
+        cache.insert(CachedPages(run, low, low + 2999))
+    [pages] = cache.index[1]
+    assert (pages.floor, pages.last, pages.count) == (0, 89_999, 30_000)
+    assert budget.size < 2000
+    cache.drop(30_001, 30_005)
+    assert [(each.floor, each.last, each.count) for each in cache.index[1]] == [
+        (0, 30_000, 10_001),
+        (30_006, 89_999, 19_998),
+    ]
+    for key in (0, 29_999, 30_000, 30_006, 30_007, 89_997):
+        found = cache.find(key)
+        assert found is not None
+        assert found.find(key) == whole.find(key)

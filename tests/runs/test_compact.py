@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from structchunk.index.page_cache import CachedPages
+from structchunk.index.short_pages import OVERHEAD
 from structchunk.runs.compact import FEWEST, CompactRun, compact
 from structchunk.runs.extent import MUTABLE, RowArray, make_rows
 from structchunk.runs.run import ArrayRun, clip_run, first_key, last_key, portions
@@ -60,7 +61,7 @@ def test_rows_that_differ_are_kept_as_they_are(name: str, at: int, value: int) -
 def test_cached_pages_find_and_give_them() -> None:
     rows = scattered(4)
     pages = CachedPages(ArrayRun(rows), 0, HIGHEST)
-    assert isinstance(pages.run, CompactRun) and pages.size < 16 * COUNT
+    assert isinstance(pages.run, CompactRun) and pages.size < 16 * COUNT + OVERHEAD
     for row in rows.tolist():
         assert pages.find(row[0]) == row
         assert row[0] == HIGHEST or pages.find(row[0] + 1) is None
