@@ -17,8 +17,8 @@ FIRST_SIZE = 2 << 20
 """Bytes that are asked for at first, and together: what is used little of should not cost much."""
 GROUP_SIZE = 16 << 20
 """Bytes that are asked for together, at most: neighbours come with one request."""
-WINDOW_SIZE = 64 << 20
-"""Bytes that are asked for before they are used, at most."""
+WINDOW_SIZES = FIRST_SIZE, 32 << 20, 64 << 20
+"""Bytes that are asked for before they are used: before anything was, then once, and from then on."""
 
 
 class Fetched(Protocol):
@@ -48,7 +48,8 @@ def fetch_ahead(heaps: Sequence[Fetched], parts: Iterator[Part]) -> Iterator[Par
 def _fetch_ahead(remote: Sequence[tuple[int, Fetched]], parts: Iterator[Part]) -> Iterator[Part]:
     held = [heap.hold() for _, heap in remote]  # the parts may end, and let go of it, long before they are used
     waiting: deque[tuple[list[Part], int]] = deque()
-    wanted, begun = FIRST_SIZE, 0
+    windows = iter(WINDOW_SIZES)
+    wanted, begun = next(windows), 0
     for group, size in _groups(remote, parts):
         for side, heap in remote:
             heap.begin([part[side] for part in group])
@@ -57,7 +58,7 @@ def _fetch_ahead(remote: Sequence[tuple[int, Fetched]], parts: Iterator[Part]) -
         while begun > wanted:
             used, used_size = waiting.popleft()
             yield from used
-            begun, wanted = begun - used_size, min(4 * wanted, WINDOW_SIZE)
+            begun, wanted = begun - used_size, next(windows, wanted)
     for group, _ in waiting:
         yield from group
     held.clear()
