@@ -112,7 +112,8 @@ class Chunk:
     ``committed`` as of the last checkpoint: the bytes below it are no longer needed to check a commit. ``free`` is
     where the next transaction may store: above ``committed`` if views of what an earlier one stored were handed
     out. What lies between it and ``stored`` was written by a transaction that did not commit. ``passed`` is a
-    commit and a position in the directory: all segments above that are of commits up to it.
+    commit and a position in the directory: all segments above that are of commits up to it. ``offsets_found`` are
+    free and directory offset as the header had them when the file was opened.
 
     Notes
     -----
@@ -128,6 +129,7 @@ class Chunk:
         self.id = header.chunk
         self.free = self.settled = self.committed = self.stored = free
         self.directory = directory
+        self.offsets_found = free, directory
         self.passed = 0, header.file_size
         self.reserved = 0
         self._prepared = False
@@ -179,8 +181,11 @@ class Chunk:
         CorruptionError
             The header is damaged, or the file is not of the size that it says.
         """
-        header = read_header(path)
-        return cls(path, header, header.data_offset, header.file_size, is_written=is_written)
+        raw, size = _read_start(path)
+        header = parse_header(raw, path, size)
+        chunk = cls(path, header, header.data_offset, header.file_size, is_written=is_written)
+        chunk.offsets_found = _working_offsets(raw)
+        return chunk
 
     # ------------------------------------------------------------------ reading
 
@@ -306,8 +311,7 @@ class Chunk:
 
     def working_offsets(self) -> tuple[int, int]:
         """Return free and directory offset as the header has them, for those who read it from outside."""
-        fields = HeaderFields.from_buffer_copy(self._peek(0, TEXT_OFFSET))
-        return fields.free_offset, fields.directory_offset
+        return _working_offsets(self._peek(0, TEXT_OFFSET))
 
     def _peek(self, offset: int, size: int) -> bytes:
         """Return bytes of the file; it need not be mapped for that: mappings are limited in number."""
@@ -515,6 +519,12 @@ def read_header(path: str) -> Header:
     CorruptionError
         It is damaged, or not a regular file, or not of the size that it says.
     """
+    raw, size = _read_start(path)
+    return parse_header(raw, path, size)
+
+
+def _read_start(path: str) -> tuple[bytes, int]:
+    """Return the header as it is in a file, valid or not, and the file's size."""
     with files.advised(path), files.opened(path) as fd:
         size = os.fstat(fd).st_size
         raw = os.pread(fd, PAGE, 0)
@@ -522,4 +532,10 @@ def read_header(path: str) -> Header:
             wanted = int.from_bytes(raw[12:16], "little")
             if PAGE < wanted <= MAX_HEADER_SIZE:
                 raw = os.pread(fd, wanted, 0)
-    return parse_header(raw, path, size)
+    return raw, size
+
+
+def _working_offsets(raw: bytes) -> tuple[int, int]:
+    """Return free and directory offset as the bytes of a header have them."""
+    free, directory = _OFFSETS.unpack_from(raw, HeaderFields.free_offset.offset)
+    return free, directory

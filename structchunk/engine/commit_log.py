@@ -92,7 +92,7 @@ def read_ends(paths: Paths, superblock: Superblock, index: Index) -> Log:
     for chunk_id in paths.list_chunks():
         chunk = _open_chunk(paths, superblock, chunk_id, index.next_chunk, log, is_growing=True)
         if chunk is not None:
-            offsets = chunk.working_offsets()
+            offsets = chunk.offsets_found
             _check_head(chunk, offsets)
             _check_reach(chunk, index.heads.get(chunk_id, offsets))
             chunk.seek(*offsets)
@@ -204,7 +204,7 @@ def _check_reach(chunk: Chunk, head: tuple[int, int]) -> None:
 
     The header went to disk with the head, or a later one, so unless that says less there is nothing to look for.
     """
-    if chunk.working_offsets()[1] > head[1]:
+    if chunk.offsets_found[1] > head[1]:
         _walk_to(chunk, head)
 
 

@@ -73,9 +73,10 @@ class ObjectStore(Store[T], Generic[T]):
         if extent is None or make is None:
             return super().__getitem__(key)
         try:
-            return cast(T, make(extent))
+            made: T = make(extent)  # cast() would be one call more
         except MovedError:
             return self[key]
+        return made
 
     def _records(self, run: Run, *, reverse: bool) -> Iterable[T]:
         if self._make is None:
