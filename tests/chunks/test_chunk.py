@@ -619,6 +619,26 @@ def test_a_transaction_can_go_on_after_a_full_disk(small: sc.Database, monkeypat
     assert small.verify() == []
 
 
+@pytest.mark.parametrize("size", [1, 60, 1000])
+def test_small_puts_on_a_full_disk_are_refused_at_once(
+    small: sc.Database, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """And not when they are written: who has put a record has room for it on disk."""
+    (chunk,) = small._storage.heaps["a"].chunks.values()
+    stored, start = {1: [1.0]}, chunk.free
+    txn = small.transaction()
+    with monkeypatch.context() as patch:
+        fill_disk(patch)
+        with pytest.raises(OSError, match="No space"):
+            for key in range(2, 10_000):
+                txn["a"][key] = [2.0] * size
+                stored[key] = [2.0] * size
+                assert start + 8 * size * (len(stored) - 1) <= chunk.reserved
+    txn.commit()
+    assert {key: array.tolist() for key, array in small["a"].items()} == stored
+    assert small.verify() == []
+
+
 def test_reserving_without_fallocate_writes_zeros_over_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
