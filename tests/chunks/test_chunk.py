@@ -639,6 +639,19 @@ def test_small_puts_on_a_full_disk_are_refused_at_once(
     assert small.verify() == []
 
 
+def test_a_chunk_file_that_is_gone_when_it_is_first_read_is_named(small: sc.Database) -> None:
+    (chunk,) = small._storage.heaps["a"].chunks.values()
+    small.close()
+    with sc.open(small.path) as db:
+        os.rename(chunk.path, f"{chunk.path}.gone")
+        for read in (lambda: db["a"][1], lambda: list(db["a"].scan())):
+            with pytest.raises((OSError, CorruptionError), match=os.path.basename(chunk.path)):
+                read()
+        os.rename(f"{chunk.path}.gone", chunk.path)
+        assert db["a"][1].tolist() == [1.0]
+        assert db.verify() == []
+
+
 def test_reserving_without_fallocate_writes_zeros_over_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

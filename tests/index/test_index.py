@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
+import os
 import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ from support import UUID, Model, alive, between, keys, model_of, models, rows_of
 from structchunk.errors import ClosedError, CorruptionError, StoreNotFound
 from structchunk.index import change, decoding, page_cache, store_index, stored_rows
 from structchunk.index.change import Change
-from structchunk.index.index import Index
+from structchunk.index.index import Index, copy_snapshot
 from structchunk.index.index_snapshot import IndexSnapshot
 from structchunk.index.page import count_rows as rows_of_page
 from structchunk.index.page import is_short
@@ -517,6 +520,22 @@ def test_a_point_read_comes_from_the_cache(index: Index, monkeypatch: pytest.Mon
     monkeypatch.setattr(index.leveldb, "get", None)
     assert (index.store_index(1).find(3), index.store_index(1).find(99)) == expected
     assert (snapshot.find(1, 3), snapshot.find(1, 99)) == expected
+
+
+def test_a_copy_that_fails_says_so(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index.put(1, {1: some(0, 9)})
+    path = str(tmp_path / "copy")
+    snapshot = index.snapshot()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        patch.setattr("structchunk.index.index._write_pairs", Mock(side_effect=error))
+        copy_snapshot(snapshot, path, UUID, 1)
+    shutil.rmtree(path)  # which nothing has open any more
+    copy = copy_snapshot(snapshot, path, UUID, 1)
+    snapshot.close()
+    add_stores(copy)
+    assert whole(copy.snapshot().runs(1, 0, KEY_END)) == model_of(dense(0, 9))
+    copy.close()
 
 
 # ---------------------------------------------------------------------- stores, catalog, checkpoint
