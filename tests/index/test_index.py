@@ -297,6 +297,17 @@ def test_a_delta_that_has_outgrown_its_limit_is_folded(index: Index) -> None:
     assert (count_rows(index, b"D"), count_rows(index, b"P")) == (1, 7)
 
 
+@pytest.mark.parametrize("count", [1, 3, 400])
+def test_what_a_change_is_said_to_take_in_the_log_is_what_it_takes(index: Index, count: int) -> None:
+    index.put(1, {1: [ArrayRun(rows_of((key * key, 4096 + 16 * key, 1, 1, 0) for key in range(400)))]})
+    prepared = index.prepare(
+        {1: [ArrayRun(rows_of((key * key, 8192 + 24 * key, 1, 1, 0) for key in range(count)))]}
+    )
+    change = prepared.changes[1]
+    needed = sum(len(key) + len(value) for key, value in change.puts) + sum(map(len, change.deletes))
+    assert needed <= change.size() <= 2 * needed
+
+
 def test_rows_that_are_put_unread_go_over_those_of_the_delta(index: Index) -> None:
     index.put(1, {1: some(0, 9, step=10)})
     index.put(2, {1: some(5, 2, step=10)})
@@ -485,21 +496,26 @@ def test_where_a_chunk_ends_sweeps_still_meet_runs(index: Index, monkeypatch: py
 spans = st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda span: (span[0], sum(span)))
 
 
-@given(st.lists(st.tuples(spans, st.booleans()), max_size=20), st.integers(0, 90), st.booleans())
+@given(
+    st.lists(st.tuples(spans, st.sampled_from(["insert", "insert_all", "drop"])), max_size=20),
+    st.integers(0, 90),
+    st.booleans(),
+)
 def test_cached_pages_are_disjoint_and_drop_drops_all(
-    steps: list[tuple[tuple[int, int], bool]], key: int, spaced: bool
+    steps: list[tuple[tuple[int, int], str]], key: int, spaced: bool
 ) -> None:
     budget = page_cache.Budget()
     cache = page_cache.PageCache(budget)
-    for (low, high), dropped in steps:
-        if dropped:
+    for (low, high), what in steps:
+        if what == "drop":
             cache.drop(low, high)
         else:
             rows = dense(low, high - low + 1)
             run = shorten(rows if spaced else rows[rows["key"] % 3 != 1], 8)
-            cache.insert(page_cache.CachedPages(run, low, high))
+            pages = page_cache.CachedPages(run, low, high)
+            cache.insert(pages) if what == "insert" else cache.insert_all([pages])
         found = [cache.find(at) for at in range(low, high + 1)]
-        assert all((one is None) is dropped for one in found)
+        assert all((one is None) is (what == "drop") for one in found)
         lasts, cached = cache.index
         edges = [edge for one in cached for edge in (one.floor, one.last)]
         assert edges == sorted(edges)
