@@ -448,6 +448,21 @@ def test_prepare_zeroes_what_was_stored_and_not_committed(chunk: Chunk, kept: in
     assert chunk.committed == free
 
 
+def test_what_another_process_may_have_stored_is_zeroed_on_disk_too(
+    chunk: Chunk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(chunk, b"a" * 16)
+    chunk.prepare()
+    flushed: list[str] = []
+    monkeypatch.setattr(Chunk, "flush", lambda self: flushed.append(self.path))
+    files.write(chunk.path, chunk.free, b"left behind")
+    chunk.distrust()
+    chunk.prepare()
+    hole = chunk.directory - chunk.free
+    assert files.read(chunk.path, chunk.free, hole) == bytes(hole)
+    assert flushed == [chunk.path]
+
+
 def test_clear_zeroes_what_is_written_and_keeps_holes(tmp_path: Path) -> None:
     path = str(tmp_path / "file")
     files.create(path, 64 << 20)
