@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import UUID, count_descriptors, run_python
+from support import UUID, count_descriptors, rows_of, run_python
 
 import structchunk as sc
 from structchunk.chunks import readahead
@@ -665,6 +665,25 @@ def test_a_chunk_file_that_is_gone_when_it_is_first_read_is_named(small: sc.Data
         os.rename(f"{chunk.path}.gone", chunk.path)
         assert db["a"][1].tolist() == [1.0]
         assert db.verify() == []
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_rows_that_lie_nowhere_are_refused_and_their_chunk_is_named(small: sc.Database, count: int) -> None:
+    small["a"][2] = [2.0, 3.0]
+    heap = small._storage.heaps["a"]
+    (chunk,) = heap.chunks.values()
+    good = chunk.header.data_offset, 1, chunk.id, 0
+    heap.check(rows_of((key, *good) for key in range(count)))
+    offsets = good[0] + 1, good[0] - 8, chunk.committed, 1 << 62
+    for bad in (
+        *((offset, *good[1:]) for offset in offsets),
+        (good[0], 1 << 40, chunk.id, 0),
+        (*good[:3], 1 << 20),
+    ):
+        with pytest.raises(CorruptionError, match=os.path.basename(chunk.path)):
+            heap.check(rows_of([*((key, *good) for key in range(count - 1)), (9, *bad)]))
+    with pytest.raises(CorruptionError):
+        heap.check(rows_of((key, good[0], 1, 77, 0) for key in range(count)))
 
 
 def test_reserving_without_fallocate_writes_zeros_over_nothing(
