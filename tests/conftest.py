@@ -108,6 +108,12 @@ def disk_path() -> Iterator[Path]:
 
 
 @pytest.fixture
+def disk_db(disk_path: Path, open_db: OpenDB) -> sc.Database:
+    """A database as ``db``, on a disk."""
+    return open_db(name=str(disk_path / "test.sc"), chunk_size=16 << 10, sync=False)
+
+
+@pytest.fixture
 def new_root(tmp_path: Path) -> Iterator[Callable[[], str]]:
     """Return paths that are not taken, in memory if that is possible, even with --basetemp."""
     base = tempfile.mkdtemp(dir=MEMORY if is_memory_for_files() else tmp_path)

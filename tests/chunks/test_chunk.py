@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import UUID, count_descriptors, run_python
+from support import UUID, count_descriptors, rows_of, run_python
 
 import structchunk as sc
 from structchunk.chunks import readahead
@@ -448,6 +448,21 @@ def test_prepare_zeroes_what_was_stored_and_not_committed(chunk: Chunk, kept: in
     assert chunk.committed == free
 
 
+def test_what_another_process_may_have_stored_is_zeroed_on_disk_too(
+    chunk: Chunk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(chunk, b"a" * 16)
+    chunk.prepare()
+    flushed: list[str] = []
+    monkeypatch.setattr(Chunk, "flush", lambda self: flushed.append(self.path))
+    files.write(chunk.path, chunk.free, b"left behind")
+    chunk.distrust()
+    chunk.prepare()
+    hole = chunk.directory - chunk.free
+    assert files.read(chunk.path, chunk.free, hole) == bytes(hole)
+    assert flushed == [chunk.path]
+
+
 def test_clear_zeroes_what_is_written_and_keeps_holes(tmp_path: Path) -> None:
     path = str(tmp_path / "file")
     files.create(path, 64 << 20)
@@ -617,6 +632,58 @@ def test_a_transaction_can_go_on_after_a_full_disk(small: sc.Database, monkeypat
         txn["a"][4] = [4.0]
     assert {key: array.tolist() for key, array in small["a"].items()} == {1: [1.0], 2: [2.0], 4: [4.0]}
     assert small.verify() == []
+
+
+@pytest.mark.parametrize("size", [1, 60, 1000])
+def test_small_puts_on_a_full_disk_are_refused_at_once(
+    small: sc.Database, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """And not when they are written: who has put a record has room for it on disk."""
+    (chunk,) = small._storage.heaps["a"].chunks.values()
+    stored, start = {1: [1.0]}, chunk.free
+    txn = small.transaction()
+    with monkeypatch.context() as patch:
+        fill_disk(patch)
+        with pytest.raises(OSError, match="No space"):
+            for key in range(2, 10_000):
+                txn["a"][key] = [2.0] * size
+                stored[key] = [2.0] * size
+                assert start + 8 * size * (len(stored) - 1) <= chunk.reserved
+    txn.commit()
+    assert {key: array.tolist() for key, array in small["a"].items()} == stored
+    assert small.verify() == []
+
+
+def test_a_chunk_file_that_is_gone_when_it_is_first_read_is_named(small: sc.Database) -> None:
+    (chunk,) = small._storage.heaps["a"].chunks.values()
+    small.close()
+    with sc.open(small.path) as db:
+        os.rename(chunk.path, f"{chunk.path}.gone")
+        for read in (lambda: db["a"][1], lambda: list(db["a"].scan())):
+            with pytest.raises((OSError, CorruptionError), match=os.path.basename(chunk.path)):
+                read()
+        os.rename(f"{chunk.path}.gone", chunk.path)
+        assert db["a"][1].tolist() == [1.0]
+        assert db.verify() == []
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_rows_that_lie_nowhere_are_refused_and_their_chunk_is_named(small: sc.Database, count: int) -> None:
+    small["a"][2] = [2.0, 3.0]
+    heap = small._storage.heaps["a"]
+    (chunk,) = heap.chunks.values()
+    good = chunk.header.data_offset, 1, chunk.id, 0
+    heap.check(rows_of((key, *good) for key in range(count)))
+    offsets = good[0] + 1, good[0] - 8, chunk.committed, 1 << 62
+    for bad in (
+        *((offset, *good[1:]) for offset in offsets),
+        (good[0], 1 << 40, chunk.id, 0),
+        (*good[:3], 1 << 20),
+    ):
+        with pytest.raises(CorruptionError, match=os.path.basename(chunk.path)):
+            heap.check(rows_of([*((key, *good) for key in range(count - 1)), (9, *bad)]))
+    with pytest.raises(CorruptionError):
+        heap.check(rows_of((key, good[0], 1, 77, 0) for key in range(count)))
 
 
 def test_reserving_without_fallocate_writes_zeros_over_nothing(

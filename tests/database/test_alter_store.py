@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import OpenDB
 
 import structchunk as sc
 from structchunk.chunks import allocator
@@ -130,8 +129,8 @@ def test_an_empty_store(db: sc.Database) -> None:
     assert contents(db.array_store("temps", "i4")) == {1: [70_000]}
 
 
-def test_sparse_arrays_stay_sparse(disk_path: Path, open_db: OpenDB) -> None:
-    db = open_db(name=str(disk_path / "test.sc"), sync=False)
+def test_sparse_arrays_stay_sparse(disk_db: sc.Database) -> None:
+    db = disk_db
     sparse = db.array_store("sparse", "f4").new(1, 1 << 24)
     sparse[1 << 23] = 1.5
     del sparse

@@ -182,6 +182,21 @@ def test_a_transaction_that_goes_on_writes_to_no_other_file(root: Path, succeed:
     db.close()
 
 
+@pytest.mark.parametrize("length", [1, 2000, 300_000])
+def test_a_transaction_that_begins_to_write_only_now_writes_to_no_other_file(
+    length: int, root: Path, succeed: Callable[[], None]
+) -> None:
+    db = sc.open(root, sync=False)
+    transaction = db.transaction()
+    store = transaction["a"]
+    succeed()
+    with pytest.raises(sc.FailedError):
+        store[2] = np.ones(length)
+        transaction.commit()
+    transaction.abort()
+    db.close()
+
+
 def test_a_chunk_that_was_replaced_is_not_taken_for_the_one_of_before(root: Path) -> None:
     """Neither by who reads it for the first time, nor by who writes."""
     other = root.with_name("other.sc")

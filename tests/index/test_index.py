@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
+import os
 import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ from support import UUID, Model, alive, between, keys, model_of, models, rows_of
 from structchunk.errors import ClosedError, CorruptionError, StoreNotFound
 from structchunk.index import change, decoding, page_cache, short_pages, store_index, stored_rows
 from structchunk.index.change import Change
-from structchunk.index.index import Index
+from structchunk.index.index import Index, copy_snapshot
 from structchunk.index.index_snapshot import IndexSnapshot
 from structchunk.index.page import count_rows as rows_of_page
 from structchunk.index.page import is_short
@@ -297,6 +300,28 @@ def test_a_delta_that_has_outgrown_its_limit_is_folded(index: Index) -> None:
     assert (count_rows(index, b"D"), count_rows(index, b"P")) == (1, 7)
 
 
+@pytest.mark.parametrize("count", [1, 3, 400])
+def test_what_a_change_is_said_to_take_in_the_log_is_what_it_takes(index: Index, count: int) -> None:
+    index.put(1, {1: [ArrayRun(rows_of((key * key, 4096 + 16 * key, 1, 1, 0) for key in range(400)))]})
+    prepared = index.prepare(
+        {1: [ArrayRun(rows_of((key * key, 8192 + 24 * key, 1, 1, 0) for key in range(count)))]}
+    )
+    change = prepared.changes[1]
+    needed = sum(len(key) + len(value) for key, value in change.puts) + sum(map(len, change.deletes))
+    assert needed <= change.size() <= 2 * needed
+
+
+def test_rows_that_are_put_unread_go_over_those_of_the_delta(index: Index) -> None:
+    index.put(1, {1: some(0, 9, step=10)})
+    index.put(2, {1: some(5, 2, step=10)})
+    change = index.store_index(1).put_unread(some(5, 11, chunk=2))
+    index.apply(3, index.prepare({})._replace(changes={1: change}))
+    index.forget()
+    expected = model_of(dense(0, 9, step=10)) | model_of(dense(5, 11, chunk=2))
+    assert whole(index.snapshot().runs(1, 0, KEY_END)) == expected
+    assert count_rows(index, b"D", 1) == 0
+
+
 def test_pages_are_full_and_appending_fills_the_last_one(index: Index) -> None:
     index.put(1, {1: some(0, 6)})
     index.put(2, {1: some(6, 7)})
@@ -445,13 +470,16 @@ def test_few_keys_read_the_pages_that_they_meet(index: Index, monkeypatch: pytes
 
 
 def test_the_cache_keeps_to_its_limit(tmp_path: Path) -> None:
-    with small_limits(cache_size=100):
+    with small_limits(cache_size=1000):
         index = Index.create(str(tmp_path / "index"), UUID)
         add_stores(index)
-        index.put(1, {1: some(0, 200)})
-        for key in range(200):
+        keys = [key * key for key in range(200)]  # of evenly spaced ones nothing is kept
+        index.put(1, {1: [ArrayRun(rows_of((key, 4096 + 16 * key, 1, 1, 0) for key in keys))]})
+        sizes = []
+        for key in keys:
             assert index.store_index(1).find(key) is not None
-            assert index._budget.size <= 100
+            sizes.append(sum(pages.size for pages in index.store_index(1)._cache.index[1]))
+        assert 500 < max(sizes) <= 1000
         index.close()
 
 
@@ -471,18 +499,26 @@ def test_where_a_chunk_ends_sweeps_still_meet_runs(index: Index, monkeypatch: py
 spans = st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda span: (span[0], sum(span)))
 
 
-@given(st.lists(st.tuples(spans, st.booleans()), max_size=20), st.integers(0, 90))
-def test_cached_pages_are_disjoint_and_drop_drops_all(steps: list[tuple[tuple[int, int], bool]], key: int) -> None:
+@given(
+    st.lists(st.tuples(spans, st.sampled_from(["insert", "insert_all", "drop"])), max_size=20),
+    st.integers(0, 90),
+    st.booleans(),
+)
+def test_cached_pages_are_disjoint_and_drop_drops_all(
+    steps: list[tuple[tuple[int, int], str]], key: int, spaced: bool
+) -> None:
     budget = page_cache.Budget()
     cache = page_cache.PageCache(budget)
-    for (low, high), dropped in steps:
-        if dropped:
+    for (low, high), what in steps:
+        if what == "drop":
             cache.drop(low, high)
         else:
-            run = shorten(dense(low, high - low + 1), 8)
-            cache.insert(page_cache.CachedPages(run, low, high))
+            rows = dense(low, high - low + 1)
+            run = shorten(rows if spaced else rows[rows["key"] % 3 != 1], 8)
+            pages = page_cache.CachedPages(run, low, high)
+            cache.insert(pages) if what == "insert" else cache.insert_all([pages])
         found = [cache.find(at) for at in range(low, high + 1)]
-        assert all((one is None) is dropped for one in found)
+        assert all((one is None) is (what == "drop") for one in found)
         lasts, cached = cache.index
         edges = [edge for one in cached for edge in (one.floor, one.last)]
         assert edges == sorted(edges)
@@ -505,6 +541,22 @@ def test_a_point_read_comes_from_the_cache(index: Index, monkeypatch: pytest.Mon
     assert (snapshot.find(1, 3), snapshot.find(1, 99)) == expected
 
 
+def test_a_copy_that_fails_says_so(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index.put(1, {1: some(0, 9)})
+    path = str(tmp_path / "copy")
+    snapshot = index.snapshot()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        patch.setattr("structchunk.index.index._write_pairs", Mock(side_effect=error))
+        copy_snapshot(snapshot, path, UUID, 1)
+    shutil.rmtree(path)  # which nothing has open any more
+    copy = copy_snapshot(snapshot, path, UUID, 1)
+    snapshot.close()
+    add_stores(copy)
+    assert whole(copy.snapshot().runs(1, 0, KEY_END)) == model_of(dense(0, 9))
+    copy.close()
+
+
 # ---------------------------------------------------------------------- stores, catalog, checkpoint
 
 ENTRY = {"kind": "array", "schema": {"kind": "array", "type": "<f8"}}
@@ -516,10 +568,10 @@ def test_dropping_a_store_takes_all_its_rows(index: Index) -> None:
         {1: some(0, 9), 2: some(0, 9)},
         {"a": {"store": 1, **ENTRY}, "b": {"store": 2, **ENTRY}},
     )
-    index.put(2, {1: some(3, 1), 2: some(3, 1)})
+    index.put(2, {1: some(0, 2, step=3), 2: some(0, 2, step=3)})
     index.put(3, {1: some(0, 1)}, {"b": {"store": 2, **ENTRY}})
     assert [count_rows(index, region) for region in (b"D", b"P", b"C")] == [0, 0, 0]
-    assert [count_rows(index, region, 2) for region in (b"D", b"P")] == [1, 9]
+    assert [count_rows(index, region, 2) for region in (b"D", b"P")] == [2, 9]
     assert set(index.catalog) == {"b"}
     for read in (lambda: index.store_index(1), lambda: index.record_count(1), lambda: index.snapshot().find(1, 0)):
         with pytest.raises(StoreNotFound, match="dropped"):

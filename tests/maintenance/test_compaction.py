@@ -234,7 +234,8 @@ def test_a_full_disk_changes_nothing(db: sc.Database, monkeypatch: pytest.Monkey
     assert as_model(store) == model
 
 
-def test_sparse_arrays_stay_sparse(db: sc.Database) -> None:
+def test_sparse_arrays_stay_sparse(disk_db: sc.Database) -> None:
+    db = disk_db
     store = db.array_store("a", "f8")
     store[1] = [1.0]
     big = store.new(2, 10_000_000)

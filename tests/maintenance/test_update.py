@@ -179,12 +179,13 @@ def test_copies_are_independent_after_an_update(db: sc.Database, tmp_path: Path)
         assert copy.verify() == []
 
 
-def test_changes_in_place_are_copied_by_block(db: sc.Database, tmp_path: Path) -> None:
+def test_changes_in_place_are_copied_by_block(disk_db: sc.Database, disk_path: Path) -> None:
+    db = disk_db
     store = db.array_store("a", "u1")
     array = store.new(1, 1 << 22)
     store.put(2, [2] * 1000)
     array[0], array[1 << 21] = 1, 1
-    dest = str(tmp_path / "copy.sc")
+    dest = str(disk_path / "copy.sc")
     db.checkpoint(dest)
     array[(1 << 21) + 5] = 9
     array[(1 << 22) - 1] = 9

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support import Model, alive, between, model_of, models, rows_of, rows_of_model
 
 from structchunk.index.page_cache import CachedPages
-from structchunk.runs.extent import KEY_END, ROW_SIZE, Extent, RowArray, breaks, overlay
+from structchunk.runs.extent import KEY_END, MUTABLE, ROW_SIZE, Extent, RowArray, breaks, overlay
 from structchunk.runs.run import (
     SHARED_OFFSETS,
     ArrayRun,
@@ -167,6 +167,18 @@ def test_consecutive_runs_are_the_same_rows_put_together(rows: RowArray, places:
     filled = [run for run in runs if len(run)]
     assert put_together(filled, SIZE).rows.tolist() == rows.tolist()
     assert joined(in_key_order(runs, SIZE)).tolist() == rows.tolist()
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "flags"), [(4096 + 5 * SIZE, 2, 0), (4096 + 5 * SIZE, 1, MUTABLE), (4096 + 9 * SIZE, 1, 0)]
+)
+def test_runs_of_records_that_are_not_alike_are_put_together(offset: int, length: int, flags: int) -> None:
+    """Of another length, with other flags, elsewhere."""
+    rows = rows_of(
+        [(key, 4096 + key * SIZE, 1, 1, 0) for key in range(5)]
+        + [(key, offset + (key - 5) * length * SIZE, length, 1, flags) for key in range(5, 9)]
+    )
+    assert put_together(cut(rows, [5]), SIZE).rows.tolist() == rows.tolist()
 
 
 @pytest.mark.parametrize("cuts", [[4], [4, 7]], ids=str)
