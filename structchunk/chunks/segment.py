@@ -15,12 +15,14 @@ import numpy as np
 
 from ..runs.extent import (
     ALL_FLAGS,
+    BLOCK_ROWS,
     MUTABLE,
     ROW_SIZE,
     TOMBSTONE,
     ZERO,
     Extent,
     RowArray,
+    blocks,
     by_offset,
     coalesce,
     misplaced,
@@ -108,14 +110,24 @@ def _crc_of_any(raw: memoryview, rows: RowArray, item_size: int) -> int:
     if len(rows) == 1:  # as many commits have no more
         _, offset, length, _, flags = rows[0].item()
         return 0 if flags & (TOMBSTONE | ZERO) else zlib.crc32(raw[offset : offset + length * item_size])
+    if len(rows) > BLOCK_ROWS and not any(
+        (part["offset"][1:] < part["offset"][:-1]).any() for part in blocks(rows, 1)
+    ):
+        crc = 0
+        for part in blocks(rows):
+            crc = _crc_of_covered(raw, part, item_size, crc)
+        return crc
+    return _crc_of_covered(raw, rows, item_size, 0)
+
+
+def _crc_of_covered(raw: memoryview, rows: RowArray, item_size: int, crc: int) -> int:
     covered = rows[(rows["flags"] & (TOMBSTONE | ZERO) == 0) & (rows["length"] > 0)]
     if not len(covered):
-        return 0
+        return crc
     offset, size = covered["offset"], covered["length"] * np.uint64(item_size)
     start, end = int(offset.min()), int((offset + size).max())
     if int(size.sum()) == end - start:  # no gaps, so there is no need to sort
-        return zlib.crc32(raw[start:end])
-    crc = 0
+        return zlib.crc32(raw[start:end], crc)
     for _, offset, length, _, _ in coalesce(by_offset(covered), item_size).tolist():
         crc = zlib.crc32(raw[offset : offset + length * item_size], crc)
     return crc
@@ -161,18 +173,26 @@ def _are_sound(run: Run, chunk: int, start: int, end: int, item_size: int) -> bo
     rows = run.rows if isinstance(run, ArrayRun) else run.ends
     if len(rows) == 1:
         return _is_sound(rows[0].item(), chunk, start, end, item_size)
+    # More bytes than there are would be records over one another, and each of them would have to be read. Summed as
+    # floats, which no sum makes wrap around, and which are exact up to more than any file has.
+    size = 0.0
+    for part in blocks(rows):
+        if not _is_part_sound(part, chunk, start, end, item_size):
+            return False
+        is_sum_needed = isinstance(run, ArrayRun)
+        lengths = part["length"][part["flags"] & TOMBSTONE == 0] if is_sum_needed else part["length"][:0]
+        size += float(lengths.sum(dtype=np.float64)) * item_size
+    return size <= end - start
+
+
+def _is_part_sound(rows: RowArray, chunk: int, start: int, end: int, item_size: int) -> bool:
     flags = rows["flags"]
     zero_alone = (flags & ZERO != 0) & (flags & MUTABLE == 0)
     records = rows[flags & TOMBSTONE == 0]
-    # More bytes than there are would be records over one another, and each of them would have to be read. Summed as
-    # floats, which no sum makes wrap around, and which are exact up to more than any file has.
-    is_sum_needed = isinstance(run, ArrayRun) and len(records) > 1
-    size = float(records["length"].sum(dtype=np.float64)) * item_size if is_sum_needed else 0
     return (
         bool((rows["chunk"] == chunk).all())
         and not bool(zero_alone.any())
         and not bool(misplaced(records, start, end, item_size).any())
-        and size <= end - start
     )
 
 
