@@ -15,12 +15,14 @@ import numpy as np
 
 from ..runs.extent import (
     ALL_FLAGS,
+    BLOCK_ROWS,
     MUTABLE,
     ROW_SIZE,
     TOMBSTONE,
     ZERO,
     Extent,
     RowArray,
+    blocks,
     by_offset,
     coalesce,
     misplaced,
@@ -112,14 +114,24 @@ def _crc_of_any(raw: memoryview, rows: RowArray, start: int, item_size: int) -> 
         _, offset, length, _, flags = rows[0].item()
         end = offset + length * item_size
         return 0 if flags & (TOMBSTONE | ZERO) else zlib.crc32(raw[max(start, offset) : end])
+    if len(rows) > BLOCK_ROWS and not any(
+        (part["offset"][1:] < part["offset"][:-1]).any() for part in blocks(rows, 1)
+    ):
+        crc = 0
+        for part in blocks(rows):
+            crc = _crc_of_covered(raw, part, start, item_size, crc)
+        return crc
+    return _crc_of_covered(raw, rows, start, item_size, 0)
+
+
+def _crc_of_covered(raw: memoryview, rows: RowArray, start: int, item_size: int, crc: int) -> int:
     covered = rows[(rows["flags"] & (TOMBSTONE | ZERO) == 0) & (rows["length"] > 0)]
     if not len(covered):
-        return 0
+        return crc
     offset, size = covered["offset"], covered["length"] * np.uint64(item_size)
     first, end = int(offset.min()), int((offset + size).max())
     if int(size.sum()) == end - first:  # no gaps, so there is no need to sort
-        return zlib.crc32(raw[max(start, first) : end])
-    crc = 0
+        return zlib.crc32(raw[max(start, first) : end], crc)
     for _, offset, length, _, _ in coalesce(by_offset(covered), item_size).tolist():
         crc = zlib.crc32(raw[max(start, offset) : offset + length * item_size], crc)
     return crc
@@ -180,28 +192,36 @@ def _are_sound(run: Run, chunk: int, bounds: Bounds) -> bool:
     rows = run.rows if isinstance(run, ArrayRun) else run.ends
     if len(rows) == 1:
         return _is_sound(rows[0].item(), chunk, bounds)
-    flags = rows["flags"]
-    zero_alone = (flags & ZERO != 0) & (flags & MUTABLE == 0)
-    records = _own_parts(rows[flags & TOMBSTONE == 0], bounds)
     # More bytes than there are would be records over one another, and each of them would have to be read. Summed as
     # floats, which no sum makes wrap around, and which are exact up to more than any file has.
-    is_sum_needed = isinstance(run, ArrayRun) and len(records) > 1
-    size = float(records["length"].sum(dtype=np.float64)) * bounds.item_size if is_sum_needed else 0
+    size, longer_count = 0.0, 0
+    for part in blocks(rows):
+        records = part[part["flags"] & TOMBSTONE == 0]
+        longer_count += _own_parts(records, bounds)
+        if longer_count > 1 or not _is_part_sound(part, records, chunk, bounds):
+            return False
+        if isinstance(run, ArrayRun):
+            size += float(records["length"].sum(dtype=np.float64)) * bounds.item_size
+    return size <= bounds.end - bounds.start
+
+
+def _is_part_sound(rows: RowArray, records: RowArray, chunk: int, bounds: Bounds) -> bool:
+    flags = rows["flags"]
+    zero_alone = (flags & ZERO != 0) & (flags & MUTABLE == 0)
     return (
         bool((rows["chunk"] == chunk).all())
         and not bool(zero_alone.any())
         and not bool(misplaced(records, bounds.start, bounds.end, bounds.item_size).any())
-        and size <= bounds.end - bounds.start
     )
 
 
-def _own_parts(records: RowArray, bounds: Bounds) -> RowArray:
-    """Return records, of which one may have been made longer, without what lies below the commit's bytes."""
+def _own_parts(records: RowArray, bounds: Bounds) -> int:
+    """Take from records what lies below the commit's bytes, and return how many of them begin there."""
     longer = np.flatnonzero(records["offset"] < np.uint64(bounds.start))
     if len(longer) == 1:
         _, offset, length, _, _ = records[longer[0]].item()
         records["offset"][longer], records["length"][longer] = bounds.own_part(offset, length)
-    return records
+    return len(longer)
 
 
 def _is_sound(row: Extent, chunk: int, bounds: Bounds) -> bool:

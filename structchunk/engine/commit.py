@@ -76,7 +76,8 @@ def _prepare(index: Index, stagings: Sequence[Staging], catalog: Catalog | None)
         return index.prepare_one(stagings[0].heap.store, row)
     runs_by_store = {staging.heap.store: staging.all_runs() for staging in stagings}
     compacted = {staging.heap.store for staging in stagings if staging.replaced}
-    return index.prepare(runs_by_store, catalog, compacted)
+    rewritten = {staging.heap.store for staging in stagings if staging.is_rewritten}
+    return index.prepare(runs_by_store, catalog, compacted, rewritten)
 
 
 def _parts(staging: Staging, background: Background) -> list[Part]:

@@ -81,6 +81,7 @@ class Staging:
         self._tails = self._growing.tails
         self.edits: dict[int, Edit] = {}
         self.replaced: list[Retired] = []
+        self.is_rewritten = False
         self._record_count = record_count
 
     # ------------------------------------------------------------------ writing
@@ -239,10 +240,16 @@ class Staging:
         else:
             self._add(last_wins(joined(self.allocator.put_many(keys, items, lengths, flags))))
 
-    def replace(self, replaced: list[Retired], rows: RowArray) -> None:
-        """Take these rows for all that is worth keeping of some chunks, which go with the commit."""
-        self.replaced = replaced
-        self._add(rows)
+    def replace(self, replaced: list[Retired], runs: list[Run], *, is_whole: bool) -> None:
+        """Take consecutive runs for all that is worth keeping of some chunks, which go with the commit.
+
+        ``is_whole`` tells whether these were all chunks of the store, of which nothing else was staged.
+        """
+        self.replaced, self.is_rewritten = replaced, is_whole
+        if is_whole:
+            self._rows.append(runs)
+        else:
+            self._add(joined(runs))
         self.changes += 1
 
     def delete(self, key: int) -> bool:

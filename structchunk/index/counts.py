@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from ..runs.extent import TOMBSTONE, Extent, RowArray, chunks_of, without_tombstones
+from ..runs.extent import TOMBSTONE, Extent, RowArray, chunks_of, empty_rows, without_tombstones
 from ..runs.run import ContiguousRun, Run
 
 
@@ -39,6 +39,11 @@ def recount(before: Mapping[int, LiveCount], item_size: int, old: RowArray, new:
         else:
             _count_rows(counts, before, 1, item_size, without_tombstones(run.rows))
     return counts
+
+
+def count_anew(before: Mapping[int, LiveCount], item_size: int, runs: Iterable[Run]) -> Counts:
+    """Return the figures of all chunks if runs are all there is."""
+    return dict.fromkeys(before, LiveCount(0, 0)) | recount({}, item_size, empty_rows(), runs)
 
 
 def _count_rows(counts: Counts, before: Mapping[int, LiveCount], sign: int, item_size: int, rows: RowArray) -> None:

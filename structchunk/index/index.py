@@ -15,7 +15,7 @@ from ..runs.extent import RowArray, unpack_row
 from ..runs.run import Run
 from . import stored_state
 from .change import Change
-from .counts import Counts, LiveCount, recount, recount_one
+from .counts import Counts, LiveCount, count_anew, recount, recount_one
 from .drop_notes import Note, pack_note, read_notes
 from .index_snapshot import IndexSnapshot, Pin, store_index_of
 from .leveldb import LevelDB, Pair
@@ -240,11 +240,12 @@ class Index:
         runs_by_store: Mapping[int, Sequence[Run]],
         catalog: Catalog | None = None,
         compacted: Container[int] = (),
+        rewritten: Container[int] = (),
     ) -> Prepared:
         """Return what a commit changes: consecutive runs, tombstones included, for each store; and the catalog.
 
         Stores that the new catalog does not have any more lose all their rows; those that were compacted are
-        written anew.
+        written anew. Of those that were rewritten the runs are all there is.
         """
         dropped = self._dropped(catalog)
         changes, counts = {}, {}
@@ -252,6 +253,10 @@ class Index:
             if store in dropped or not (any(map(len, runs)) or store in compacted):
                 continue
             store_index = self._store_indexes[store]
+            if store in rewritten:
+                counts[store] = count_anew(self.live[store], self._item_sizes[store], runs)
+                changes[store] = store_index.put_whole(runs)
+                continue
             counts[store] = recount(self.live[store], self._item_sizes[store], store_index.replaced(runs), runs)
             changes[store] = store_index.put_all(runs) if store in compacted else store_index.put(runs)
         removed = [key for store in dropped for key in self._keys_of(store)]

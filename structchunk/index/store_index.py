@@ -426,6 +426,11 @@ class StoreIndex:
         rows = without_tombstones(overlay(joined(runs), joined(self.runs(0, KEY_END))))
         return replace_all(self._stored, [ArrayRun(rows)], list(self._delta.packed))
 
+    def put_whole(self, runs: Sequence[Run]) -> Change:
+        """Return what changes if consecutive runs of live rows become all there is."""
+        self._load_delta()
+        return replace_all(self._stored, runs, list(self._delta.packed))
+
     def put_unread(self, runs: Iterable[Run]) -> Change:
         """Return what :meth:`put` does, without reading the delta: no read may follow before :meth:`forget`."""
         return put_unread(self._stored, runs)

@@ -2,8 +2,10 @@
 
 It is one commit, of one store, or of several that are small. The headers of the new chunks name the chunks that
 they replace, so that the commit alone tells recovery which of them count; the old files are unlinked once a
-checkpoint has it on disk. Records are copied a few megabytes at a time; their rows, 32 bytes each, are all in
-memory.
+checkpoint has it on disk. Records are copied some at a time. As it is one commit, its rows are all in memory: next
+to nothing where records have one length and their keys rise evenly; where keys do not, their 8 bytes about seven
+times, for the rows, the directory, and the pages of the index, which LevelDB takes as one batch; where lengths
+differ, 32 bytes as often.
 
 Tombstones stay only where a chunk stays behind in which the key's record might still stand. Copies of records
 that were born as zeros are under a CRC, for until the checkpoint recovery must be able to tell them from what a
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +41,8 @@ from ..runs.extent import (
     ZERO,
     RowArray,
     breaks,
+    chunks_of,
+    concatenate,
     empty_rows,
     make_rows,
     overlay,
@@ -47,9 +51,11 @@ from ..runs.extent import (
 )
 from ..runs.gather import gather_values
 from ..runs.packed import packed_size
-from ..runs.run import ArrayRun, joined
+from ..runs.run import ArrayRun, Run, portions, put_together, shorten
 from .stats import StoreStats, store_stats
 
+STEP_ROWS = 1 << 16
+"""How many rows are looked at, and copied, at a time."""
 STEP_SIZE = 16 << 20
 """How many bytes are gathered at a time."""
 GROUP_SIZE = 16 << 20
@@ -190,27 +196,68 @@ def compact_index(storage: Storage, names: Collection[str]) -> None:
 def _stage(storage: Storage, staging: Staging, chunks: list[Chunk], progress: Progress) -> bool:
     """Stage the rewriting of some chunks of a store, and tell whether there is anything to gain from it."""
     heap = staging.heap
-    rows = _rows_to_keep(staging, chunks)
-    if not chunks or _is_compact(heap, rows, chunks):
+    is_whole = len(chunks) == len(heap.chunks)
+    read = partial(staging.index.runs, 0, KEY_END) if is_whole else _reading(_rows_to_keep(staging, chunks))
+    survey = Survey(heap.item_size)
+    for part in _in_portions(read()):
+        survey.add(part)
+    if not chunks or _is_compact(heap, survey, read, chunks):
         return False
-    moved = _copy(storage, staging.allocator, rows, chunks, progress)
-    staging.replace([_retire(chunk, rows, moved) for chunk in chunks], moved)
+    moved = _copy(storage, staging.allocator, _in_portions(read()), survey.needed, chunks, progress)
+    staging.replace([moved.retire(chunk) for chunk in chunks], moved.runs, is_whole=is_whole)
     return True
 
 
-def _retire(chunk: Chunk, rows: RowArray, moved: RowArray) -> Retired:
-    changeable = (rows["chunk"] == chunk.id) & (rows["flags"] & (MUTABLE | TOMBSTONE) == MUTABLE)
-    return Retired(chunk, rows[changeable], moved[changeable])
+class Survey:
+    """What rows to keep, given some at a time in order of key, are together.
+
+    Attributes
+    ----------
+    size : int
+        Bytes of the records.
+    needed : int
+        Bytes of the records and of their rows, at most.
+    breaks : int
+        How often records stop lying back to back.
+    """
+
+    def __init__(self, item_size: int) -> None:
+        self.size = self.needed = self.breaks = 0
+        self._item_size = item_size
+        self._end: tuple[int, int] | None = None
+
+    def add(self, rows: RowArray) -> None:
+        """Add rows."""
+        self.needed += ROW_SIZE * len(rows)
+        rows = without_tombstones(rows)
+        rows = rows[rows["length"] > 0]
+        if not len(rows):
+            return
+        size = int(rows["length"].sum()) * self._item_size
+        self.size += size
+        self.needed += size
+        _, first, _, chunk, _ = rows[0].item()
+        _, offset, length, last_chunk, _ = rows[-1].item()
+        is_break = self._end is not None and self._end != (chunk, first)
+        self.breaks += len(breaks(rows, self._item_size)) + is_break
+        self._end = last_chunk, offset + length * self._item_size
+
+
+def _reading(rows: RowArray) -> Callable[[], Iterator[Run]]:
+    return lambda: iter([ArrayRun(rows)])
+
+
+def _in_portions(runs: Iterable[Run]) -> Iterator[RowArray]:
+    """Yield the rows of consecutive runs, some at a time."""
+    return (part.rows for run in runs for part in portions(run, STEP_ROWS))
 
 
 # ---------------------------------------------------------------------- what to keep
 
 
 def _rows_to_keep(staging: Staging, chunks: list[Chunk]) -> RowArray:
-    """Return the rows of chunks that must not be lost with them: of live records, and tombstones."""
+    """Return the rows of some chunks, not all, that must not be lost with them: of live records, and tombstones."""
     runs = staging.index.runs(0, KEY_END)
-    if len(chunks) == len(staging.heap.chunks):
-        return joined(runs)
     ids = np.array([chunk.id for chunk in chunks], np.uint32)
     alive = np.concatenate(
         [empty_rows(), *(rows[np.isin(rows["chunk"], ids)] for rows in (run.rows for run in runs))]
@@ -236,68 +283,122 @@ def _deleted_keys(chunk: Chunk) -> npt.NDArray[np.uint64]:
     return found
 
 
-def _is_compact(heap: Heap, rows: RowArray, chunks: list[Chunk]) -> bool:
+def _is_compact(heap: Heap, survey: Survey, read: Callable[[], Iterator[Run]], chunks: list[Chunk]) -> bool:
     """Tell whether rewriting chunks would change nothing that matters."""
-    records = without_tombstones(rows)
-    records = records[records["length"] > 0]
-    size = int(records["length"].sum()) * heap.item_size
+    size = survey.size
     used = sum(chunk.committed - chunk.header.data_offset for chunk in chunks)
     directory = sum(chunk.header.file_size - chunk.directory for chunk in chunks)
-    if used != size or directory != sum(_directory_size(heap, rows_in_chunk(rows, chunk.id)) for chunk in chunks):
+    if used != size or survey.breaks >= max(len(chunks), 1):
         return False
     if len(chunks) > 1 and size + directory < MAX_CHUNK_SIZE:
         return False
-    if len(breaks(records, heap.item_size)) >= max(len(chunks), 1):
+    if directory != _directories_size(heap, read(), chunks):
         return False
     needed = size + directory + sum(chunk.header.data_offset for chunk in chunks)
     slack = needed // 20 + 4 * PAGE * len(chunks)
     return sum(files.disk_size(chunk.path) for chunk in chunks) <= needed + slack
 
 
-def _directory_size(heap: Heap, rows: RowArray) -> int:
-    """Return the size of the directory of a chunk that was written by one commit, with these rows."""
-    return SEGMENT_SIZE + packed_size(ArrayRun(rows), heap.item_size)
+def _directories_size(heap: Heap, runs: Iterable[Run], chunks: Iterable[Chunk]) -> int:
+    """Return the size of the directories of chunks, each written by one commit with the rows that are kept."""
+    parts: dict[int, list[Run]] = {chunk.id: [] for chunk in chunks}
+    for rows in _in_portions(runs):
+        for chunk in chunks_of(rows):
+            parts[chunk].append(shorten(rows_in_chunk(rows, chunk), heap.item_size))
+    together = (put_together(each, heap.item_size) for each in parts.values())
+    return sum(SEGMENT_SIZE + packed_size(run, heap.item_size) for run in together)
 
 
 # ---------------------------------------------------------------------- copying
 
 
+class Moved:
+    """The rows of what was copied, and of what may change in place where it was before.
+
+    Attributes
+    ----------
+    runs : list of Run
+        One for each new chunk.
+    """
+
+    def __init__(self, item_size: int) -> None:
+        self.runs: list[Run] = []
+        self._item_size = item_size
+        self._parts: list[Run] = []
+        self._changeable: list[tuple[RowArray, RowArray]] = []
+
+    def add(self, old: RowArray, new: RowArray) -> None:
+        """Add rows that were copied to the newest chunk."""
+        self._parts.append(shorten(new, self._item_size))
+        is_changeable = old["flags"] & (MUTABLE | TOMBSTONE) == MUTABLE
+        if is_changeable.any():
+            self._changeable.append((old[is_changeable], new[is_changeable]))
+
+    def finish(self, chunk: Chunk) -> None:
+        """Make one run of what was copied to a chunk, and reserve room for it in the directory."""
+        run = put_together(self._parts, self._item_size)
+        self._parts = []
+        chunk.reserve_directory(packed_size(run, self._item_size), exact=True)
+        self.runs += [run] if len(run) else []
+
+    def retire(self, chunk: Chunk) -> Retired:
+        """Return a chunk that was replaced."""
+        pairs = [(old, new, old["chunk"] == chunk.id) for old, new in self._changeable]
+        old, new = ([pair[at][pair[2]] for pair in pairs] for at in (0, 1))
+        return Retired(chunk, concatenate(old), concatenate(new))
+
+
 def _copy(
-    storage: Storage, allocator: Allocator, rows: RowArray, chunks: list[Chunk], progress: Progress
-) -> RowArray:
-    """Copy records into as many new chunks as they need, at least one, and return their new rows."""
-    heap = allocator.heap
+    storage: Storage,
+    allocator: Allocator,
+    parts: Iterable[RowArray],
+    total: int,
+    chunks: list[Chunk],
+    progress: Progress,
+) -> Moved:
+    """Copy records into as many new chunks as they need, at least one, and return their rows.
+
+    ``total`` is how many bytes they and their rows take, at most.
+    """
+    heap, moved = allocator.heap, Moved(allocator.heap.item_size)
     others = tuple(sorted(chunk.id for chunk in chunks)), going_with(chunks, storage.index.last)
-    moved = rows.copy()
-    moved["flags"] &= np.uint32(~ZERO & 0xFFFFFFFF)
-    sizes = rows["length"].astype(np.int64) * heap.item_size
-    needed = np.cumsum(sizes + ROW_SIZE)
-    total = int(needed[-1]) if len(rows) else 0
     with storage.store_lock:
         storage.reserve.spend_a_part(total + 4 * PAGE)
-    first = done = 0
-    while first < len(rows) or not allocator.rooms:
-        before = int(needed[first - 1]) if first else 0
-        size = int(sizes[first]) if len(rows) else 0
-        room = allocator.begin(storage.create_replacement(heap, size, total - before, *others), size)
-        upto = int(np.searchsorted(needed, before + room.limit - room.free, side="right"))
-        for size in _fill(allocator, room, rows[first:upto], moved[first:upto]):
-            done += size
-            progress(done)
-        first = upto
+    room: Room | None = None
+    space = done = 0
+    for part in chain(parts, [empty_rows()]):
+        rows = part
+        while len(rows) or room is None:
+            needed = np.cumsum(rows["length"].astype(np.int64) * heap.item_size + ROW_SIZE)
+            count = int(np.searchsorted(needed, space, side="right")) if room else 0
+            if room is None or not count:
+                if room is not None:
+                    moved.finish(room.chunk)
+                size = int(rows["length"][0]) * heap.item_size if len(rows) else 0
+                room = allocator.begin(storage.create_replacement(heap, size, total, *others), size)
+                space = room.limit - room.free
+                continue
+            for size in _fill(allocator, room, rows[:count], moved):
+                done += size
+                progress(done)
+            space, total, rows = space - int(needed[count - 1]), total - int(needed[count - 1]), rows[count:]
+    if room is not None:
+        moved.finish(room.chunk)
     return moved
 
 
-def _fill(allocator: Allocator, room: Room, rows: RowArray, moved: RowArray) -> Iterator[int]:
-    """Copy records, back to back, into an empty chunk that has room for them all; yield the size of each step."""
-    heap, chunk = allocator.heap, room.chunk
+def _fill(allocator: Allocator, room: Room, rows: RowArray, moved: Moved) -> Iterator[int]:
+    """Copy records, back to back, into a new chunk that has room for them; yield the size of each step."""
+    heap, offset = allocator.heap, room.free
     sizes = rows["length"].astype(np.int64) * heap.item_size
-    ends = room.free + np.cumsum(sizes)
-    moved["chunk"] = chunk.id
-    moved["offset"] = np.where(rows["flags"] & TOMBSTONE != 0, 0, ends - sizes)
-    chunk.reserve_directory(packed_size(ArrayRun(moved), heap.item_size), exact=True)
+    ends = offset + np.cumsum(sizes)
+    new = rows.copy()
+    new["flags"] &= np.uint32(~ZERO & 0xFFFFFFFF)
+    new["chunk"] = room.chunk.id
+    new["offset"] = np.where(rows["flags"] & TOMBSTONE != 0, 0, ends - sizes)
+    moved.add(rows, new)
     filled = sizes > 0
-    rows, sizes, offset = rows[filled], sizes[filled], room.free
+    rows, sizes = rows[filled], sizes[filled]
     for low, high in pairwise(_steps(rows, sizes)):
         size = int(sizes[low:high].sum())
         if _is_sparse(rows[low:high], sizes[low:high]).any():

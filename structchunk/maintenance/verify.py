@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ..chunks.chunk import read_header
 from ..chunks.heap import Heap, Place
@@ -16,8 +18,20 @@ from ..engine.storage import Storage
 from ..errors import ClosedError, Error
 from ..index.index_snapshot import IndexSnapshot
 from ..index.leveldb import REBUILD
-from ..runs.extent import MUTABLE, TOMBSTONE, ZERO, RowArray, by_offset, last_wins, misplaced, without_tombstones
-from ..runs.run import joined
+from ..runs.extent import (
+    KEY_END,
+    MUTABLE,
+    TOMBSTONE,
+    ZERO,
+    Extent,
+    RowArray,
+    blocks,
+    by_offset,
+    chunks_of,
+    rows_in_chunk,
+)
+from ..runs.run import ArrayRun, ContiguousRun, Run, clip_run, first_key, joined
+from .written_rows import WrittenRows
 
 Progress = Callable[[int, int], object]
 RESTORE = "restore this file from a copy of the database"
@@ -53,6 +67,12 @@ def verify_storage(storage: Storage, progress: Progress | None = None) -> list[P
     storage : Storage
     progress : callable, optional
         Called with the number of chunks checked, and of all chunks.
+
+    Notes
+    -----
+    Files are mapped, and rows are compared in pieces of ascending keys, 262,144 rows at a time. So memory does not
+    grow with the number of records, but with that of commits: for each of 1,024 rows or more by some hundred bytes,
+    for each row of smaller ones by 40, until the store is compacted. The cache of the index takes up to 256 MiB.
     """
     if displaced := storage.displaced():
         return [Problem(displaced, storage.paths.root, "close the database and open it again")]
@@ -65,17 +85,13 @@ def verify_storage(storage: Storage, progress: Progress | None = None) -> list[P
     total = sum(len(places) for _, places in stores)
     done = 0
     for heap, places in stores:
-        segments: list[Segment] = []
+        written = WrittenRows()
         for place in places:
-            found, chunk_segments = _check_chunk(storage, heap, place)
-            problems += found
-            if is_settled:
-                problems += _check_working_fields(place, chunk_segments)
-            segments += chunk_segments
+            problems += _check_chunk(storage, heap, place, written, is_settled=is_settled)
             done += 1
             if progress is not None:
                 progress(done, total)
-        problems += _check_index(storage, heap, places, segments, snapshot)
+        problems += _check_index(storage, heap, places, written, snapshot)
     snapshot.close()
     return [Problem(storage.original(what), storage.original(where), advice) for what, where, advice in problems]
 
@@ -104,63 +120,120 @@ def _check_files(storage: Storage) -> Iterator[Problem]:
 # ---------------------------------------------------------------------- one chunk
 
 
-def _check_chunk(storage: Storage, heap: Heap, place: Place) -> tuple[list[Problem], list[Segment]]:
-    """Check header, directory and records of a chunk; return what is wrong, and its segments."""
+def _check_chunk(
+    storage: Storage, heap: Heap, place: Place, written: WrittenRows, *, is_settled: bool
+) -> Iterator[Problem]:
+    """Check header, directory and records of a chunk; yield what is wrong, and add what its segments say."""
     chunk = place.chunk
+    end = chunk.header.data_offset
     try:
         header = chunk.header if chunk.is_unlinked() else read_header(chunk.path)
     except (Error, OSError) as error:
         if storage.heaps.get(heap.name) is heap and chunk.id in heap.chunks:
-            return [Problem(str(error), chunk.path, RESTORE)], []
-        header = chunk.header  # it was dropped or compacted meanwhile: only its mapping is left
-    problems = []
-    if header != chunk.header:
-        problems.append(Problem("a header of another chunk", chunk.path, RESTORE))
-    segments = list(chunk.segments())
-    segments = [segment for segment in segments if segment.low >= place.directory]
-    reached = segments[-1].low if segments else header.file_size
-    if reached != place.directory:
-        what = f"a directory that ends at byte {reached}, expected {place.directory}"
-        problems.append(Problem(what, f"{chunk.path} at byte {reached}", RESTORE))
-    # As late as may be: other threads may change records in place once a checkpoint has them.
-    checkpoint = math.inf if storage.is_copy else storage.index.checkpoint
-    problems += _check_segments(heap, place, segments, checkpoint)
-    return problems, segments
+            yield Problem(str(error), chunk.path, RESTORE)
+        else:
+            # It was dropped or compacted meanwhile: only its mapping is left.
+            end = yield from _check_segments(storage, heap, place, written)
+    else:
+        if header != chunk.header:
+            yield Problem("a header of another chunk", chunk.path, RESTORE)
+        end = yield from _check_segments(storage, heap, place, written)
+    if is_settled:
+        yield from _check_working_fields(place, end)
 
 
-def _check_segments(heap: Heap, place: Place, segments: list[Segment], checkpoint: float) -> Iterator[Problem]:
+def _check_segments(
+    storage: Storage, heap: Heap, place: Place, written: WrittenRows
+) -> Generator[Problem, None, int]:
+    """Check the segments of a chunk, and return where the data of the last one ends."""
     chunk = place.chunk
-    raw = memoryview(chunk.source)
-    end = chunk.header.data_offset
+    reached, end = chunk.header.file_size, chunk.header.data_offset
     commit = epoch = 0
-    for segment in segments:
-        where = f"{chunk.path} at byte {segment.low}"
+    last: Extent | None = None
+    for segment in takewhile(lambda segment: segment.low >= place.directory, chunk.segments()):
+        reached = segment.low
+        written.add(segment)
         if segment.commit <= commit or segment.epoch < epoch or segment.start < end:
             what = f"commit {segment.commit} of epoch {segment.epoch} after commit {commit} of epoch {epoch}"
-            yield Problem(what, where, RESTORE)
+            yield Problem(what, f"{chunk.path} at byte {segment.low}", RESTORE)
             continue  # what lies over what was read already is not read again: it could be any number of times
         commit, epoch, end = segment.commit, segment.epoch, segment.end
-        crc = (
-            data_crc(raw, segment.run, segment.start, heap.item_size) if _is_covered(segment, checkpoint) else None
-        )
-        if crc not in (None, segment.data_crc):
-            what = f"records of commit {commit} that do not match their CRC"
-            yield Problem(what, f"{chunk.path}, bytes {segment.start} to {segment.end}", RESTORE)
+        # As late as may be: other threads may change records in place once a checkpoint has them.
+        checkpoint = math.inf if storage.is_copy else storage.index.checkpoint
+        yield from _check_records(heap, place, segment, checkpoint)
+        yield from _check_longer(heap, place, segment, last)
+        last = _last_record(segment) or last
+    if reached != place.directory:
+        what = f"a directory that ends at byte {reached}, expected {place.directory}"
+        yield Problem(what, f"{chunk.path} at byte {reached}", RESTORE)
     if end > place.free:
         yield Problem(f"data up to byte {end}, expected {place.free}", chunk.path, RESTORE)
+    return end
+
+
+def _check_records(heap: Heap, place: Place, segment: Segment, checkpoint: float) -> Iterator[Problem]:
+    """Yield what is wrong with the bytes of the records of one segment."""
+    chunk = place.chunk
+    raw = memoryview(chunk.source)
+    crc = data_crc(raw, segment.run, segment.start, heap.item_size) if _is_covered(segment, checkpoint) else None
+    if crc not in (None, segment.data_crc):
+        what = f"records of commit {segment.commit} that do not match their CRC"
+        yield Problem(what, f"{chunk.path}, bytes {segment.start} to {segment.end}", RESTORE)
+    over = 0 if isinstance(segment.run, ContiguousRun) else _count_over(segment.run.rows, heap.item_size)
+    if over:
+        what = f"{over} records of commit {segment.commit} over one another"
+        yield Problem(what, f"{chunk.path}, bytes {segment.start} to {segment.end}", REBUILD)
+
+
+def _check_longer(heap: Heap, place: Place, segment: Segment, last: Extent | None) -> Iterator[Problem]:
+    """Yield a problem if a record begins below the commit's bytes, and is not the last one of before, longer."""
+    rows = segment.run.rows if isinstance(segment.run, ArrayRun) else segment.run.ends
+    for part in blocks(rows):
+        below = part[(part["offset"] < np.uint64(segment.start)) & (part["flags"] & TOMBSTONE == 0)]
+        for key, offset, *_ in below.tolist():
+            expected = last and (last[0], last[1], last[1] + last[2] * heap.item_size)
+            if (key, offset, segment.start) != expected:
+                what = f"record {key} of commit {segment.commit}, over others"
+                yield Problem(what, f"{place.chunk.path} at byte {offset}", RESTORE)
+
+
+def _last_record(segment: Segment) -> Extent | None:
+    """Return the record that lies behind all others of a segment, if any has bytes."""
+    rows = segment.run.rows if isinstance(segment.run, ArrayRun) else segment.run.ends
+    found: Extent | None = None
+    for part in blocks(rows):
+        records = part[(part["length"] > 0) & (part["flags"] & TOMBSTONE == 0)]
+        if len(records):
+            last: Extent = records[records["offset"].argmax()].item()
+            found = last if found is None or last[1] > found[1] else found
+    return found
+
+
+def _count_over(rows: RowArray, item_size: int) -> int:
+    """Return how many records of one chunk begin before the one ends that lies before them."""
+    is_apart = any((part["offset"][1:] < part["offset"][:-1]).any() for part in blocks(rows, 1))
+    if is_apart or any((part["length"] == 0).any() for part in blocks(rows)):
+        rows = by_offset(rows[rows["length"] > 0])
+    return sum(int(_are_over(part, item_size).sum()) for part in blocks(rows, 1))
+
+
+def _are_over(rows: RowArray, item_size: int) -> npt.NDArray[np.bool_]:
+    ends = rows["offset"] + rows["length"] * np.uint64(item_size)
+    over: npt.NDArray[np.bool_] = rows["offset"][1:] < ends[:-1]
+    return over
 
 
 def _is_covered(segment: Segment, checkpoint: float) -> bool:
     """Tell whether a segment's CRC must hold: records that changed in place since a checkpoint do not match it."""
-    flags = segment.run.flag_values
-    changeable = (flags & MUTABLE != 0) & (flags & (ZERO | TOMBSTONE) == 0)
-    return segment.commit > checkpoint or not bool(changeable.any())
+    if segment.commit > checkpoint:
+        return True
+    parts = blocks(segment.run.flag_values)
+    return not any((flags & (MUTABLE | ZERO | TOMBSTONE) == MUTABLE).any() for flags in parts)
 
 
-def _check_working_fields(place: Place, segments: list[Segment]) -> Iterator[Problem]:
+def _check_working_fields(place: Place, end: int) -> Iterator[Problem]:
     chunk = place.chunk
     free, directory = found = chunk.working_offsets()
-    end = segments[-1].end if segments else chunk.header.data_offset
     # An aborted transaction may have left a gap, which no commit has counted yet.
     sound = end <= free <= place.free and directory == place.directory
     if not sound and (chunk.committed, chunk.directory) == place[1:]:
@@ -172,58 +245,87 @@ def _check_working_fields(place: Place, segments: list[Segment]) -> Iterator[Pro
 
 
 def _check_index(
-    storage: Storage, heap: Heap, places: list[Place], segments: list[Segment], snapshot: IndexSnapshot
+    storage: Storage, heap: Heap, places: list[Place], written: WrittenRows, snapshot: IndexSnapshot
 ) -> Iterator[Problem]:
     """Compare the index rows of a store with its directories, both ways."""
     where = f"{storage.index.leveldb.path}, store {heap.name!r}"
+    difference, live = Difference(), dict.fromkeys((place.chunk.id for place in places), (0, 0))
     try:
-        rows = joined(snapshot.runs(heap.store, 0, 2**64))
+        # None of a chunk that another one here replaces: with the commit that replaces it, it leaves the heap.
+        for rows, expected in _side_by_side(snapshot.runs(heap.store, 0, KEY_END), written.pieces()):
+            difference.add(rows, expected)
+            _count_live(live, rows, heap.item_size)
         counts = snapshot.live(heap.store)
     except ClosedError:  # closed by another thread meanwhile: that is no damage
         raise
     except (Error, OSError) as error:
         yield Problem(str(error), where, REBUILD)
         return
-    # None of a chunk that another one here replaces: with the commit that replaces it, it leaves the heap.
-    runs = [segment.run for segment in sorted(segments, key=lambda s: s.commit)]
-    expected = without_tombstones(last_wins(joined(runs)))
-    yield from _compare(rows, expected, where)
-    yield from _check_extents(heap, places, rows)
-    for place in places:
-        mine = rows[rows["chunk"] == place.chunk.id]
-        actual = len(mine), int(mine["length"].sum()) * heap.item_size
-        if tuple(counts.get(place.chunk.id, (0, 0))) != actual:
-            what = f"live records and bytes {tuple(counts.get(place.chunk.id, (0, 0)))}, expected {actual}"
-            yield Problem(what, f"{where}, chunk {place.chunk.id}", REBUILD)
+    for what in difference.found():
+        yield Problem(what, where, REBUILD)
+    for chunk, actual in live.items():
+        if tuple(counts.get(chunk, (0, 0))) != actual:
+            what = f"live records and bytes {tuple(counts.get(chunk, (0, 0)))}, expected {actual}"
+            yield Problem(what, f"{where}, chunk {chunk}", REBUILD)
 
 
-def _compare(rows: RowArray, expected: RowArray, where: str) -> Iterator[Problem]:
-    if len(rows) == len(expected) and np.array_equal(rows.view("<u8"), expected.view("<u8")):
-        return
-    missing = np.setdiff1d(expected["key"], rows["key"])
-    surplus = np.setdiff1d(rows["key"], expected["key"])
-    if len(missing):
-        yield Problem(f"{len(missing)} keys of the chunks are not in the index, first {missing[0]}", where, REBUILD)
-    if len(surplus):
-        yield Problem(f"{len(surplus)} keys of the index are not in the chunks, first {surplus[0]}", where, REBUILD)
-    if not len(missing) and not len(surplus) and (rows != expected).any():
-        key = rows["key"][np.argmax(rows != expected)]
-        yield Problem(f"another extent than the chunk's directory has, first for key {key}", where, REBUILD)
+def _side_by_side(
+    runs: Iterator[Run], pieces: Iterable[tuple[int, RowArray]]
+) -> Iterator[tuple[RowArray, RowArray]]:
+    """Yield the rows of consecutive runs beside those of pieces, each up to the same key."""
+    run = next(runs, None)
+    for stop, expected in pieces:
+        mine: list[Run] = []
+        while run is not None and first_key(run) < stop:
+            mine.append(clip_run(run, 0, stop))
+            count = len(mine[-1])
+            run = run.part(count, len(run)) if count < len(run) else next(runs, None)
+        yield joined(mine), expected
 
 
-def _check_extents(heap: Heap, places: list[Place], rows: RowArray) -> Iterator[Problem]:
-    """Yield the chunks in which live records lie outside, or over one another."""
-    for place in places:
-        chunk = place.chunk
-        mine = by_offset(rows[rows["chunk"] == chunk.id])
-        bad = misplaced(mine, chunk.header.data_offset, place.free, heap.item_size)
-        if bad.any():
-            key = mine["key"][np.argmax(bad)]
-            yield Problem(f"{int(bad.sum())} records outside the data, first key {key}", chunk.path, REBUILD)
-            continue
-        filled = mine[mine["length"] > 0]
-        ends = filled["offset"] + filled["length"] * np.uint64(heap.item_size)
-        over = filled["offset"][1:] < ends[:-1]
-        if over.any():
-            key = filled["key"][1:][np.argmax(over)]
-            yield Problem(f"{int(over.sum())} records over one another, first key {key}", chunk.path, REBUILD)
+def _count_live(live: dict[int, tuple[int, int]], rows: RowArray, item_size: int) -> None:
+    """Add records and their bytes to those of each chunk."""
+    for chunk in chunks_of(rows):
+        mine = rows_in_chunk(rows, chunk)
+        count, size = live.get(chunk, (0, 0))
+        live[chunk] = count + len(mine), size + int(mine["length"].sum()) * item_size
+
+
+class Difference:
+    """In what the rows of an index and those of the directories differ, piece by piece."""
+
+    def __init__(self) -> None:
+        self._missing = self._surplus = _NONE
+        self._other: int | None = None
+
+    def add(self, rows: RowArray, expected: RowArray) -> None:
+        """Compare the rows of a piece with those that there should be."""
+        if len(rows) == len(expected) and np.array_equal(rows.view("<u8"), expected.view("<u8")):
+            return
+        missing = np.setdiff1d(expected["key"], rows["key"])
+        surplus = np.setdiff1d(rows["key"], expected["key"])
+        self._missing, self._surplus = self._missing.and_those(missing), self._surplus.and_those(surplus)
+        if not len(missing) and not len(surplus) and self._other is None:
+            self._other = int(rows["key"][np.argmax(rows != expected)])
+
+    def found(self) -> Iterator[str]:
+        """Yield what was found, in words."""
+        if self._missing.number:
+            yield f"{self._missing.number} keys of the chunks are not in the index, first {self._missing.first}"
+        if self._surplus.number:
+            yield f"{self._surplus.number} keys of the index are not in the chunks, first {self._surplus.first}"
+        if self._other is not None:
+            yield f"another extent than the chunk's directory has, first for key {self._other}"
+
+
+class _Keys(NamedTuple):
+    """How many keys there are, and the first one."""
+
+    number: int
+    first: int
+
+    def and_those(self, keys: npt.NDArray[np.uint64]) -> _Keys:
+        return _Keys(self.number + len(keys), self.first if self.number or not len(keys) else int(keys[0]))
+
+
+_NONE = _Keys(0, 0)

@@ -9,7 +9,7 @@ over pages, transaction over index, and compaction.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,6 +36,8 @@ ZERO = 4
 DROPPED = 8
 """On a tombstone: the whole store was dropped by this commit."""
 ALL_FLAGS = TOMBSTONE | MUTABLE | ZERO | DROPPED
+
+BLOCK_ROWS = 1 << 18
 
 KEY_END = 2**64
 """One above the largest key: the stop of a range that has none."""
@@ -77,9 +79,20 @@ def concatenate(parts: Sequence[RowArray]) -> RowArray:
     return np.concatenate([rows.view(ROW_BYTES) for rows in parts]).view(EXTENT_DTYPE) if parts else empty_rows()
 
 
+def blocks(array: npt.NDArray[Any], overlap: int = 0) -> Iterator[npt.NDArray[Any]]:
+    """Yield an array in parts, of each of which something is calculated in little memory.
+
+    Each begins with so many items of the one before, if there is one.
+    """
+    for first in range(0, len(array), BLOCK_ROWS - overlap):
+        yield array[max(first - overlap, 0) : first + BLOCK_ROWS - overlap]
+
+
 def is_sorted(keys: npt.NDArray[np.uint64]) -> bool:
     """Tell whether keys rise strictly."""
-    return bool((keys[1:] > keys[:-1]).all())
+    if len(keys) <= BLOCK_ROWS:
+        return bool((keys[1:] > keys[:-1]).all())
+    return all(map(is_sorted, blocks(keys, 1)))
 
 
 def last_wins(rows: RowArray) -> RowArray:

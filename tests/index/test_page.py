@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from even_rows import SIZE, even_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from support import alive, models, rows_of, rows_of_model
 
-from structchunk.index.page import TRAILER, count_rows, is_short, pack_pages, unpack_pages
+from structchunk.index.page import TRAILER, count_rows, find_in_short, is_short, pack_pages, unpack_pages
 from structchunk.runs.extent import MUTABLE, ROW, TOMBSTONE, Extent, RowArray
 from structchunk.runs.packed import ALL, EVEN, KEYS
 from structchunk.runs.run import ArrayRun, Run, joined, portions, shorten
@@ -128,3 +130,39 @@ def test_any_bytes_are_rows_or_refused(page: bytes, last: int) -> None:
     assert len(rows) == count
     assert rows["key"][-1] == last
     assert is_short(page) or rows.tobytes() == page
+
+
+@pytest.mark.parametrize("name", [name for name in GOLDEN if len(bytes.fromhex(GOLDEN[name][1])) % 32])
+def test_one_row_of_a_short_page_is_found_alone(name: str) -> None:
+    rows, golden = GOLDEN[name]
+    page, last = bytes.fromhex(golden), rows[-1][0]
+    found = {row[0]: row for row in rows}
+    for key in {key + step for key in found for step in (-1, 0, 1)} | {0, 2**64 - 1}:
+        assert find_in_short(last, page, key, SIZE, MOST) == found.get(key)
+    for damaged in (page[:-3], page[1:], page[:-3] + TRAILER.pack(MOST + 1, KEYS), page[:-3] + TRAILER.pack(3, 9)):
+        with pytest.raises(ValueError, match=r"\S"):
+            find_in_short(last, damaged, last, SIZE, MOST)
+    with pytest.raises(ValueError, match="expected"):
+        find_in_short(last + 1, page, last, SIZE, MOST)
+
+
+@given(st.integers(2, 5), st.integers(2, 9), st.booleans(), st.data())
+def test_pages_that_go_on_are_unpacked_as_one(count: int, step: int, is_even: bool, data: st.DataObject) -> None:
+    """And damage of any byte of one of them is found as it is in one alone."""
+    keys = [step * at + (0 if is_even else at % 2) for at in range(count * MOST)]
+    rows = [(key, 4096 + 16 * at, 2, 1, 0) for at, key in enumerate(keys)]
+    pages = pack_pages([ArrayRun(rows_of(rows))], SIZE, MOST)
+    runs = unpack_pages(pages, SIZE, MOST)
+    assert len(runs) == 1
+    assert joined(runs).tolist() == rows
+    at = data.draw(st.integers(0, len(pages) - 1))
+    last, page = pages[at]
+    place = data.draw(st.integers(0, len(page) - 1))
+    damaged = page[:place] + bytes([page[place] ^ data.draw(st.integers(1, 255))]) + page[place + 1 :]
+    alone = together = None
+    with contextlib.suppress(ValueError):
+        alone = joined(unpack_pages([(last, damaged)], SIZE, MOST)).tolist()
+    with contextlib.suppress(ValueError):
+        together = joined(unpack_pages([*pages[:at], (last, damaged), *pages[at + 1 :]], SIZE, MOST)).tolist()
+    assert together is None or together == [*rows[: at * MOST], *(alone or []), *rows[(at + 1) * MOST :]]
+    assert alone is not None or together is None

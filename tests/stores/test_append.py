@@ -16,6 +16,7 @@ import structchunk as sc
 from structchunk.chunks.allocator import Allocator
 from structchunk.disk import files
 from structchunk.engine import growing
+from structchunk.runs.extent import ROW, unpack_row
 
 BIG = np.arange(700.0)
 
@@ -369,3 +370,21 @@ def test_views_of_what_was_aborted_are_not_written_over(db: sc.Database, copied:
     assert held.tolist() == [1, 2]
     assert store[1].tolist() == [1, 3]
     assert copied == [8]
+
+
+def test_a_record_that_goes_on_from_another_one_is_found(db: sc.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = db.array_store("a", "f8")
+    store.put_many([1, 2], np.arange(4.0).reshape(2, 2))
+    put_behind = Allocator.put_behind
+
+    def reach_too_low(self: Allocator, base: Any, data: bytes) -> bytes | None:
+        key, offset, length, chunk, flags = unpack_row(put_behind(self, base, data) or b"")
+        return ROW.pack(key, offset - 8, length + 1, chunk, flags)
+
+    monkeypatch.setattr(Allocator, "put_behind", reach_too_low)
+    store.append(2, [9])
+    assert store[2].tolist() == [1, 2, 3, 9]
+    problems = [problem.what for problem in db.verify()]
+    assert problems == ["record 2 of commit 3, over others"]
+    monkeypatch.undo()
+    db.drop_store("a")

@@ -1,0 +1,68 @@
+"""Memory of jobs over a whole database does not grow with the number of records."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import structchunk as sc
+from structchunk.index import page_cache, store_index
+from structchunk.maintenance import written_rows
+from structchunk.runs import extent
+
+PIECE = 8192
+FEW, MANY = 6 * PIECE, 30 * PIECE
+
+
+@pytest.fixture(autouse=True)
+def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make pieces and the cache so small that the larger database has many more of them than the other."""
+    monkeypatch.setattr(page_cache, "CACHE_SIZE", 1 << 18)
+    monkeypatch.setattr(store_index, "GROUP_PAGES", PIECE // 512)
+    monkeypatch.setattr(written_rows, "PIECE_ROWS", PIECE)
+    monkeypatch.setattr(extent, "BLOCK_ROWS", PIECE)
+
+
+def keys(count: int, shape: str) -> npt.NDArray[np.uint64]:
+    gaps = np.random.default_rng(1).integers(1, 99, count) if shape == "gaps" else np.full(count, 3)
+    return np.cumsum(gaps, dtype=np.uint64)
+
+
+def peak(call: Callable[[], object]) -> int:
+    """Return how much memory a call takes at most."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def verify_peak(path: Path, count: int, shape: str) -> int:
+    with sc.open(path, sync=False) as db:
+        store = db.array_store("a", "f8")
+        chosen = keys(count, shape)
+        for first in range(0, count, PIECE):
+            part = chosen[first : first + PIECE]
+            if shape == "lengths":
+                lengths = part % np.uint64(3)
+                store.put_many(part, [np.ones(int(length)) for length in lengths])
+            else:
+                store.put_many(part, np.ones((len(part), 1)))
+        store.delete_range(int(chosen[count // 2]), int(chosen[count // 2 + PIECE // 2]))
+        return peak(lambda: _verify(db))
+
+
+def _verify(db: sc.Database) -> None:
+    assert db.verify() == []
+
+
+@pytest.mark.parametrize("shape", ["even", "gaps", "lengths"])
+def test_of_verify(tmp_path: Path, shape: str) -> None:
+    few, many = verify_peak(tmp_path / "few.sc", FEW, shape), verify_peak(tmp_path / "many.sc", MANY, shape)
+    assert many < 1.3 * few
