@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 
 from ..chunks.heap import Heap
 from ..index.drop_notes import Note, pack_note
+from ..index.first_pages import FirstPages
 from ..index.index import Index
 from ..index.store_index import StoreIndex
 from ..runs.extent import KEY_END, TOMBSTONE, make_rows, overlay
@@ -45,15 +48,25 @@ def create_index(path: str, manifest: Manifest, heaps: Iterable[Heap], entries: 
 
 
 def _load(index: Index, commit: int, runs: Iterable[tuple[int, Run]]) -> None:
-    """Put rows into an index that has none; those that come in order of key are not decoded again to be found."""
-    first = {store: index.store_index(store).first_pages() for store in index.live}
-    for store, run in runs:
-        for part in portions(run, LOAD_ROWS):
-            if store in first and not first[store].add(part):
-                index.store_index(store).remember(first.pop(store))
+    """Put rows into an index that has none."""
+    known = set[int]()
+    for store, group in groupby(runs, key=itemgetter(0)):
+        parts = (part for _, run in group for part in portions(run, LOAD_ROWS))
+        for part in parts if store in known else _remembered(index.store_index(store), parts):
             index.put(commit, {store: [part]})
-    for store, pages in first.items():
-        index.store_index(store).remember(pages)
+        known.add(store)
+
+
+def _remembered(store_index: StoreIndex, parts: Iterable[Run]) -> Iterator[Run]:
+    """Yield rows to be put; those that come first, in order of key, are not decoded again when they are read."""
+    first: FirstPages | None = store_index.first_pages()
+    for part in parts:
+        if first is not None and not first.add(part):
+            store_index.remember(first)
+            first = None
+        yield part
+    if first is not None:
+        store_index.remember(first)
 
 
 def advance_index(

@@ -24,6 +24,7 @@ from published import shown_by
 from support import in_child
 
 from structchunk.cli.program import program
+from structchunk.index import first_pages
 from structchunk.index.stored_rows import StoredRows
 from structchunk.remote import fetching, objects, remote_chunk, remote_storage
 
@@ -516,6 +517,23 @@ def test_rows_are_not_decoded_again(
     assert len(remote["big"].get_many(np.arange(0, 1_000_000, 10_007))) == 100
     assert sum(map(len, remote["big"].scan(0, 990_000))) == 990_000
     assert not loaded
+
+
+def test_rows_in_memory_are_not_too_many(
+    tmp_path: Path, store: FaultyStore, open_url: OpenUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of all stores together."""
+    keys = np.cumsum(np.random.default_rng(3).integers(1, 100, 150_000))
+    with sc.open(tmp_path / "test.sc", sync=False) as db:
+        for name in "abc":
+            db.array_store(name, "u1").put_many(keys, np.zeros((len(keys), 1), np.uint8))
+        db.publish(store.url)
+        assert db.verify() == []
+    monkeypatch.setattr(first_pages, "MOST_SIZE", 1_000_000)
+    remote = open_url()
+    assert 1_000_000 < remote._storage.index._budget.size < 2_000_000
+    for name in "abc":
+        assert np.array_equal(_keys(remote[name]), keys)
 
 
 def _keys(store: Any) -> Any:
