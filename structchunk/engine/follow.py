@@ -162,14 +162,17 @@ class Follower:
     def _apply(self, storage: Storage, news: News) -> None:
         """Chunks first, and stores: the index must name none that is not there."""
         index = storage.index
+        self.exact -= (
+            news.chunks.keys()
+        )  # until the index shows them: it may fail to, and shows the last commit then
         for segment in news.segments:
             news.chunks[segment.chunk].seek(segment.end, segment.low)
         added = [chunk for chunk in news.chunks.values() if chunk.id not in self._chunks]
         for chunk in added:
             self._add(storage, chunk)
-        self.exact |= news.chunks.keys()
         catalog = index.catalog | {chunk.header.about["name"]: catalog_entry(chunk.header) for chunk in added}
         index.apply(news.commit, _prepare(index, news, catalog if len(catalog) > len(index.catalog) else None))
+        self.exact |= news.chunks.keys()
 
     def _add(self, storage: Storage, chunk: Chunk) -> None:
         """Make a chunk known, and its store if that is new."""

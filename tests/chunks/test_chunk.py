@@ -22,12 +22,14 @@ import structchunk as sc
 from structchunk.chunks import readahead
 from structchunk.chunks.chunk import Chunk
 from structchunk.chunks.header import Header
+from structchunk.chunks.heap import Heap
 from structchunk.chunks.segment import SEGMENT_SIZE, pack_record
 from structchunk.disk import files
 from structchunk.engine import drafts
 from structchunk.errors import ClosedError, CorruptionError
 from structchunk.runs.extent import ROW, ROW_SIZE, Extent
 from structchunk.runs.packed import ALL, Packed
+from structchunk.types.schema import schema_from_descriptor
 
 ABOUT = {"name": "temps", "kind": "array", "schema": {"kind": "array", "type": "<f8"}}
 SIZE = 1 << 20
@@ -665,6 +667,21 @@ def test_a_chunk_file_that_is_gone_when_it_is_first_read_is_named(small: sc.Data
         os.rename(f"{chunk.path}.gone", chunk.path)
         assert db["a"][1].tolist() == [1.0]
         assert db.verify() == []
+
+
+def test_a_chunk_whose_number_was_used_again_is_read_anew(tmp_path: Path) -> None:
+    """By a reader, of which the file of before is mapped: no commit ever named that."""
+    heap = Heap(1, "temps", schema_from_descriptor(ABOUT["schema"], str(tmp_path)))
+    extents = []
+    for number, size in enumerate([SIZE, SIZE // 2]):
+        chunk = Chunk.create(str(tmp_path / f"{number}.chunk"), header_of(size=size))
+        extents.append(append(chunk, np.array([number], "<f8").tobytes()))
+        heap.adopt({1: chunk})
+        assert heap.array(extents[-1]).tolist() == [number]
+    assert extents[0] == extents[1]
+    heap.adopt({1: Chunk.open(chunk.path)})
+    assert heap.chunks == {1: chunk}
+    heap.close()
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -541,6 +541,19 @@ def test_a_point_read_comes_from_the_cache(index: Index, monkeypatch: pytest.Mon
     assert (snapshot.find(1, 3), snapshot.find(1, 99)) == expected
 
 
+def test_after_a_write_that_failed_all_of_before_can_be_read(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    index.put(1, {1: some(0, 9)})
+    index.put(2, {1: some(3, 1, chunk=2)})
+    expected = model_of(dense(0, 9)) | model_of(dense(3, 1, chunk=2))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(index.leveldb, "write", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+        index.put(3, {1: some(3, 2, chunk=3)})
+    index.forget()
+    assert {key: index.store_index(1).find(key) for key in expected} == expected
+    assert whole(index.store_index(1).runs(0, KEY_END)) == whole(index.snapshot().runs(1, 0, KEY_END)) == expected
+    assert index.record_count(1) == 9
+
+
 def test_a_copy_that_fails_says_so(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index.put(1, {1: some(0, 9)})
     path = str(tmp_path / "copy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import os
 import pickle
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -292,6 +294,24 @@ def test_a_follow_that_fails_is_a_clone_the_next_time(
     assert reader["a"][1].tolist() == [1]
     assert reader.refresh()
     assert len(clones) == 1
+    check_same(reader, writer)
+
+
+def test_a_follow_that_fails_leaves_what_was_shown(
+    reader: sc.Database, writer: sc.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer["a"].put(1, [3.0])
+    reader.refresh()
+    before = contents(reader)
+    writer["a"].put(1, [4.0])
+    writer["points"].put(2, Point(2.5, 3))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        patch.setattr(reader._storage.index.leveldb, "write", Mock(side_effect=error))
+        reader.refresh()
+    assert contents(reader) == before
+    assert reader.verify() == []
+    reader.refresh()
     check_same(reader, writer)
 
 
