@@ -47,7 +47,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, default=Path("bench-results"), help="where results go (bench-results)"
     )
-    parser.add_argument("--growth", action="store_true", help="from 10,000 to 10,000,000 keys, structchunk alone")
+    parser.add_argument(
+        "--growth",
+        type=int,
+        nargs="?",
+        const=growth.MOST,
+        metavar="MOST",
+        help="from 10,000 to 10,000,000 keys, or as many as 100,000,000, structchunk alone",
+    )
     parser.add_argument("--published", action="store_true", help="from a server of object storage on this machine")
     options = parser.parse_args()
     options.keys = options.keys or (40_000 if options.quick else 1_000_000)
@@ -126,6 +133,7 @@ def grow(options: argparse.Namespace) -> None:
     }
     print(report.heading(facts))
     sizes = growth.QUICK_SIZES if options.quick else growth.SIZES
+    sizes = tuple(size for size in sizes if size <= options.growth)
     costs = growth.measure(sizes, options.rounds, options.folder, say)
     print(growth.table(costs))
     options.output.mkdir(parents=True, exist_ok=True)

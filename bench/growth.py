@@ -16,7 +16,9 @@ from bench.peers import settle
 from bench.report import duration, simple_table
 from bench.steps import POINTS, STEPS
 
-SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
+SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000, 30_000_000, 100_000_000)
+MOST = 10_000_000
+"""More keys than these take minutes, and gigabytes of disk and memory."""
 QUICK_SIZES = (10_000, 100_000, 1_000_000)
 WHOLE = ("open", "reopen")  # one operation, whatever the number of keys
 POINT_READS = ("get", "get_many")

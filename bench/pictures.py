@@ -25,7 +25,7 @@ from bench.runner import Contest, Results
 from bench.workloads import suite_of
 
 OURS, OTHERS, LIMIT, INK = "#c8502d", "#7d93ab", "#c9ccd1", "#333333"
-LINES = ("#c8502d", "#e8a33d", "#5b8c5a", "#2f6690", "#8d5a97", "#222222", "#3aa6a0", "#b5838d")
+LINES = ("#c8502d", "#e8a33d", "#5b8c5a", "#2f6690", "#8d5a97", "#222222", "#3aa6a0", "#b5838d", "#7a7a7a")
 COLUMNS = 4
 SHADES = 200
 UNTIMED = ("close",)
@@ -131,12 +131,12 @@ def requests(costs: Costs, path: Path, caption: str) -> None:
 def lines(growth: Growth, path: Path, caption: str) -> None:
     """Draw a panel for each step, its cost against the number of keys, and one for memory."""
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(3, 3, figsize=(12.5, 9))
+        figure, grid = plt.subplots(2, 5, figsize=(19, 6.6))
         panels = iter(grid.flat)
         for step, axes in zip(SHOWN, panels, strict=False):
             _cost_line(axes, step, growth[step])
         _memory_lines(next(panels), growth)
-        _frame(figure, "structchunk: cost against the number of keys, 16 float64 each; flat is good", caption)
+        _frame(figure, "structchunk: cost against the number of keys, 1 float64 each; flat is good", caption)
         _save(figure, path)
 
 

@@ -59,6 +59,8 @@ END_ROWS = 256
 FEW_KEYS = 32
 DENSE_KEYS = 4
 """Where more looked-up keys than this meet the pages that were read, the next are read many at a time."""
+MOST_KEYS = 1 << 13
+"""So many keys are looked up at a time: arrays of them stay in the caches of a processor."""
 GROUP_KEYS = 32
 """So many looked-up keys are worth reading a group of pages, unless the cache is full."""
 _NO_ROWS = CachedPages(ArrayRun(empty_rows()), 0, KEY_END - 1)
@@ -236,7 +238,9 @@ class StoreIndex:
                 pages = self._stored.load(key, 1, at.leveldb_snapshot if at else None)
                 single.append(pages)
             pages = pages or self._cached_pages(key, at, wide=wide)
-            upto = first + int(np.searchsorted(keys[first:], np.uint64(pages.last), side="right"))
+            upto = first + int(
+                np.searchsorted(keys[first : first + MOST_KEYS], np.uint64(pages.last), side="right")
+            )
             yield pages, first, upto
             are_many = self._is_group_worth_it(keys[upto:], pages)
             alone = not are_many and (upto - first) * self._stored.page_rows <= DENSE_KEYS * pages.count
