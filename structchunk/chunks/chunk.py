@@ -184,7 +184,7 @@ class Chunk:
         raw, size = _read_start(path)
         header = parse_header(raw, path, size)
         chunk = cls(path, header, header.data_offset, header.file_size, is_written=is_written)
-        chunk.offsets_found = _working_offsets(raw)
+        chunk.offsets_found = HeaderFields.from_buffer_copy(raw).working_offsets()
         return chunk
 
     # ------------------------------------------------------------------ reading
@@ -311,7 +311,7 @@ class Chunk:
 
     def working_offsets(self) -> tuple[int, int]:
         """Return free and directory offset as the header has them, for those who read it from outside."""
-        return _working_offsets(self._peek(0, TEXT_OFFSET))
+        return HeaderFields.from_buffer_copy(self._peek(0, TEXT_OFFSET)).working_offsets()
 
     def _peek(self, offset: int, size: int) -> bytes:
         """Return bytes of the file; it need not be mapped for that: mappings are limited in number."""
@@ -533,9 +533,3 @@ def _read_start(path: str) -> tuple[bytes, int]:
             if PAGE < wanted <= MAX_HEADER_SIZE:
                 raw = os.pread(fd, wanted, 0)
     return raw, size
-
-
-def _working_offsets(raw: bytes) -> tuple[int, int]:
-    """Return free and directory offset as the bytes of a header have them."""
-    free, directory = _OFFSETS.unpack_from(raw, HeaderFields.free_offset.offset)
-    return free, directory

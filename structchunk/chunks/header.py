@@ -44,6 +44,10 @@ class HeaderFields(ctypes.LittleEndianStructure):
         ("directory_offset", ctypes.c_uint64),
     )
 
+    def working_offsets(self) -> tuple[int, int]:
+        """Return free and directory offset."""
+        return self.free_offset, self.directory_offset
+
 
 assert ctypes.sizeof(HeaderFields) == TEXT_OFFSET
 assert HeaderFields.crc.offset == CRC_OFFSET

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy.typing as npt
 from numpy import ndarray
@@ -20,6 +20,7 @@ from .binding import Binding, array_in_place
 from .store import Store
 
 Array = npt.NDArray[Any]
+D = TypeVar("D")
 
 
 class ArrayStore(Store[Array]):
@@ -71,6 +72,20 @@ class ArrayStore(Store[Array]):
             return self._arrays[chunk][start : start + length]
         except MovedError:
             return self[key]
+
+    @overload
+    def get(self, key: int, default: None = None) -> Array | None: ...
+    @overload
+    def get(self, key: int, default: D) -> Array | D: ...
+    def get(self, key: int, default: Any = None) -> Any:
+        """Return the array of a key, or the default if it has none: written out likewise."""
+        try:
+            found = self._find_record(key if type(key) is int else as_key(key))
+            if found is None:
+                return default
+            return found if type(found) is ndarray else self._record(found)
+        except MovedError:
+            return self.get(key, default)
 
     def _items(self, value: Any) -> Array:
         return as_items(value, self._heap.schema.dtype)
