@@ -35,9 +35,11 @@ class Point(sc.Object):
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     shrink(monkeypatch.setattr)
-    monkeypatch.setattr(stored_rows, "PAGE_ROWS", 64)  # there are a few thousand rows, read again and again
+    if "killer" not in request.fixturenames:  # whose processes refuse pages of more rows than theirs
+        # There are a few thousand rows, read again and again.
+        monkeypatch.setattr(stored_rows, "PAGE_ROWS", 64)
 
 
 # ---------------------------------------------------------------------- what happens between two updates
