@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import unquote
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)")
 _USER = re.compile(r"(?<=//)[^/@\s]*@")
@@ -35,6 +34,8 @@ def only_read(url: str) -> str:
 
 def hidden_in(url: str) -> list[str]:
     """Return what :func:`shown` leaves out of a URL: users, passwords, and what queries say."""
+    from urllib.parse import unquote  # which opening a directory has no need of
+
     users = [found.removesuffix("@") for found in _USER.findall(url)]
     query = url.partition("?")[2]
     said = [pair.partition("=")[2] for pair in re.split("[&#]", query)]
