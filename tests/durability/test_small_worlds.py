@@ -41,7 +41,7 @@ def base(new_root: NewRoot) -> str:
 def test_small_worlds(base: str, new_root: NewRoot, seed: int, budget: float, last: str) -> None:
     """A crash in the last operation leaves a whole commit that is allowed, sound, and can be written on."""
     longer = [names for length in LENGTHS for names in sequences(length) if names[-1] == last]
-    drawn = random.Random(f"{seed} {last}").sample(longer, min(len(longer), round(budget)))
+    drawn = random.Random(f"{seed} {last}").sample(longer, min(len(longer), max(1, round(budget))))
     checker = Checker(new_root)
     for names in [(last,), *drawn]:
         checker.check(World(base, new_root()).run(names), f"{names} {seed}")

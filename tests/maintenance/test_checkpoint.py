@@ -573,7 +573,7 @@ def test_survey_of_what_is_no_whole_directory(db: sc.Database) -> None:
 
 def test_under_load(tmp_path: Path, budget: float) -> None:
     """A thread commits to several stores at once, drops and compacts; every copy is one commit, whole."""
-    stop = threading.Event()
+    stop, goes_on = threading.Event(), threading.Event()
     failures: list[BaseException] = []
     with sc.open(tmp_path / "test.sc", chunk_size=CHUNK_SIZE, sync=False) as db:
         for name in ("left", "right"):
@@ -597,6 +597,8 @@ def test_under_load(tmp_path: Path, budget: float) -> None:
                     if turn % 41 == 0:
                         db.array_store("passing", "u1").put(turn, [1])
                         db.drop_store("passing")
+                    if turn % 100 == 0:
+                        goes_on.set()
             except BaseException as error:
                 failures.append(error)
                 raise
@@ -607,6 +609,8 @@ def test_under_load(tmp_path: Path, budget: float) -> None:
         shared = 0
         try:
             for copy in copies:
+                assert goes_on.wait(60)  # so much was written that there are chunks to share
+                goes_on.clear()
                 db.checkpoint(copy)
                 shared += len(linked(copy))
         finally:
