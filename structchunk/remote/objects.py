@@ -18,7 +18,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..errors import CorruptionError, missing_extra
-from .address import hidden_in, is_url, secrets_of, shown, without
+from .address import is_url, shown
+from .redaction import hidden_in, secrets_of, without
 
 T = TypeVar("T")
 

@@ -16,8 +16,9 @@ from faulty_store import FaultyStore
 from fsspec.implementations.memory import MemoryFileSystem
 
 from structchunk.remote import objects as objects_module
-from structchunk.remote.address import hidden_in, is_url, secrets_of, shown, without
+from structchunk.remote.address import is_url, shown
 from structchunk.remote.objects import TRIES, Objects, open_objects, passes
+from structchunk.remote.redaction import hidden_in, secrets_of, without
 
 SECRET = "hush-hush-4711"
 
