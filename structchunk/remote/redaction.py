@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import unquote
 
 from .address import USER, shown
 
@@ -21,7 +20,14 @@ def hidden_in(url: str) -> list[str]:
     query = url.partition("?")[2]
     said = [pair.partition("=")[2] for pair in re.split("[&#]", query)]
     texts = [*users, *(part for user in users for part in user.split(":")), query, *said]
-    return [*texts, *map(unquote, texts)]
+    return [*texts, *map(_decoded, texts)]
+
+
+def _decoded(text: str) -> str:
+    """Return a text with the bytes that it has in percent-encoding."""
+    # Not by urllib, which takes long to import, and the package is imported more often than this is needed.
+    raw = re.sub(rb"%([0-9A-Fa-f]{2})", lambda found: bytes.fromhex(found[1].decode()), text.encode())
+    return raw.decode(errors="replace")
 
 
 def secrets_of(options: Mapping[str, Any] | None) -> list[str]:
