@@ -132,6 +132,13 @@ class Allocator:
 
     def _room(self, size: int) -> Room:
         """Return what is taken of a chunk that can take a record of `size` bytes and its row."""
+        room = self._newest(size)
+        if room is None or room.free + size + ROW_SIZE > room.limit:
+            room = self.roll(size)
+        return room
+
+    def _newest(self, size: int) -> Room | None:
+        """Return what is taken of the store's newest chunk, to begin with for a record of `size` bytes, if any."""
         room = self._open
         if room is None and self.heap.chunks:
             chunk = self.heap.chunks[max(self.heap.chunks)]
@@ -139,8 +146,6 @@ class Allocator:
                 self._space.check_writable()
                 room = Room(chunk, size, is_new=False)
             self._open = self.rooms[chunk.id] = room
-        if room is None or room.free + size + ROW_SIZE > room.limit:
-            room = self.roll(size)
         return room
 
     def roll(self, size: int = 0) -> Room:
@@ -244,9 +249,11 @@ class Allocator:
             ENOSPC when the disk is full; then nothing changed.
         """
         key, offset, length, chunk, flags = base
-        room, size = self._room(0), len(data)
-        is_last = (chunk, self.end_of(base)) == (room.chunk.id, room.free)
-        if not is_last or room.free + size + ROW_SIZE > room.limit:
+        size = len(data)
+        room = self._newest(size)  # and no other one: for a copy another chunk may have to be larger
+        if room is None or (chunk, self.end_of(base)) != (room.chunk.id, room.free):
+            return None
+        if room.free + size + ROW_SIZE > room.limit:
             return None
         room.chunk.reserve(room.free + size)
         self._add(room, data, size)

@@ -97,10 +97,9 @@ class Growing:
         room = self._rooms.pop(key, None)
         if room is not None and room.record == base and self._allocator.end_of(base) + len(data) <= room.end:
             row, end = self._allocator.lengthen(base, data), room.end
+        elif (behind := self._allocator.put_behind(base, data)) is not None:
+            return behind
         else:
-            behind = self._allocator.put_behind(base, data)
-            if behind is not None:
-                return behind
             row, end = self._allocator.put_longer(key, base, data, is_growing=is_growing)
         longer = unpack_row(row)
         if end > self._allocator.end_of(longer):

@@ -126,3 +126,15 @@ def check_rows(db: sc.Database) -> None:
     chunks = db._storage.heaps["a"].chunks.values()
     counts = [len(part.run) for chunk in chunks for part in chunk.segments()]
     assert max(counts) <= 50
+
+
+def test_a_chunk_that_is_full_is_followed_by_one_with_room_for_the_whole_record(db: sc.Database) -> None:
+    """And not by an empty one before it."""
+    db["a"][2] = [2] * 4000
+    before = db._storage.next_chunk
+    with db.transaction() as transaction:
+        transaction["a"].append(2, np.full(100_000, 3, "u1"))
+        room = transaction._stagings["a"].allocator._room(0)
+        room.limit = room.free
+    assert db["a"][2].tolist() == [2] * 4000 + [3] * 100_000
+    assert db._storage.next_chunk == before + 1
