@@ -162,9 +162,7 @@ class Follower:
     def _apply(self, storage: Storage, news: News) -> None:
         """Chunks first, and stores: the index must name none that is not there."""
         index = storage.index
-        self.exact -= (
-            news.chunks.keys()
-        )  # until the index shows them: it may fail to, and shows the last commit then
+        self.exact -= news.chunks.keys()  # until the index shows them: if it fails to, it shows the last commit
         for segment in news.segments:
             news.chunks[segment.chunk].seek(segment.end, segment.low)
         added = [chunk for chunk in news.chunks.values() if chunk.id not in self._chunks]
