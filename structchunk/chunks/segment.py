@@ -25,6 +25,7 @@ from ..runs.extent import (
     blocks,
     by_offset,
     coalesce,
+    is_by_offset,
     misplaced,
 )
 from ..runs.packed import Packed, flags_of, size_of, unpack
@@ -114,9 +115,7 @@ def _crc_of_any(raw: memoryview, rows: RowArray, start: int, item_size: int) -> 
         _, offset, length, _, flags = rows[0].item()
         end = offset + length * item_size
         return 0 if flags & (TOMBSTONE | ZERO) else zlib.crc32(raw[max(start, offset) : end])
-    if len(rows) > BLOCK_ROWS and not any(
-        (part["offset"][1:] < part["offset"][:-1]).any() for part in blocks(rows, 1)
-    ):
+    if len(rows) > BLOCK_ROWS and is_by_offset(rows):
         crc = 0
         for part in blocks(rows):
             crc = _crc_of_covered(raw, part, start, item_size, crc)
@@ -189,7 +188,7 @@ class Bounds(NamedTuple):
 
 def _are_sound(run: Run, chunk: int, bounds: Bounds) -> bool:
     """Tell whether the records of rows, whose keys ascend, lie in a commit's bytes of this chunk."""
-    rows = run.rows if isinstance(run, ArrayRun) else run.ends
+    rows = bounding_rows(run)
     if len(rows) == 1:
         return _is_sound(rows[0].item(), chunk, bounds)
     # More bytes than there are would be records over one another, and each of them would have to be read. Summed as
@@ -203,6 +202,11 @@ def _are_sound(run: Run, chunk: int, bounds: Bounds) -> bool:
         if isinstance(run, ArrayRun):
             size += float(records["length"].sum(dtype=np.float64)) * bounds.item_size
     return size <= bounds.end - bounds.start
+
+
+def bounding_rows(run: Run) -> RowArray:
+    """Return the rows that tell where the records of a run lie: all, or the ends if offsets rise between them."""
+    return run.rows if isinstance(run, ArrayRun) else run.ends
 
 
 def _is_part_sound(rows: RowArray, records: RowArray, chunk: int, bounds: Bounds) -> bool:

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..chunks.chunk import read_header
+from ..chunks.header import Header
 from ..chunks.heap import Heap, Place
-from ..chunks.segment import Segment, data_crc
+from ..chunks.segment import Segment, bounding_rows, data_crc
 from ..engine.storage import Storage
 from ..errors import ClosedError, Error
 from ..index.index_snapshot import IndexSnapshot
@@ -28,9 +29,10 @@ from ..runs.extent import (
     blocks,
     by_offset,
     chunks_of,
+    is_by_offset,
     rows_in_chunk,
 )
-from ..runs.run import ArrayRun, ContiguousRun, Run, clip_run, first_key, joined
+from ..runs.run import ContiguousRun, Run, clip_run, first_key, joined
 from .written_rows import WrittenRows
 
 Progress = Callable[[int, int], object]
@@ -126,15 +128,15 @@ def _check_chunk(
     """Check header, directory and records of a chunk; yield what is wrong, and add what its segments say."""
     chunk = place.chunk
     end = chunk.header.data_offset
+    header: Header | None = chunk.header
     try:
         header = chunk.header if chunk.is_unlinked() else read_header(chunk.path)
     except (Error, OSError) as error:
+        # Else it was dropped or compacted meanwhile: only its mapping is left.
         if storage.heaps.get(heap.name) is heap and chunk.id in heap.chunks:
             yield Problem(str(error), chunk.path, RESTORE)
-        else:
-            # It was dropped or compacted meanwhile: only its mapping is left.
-            end = yield from _check_segments(storage, heap, place, written)
-    else:
+            header = None
+    if header is not None:
         if header != chunk.header:
             yield Problem("a header of another chunk", chunk.path, RESTORE)
         end = yield from _check_segments(storage, heap, place, written)
@@ -149,7 +151,7 @@ def _check_segments(
     chunk = place.chunk
     reached, end = chunk.header.file_size, chunk.header.data_offset
     commit = epoch = 0
-    last: Extent | None = None
+    before: Segment | None = None
     for segment in takewhile(lambda segment: segment.low >= place.directory, chunk.segments()):
         reached = segment.low
         written.add(segment)
@@ -161,8 +163,8 @@ def _check_segments(
         # As late as may be: other threads may change records in place once a checkpoint has them.
         checkpoint = math.inf if storage.is_copy else storage.index.checkpoint
         yield from _check_records(heap, place, segment, checkpoint)
-        yield from _check_longer(heap, place, segment, last)
-        last = _last_record(segment) or last
+        yield from _check_longer(heap, place, segment, before)
+        before = segment if segment.end > segment.start else before
     if reached != place.directory:
         what = f"a directory that ends at byte {reached}, expected {place.directory}"
         yield Problem(what, f"{chunk.path} at byte {reached}", RESTORE)
@@ -185,12 +187,12 @@ def _check_records(heap: Heap, place: Place, segment: Segment, checkpoint: float
         yield Problem(what, f"{chunk.path}, bytes {segment.start} to {segment.end}", REBUILD)
 
 
-def _check_longer(heap: Heap, place: Place, segment: Segment, last: Extent | None) -> Iterator[Problem]:
-    """Yield a problem if a record begins below the commit's bytes, and is not the last one of before, longer."""
-    rows = segment.run.rows if isinstance(segment.run, ArrayRun) else segment.run.ends
-    for part in blocks(rows):
+def _check_longer(heap: Heap, place: Place, segment: Segment, before: Segment | None) -> Iterator[Problem]:
+    """Yield a problem if a record begins below the commit's bytes, and is not the last one of `before`, longer."""
+    for part in blocks(bounding_rows(segment.run)):
         below = part[(part["offset"] < np.uint64(segment.start)) & (part["flags"] & TOMBSTONE == 0)]
         for key, offset, *_ in below.tolist():
+            last = before and _last_record(before)
             expected = last and (last[0], last[1], last[1] + last[2] * heap.item_size)
             if (key, offset, segment.start) != expected:
                 what = f"record {key} of commit {segment.commit}, over others"
@@ -199,9 +201,8 @@ def _check_longer(heap: Heap, place: Place, segment: Segment, last: Extent | Non
 
 def _last_record(segment: Segment) -> Extent | None:
     """Return the record that lies behind all others of a segment, if any has bytes."""
-    rows = segment.run.rows if isinstance(segment.run, ArrayRun) else segment.run.ends
     found: Extent | None = None
-    for part in blocks(rows):
+    for part in blocks(bounding_rows(segment.run)):
         records = part[(part["length"] > 0) & (part["flags"] & TOMBSTONE == 0)]
         if len(records):
             last: Extent = records[records["offset"].argmax()].item()
@@ -211,8 +212,7 @@ def _last_record(segment: Segment) -> Extent | None:
 
 def _count_over(rows: RowArray, item_size: int) -> int:
     """Return how many records of one chunk begin before the one ends that lies before them."""
-    is_apart = any((part["offset"][1:] < part["offset"][:-1]).any() for part in blocks(rows, 1))
-    if is_apart or any((part["length"] == 0).any() for part in blocks(rows)):
+    if not is_by_offset(rows) or any((part["length"] == 0).any() for part in blocks(rows)):
         rows = by_offset(rows[rows["length"] > 0])
     return sum(int(_are_over(part, item_size).sum()) for part in blocks(rows, 1))
 

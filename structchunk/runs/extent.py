@@ -38,6 +38,7 @@ DROPPED = 8
 ALL_FLAGS = TOMBSTONE | MUTABLE | ZERO | DROPPED
 
 BLOCK_ROWS = 1 << 18
+"""So many rows are looked at together, where that takes memory for each."""
 
 KEY_END = 2**64
 """One above the largest key: the stop of a range that has none."""
@@ -268,10 +269,12 @@ def rows_in_chunk(rows: RowArray, chunk: int) -> RowArray:
 
 def by_offset(rows: RowArray) -> RowArray:
     """Return the rows of one chunk in the order in which their bytes lie."""
-    offset = rows["offset"]
-    if bool((offset[1:] >= offset[:-1]).all()):
-        return rows
-    return rows.take(np.argsort(offset, kind="stable"))
+    return rows if is_by_offset(rows) else rows.take(np.argsort(rows["offset"], kind="stable"))
+
+
+def is_by_offset(rows: RowArray) -> bool:
+    """Tell whether rows of one chunk come in the order in which their bytes lie."""
+    return all(bool((part["offset"][1:] >= part["offset"][:-1]).all()) for part in blocks(rows, 1))
 
 
 def misplaced(rows: RowArray, low: int, high: int, item_size: int) -> npt.NDArray[np.bool_]:

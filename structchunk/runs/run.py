@@ -404,9 +404,7 @@ def put_together(runs: Sequence[Run], item_size: int) -> Run:
     contiguous = [run for run in runs if isinstance(run, ContiguousRun) and run.length]
     if not runs or len(contiguous) < len(runs) or not all(starmap(goes_on, pairwise(contiguous))):
         return shorten(joined(runs), item_size)
-    first, last = contiguous[0], contiguous[-1]
-    starts = range(first.items.start, last.items.stop + 1, first.length)
-    return ContiguousRun(_chained(contiguous), starts, first.chunk, first.flags, item_size)
+    return _as_one(contiguous, _chained(contiguous))
 
 
 def even_run(runs: Sequence[Run]) -> ContiguousRun | None:
@@ -415,16 +413,19 @@ def even_run(runs: Sequence[Run]) -> ContiguousRun | None:
     if len(even) < len(runs) or not all(starmap(goes_on, pairwise(even))):
         return None
     keys = _even_keys(even)
-    if keys is None:
-        return None
-    starts = range(even[0].items.start, even[-1].items.stop + 1, even[0].length)
-    return ContiguousRun(keys, starts, even[0].chunk, even[0].flags, even[0].item_size)
+    return None if keys is None else _as_one(even, keys)
 
 
 def numbered(runs: Sequence[ContiguousRun]) -> ContiguousRun:
     """Return runs, each of which goes on from the one before, as one, with numbers for keys."""
-    starts = range(runs[0].items.start, runs[-1].items.stop + 1, runs[0].length)
-    return ContiguousRun(range(len(starts) - 1), starts, runs[0].chunk, runs[0].flags, runs[0].item_size)
+    return _as_one(runs, range(sum(map(len, runs))))
+
+
+def _as_one(runs: Sequence[ContiguousRun], keys: Keys) -> ContiguousRun:
+    """Return runs, each of which goes on from the one before, as one with these keys."""
+    first = runs[0]
+    starts = range(first.items.start, runs[-1].items.stop + 1, first.length)
+    return ContiguousRun(keys, starts, first.chunk, first.flags, first.item_size)
 
 
 def goes_on(before: Run, after: Run) -> bool:
