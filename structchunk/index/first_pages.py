@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..runs.extent import TOMBSTONE
 from ..runs.run import Run, first_key, last_key, split
-from .page_cache import CACHE_SIZE, Budget, CachedPages
+from .cached_pages import CachedPages
+from .page_cache import CACHE_SIZE, Budget
 from .stored_rows import StoredRows
 
 MOST_SIZE = CACHE_SIZE // 4

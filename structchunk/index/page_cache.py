@@ -1,221 +1,22 @@
-"""Decoded pages kept in memory: the cache that point reads and scans of the index go through. No I/O."""
+"""The cache of decoded pages that point reads and scans of the index go through, and what it may hold. No I/O."""
 
 from __future__ import annotations
 
 import random
 import weakref
-from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from operator import attrgetter
-from typing import Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
-from ..runs.compact import CompactRun, compact
-from ..runs.extent import KEY_END, Extent, RowArray
-from ..runs.run import ContiguousRun, Run, clip_run, even_run, goes_on, numbered
-from ..runs.short_keys import least_size
-from .buckets import Buckets, make_buckets, taker_from_buckets, taker_in_steps
-from .short_pages import OVERHEAD, ShortPages
+from ..runs.extent import KEY_END
+from .cached_pages import AnyPages, CachedPages, are_alike, shorten
 
 CACHE_SIZE = 256 << 20
 """How many bytes the caches of all stores of a database may hold. When it is reached, pages are kept shorter."""
 EAGER_AFTER = 8
-WORTH_KEYS = 128
-"""Buckets for this many keys take about as long to make as they save in one look-up."""
 MOST_TOGETHER = 1 << 20
 """So many rows are shortened at a time: the fewer there are of them, the sooner many keys are looked up."""
-WORTH_SHORTENING = 4
-"""Pages are shortened if they would take less by one part in so many."""
-
-
-class CachedPages:
-    """Consecutive pages of one store, decoded: all its rows with ``floor <= key <= last``. Immutable.
-
-    ``run`` has all rows, for finding some. ``runs`` has them for scans, cut where records stop lying back to
-    back, so that a scan need not look at each row.
-
-    Two kinds of data are common and need few memory accesses: keys that rise by the same step need no search, and
-    records of one length that lie back to back need no rows. Other keys are put into buckets once some were looked
-    up.
-
-    Attributes
-    ----------
-    take : callable, optional
-        Returns the record of a key, or None, as soon as :meth:`prepare` was able to make it.
-    is_prepared : bool
-        Whether there is no more to be made.
-    """
-
-    __slots__ = (
-        "_buckets",
-        "_first",
-        "_keys",
-        "_length",
-        "_lookups",
-        "_origin",
-        "_step",
-        "count",
-        "floor",
-        "is_prepared",
-        "keys",
-        "last",
-        "least_size",
-        "run",
-        "runs",
-        "size",
-        "take",
-    )
-
-    def __init__(self, run: Run, floor: int, last: int, runs: Sequence[Run] = ()) -> None:
-        self.floor = floor
-        self.last = last
-        self.count = len(run)
-        self._first = self._step = self._length = self._lookups = 0
-        self._keys = array("Q")  # of all sequences it gives single numbers fastest
-        self._buckets: Buckets | None = None
-        self.take: Callable[[int], Any] | None = None
-        self.is_prepared = False
-        if isinstance(run, ContiguousRun) and isinstance(run.spacing, range):
-            self._first, self._step = run.spacing.start, run.spacing.step
-        else:
-            self._keys.frombytes(run.keys.data.cast("B") if len(run) else b"")
-        self.keys = np.frombuffer(self._keys, np.uint64)
-        self.keys.flags.writeable = False
-        if isinstance(run, ContiguousRun):
-            self._length = run.length
-            self._origin = (run.span.start, self._length * run.item_size, run.chunk, run.flags)
-            run = run if self._step else run.over(self.keys)
-        else:
-            run = compact(run, self.keys)
-        self.run = run
-        self.runs = runs if len(runs) > 1 else [run]
-        self.size = OVERHEAD + run.size + (0 if isinstance(run, ContiguousRun) else self.keys.nbytes)
-        self.size += self.keys.nbytes // 4  # what buckets take, but for two of them
-        self.size += sum(part.size for part in self.runs if part is not run)
-        self.least_size = self._least_size()
-
-    def is_whole(self) -> bool:
-        """Tell whether these pages answer for all keys."""
-        return self.floor == 0 and self.last == KEY_END - 1
-
-    def joined(self, after: AnyPages) -> CachedPages | None:
-        """Return these pages and those behind them as one, if keys and records go on evenly; else None."""
-        if not (self._step and isinstance(after, CachedPages) and after.floor == self.last + 1):
-            return None
-        run = even_run([self.run, after.run])
-        return None if run is None else CachedPages(run, self.floor, after.last)
-
-    def outside(self, low: int, high: int) -> list[CachedPages]:
-        """Return what is worth keeping of these pages when those between two keys go: of even ones, all else."""
-        if not self._step:
-            return []
-        bounds = [(self.floor, low - 1), (high + 1, self.last)]
-        return [
-            CachedPages(clip_run(self.run, floor, last + 1), floor, last)
-            for floor, last in bounds
-            if floor <= last and self.has_any(floor, last + 1)
-        ]
-
-    def _least_size(self) -> int:
-        """Return how many bytes these pages take once they are shortened, if they can be."""
-        if not len(self.keys) or not isinstance(self.run, (ContiguousRun, CompactRun)):
-            return self.size
-        rest = self.run.without_keys().size
-        least = OVERHEAD + rest + least_size(self.count, int(self.keys[-1]) - int(self.keys[0]))
-        return least if least < self.size - self.size // WORTH_SHORTENING else self.size
-
-    def can_be_shortened(self) -> bool:
-        """Tell whether these pages would take less memory with their keys kept short."""
-        return self.least_size < self.size
-
-    def find(self, key: int) -> Extent | None:
-        """Return the extent of a key that these pages answer for, or None."""
-        if self._step:
-            at, rest = divmod(key - self._first, self._step)
-            if rest or not 0 <= at < self.count:
-                return None
-        else:
-            keys = self._keys
-            first, shift, starts, is_crowded = self._buckets or self._make_buckets()
-            bucket = (key - first) >> shift
-            try:
-                at = starts[bucket]  # of any bucket, if this one is before the first: no key will be equal
-                if is_crowded:
-                    at = bisect_left(keys, key, at, starts[bucket + 1])
-                while (found := keys[at]) < key:
-                    at += 1
-            except IndexError:
-                return None  # beyond the last key
-            if found != key:
-                return None
-        if self._length:
-            offset, size, chunk, flags = self._origin
-            return key, offset + at * size, self._length, chunk, flags
-        return self.run.extent(at)
-
-    def _make_buckets(self) -> Buckets:
-        """Return a bucket of all keys, until so many were looked up that smaller ones are worth their making."""
-        self._lookups += 1
-        if self._lookups * WORTH_KEYS <= self.count:
-            return 0, 64, (0, self.count), True
-        # One assignment of what is never changed needs no lock: at worst, two threads make the same.
-        self._buckets = buckets = make_buckets(self.keys)
-        return buckets
-
-    def prepare(self, make: Callable[[Run], Any]) -> None:
-        """Make ``take`` of the records that `make` returns, or None, once keys are found in few steps."""
-        if not self._step and self._buckets is None:
-            return
-        records = make(self.run)
-        if records is not None and self._step:
-            self.take = taker_in_steps(self._first, self._step, records)
-        elif records is not None and self._buckets is not None:
-            self.take = taker_from_buckets(self._keys, self._buckets, records)
-        self.is_prepared = True
-
-    def search(self, keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-        """Return where in the run each of many keys is, and whether it is there at all."""
-        if self._step:
-            where, rest = np.divmod(keys - np.uint64(self._first), np.uint64(self._step))
-            return where.astype(np.intp), (rest == 0) & (where < self.count)  # what is below first wraps around
-        if not self.count:
-            return np.zeros(len(keys), np.intp), np.zeros(len(keys), bool)
-        where = np.searchsorted(self.keys, keys)
-        return where, (where < self.count) & (self.keys[np.minimum(where, self.count - 1)] == keys)
-
-    def rows_at(self, where: npt.NDArray[np.intp], keys: npt.NDArray[np.uint64]) -> RowArray:
-        """Return the rows at many positions, at which these keys are."""
-        return self.run.take_known(where, keys)
-
-    def clip(self, start: int, stop: int) -> list[Run]:
-        """Return the rows with ``start <= key < stop`` as consecutive runs, as scans want them."""
-        return [clip_run(run, start, stop) for run in self.runs]
-
-    def has_any(self, start: int, stop: int) -> bool:
-        """Tell whether there is a row with ``start <= key < stop``."""
-        return len(clip_run(self.run, start, stop)) > 0
-
-
-AnyPages: TypeAlias = "CachedPages | ShortPages"
-
-
-def shorten(pages: Sequence[CachedPages]) -> ShortPages:
-    """Return pages, each of which goes on from the one before, as one in less memory."""
-    first, last = pages[0], pages[-1]
-    runs = [each.run for each in pages if isinstance(each.run, (ContiguousRun, CompactRun))]
-    run = runs[0] if len(runs) == 1 else numbered([each for each in runs if isinstance(each, ContiguousRun)])
-    return ShortPages(run, np.concatenate([each.keys for each in pages]), first.floor, last.last)
-
-
-def _go_on(before: AnyPages, after: AnyPages) -> bool:
-    """Tell whether pages are to be shortened together, as one."""
-    if not (isinstance(before, CachedPages) and isinstance(after, CachedPages) and before.last + 1 == after.floor):
-        return False
-    return before.can_be_shortened() and after.can_be_shortened() and goes_on(before.run, after.run)
 
 
 class Budget:
@@ -351,9 +152,9 @@ class PageCache:
         """Return the places of the pages that are to be shortened together with those at a place."""
         cached = self.index[1]
         first, upto = at, at + 1
-        while upto < len(cached) and _go_on(*cached[upto - 1 : upto + 1]) and count < MOST_TOGETHER:
+        while upto < len(cached) and are_alike(*cached[upto - 1 : upto + 1]) and count < MOST_TOGETHER:
             count, upto = count + cached[upto].count, upto + 1
-        while first and _go_on(*cached[first - 1 : first + 1]) and count < MOST_TOGETHER:
+        while first and are_alike(*cached[first - 1 : first + 1]) and count < MOST_TOGETHER:
             count, first = count + cached[first - 1].count, first - 1
         return first, upto
 

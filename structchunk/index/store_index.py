@@ -39,11 +39,12 @@ from ..runs.run import (
     portions,
 )
 from ..types.keys import as_key
+from .cached_pages import AnyPages, CachedPages
 from .change import Change, is_fold_due, put_into_pages, put_row, put_rows, put_unread, replace_all
 from .delta import Delta
 from .first_pages import FirstPages
 from .leveldb import LevelDB
-from .page_cache import AnyPages, Budget, CachedPages, PageCache
+from .page_cache import Budget, PageCache
 from .sampling import is_worth_sampling, sample
 from .stored_rows import StoredRows
 from .version import IndexState, IndexVersion

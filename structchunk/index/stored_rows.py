@@ -7,10 +7,10 @@ from typing import Any
 
 from ..runs.extent import KEY_END, ROW_SIZE, TOMBSTONE, Extent, RowArray, find_in_bytes
 from ..runs.run import Run, first_key, split
+from .cached_pages import CachedPages
 from .decoding import Decoder
 from .leveldb import LevelDB, Pair
 from .page import is_short, pack_pages
-from .page_cache import CachedPages
 from .store_keys import KEY
 
 PAGE_ROWS = 512

@@ -44,7 +44,7 @@ SMALL = {
     "index.delta._MERGE_AT": 3,
     "index.store_index.GROUP_KEYS": 3,
     "index.page_cache.CACHE_SIZE": 200,
-    "index.page_cache.OVERHEAD": 0,
+    "index.cached_pages.OVERHEAD": 0,
     "index.page_cache.MOST_TOGETHER": 9,
     "index.short_pages.OVERHEAD": 0,
     "engine.staging._MANY_ROWS": 9,

@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support import UUID, Model, alive, between, keys, model_of, models, rows_of, rows_of_model, single_rows
 
 from structchunk.errors import ClosedError, CorruptionError, StoreNotFound
-from structchunk.index import change, decoding, page_cache, short_pages, store_index, stored_rows
+from structchunk.index import cached_pages, change, decoding, page_cache, short_pages, store_index, stored_rows
 from structchunk.index.change import Change
 from structchunk.index.index import Index, copy_snapshot
 from structchunk.index.index_snapshot import IndexSnapshot
@@ -46,7 +46,7 @@ SMALL = {
     (store_index, "END_ROWS"): 2,
     (store_index, "DENSE_KEYS"): 1,
     (store_index, "GROUP_KEYS"): 3,
-    (page_cache, "OVERHEAD"): 0,
+    (cached_pages, "OVERHEAD"): 0,
     (short_pages, "OVERHEAD"): 0,
 }
 
@@ -515,7 +515,7 @@ def test_cached_pages_are_disjoint_and_drop_drops_all(
         else:
             rows = dense(low, high - low + 1)
             run = shorten(rows if spaced else rows[rows["key"] % 3 != 1], 8)
-            pages = page_cache.CachedPages(run, low, high)
+            pages = cached_pages.CachedPages(run, low, high)
             cache.insert(pages) if what == "insert" else cache.insert_all([pages])
         found = [cache.find(at) for at in range(low, high + 1)]
         assert all((one is None) is (what == "drop") for one in found)

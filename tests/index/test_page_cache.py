@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from structchunk.index import page_cache
 from structchunk.index.buckets import CROWD, make_buckets
-from structchunk.index.page_cache import WORTH_KEYS, CachedPages
-from structchunk.index.page_cache import shorten as shorten_pages
+from structchunk.index.cached_pages import WORTH_KEYS, CachedPages
+from structchunk.index.cached_pages import shorten as shorten_pages
 from structchunk.index.short_pages import ShortPages
 from structchunk.runs.compact import FEWEST, CompactRun
 from structchunk.runs.extent import KEY_END, RowArray, make_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from structchunk.index.page_cache import CachedPages
+from structchunk.index.cached_pages import CachedPages
 from structchunk.index.short_pages import OVERHEAD
 from structchunk.runs.compact import FEWEST, CompactRun, compact
 from structchunk.runs.extent import MUTABLE, RowArray, make_rows

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import Model, alive, between, model_of, models, rows_of, rows_of_model
 
-from structchunk.index.page_cache import CachedPages
+from structchunk.index.cached_pages import CachedPages
 from structchunk.runs.extent import KEY_END, MUTABLE, ROW_SIZE, Extent, RowArray, breaks, overlay
 from structchunk.runs.run import (
     SHARED_OFFSETS,
