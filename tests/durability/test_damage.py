@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from kill_workers import Killer, started
+from kill_workers import Killer
 from oracle import CHUNK_SIZE, contents, shrink
 
 import structchunk as sc
@@ -78,7 +78,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 
 @pytest.fixture(scope="module")
 def killer() -> Iterator[Killer]:
-    with started() as killer:
+    with contextlib.closing(Killer()) as killer:
         yield killer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
@@ -12,7 +13,7 @@ from typing import TextIO
 
 import numpy as np
 import pytest
-from forker import Forker, started
+from forker import Forker
 
 import structchunk as sc
 from structchunk.disk import files
@@ -60,7 +61,7 @@ def move(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def forker() -> Iterator[Forker]:
-    with started() as forker:
+    with contextlib.closing(Forker()) as forker:
         yield forker
 
 

@@ -6,13 +6,14 @@ says how many there are.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from collections.abc import Callable, Iterator
 
 import pytest
 from operations import OPERATIONS
-from prober import Prober, started, sweep
+from prober import Prober, sweep
 
 NewRoot = Callable[[], str]
 COUNTS = {"interrupt": 4, "keep": 2, "starve": 2, "fail": 3, "collect": 2, "handle": 2}
@@ -23,7 +24,7 @@ close the database, and exit or go on."""
 
 @pytest.fixture(scope="module")
 def prober() -> Iterator[Prober]:
-    with started() as prober:
+    with contextlib.closing(Prober()) as prober:
         yield prober
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import kill_workers
 import pytest
-from kill_workers import Killer, started
+from kill_workers import Killer
 from oracle import CHUNK_SIZE, Oracle, Planner, shrink, survive
 
 import structchunk as sc
@@ -25,7 +26,7 @@ KILLED = -9
 
 @pytest.fixture(scope="module")
 def killer() -> Iterator[Killer]:
-    with started() as killer:
+    with contextlib.closing(Killer()) as killer:
         yield killer
 
 

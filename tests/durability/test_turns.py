@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from kill_workers import Killer, check_turns, started, take_turn
+from kill_workers import Killer, check_turns, take_turn
 from oracle import CHUNK_SIZE, Action, Oracle, Planner, Step, act, do, shrink, survive
 from recorded_files import KILL, Event, Recorder, SyncedWrites, build, draw_cut
 from support import in_child
@@ -37,7 +37,7 @@ LENDING = ("new", "edit")
 
 @pytest.fixture(scope="module")
 def killer() -> Iterator[Killer]:
-    with started() as killer:
+    with contextlib.closing(Killer()) as killer:
         yield killer
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from kill_workers import Killer, started
+from kill_workers import Killer
 from oracle import CHUNK_SIZE, Contents, contents, is_possible, shrink
 from recorded_files import KILL, Cut, Event, Recorder, Seam, SyncedWrites, build, draw_cut
 
@@ -326,7 +326,7 @@ def test_crashes_of_an_update_after_a_crash(scene: Scene, new_root: NewRoot, see
 
 @pytest.fixture(scope="module")
 def killer() -> Iterator[Killer]:
-    with started() as killer:
+    with contextlib.closing(Killer()) as killer:
         yield killer
 
 

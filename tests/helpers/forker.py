@@ -5,14 +5,12 @@ It has opened no database itself, and so may fork. To start a Python that import
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import TextIO
 
 import structchunk  # noqa: F401
@@ -41,16 +39,6 @@ class Forker:
         """End the process; not those that it has started."""
         self._socket.close()
         self._process.wait()
-
-
-@contextlib.contextmanager
-def started() -> Iterator[Forker]:
-    """Start the process, and end it."""
-    forker = Forker()
-    try:
-        yield forker
-    finally:
-        forker.close()
 
 
 # ---------------------------------------------------------------------- inside

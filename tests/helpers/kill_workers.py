@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -44,16 +43,6 @@ class Killer:
     def close(self) -> None:
         """End the process."""
         self._process.communicate()
-
-
-@contextlib.contextmanager
-def started() -> Iterator[Killer]:
-    """Start the process, and end it."""
-    killer = Killer()
-    try:
-        yield killer
-    finally:
-        killer.close()
 
 
 # ---------------------------------------------------------------------- inside

@@ -7,7 +7,6 @@ threads are, and is gone.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
@@ -18,7 +17,7 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from endings import Ending, do_endings
@@ -51,16 +50,6 @@ class Prober:
     def close(self) -> None:
         """End the process."""
         self._process.communicate()
-
-
-@contextlib.contextmanager
-def started() -> Iterator[Prober]:
-    """Start the process, and end it."""
-    prober = Prober()
-    try:
-        yield prober
-    finally:
-        prober.close()
 
 
 class Sweep(NamedTuple):

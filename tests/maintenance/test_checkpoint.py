@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from copied import Point, write_little, write_much
-from kill_workers import Killer, started
+from kill_workers import Killer
 from oracle import CHUNK_SIZE, Oracle, Planner, contents, number, reopen, shrink, work
 from recorded_files import Recorder, Seam, SyncedWrites, build, draw_cut
 from support import run_python
@@ -639,7 +639,7 @@ def test_under_load(tmp_path: Path, budget: float) -> None:
 
 @pytest.fixture(scope="module")
 def killer() -> Iterator[Killer]:
-    with started() as killer:
+    with contextlib.closing(Killer()) as killer:
         yield killer
 
 
