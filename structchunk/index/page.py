@@ -50,7 +50,7 @@ def unpack_pages(pages: Sequence[tuple[int, bytes]], item_size: int, row_count: 
         Some is none, or its last key is another one. Where records lie is not checked.
     """
     runs: list[Run] = []
-    for trailer, group in groupby(pages, key=lambda page: _trailer(page[1])):
+    for trailer, group in groupby(pages, key=_trailer):
         if trailer:
             runs += _unpack_all_short(list(group), item_size, row_count)
         else:
@@ -71,24 +71,23 @@ def find_in_short(last: int, page: bytes, key: int, item_size: int, row_count: i
     return find_packed(_packed(page, row_count), last, key, item_size)
 
 
-def _trailer(page: bytes) -> bytes:
+def _trailer(page: tuple[int, bytes]) -> bytes:
     """Return what tells the form of a short page, and how many rows it has; nothing of a page of another form."""
-    return page[-TRAILER.size :] if is_short(page) else b""
+    return page[1][-TRAILER.size :] if len(page[1]) % ROW_SIZE else b""
 
 
 def _unpack_all_short(pages: list[tuple[int, bytes]], item_size: int, row_count: int) -> list[Run]:
     """Return the rows of consecutive short pages of one form, at once where each goes on from the one before."""
-    packed = [_packed(page, row_count) for _, page in pages]
-    run = unpack_alike(packed, item_size)
+    form, count, _ = _packed(pages[0][1], row_count)
+    run = unpack_alike(form, count, [page for _, page in pages], item_size, rest_size=TRAILER.size)
     if run is None:
-        return [_unpack_short(last, each, item_size) for (last, _), each in zip(pages, packed, strict=True)]
-    count = packed[0].row_count
+        return [_unpack_short(last, page, item_size, row_count) for last, page in pages]
     _check_lasts(list(map(int, run.spacing[count - 1 :: count])), [last for last, _ in pages])
     return [run]
 
 
-def _unpack_short(last: int, packed: Packed, item_size: int) -> Run:
-    run = unpack(packed, item_size)
+def _unpack_short(last: int, page: bytes, item_size: int, row_count: int) -> Run:
+    run = unpack(_packed(page, row_count), item_size)
     _check_lasts([last_key(run)], [last])
     return run
 

@@ -161,18 +161,20 @@ def find_packed(packed: Packed, last: int, key: int, item_size: int) -> Extent |
     return key, offset + at * length * item_size, length, chunk, flags
 
 
-def unpack_alike(parts: Sequence[Packed], item_size: int) -> ContiguousRun | None:
-    """Return consecutive rows, given in parts of one form and count, as one run: all at once, over other memory.
+def unpack_alike(
+    form: int, count: int, bodies: Sequence[bytes], item_size: int, *, rest_size: int = 0
+) -> ContiguousRun | None:
+    """Return consecutive rows, given in parts of `count` rows each, as one run: all at once, over other memory.
 
-    Returns None if they are not such parts, if the records of one do not lie behind those of the one before, or if
-    the keys of form EVEN do not go on in the same steps.
+    `rest_size` bytes behind the rows of each part are passed over. Returns None if the parts are not rows of that
+    form and count, if the records of one do not lie behind those of the one before, or if the keys of form EVEN do
+    not go on in the same steps.
     """
-    form, count, body = parts[0]
-    if form == ALL or any(each.row_count != count or len(each.body) != size_of(form, count) for each in parts):
+    if form not in (KEYS, EVEN) or set(map(len, bodies)) != {size_of(form, count) + rest_size}:
         return None
-    first = _head(body, count, item_size)
-    table = np.frombuffer(b"".join([each.body for each in parts]), _layout(form, count))
-    bound = first[1] + len(parts) * count * first[2] * item_size
+    first = _head(bodies[0], count, item_size)
+    table = np.frombuffer(b"".join(bodies), _layout(form, count, rest_size))
+    bound = first[1] + len(bodies) * count * first[2] * item_size
     if bound >= 1 << 63 or not _goes_on(table["offset"], count * first[2] * item_size):
         return None
     if (
@@ -185,10 +187,11 @@ def unpack_alike(parts: Sequence[Packed], item_size: int) -> ContiguousRun | Non
 
 
 @lru_cache(maxsize=16)
-def _layout(form: int, count: int) -> np.dtype[Any]:
+def _layout(form: int, count: int, rest_size: int) -> np.dtype[Any]:
     keys = [("key", "<u8", (count,))] if form == KEYS else [("key", "<u8"), ("step", "<u8")]
     head = [("offset", "<u8"), ("length", "<u8"), ("chunk", "<u4"), ("flags", "<u4"), *keys]
-    return np.dtype([*head, ("filling", "u1", (size_of(form, count) - np.dtype(head).itemsize,))])
+    filling = size_of(form, count) - np.dtype(head).itemsize
+    return np.dtype([*head, ("filling", "u1", (filling,)), ("rest", "u1", (rest_size,))])
 
 
 def _goes_on(column: npt.NDArray[np.uint64], step: int) -> bool:

@@ -473,6 +473,8 @@ def run_of_chunk(runs: Iterable[Run], chunk: int) -> Run:
 
 def _chained(runs: list[ContiguousRun]) -> Keys:
     """Return the keys of consecutive runs."""
+    if len(runs) == 1:
+        return runs[0].spacing
     even = _even_keys(runs)
     return read_only(np.concatenate([run.keys for run in runs])) if even is None else even
 
