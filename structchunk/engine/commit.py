@@ -17,7 +17,7 @@ from ..index.stored_state import Catalog
 from ..process.background import Background
 from ..runs.extent import TOMBSTONE, ZERO, Extent, unpack_row
 from ..runs.packed import ALL, Packed, pack
-from ..runs.run import run_of_chunk
+from ..runs.streams import run_of_chunk
 from .staging import Staging
 
 

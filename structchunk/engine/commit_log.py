@@ -18,7 +18,8 @@ from ..errors import CorruptionError
 from ..index.index import Index
 from ..index.leveldb import REBUILD
 from ..runs.extent import DROPPED
-from ..runs.run import Run, in_key_order
+from ..runs.run import Run
+from ..runs.streams import in_key_order
 
 Progress = Callable[[int, int], object]
 

@@ -39,7 +39,8 @@ from ..errors import CorruptionError, HistoryLost, StoreNotFound
 from ..index.drop_notes import Note
 from ..runs.extent import Extent, RowArray
 from ..runs.gather import Items
-from ..runs.run import Run, in_key_order
+from ..runs.run import Run
+from ..runs.streams import in_key_order
 from ..types.schema import Schema, schema_from_descriptor
 from .losses import NOTHING, gone_from, known_position
 from .storage import Storage

@@ -23,7 +23,8 @@ from ..runs.extent import (
     rows_from_bytes,
     unpack_row,
 )
-from ..runs.run import ArrayRun, Run, clip_run, first_key, in_key_order, joined, last_key
+from ..runs.run import ArrayRun, Run, clip_run, first_key, last_key
+from ..runs.streams import in_key_order, joined
 
 _MANY_RUNS = 1 << 10
 _MANY_UNCOUNTED = 1 << 20

@@ -25,7 +25,8 @@ from ..runs.extent import (
     unpack_row,
     without_tombstones,
 )
-from ..runs.run import Keys, Run, end_key, joined, overlay_runs, read_only, spacing
+from ..runs.run import Keys, Run, read_only, spacing
+from ..runs.streams import end_key, joined, overlay_runs
 from .growing import Growing
 from .staged_rows import Counted, RowsMark, StagedRows, lookup_in
 

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from ..runs.compact import CompactRun, compact
 from ..runs.extent import KEY_END, Extent, RowArray
-from ..runs.run import ContiguousRun, Run, clip_run, even_run, goes_on, numbered
+from ..runs.run import ContiguousRun, Run, clip_run
 from ..runs.short_keys import least_size
+from ..runs.streams import even_run, goes_on, numbered
 from .buckets import Buckets, make_buckets, taker_from_buckets, taker_in_steps
 from .short_pages import OVERHEAD, ShortPages
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..runs.extent import KEY_END, ROW_SIZE, RowArray, overlay, without_tombstones
-from ..runs.run import ArrayRun, Run, first_key, in_key_order, joined, last_key
+from ..runs.run import ArrayRun, Run, first_key, last_key
+from ..runs.streams import in_key_order, joined
 from .delta import Delta
 from .leveldb import Pair
 from .page import count_rows

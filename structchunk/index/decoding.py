@@ -8,7 +8,8 @@ import numpy as np
 
 from ..errors import CorruptionError
 from ..runs.extent import EXTENT_DTYPE, ROW_SIZE, Extent, RowArray, empty_rows, rows_from_bytes, without_tombstones
-from ..runs.run import ContiguousRun, Run, put_together
+from ..runs.run import ContiguousRun, Run
+from ..runs.streams import put_together
 from .leveldb import REBUILD, Pair
 from .page import find_in_short, unpack_pages
 from .store_keys import KEY

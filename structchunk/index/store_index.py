@@ -27,17 +27,8 @@ from ..runs.extent import (
     without_tombstones,
 )
 from ..runs.key_ranges import Sample
-from ..runs.run import (
-    ArrayRun,
-    Run,
-    clip_run,
-    end_key,
-    first_key,
-    joined,
-    last_key,
-    overlay_runs,
-    portions,
-)
+from ..runs.run import ArrayRun, Run, clip_run, first_key, last_key, portions
+from ..runs.streams import end_key, joined, overlay_runs
 from ..types.keys import as_key
 from .cached_pages import AnyPages, CachedPages
 from .change import Change, is_fold_due, put_into_pages, put_row, put_rows, put_unread, replace_all

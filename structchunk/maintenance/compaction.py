@@ -51,7 +51,8 @@ from ..runs.extent import (
 )
 from ..runs.gather import gather_values
 from ..runs.packed import packed_size
-from ..runs.run import ArrayRun, Run, portions, put_together, shorten
+from ..runs.run import ArrayRun, Run, portions, shorten
+from ..runs.streams import put_together
 from .stats import StoreStats, store_stats
 
 STEP_ROWS = 1 << 16

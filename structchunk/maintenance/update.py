@@ -45,7 +45,7 @@ from ..index.change import Change
 from ..index.counts import Counts, LiveCount
 from ..index.drop_notes import Note
 from ..process import leftovers
-from ..runs.run import in_key_order
+from ..runs.streams import in_key_order
 from . import lineage
 from .backup import Taken, frozen_chunks, take
 from .chunk_copies import copy_chunk, copy_in_place, extend_chunk, flags_of_rows, flush_chunk, may_change

@@ -32,7 +32,8 @@ from ..runs.extent import (
     is_by_offset,
     rows_in_chunk,
 )
-from ..runs.run import ContiguousRun, Run, clip_run, first_key, joined
+from ..runs.run import ContiguousRun, Run, clip_run, first_key
+from ..runs.streams import joined
 from .written_rows import WrittenRows
 
 Progress = Callable[[int, int], object]

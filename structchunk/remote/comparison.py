@@ -18,7 +18,7 @@ from ..maintenance.backup import Taken
 from ..maintenance.chunk_copies import UNKNOWN, may_change
 from ..maintenance.lineage import not_in_history, segments_since
 from ..runs.extent import KEY_END
-from ..runs.run import in_key_order
+from ..runs.streams import in_key_order
 from .chunk_drafts import ChunkDraft, header_bytes, layout_of
 from .chunk_files import ChunkFiles
 from .layout import Layout, block_size

@@ -13,7 +13,8 @@ from ..index.first_pages import FirstPages
 from ..index.index import Index
 from ..index.store_index import StoreIndex
 from ..runs.extent import KEY_END, TOMBSTONE, make_rows, overlay
-from ..runs.run import ArrayRun, Run, in_key_order, joined, portions
+from ..runs.run import ArrayRun, Run, portions
+from ..runs.streams import in_key_order, joined
 from .manifest import Manifest
 from .rows import Entry
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import isqrt
 
-from ..runs.run import Run, in_key_order
+from ..runs.run import Run
+from ..runs.streams import in_key_order
 from .manifest import Manifest
 from .objects import Objects
 from .rows import Entry, anew, entry_of, pack_entries, parse_entries

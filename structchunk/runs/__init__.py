@@ -3,5 +3,6 @@
 Functions and small classes on NumPy arrays, and the bytes that rows are packed into. Nothing here does I/O, takes a
 lock, or knows a schema, a file or a store; of the package only its errors are imported.
 
-Modules, from the bottom up: extent, run, compact, short_keys, interleaved, gather, views, key_ranges, packed.
+Modules, from the bottom up: extent, run, streams, compact, short_keys, interleaved, gather, views, key_ranges,
+packed.
 """

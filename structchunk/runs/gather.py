@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from .extent import MUTABLE, RowArray, breaks, chunks_of
 from .interleaved import InterleavedRun
-from .run import ContiguousRun, Run, joined, read_only
+from .run import ContiguousRun, Run, read_only
+from .streams import joined
 
 MAX_RECORD_TYPE = 1 << 31
 """NumPy has no type of as many bytes."""

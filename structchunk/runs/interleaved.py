@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .extent import EXTENT_DTYPE, ROW_BYTES, Extent, RowArray
-from .run import LONG_RUN, ArrayRun, ContiguousRun, Run, even_offsets, joined
+from .run import LONG_RUN, ArrayRun, ContiguousRun, Run, even_offsets
+from .streams import joined
 
 BLOCK_ROWS = 1 << 16
 """Rows that are merged at once: few enough for the caches of a processor."""

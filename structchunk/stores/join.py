@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runs.extent import KEY_END, intersect
-from ..runs.run import ArrayRun, Run, count_items, counts_between, joined, last_key, lockstep, portions
+from ..runs.run import ArrayRun, Run, count_items, last_key, portions
+from ..runs.streams import counts_between, joined, lockstep
 from ..types.keys import as_bound
 from .batch import Batch
 from .batches import MappedStore, aligned_batches, check_batch_size, cut

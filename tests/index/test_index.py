@@ -32,7 +32,8 @@ from structchunk.index.page import is_short
 from structchunk.index.store_index import StoreIndex
 from structchunk.index.stored_state import CATALOG, CHECKPOINT, LAST
 from structchunk.runs.extent import KEY_END, ROW, TOMBSTONE, Extent, RowArray
-from structchunk.runs.run import ArrayRun, ContiguousRun, Run, joined, shorten
+from structchunk.runs.run import ArrayRun, ContiguousRun, Run, shorten
+from structchunk.runs.streams import joined
 
 STORES = {1: 8, 2: 4}
 """Stores of the tests, and the sizes of their items."""

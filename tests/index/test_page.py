@@ -13,7 +13,8 @@ from support import alive, models, rows_of, rows_of_model
 from structchunk.index.page import TRAILER, count_rows, find_in_short, is_short, pack_pages, unpack_pages
 from structchunk.runs.extent import MUTABLE, ROW, TOMBSTONE, Extent, RowArray
 from structchunk.runs.packed import ALL, EVEN, KEYS
-from structchunk.runs.run import ArrayRun, Run, joined, portions, shorten
+from structchunk.runs.run import ArrayRun, Run, portions, shorten
+from structchunk.runs.streams import joined
 
 MOST = 512
 

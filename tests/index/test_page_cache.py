@@ -18,7 +18,8 @@ from structchunk.index.cached_pages import shorten as shorten_pages
 from structchunk.index.short_pages import ShortPages
 from structchunk.runs.compact import FEWEST, CompactRun
 from structchunk.runs.extent import KEY_END, RowArray, make_rows
-from structchunk.runs.run import ContiguousRun, Run, joined, shorten
+from structchunk.runs.run import ContiguousRun, Run, shorten
+from structchunk.runs.streams import joined
 
 SIZE = 8
 

@@ -25,7 +25,8 @@ from support import count_descriptors, in_child, keys, rows_of_model, run_python
 import structchunk as sc
 from structchunk.runs.extent import clip
 from structchunk.runs.interleaved import merge
-from structchunk.runs.run import Run, joined, shorten
+from structchunk.runs.run import Run, shorten
+from structchunk.runs.streams import joined
 from structchunk.shards.manifest import NAME, Manifest, _crc, read_manifest, write_manifest
 from structchunk.shards.writing import finish, make_shard, new_directory
 from structchunk.stores.collection import open_store
