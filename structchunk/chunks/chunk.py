@@ -93,7 +93,6 @@ from ..runs.gather import Items
 from .directory import record_above
 from .header import MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
 from .mapping import map_file
-from .readahead import read_ahead
 from .segment import SEGMENT_SIZE, Segment, parse_segment, walk
 
 MIN_STEP = 1 << 16
@@ -302,12 +301,6 @@ class Chunk:
 
     def fetch(self, start: int, stop: int) -> None:
         """See that bytes of the file are there before they are read from a mapping: all are that are in it."""
-
-    def read_ahead(self, start: int, stop: int) -> None:
-        """Have the system fetch bytes from the disk that are about to be read, and some that follow."""
-        mapping = self._source
-        if mapping is not None:
-            read_ahead(mapping, start, stop, self.committed)
 
     def working_offsets(self) -> tuple[int, int]:
         """Return free and directory offset as the header has them, for those who read it from outside."""

@@ -281,12 +281,6 @@ class Heap:
         values = self.arrays[run.chunk][run.items]
         return values.reshape(len(run), run.length, *values.shape[1:])
 
-    def read_ahead(self, chunk: int, start: int, stop: int) -> None:
-        """Have the system fetch bytes of a chunk that are about to be read, and some that follow, from the disk."""
-        found = self.chunks.get(chunk)
-        if found is not None:
-            found.read_ahead(start, stop)
-
     def live_array(self, extent: Extent) -> npt.NDArray[Any]:
         """Return an extent's items, writable: a change goes to the file."""
         start = extent[1] // self.item_size

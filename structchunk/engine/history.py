@@ -100,9 +100,6 @@ class HeldStore:
     def begin(self, runs: Sequence[Run]) -> None:
         """Begin to fetch the records of runs: it is left until they are read."""
 
-    def read_ahead(self, chunk: int, start: int, stop: int) -> None:
-        """Leave it to the system: what is new was just written."""
-
 
 @dataclass
 class StoreLog:

@@ -45,9 +45,6 @@ class Mapped(Protocol):
     def fetched(self, rows: RowArray) -> Mapping[int, npt.NDArray[Any]]:
         """Return the items of each chunk that rows name, of which those of the rows are there."""
 
-    def read_ahead(self, chunk: int, start: int, stop: int) -> None:
-        """Have the system fetch bytes of a chunk that are about to be read, and some that follow, from the disk."""
-
 
 Gathered: TypeAlias = "tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[Any], bool]"
 """Records one after the other: their keys; the offsets of each one and of the end, in items; the values of all; and
@@ -70,7 +67,6 @@ def gather_interleaved(mapped: Mapped, run: InterleavedRun) -> Gathered:
     out = np.empty(int(offsets[-1]), mapped.dtype)
     size = run.length * mapped.item_size
     for part, where in zip(run.parts, run.places, strict=True):
-        mapped.read_ahead(part.chunk, part.span.start, part.span.stop)
         items = mapped.arrays[part.chunk][part.items]
         if 0 < size < MAX_RECORD_TYPE:
             _records(out, size)[where] = _records(items, size)

@@ -81,11 +81,6 @@ class ShardedArrays(dict[int, Items]):
         """Return the chunks of a part, and which one of them it is that a number stands for."""
         return self._chunks[number]
 
-    def read_ahead(self, number: int, start: int, stop: int) -> None:
-        """Have the system fetch bytes that are about to be read from the disk."""
-        heap, chunk = self._chunks[number]
-        heap.read_ahead(chunk, start, stop)
-
 
 class ShardedHeap:
     """The chunks of all parts."""
@@ -137,10 +132,6 @@ class ShardedHeap:
             rows = run.rows[run.rows["chunk"] == number]
             rows["chunk"] = chunk
             yield number, (heap, ArrayRun(rows))
-
-    def read_ahead(self, chunk: int, start: int, stop: int) -> None:
-        """Have the system fetch bytes that are about to be read from the disk."""
-        self.arrays.read_ahead(chunk, start, stop)
 
     def take_over(self, run: Run, heap: MappedStore) -> Run:
         """Return rows of a part with the numbers that its chunks have here."""

@@ -117,7 +117,6 @@ def _batch(heap: MappedStore, run: Run, keys: npt.NDArray[np.uint64]) -> Batch:
     if isinstance(run, ArrayRun):
         return _read_only(heap, *gather(heap, run.rows, keys))
     values = heap.arrays[run.chunk][run.items]
-    heap.read_ahead(run.chunk, run.span.start, run.span.stop)
     return _read_only(heap, keys, run.offsets, values, bool(run.flags & MUTABLE))
 
 

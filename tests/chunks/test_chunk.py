@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from support import UUID, count_descriptors, rows_of, run_python
 
 import structchunk as sc
-from structchunk.chunks import readahead
 from structchunk.chunks.chunk import Chunk
 from structchunk.chunks.header import Header
 from structchunk.chunks.heap import Heap
@@ -774,27 +773,3 @@ def test_a_mapping_takes_no_descriptor(chunk: Chunk) -> None:
     assert chunk.source
     assert chunk.target
     assert count_descriptors() == before
-
-
-def test_reading_ahead(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in memory is left alone; of the rest a window is asked for, to the end of the data at most."""
-    chunk = Chunk.create(path, header_of(size=64 << 20))
-    end = 4096 + (20 << 20)
-    chunk.seek(end, chunk.directory)
-    chunk.read_ahead(4096, 4096 + (1 << 20))  # it is not mapped: nothing to do
-    asked: list[int] = []
-
-    def look(mapping: mmap.mmap, offset: int) -> bool:
-        asked.append(offset)
-        return len(asked) > 2
-
-    monkeypatch.setattr(readahead, "_is_resident", look)
-    assert not any(chunk.source[4096:8192])
-    chunk.read_ahead(4096, 4096 + (1 << 20))
-    chunk.read_ahead(4096 + (18 << 20), end)
-    chunk.read_ahead(4096, 4096 + (1 << 20))
-    chunk.read_ahead(4096, 4096 + 100)  # too little
-    assert asked == [(16 << 20) - 1, end - 1, (16 << 20) - 1]
-    monkeypatch.undo()
-    chunk.read_ahead(4096, 4096 + (1 << 20))
-    assert not any(chunk.source[4096:end])

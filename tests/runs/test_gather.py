@@ -27,9 +27,6 @@ class Files:
     def fetched(self, rows: Any) -> dict[int, npt.NDArray[Any]]:
         return self.arrays
 
-    def read_ahead(self, chunk: int, start: int, stop: int) -> None:
-        pass
-
 
 FILES = Files()
 

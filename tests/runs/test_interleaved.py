@@ -36,7 +36,6 @@ def mapped(runs: list[ContiguousRun]) -> Any:
         dtype=np.dtype(np.float64),
         item_size=8,
         fetched=lambda rows: arrays,
-        read_ahead=lambda chunk, start, stop: None,
     )
 
 
