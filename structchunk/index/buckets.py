@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -21,13 +20,13 @@ Taker: TypeAlias = Callable[[int], Any]
 def make_buckets(keys: npt.NDArray[np.uint64]) -> Buckets:
     """Divide the span of ascending keys into equal buckets, of 2 to 4 keys on average."""
     if not len(keys):
-        return 0, 0, array("I"), False
+        return 0, 0, np.empty(0, np.uint32).data, False
     first, span = int(keys[0]), int(keys[-1] - keys[0])
     shift = (span // len(keys)).bit_length() + 1
     counts = np.bincount(((keys - keys[0]) >> np.uint64(shift)).view(np.int64))
     starts = np.zeros(len(counts) + 1, np.uint32)
     np.cumsum(counts, out=starts[1:])
-    return first, shift, array("I", starts.tobytes()), bool(counts.max() > CROWD)
+    return first, shift, starts.data, bool(counts.max() > CROWD)
 
 
 def taker_in_steps(first: int, step: int, records: Any) -> Taker:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from ..runs.compact import CompactRun, compact
 from ..runs.extent import KEY_END, Extent, RowArray
-from ..runs.run import ContiguousRun, Run, clip_run
+from ..runs.run import ContiguousRun, Run, clip_run, read_only
 from ..runs.short_keys import least_size
 from ..runs.streams import even_run, goes_on, numbered
 from .buckets import Buckets, make_buckets, taker_from_buckets, taker_in_steps
@@ -67,16 +66,15 @@ class CachedPages:
         self.last = last
         self.count = len(run)
         self._first = self._step = self._length = self._lookups = 0
-        self._keys = array("Q")  # of all sequences it gives single numbers fastest
         self._buckets: Buckets | None = None
         self.take: Callable[[int], Any] | None = None
         self.is_prepared = False
+        self.keys = np.empty(0, np.uint64)
         if isinstance(run, ContiguousRun) and isinstance(run.spacing, range):
             self._first, self._step = run.spacing.start, run.spacing.step
         else:
-            self._keys.frombytes(run.keys.data.cast("B") if len(run) else b"")
-        self.keys = np.frombuffer(self._keys, np.uint64)
-        self.keys.flags.writeable = False
+            self.keys = _alone(run.keys)
+        self._keys = self.keys.data  # which gives single numbers fastest
         if isinstance(run, ContiguousRun):
             self._length = run.length
             self._origin = (run.span.start, self._length * run.item_size, run.chunk, run.flags)
@@ -190,6 +188,14 @@ class CachedPages:
     def has_any(self, start: int, stop: int) -> bool:
         """Tell whether there is a row with ``start <= key < stop``."""
         return len(clip_run(self.run, start, stop)) > 0
+
+
+def _alone(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return keys, read-only, in memory that nothing else is kept in."""
+    whole = keys if keys.base is None else keys.base
+    if isinstance(whole, np.ndarray) and whole.nbytes == keys.nbytes and not keys.flags.writeable:
+        return keys
+    return read_only(keys.copy())
 
 
 AnyPages: TypeAlias = "CachedPages | ShortPages"
