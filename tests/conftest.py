@@ -35,10 +35,16 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
 
 
+def pytest_collection(session: pytest.Session) -> None:
+    """Collect no garbage while the tests are found: next to nothing of what is made then is any."""
+    gc.disable()
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Take what the modules of all tests have imported out of what each garbage collection looks at."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def is_memory_for_files() -> bool:

@@ -89,19 +89,19 @@ def test_other_handles_say_the_same(number: int, open_db: OpenDB, tmp_path: Path
         later.model = model
         for _ in range(20):
             later.step()
-        check_feed(copy, model)
+        check_feed(copy, model, sample(later.random, model))
         assert copy.verify() == []
     reader.refresh()
     check_feed(reader, work.model)
     with pickle.loads(pickle.dumps(reader)) as unpickled:
-        check_feed(unpickled, work.model)
+        check_feed(unpickled, work.model, sample(work.random, work.model))
     work.db.close()
     with sc.open(db.path, shared=True) as shared:
-        check_feed(shared, work.model)
+        check_feed(shared, work.model, sample(work.random, work.model))
         work.db = shared
         for _ in range(10):
             work.step()
-        check_feed(shared, work.model)
+        check_feed(shared, work.model, sample(work.random, work.model))
 
 
 def sample(chance: random.Random, model: FeedModel) -> set[int]:

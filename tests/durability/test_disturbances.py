@@ -16,7 +16,7 @@ from operations import OPERATIONS
 from prober import Prober, sweep
 
 NewRoot = Callable[[], str]
-COUNTS = {"interrupt": 4, "keep": 2, "starve": 2, "fail": 3, "collect": 2, "handle": 2}
+COUNTS = {"interrupt": 2, "keep": 2, "starve": 2, "fail": 2, "collect": 2, "handle": 2}
 """At how many points each operation is disturbed by default: by Ctrl-C, and again while that is dealt with; by
 Ctrl-C whose exception is kept; by want of memory; by a disk that fails; by finalisers; by signal handlers that
 close the database, and exit or go on."""

@@ -176,8 +176,9 @@ def test_who_goes_on_reading_after_close_is_told_so(
     tmp_path: Path, mode: str, kind: str, *, of_snapshot: bool
 ) -> None:
     with sc.open(tmp_path / "d.sc", chunk_size=16 << 10, sync=False) as db:
-        for key in range(2000):
-            db.array_store("a", np.float64)[key] = np.ones(20)
+        store = db.array_store("a", np.float64)
+        for start in range(0, 2000, 100):
+            store.put_many(range(start, start + 100), np.ones((100, 20)))
     with sc.open(tmp_path / "d.sc", mode) as db:
         store = db.snapshot()["a"] if of_snapshot else db["a"]
         reading = {

@@ -16,7 +16,7 @@ from interleaving import Choice, Chooser, Drawn, Given, Place
 
 NewRoot = Callable[[], str]
 PARTS = 4
-SCHEDULES = 110
+SCHEDULES = 60
 """In each part."""
 MOST = 500
 """So many schedules find each rule that is left out; most of these take a few."""

@@ -109,7 +109,7 @@ def workloads(
 def test_power_cuts(seed: int, budget: float, new_root: NewRoot) -> None:
     """Durable commits are there, the rest is a prefix, all is sound, and work goes on."""
     done = rebuilt = 0
-    for name, events, rng in workloads(seed, 14 * budget, new_root):
+    for name, events, rng in workloads(seed, 8 * budget, new_root):
         for at in rng.choices(range(len(events)), k=30):
             cut = draw_cut(rng) if rng.random() < 0.85 else KILL
             rebuilt += check_image(events[at], cut, new_root, f"{name} {at} {done}")
@@ -145,7 +145,7 @@ def test_logs_of_leveldb_are_lost_unequally(
     """LevelDB rotates its logs: one may lose its end while the next is whole, and zeros may stand in between."""
     monkeypatch.setitem(leveldb._OPTIONS, "write_buffer_size", 64 << 10)
     several = 0
-    for name, events, rng in workloads(seed + 3, 4 * budget, new_root, (25, 40), 500):
+    for name, events, rng in workloads(seed + 3, 2 * budget, new_root, (25, 40), 500):
         chosen = [at for at, event in enumerate(events) if count_logs(event) > 1]
         several += len(chosen)
         for at in rng.sample(chosen, min(15, len(chosen))) + rng.choices(range(len(events)), k=10):
@@ -257,7 +257,7 @@ def reopen_failing(db: sc.Database) -> sc.Database:
 def test_power_cuts_after_flushes_that_failed(seed: int, budget: float, new_root: NewRoot) -> None:
     """What was refused may come back, and then stays: no commit is built on what was never written."""
     failures = 0
-    for number in range(round(12 * budget)):
+    for number in range(max(1, round(8 * budget))):
         name = f"{seed} {number}"
         rng = random.Random(name)
         root = new_root()
@@ -283,9 +283,9 @@ def count_logs(event: Event) -> int:
     return sum(event.logs.get(inode, 0) < len(event.data[inode][-1]) for inode in logs)
 
 
-def test_power_cuts_during_creation(seed: int, new_root: NewRoot) -> None:
+def test_power_cuts_during_creation(seed: int, budget: float, new_root: NewRoot) -> None:
     """There is no database yet, or a whole one."""
     for name, events, rng in workloads(seed + 4, 1, new_root, (1,)):
         for at in range(len(events)):
-            for number in range(4):
+            for number in range(max(1, round(4 * budget))):
                 check_image(events[at], draw_cut(rng), new_root, f"{name} {at} {number}")

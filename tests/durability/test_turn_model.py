@@ -11,11 +11,12 @@ MOST = 3_000_000
 
 
 CASES = (
-    {"writers": 2, "commits": 2, "kills": 2, "cuts": 0, "failures": 0},
     {"writers": 2, "commits": 2, "kills": 0, "cuts": 0, "failures": 1},
-    {"writers": 2, "commits": 2, "kills": 1, "cuts": 1, "failures": 0},
     {"writers": 1, "commits": 2, "kills": 0, "cuts": 1, "failures": 1},
+    {"writers": 2, "commits": 2, "kills": 2, "cuts": 0, "failures": 0},
+    {"writers": 2, "commits": 2, "kills": 1, "cuts": 1, "failures": 0},
 )
+"""From the one of fewest states on, so that a rule that is left out is found soon."""
 
 
 @pytest.mark.slow

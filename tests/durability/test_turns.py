@@ -132,7 +132,7 @@ def test_several_that_are_killed_at_random(seed: int, budget: float, new_root: N
                 subprocess.Popen([*command, f"{seed} {turn} {number}", *sys.path], stdout=subprocess.PIPE)
                 for number in range(3)
             ]
-            until = time.monotonic() + rng.uniform(2, 6)
+            until = time.monotonic() + rng.uniform(1, 3)
             while time.monotonic() < until:
                 reader.wait(0.1)
                 now = check_turns(reader)

@@ -5,6 +5,7 @@ It has opened no database itself, and so may fork. To start a Python that import
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -46,6 +47,7 @@ class Forker:
 
 def serve(jobs: socket.socket) -> None:
     """Start processes until there is nothing more to run."""
+    gc.freeze()  # else each of them looks through all that was imported, and so copies it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
     while True:
         job, descriptors, _, _ = socket.recv_fds(jobs, 1 << 16, 1)

@@ -6,6 +6,7 @@ It reads one job a line, as JSON, and answers each with a line: how the worker e
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import pickle
@@ -51,6 +52,7 @@ class Killer:
 def serve() -> None:
     """Answer jobs until there are no more."""
     shrink()
+    gc.freeze()  # else each worker looks through all that was imported, and so copies it
     for line in sys.stdin:
         job = json.loads(line)
         print(json.dumps(supervise(job)), flush=True)

@@ -147,10 +147,12 @@ def _check_order(store: Any, kind: Kind, expected: dict[int, Any]) -> None:
 
 
 def _ranges(keys: list[int]) -> list[tuple[int | None, int | None]]:
-    """Return pairs of bounds, on keys and next to them; some ranges are empty, and some go backwards."""
-    middle = keys[len(keys) // 2] if keys else 9
-    bounds: list[int | None] = [None, 4, 5, np.uint64(middle), 2**64 - 1, 2**64]
-    return [(start, stop) for start in bounds for stop in bounds]
+    """Return pairs of bounds, on keys and next to them; one range is empty, and some go backwards."""
+    middle = np.uint64(keys[len(keys) // 2] if keys else 9)
+    starts: tuple[int | None, ...] = (None, 4, 5, middle, 2**64 - 1)
+    stops: tuple[int | None, ...] = (4, 5, middle, 2**64 - 1, 2**64)
+    ascending = [(start, stop) for at, start in enumerate(starts) for stop in (*stops[at:], None)]
+    return [*ascending, (5, 5), (5, 4), (2**64, middle), (2**64, None)]
 
 
 def _check_range(

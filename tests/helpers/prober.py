@@ -101,6 +101,7 @@ def _told(at: dict[str, Any], findings: list[dict[str, Any]]) -> str:
 def serve() -> None:
     """Do jobs until there are no more."""
     shrink()
+    gc.freeze()  # else each child looks through all that was imported, and so copies it
     for line in sys.stdin:
         print(json.dumps(supervise(json.loads(line))), flush=True)
 

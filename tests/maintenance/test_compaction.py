@@ -592,7 +592,7 @@ def build(path: str) -> None:
     with sc.open(path, chunk_size=CHUNK_SIZE) as db:
         first = db.array_store("first", "f8")
         first.new(2000, 5)[:] = 6.0
-        scatter(first, 1500)
+        scatter(first, 400)
         points = db.object_store("points", Point)
         points.put_many(range(300), [(key, -key) for key in range(300)])
         points.delete_range(100, 200)
@@ -616,7 +616,7 @@ def change(db: sc.Database) -> None:
     with db.transaction() as transaction:
         transaction["first"].put(9999, [9.0] * 50)
         transaction["points"].put(150, Point(1, 1))
-    db["first"].delete_range(0, 700)
+    db["first"].delete_range(0, 200)
 
 
 def expected(path: str, mode: str) -> dict[str, dict[int, bytes]]:

@@ -559,7 +559,7 @@ def test_readers_follow_through_everything_and_kills(
 ) -> None:
     process, last, followed = start_writer(), 0, 0
     with sc.open(tmp_path / "test.sc", "r") as reader:
-        for turn in range(max(6, int(8 * budget))):
+        for turn in range(max(4, int(8 * budget))):
             if turn % 2:
                 process.kill()
                 process.wait()

@@ -417,7 +417,7 @@ def start(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 @pytest.mark.timeout(3600)
 def test_readers_beside_a_writer(tmp_path: Path, budget: float) -> None:
-    path, count = tmp_path / "test.sc", max(4, int(50 * budget))
+    path, count = tmp_path / "test.sc", max(4, int(20 * budget))
     writer = start(WRITER, path)
     assert writer.stdout is not None
     assert writer.stdout.readline() == "ready\n"
