@@ -18,7 +18,7 @@ from mapping_contract import ARRAYS, KINDS, OBJECTS, Kind, Pair, all_raise, chec
 
 import structchunk as sc
 from structchunk.engine import staged_rows
-from structchunk.runs import run
+from structchunk.runs import run, streams
 
 
 @pytest.fixture
@@ -513,8 +513,8 @@ def write_once(transaction: Any, model: dict[int, list[int]], rng: random.Random
 @pytest.mark.parametrize("turn", range(30))
 def test_bulk_writes_among_others(open_db: OpenDB, monkeypatch: pytest.MonkeyPatch, seed: int, turn: int) -> None:
     """Whatever is written and read between bulk writes, and where chunks end, what counts is what came last."""
-    for name in ("LONG_RUN", "WORTH_JOINING"):
-        monkeypatch.setattr(run, name, 2)
+    monkeypatch.setattr(run, "LONG_RUN", 2)
+    monkeypatch.setattr(streams, "WORTH_JOINING", 2)
     monkeypatch.setattr(staged_rows, "_MANY_RUNS", 3)
     rng = random.Random(f"{seed} {turn}")
     db = open_db(chunk_size=16384)
