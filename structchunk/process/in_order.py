@@ -120,16 +120,21 @@ def in_order(calls: Iterable[Callable[[], T]], workers: int) -> Generator[T, Non
         yield from (make() for make in calls)
         return
     crew: Crew[T] = Crew(workers)
-    begun: deque[Call[T]] = deque()
     try:
-        for make in calls:
-            begun.append(crew.give(make))
-            if len(begun) >= AHEAD * workers:
-                yield begun.popleft().wait()
-        while begun:
-            yield begun.popleft().wait()
+        yield from _done_by(crew, calls, AHEAD * workers)
     finally:
         crew.end()
+
+
+def _done_by(crew: Crew[T], calls: Iterable[Callable[[], T]], ahead: int) -> Generator[T, None, None]:
+    """Yield what calls return, in their order, while so many are begun."""
+    begun: deque[Call[T]] = deque()
+    for make in calls:
+        begun.append(crew.give(make))
+        if len(begun) >= ahead:
+            yield begun.popleft().wait()
+    while begun:
+        yield begun.popleft().wait()
 
 
 def count_workers(workers: int | None) -> int:

@@ -19,7 +19,7 @@ import contextlib
 import fcntl
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ..disk import files
 from ..disk.paths import AnyPath, absolute
@@ -141,18 +141,27 @@ def _trim(parent: str, size: int, mine: str) -> None:
     entries = sorted(_entries(parent))
     excess = sum(taken for _, taken, _, _ in entries) - size
     with contextlib.ExitStack() as held:
-        is_free = {mine: True}
-        for _, taken, root, path in entries:
-            if excess <= 0:
-                return
-            if root not in is_free:
-                lock = _open_lock(root)
-                held.callback(lock.close)
-                is_free[root] = _is_free(lock)
-            if is_free[root]:
-                with contextlib.suppress(OSError):
-                    files.remove_tree(path)
-                    excess -= taken
+        _remove_free(entries, excess, {mine: True}, held)
+
+
+def _remove_free(
+    entries: Iterable[tuple[float, int, str, str]],
+    excess: int,
+    is_free: dict[str, bool],
+    held: contextlib.ExitStack,
+) -> None:
+    """Remove parts, the first ones first, until `excess` bytes are gone; locks that this takes are `held`."""
+    for _, taken, root, path in entries:
+        if excess <= 0:
+            return
+        if root not in is_free:
+            lock = _open_lock(root)
+            held.callback(lock.close)
+            is_free[root] = _is_free(lock)
+        if is_free[root]:
+            with contextlib.suppress(OSError):
+                files.remove_tree(path)
+                excess -= taken
 
 
 def _entries(parent: str) -> Iterator[tuple[float, int, str, str]]:

@@ -67,16 +67,20 @@ class Fetching:
         """Begin to fetch blocks that are not there, ascending; return what is to be waited for."""
         if self._closed:
             raise ClosedError(CLOSED)
-        present, pending = self.cached.present, self._pending
         with self._lock:
-            wanted = [block for block in blocks if not present[block]]
-            for part in self._parts([block for block in wanted if block not in pending]):
-                pending.update(dict.fromkeys(part, Job(partial(self._fetch, part))))
-            jobs = list(dict.fromkeys(pending[block] for block in wanted))
+            jobs = self._jobs_for(blocks)
         for job in jobs:
             if not job.is_queued:  # new, or whoever made it was interrupted
                 WORKERS.put(job)
         return jobs
+
+    def _jobs_for(self, blocks: Iterable[int]) -> list[Job]:
+        """Return what fetches blocks that are not there, made if nobody has asked for them. The caller locks."""
+        present, pending = self.cached.present, self._pending
+        wanted = [block for block in blocks if not present[block]]
+        for part in self._parts([block for block in wanted if block not in pending]):
+            pending.update(dict.fromkeys(part, Job(partial(self._fetch, part))))
+        return list(dict.fromkeys(pending[block] for block in wanted))
 
     def _parts(self, blocks: list[int]) -> Iterator[range]:
         """Yield blocks in the parts that one request each brings."""

@@ -99,11 +99,14 @@ def publish_shard(place: Location, word: str, number: int, fill: Callable[[Datab
 
 def _discard(place: Location, word: str) -> None:
     """Remove the shards of a set that are there, as far as that is possible."""
-    objects = place.objects()
     with contextlib.suppress(OSError):
-        for name in objects.names(""):
-            if name.endswith(word):
-                remove_all(place.url(name), place.where.options)
+        _remove_shards(place, word)
+
+
+def _remove_shards(place: Location, word: str) -> None:
+    for name in place.objects().names(""):
+        if name.endswith(word):
+            remove_all(place.url(name), place.where.options)
 
 
 def _is_taken(place: Location) -> FileExistsError:
