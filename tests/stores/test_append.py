@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,24 @@ def test_more_than_is_kept_in_memory(db: sc.Database, monkeypatch: pytest.Monkey
     assert sum(copied) < 3 * (4000 + 700) * 8
     store.append(2, BIG)  # more than that at once
     assert store[2].tolist() == [*expected[2], *BIG]
+
+
+def test_new_records_get_places_many_at_a_time(db: sc.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growing, "MUCH", 2000)
+    placed: list[int] = []
+    forget = growing.Growing.forget
+
+    def note(self: growing.Growing, keys: Collection[int]) -> None:
+        placed.append(len(keys))
+        forget(self, keys)
+
+    monkeypatch.setattr(growing.Growing, "forget", note)
+    store = db.array_store("a", "f8")
+    with db.transaction() as txn:
+        for number in range(600):
+            txn["a"].append(number, [number])
+    assert placed == [250, 250, 100]
+    assert len(store) == 600
 
 
 @pytest.mark.parametrize("ends", ["commit", "abort"])
