@@ -70,15 +70,20 @@ def test_views_that_a_transaction_handed_out_stay(db: sc.Database) -> None:
 
 
 def test_reads_in_between_cost_no_copy_for_each(db: sc.Database, copied: list[int]) -> None:
+    """Of one that is the last of its chunk, nor of several that grow in turn."""
     store = db.array_store("a", "i8")
-    store.put(7, [0])
+    store.put_many(range(3), np.zeros((3, 1)))
     with db.transaction() as txn:
-        for number in range(1, 1500):
-            txn["a"].append(7, [number])
-            assert txn["a"][7][-1] == number
-    assert store[7].tolist() == list(range(1500))
-    assert sum(copied) < 3 * 1500 * 8
-    assert len(copied) < 15
+        for number in range(1, 1000):
+            txn["a"].append(0, [number])
+            assert txn["a"][0][-1] == number
+        for number in range(1, 500):
+            for key in (1, 2):
+                txn["a"].append(key, [number])
+                assert txn["a"][key][-1] == number
+    assert [store[key].tolist() for key in range(3)] == [list(range(1000)), list(range(500)), list(range(500))]
+    assert sum(copied) < 3 * 2000 * 8
+    assert len(copied) < 30
 
 
 def test_savepoints_that_are_taken_back_cost_no_copy_for_each(db: sc.Database, copied: list[int]) -> None:
