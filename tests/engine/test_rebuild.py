@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from oracle import CHUNK_SIZE, Oracle, Planner, act, judge, shrink, work
 
 import structchunk as sc
 from structchunk.disk import superblock
+from structchunk.engine import checkpoint
 
 NewRoot = Callable[[], str]
 
@@ -240,6 +242,29 @@ def test_chunks_that_went_for_good_are_not_missed(new_root: NewRoot, how: str) -
     sc.rebuild_index(root)
     with sc.open(root, "r+") as db:
         assert {name: list(db[name]) for name in db} == expected
+        assert db.verify() == []
+
+
+def test_a_crash_before_the_superblock_tells_of_a_checkpoint(
+    new_root: NewRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chunks that it needs are found, and those that it let go do not come back."""
+    root, image = new_root(), new_root()
+    write_superblock = checkpoint.write_superblock
+
+    def copy_before(*args: Any, **options: Any) -> superblock.Superblock:
+        shutil.copytree(root, image)
+        return write_superblock(*args, **options)
+
+    with sc.open(root, chunk_size=CHUNK_SIZE) as db:
+        put(db, "a", "b", count=10)
+        db["b"].delete_range(0, 7)
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "write_superblock", copy_before)
+            db.compact("b")
+    sc.rebuild_index(image)
+    with sc.open(image, "r+") as db:
+        assert {name: list(db[name]) for name in db} == {"a": list(range(10)), "b": [7, 8, 9]}
         assert db.verify() == []
 
 
