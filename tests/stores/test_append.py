@@ -104,6 +104,22 @@ def test_savepoints_that_are_taken_back_cost_no_copy_for_each(db: sc.Database, c
     assert [array[-2:].tolist() for array in held] == [[18, 19], [38, 39], [58, 59]]
 
 
+def test_room_that_was_taken_back_is_for_others(db: sc.Database) -> None:
+    """Also where a record lies then at the place of the one that had it, and is as long."""
+    store = db.array_store("a", "i8")
+    store.put_many([7, 8], [[0], [8]])
+    with db.transaction() as txn:
+        with txn.savepoint() as savepoint:
+            txn["a"].append(7, [1])
+            len(txn["a"])  # for which the record is copied, with room behind it
+            savepoint.rollback()
+        txn["a"][7] = [0, 1]
+        txn["a"][9] = [9, 9]
+        len(txn["a"])  # for which both get their places
+        txn["a"].append(7, [2])
+    assert {key: array.tolist() for key, array in store.items()} == {7: [0, 1, 2], 8: [8], 9: [9, 9]}
+
+
 def test_what_a_transaction_makes_lies_back_to_back(db: sc.Database) -> None:
     """Nothing is wasted where records are not read in between, in whichever order they grow."""
     store = db.array_store("a", "i8")
