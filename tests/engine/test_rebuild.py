@@ -15,7 +15,9 @@ from oracle import CHUNK_SIZE, Oracle, Planner, act, judge, shrink, work
 
 import structchunk as sc
 from structchunk.disk import superblock
-from structchunk.engine import checkpoint
+from structchunk.engine import checkpoint, recovery
+from structchunk.runs.extent import empty_rows
+from structchunk.runs.run import ArrayRun
 
 NewRoot = Callable[[], str]
 
@@ -125,6 +127,20 @@ def test_a_million_records(tmp_path: Path) -> None:
         assert db.verify() == []
 
 
+def test_small_stores_are_loaded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as memory is meant to hold; of a large one, a portion after the other."""
+    monkeypatch.setattr(recovery, "LOAD_ROWS", 10)
+    runs = {store: [ArrayRun(empty_rows(count))] for store, count in enumerate((4, 4, 4, 6, 25))}
+    groups = recovery._in_groups(runs)
+    assert [{store: sum(map(len, parts)) for store, parts in group.items()} for group in groups] == [
+        {0: 4, 1: 4},
+        {2: 4, 3: 6},
+        {4: 10},
+        {4: 10},
+        {4: 5},
+    ]
+
+
 def test_refuses_an_open_database(new_root: NewRoot) -> None:
     with sc.open(new_root()) as db, pytest.raises(sc.LockedError):
         sc.rebuild_index(db.path)
@@ -204,6 +220,17 @@ def test_a_commit_whose_segment_reads_as_zeros(new_root: NewRoot) -> None:
         file.seek(CHUNK_SIZE - 64 - 10 * 96)
         file.write(bytes(96))
     check_refused(root, "commits 12 to 22, or parts of them, missing from 00000002", chunk_path(root, 2), lose=True)
+
+
+def test_a_chunk_of_which_all_segments_read_as_zeros(new_root: NewRoot) -> None:
+    """The first commit, which created its store, is missed from it, and not from others."""
+    root = new_root()
+    with sc.open(root, chunk_size=CHUNK_SIZE) as db:
+        put(db, "a", "b")
+    with open(chunk_path(root, 1), "r+b") as file:
+        file.seek(CHUNK_SIZE // 2)
+        file.write(bytes(CHUNK_SIZE // 2))
+    check_refused(root, "missing from 00000001.chunk, expected", chunk_path(root, 1), lose=True)
 
 
 def test_parts_of_two_histories(new_root: NewRoot) -> None:
