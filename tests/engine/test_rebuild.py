@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from oracle import CHUNK_SIZE, Oracle, Planner, act, judge, shrink, work
 
 import structchunk as sc
 from structchunk.disk import superblock
+from structchunk.engine import checkpoint, recovery
+from structchunk.runs.extent import empty_rows
+from structchunk.runs.run import ArrayRun
 
 NewRoot = Callable[[], str]
 
@@ -123,6 +127,20 @@ def test_a_million_records(tmp_path: Path) -> None:
         assert db.verify() == []
 
 
+def test_small_stores_are_loaded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as memory is meant to hold; of a large one, a portion after the other."""
+    monkeypatch.setattr(recovery, "LOAD_ROWS", 10)
+    runs = {store: [ArrayRun(empty_rows(count))] for store, count in enumerate((4, 4, 4, 6, 25))}
+    groups = recovery._in_groups(runs)
+    assert [{store: sum(map(len, parts)) for store, parts in group.items()} for group in groups] == [
+        {0: 4, 1: 4},
+        {2: 4, 3: 6},
+        {4: 10},
+        {4: 10},
+        {4: 5},
+    ]
+
+
 def test_refuses_an_open_database(new_root: NewRoot) -> None:
     with sc.open(new_root()) as db, pytest.raises(sc.LockedError):
         sc.rebuild_index(db.path)
@@ -204,6 +222,17 @@ def test_a_commit_whose_segment_reads_as_zeros(new_root: NewRoot) -> None:
     check_refused(root, "commits 12 to 22, or parts of them, missing from 00000002", chunk_path(root, 2), lose=True)
 
 
+def test_a_chunk_of_which_all_segments_read_as_zeros(new_root: NewRoot) -> None:
+    """The first commit, which created its store, is missed from it, and not from others."""
+    root = new_root()
+    with sc.open(root, chunk_size=CHUNK_SIZE) as db:
+        put(db, "a", "b")
+    with open(chunk_path(root, 1), "r+b") as file:
+        file.seek(CHUNK_SIZE // 2)
+        file.write(bytes(CHUNK_SIZE // 2))
+    check_refused(root, "missing from 00000001.chunk, expected", chunk_path(root, 1), lose=True)
+
+
 def test_parts_of_two_histories(new_root: NewRoot) -> None:
     """A copy has the same database's uuid, and may have gone on in another way."""
     root, other = new_root(), new_root()
@@ -240,6 +269,29 @@ def test_chunks_that_went_for_good_are_not_missed(new_root: NewRoot, how: str) -
     sc.rebuild_index(root)
     with sc.open(root, "r+") as db:
         assert {name: list(db[name]) for name in db} == expected
+        assert db.verify() == []
+
+
+def test_a_crash_before_the_superblock_tells_of_a_checkpoint(
+    new_root: NewRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chunks that it needs are found, and those that it let go do not come back."""
+    root, image = new_root(), new_root()
+    write_superblock = checkpoint.write_superblock
+
+    def copy_before(*args: Any, **options: Any) -> superblock.Superblock:
+        shutil.copytree(root, image)
+        return write_superblock(*args, **options)
+
+    with sc.open(root, chunk_size=CHUNK_SIZE) as db:
+        put(db, "a", "b", count=10)
+        db["b"].delete_range(0, 7)
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "write_superblock", copy_before)
+            db.compact("b")
+    sc.rebuild_index(image)
+    with sc.open(image, "r+") as db:
+        assert {name: list(db[name]) for name in db} == {"a": list(range(10)), "b": [7, 8, 9]}
         assert db.verify() == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import gc
+import json
 import os
 import pickle
 import shutil
@@ -276,6 +277,18 @@ def test_what_was_pickled_stays_as_it_was(open_db: OpenDB, writer: sc.Database, 
         assert reader["a"][0].tolist() == [4]
         for snapshot in snapshots:
             snapshot.close()
+
+
+def test_what_was_pickled_without_a_chunk_is_not_shown(reader: sc.Database, writer: sc.Database) -> None:
+    """The latest state is, as long as it is of the same commit."""
+    blob = pickle.dumps(reader)
+    (kept,) = Path(writer.path).glob("readers/*/index-*/chunks")
+    kept.write_text(json.dumps(json.loads(kept.read_text())[:-1]))
+    with pickle.loads(blob) as again:
+        check_same(again, writer)
+    writer["a"].put(0, [4])
+    with pytest.raises(sc.CommitGone):
+        pickle.loads(blob)
 
 
 # -- failures

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -69,15 +70,20 @@ def test_views_that_a_transaction_handed_out_stay(db: sc.Database) -> None:
 
 
 def test_reads_in_between_cost_no_copy_for_each(db: sc.Database, copied: list[int]) -> None:
+    """Of one that is the last of its chunk, nor of several that grow in turn."""
     store = db.array_store("a", "i8")
-    store.put(7, [0])
+    store.put_many(range(3), np.zeros((3, 1)))
     with db.transaction() as txn:
-        for number in range(1, 1500):
-            txn["a"].append(7, [number])
-            assert txn["a"][7][-1] == number
-    assert store[7].tolist() == list(range(1500))
-    assert sum(copied) < 3 * 1500 * 8
-    assert len(copied) < 15
+        for number in range(1, 1000):
+            txn["a"].append(0, [number])
+            assert txn["a"][0][-1] == number
+        for number in range(1, 500):
+            for key in (1, 2):
+                txn["a"].append(key, [number])
+                assert txn["a"][key][-1] == number
+    assert [store[key].tolist() for key in range(3)] == [list(range(1000)), list(range(500)), list(range(500))]
+    assert sum(copied) < 3 * 2000 * 8
+    assert len(copied) < 30
 
 
 def test_savepoints_that_are_taken_back_cost_no_copy_for_each(db: sc.Database, copied: list[int]) -> None:
@@ -96,6 +102,22 @@ def test_savepoints_that_are_taken_back_cost_no_copy_for_each(db: sc.Database, c
     assert len(copied) == 2
     assert store[7].tolist() == [*range(1000), *range(0, 60, 2)]
     assert [array[-2:].tolist() for array in held] == [[18, 19], [38, 39], [58, 59]]
+
+
+def test_room_that_was_taken_back_is_for_others(db: sc.Database) -> None:
+    """Also where a record lies then at the place of the one that had it, and is as long."""
+    store = db.array_store("a", "i8")
+    store.put_many([7, 8], [[0], [8]])
+    with db.transaction() as txn:
+        with txn.savepoint() as savepoint:
+            txn["a"].append(7, [1])
+            len(txn["a"])  # for which the record is copied, with room behind it
+            savepoint.rollback()
+        txn["a"][7] = [0, 1]
+        txn["a"][9] = [9, 9]
+        len(txn["a"])  # for which both get their places
+        txn["a"].append(7, [2])
+    assert {key: array.tolist() for key, array in store.items()} == {7: [0, 1, 2], 8: [8], 9: [9, 9]}
 
 
 def test_what_a_transaction_makes_lies_back_to_back(db: sc.Database) -> None:
@@ -142,6 +164,24 @@ def test_more_than_is_kept_in_memory(db: sc.Database, monkeypatch: pytest.Monkey
     assert sum(copied) < 3 * (4000 + 700) * 8
     store.append(2, BIG)  # more than that at once
     assert store[2].tolist() == [*expected[2], *BIG]
+
+
+def test_new_records_get_places_many_at_a_time(db: sc.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growing, "MUCH", 2000)
+    placed: list[int] = []
+    forget = growing.Growing.forget
+
+    def note(self: growing.Growing, keys: Collection[int]) -> None:
+        placed.append(len(keys))
+        forget(self, keys)
+
+    monkeypatch.setattr(growing.Growing, "forget", note)
+    store = db.array_store("a", "f8")
+    with db.transaction() as txn:
+        for number in range(600):
+            txn["a"].append(number, [number])
+    assert placed == [250, 250, 100]
+    assert len(store) == 600
 
 
 @pytest.mark.parametrize("ends", ["commit", "abort"])

@@ -296,6 +296,19 @@ def test_new_replaces_and_is_replaced(store: sc.ArrayStore) -> None:
     assert live.tolist() == [8, 8]
 
 
+def test_what_is_on_disk_changes_without_another_checkpoint(db: sc.Database) -> None:
+    """Also the last record of a chunk; what compaction copied is not as `new` left it."""
+    store = db.array_store("a", "i8")
+    store.new(1, 1)[:] = 5
+    store[2] = [1]
+    del store[2]
+    db.compact()
+    before = db._storage.superblock.sequence
+    store[1][:] = 6
+    assert db._storage.superblock.sequence == before
+    assert store[1].tolist() == [6]
+
+
 def test_new_after_abort_is_zeroed(db: sc.Database, store: sc.ArrayStore) -> None:
     with db.transaction() as txn:
         txn["floats"].put_many(range(100), np.ones((100, 50)))
