@@ -172,6 +172,9 @@ def rebuild_index(path: AnyPath, progress: Callable[[int, int], object] | None =
     -----
     Whatever state the index is in, and if there is none, this gives the last whole commit: its stores and their
     types, every record, no deleted one, and nothing of a transaction that was not committed.
+
+    Rows are put together 262,144 at a time, so that memory does not grow with the number of records, but with that
+    of commits: by about a kilobyte for each, and by 40 bytes for each row of those that have fewer than 1,024.
     """
     if is_url(path):
         raise ValueError(f"{shown(str(path))} is a URL; an index is made anew where the database itself is")

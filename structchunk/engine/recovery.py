@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import TypeAlias, TypeVar
 
 from ..chunks.chunk import Chunk
@@ -42,10 +42,10 @@ from .commit_log import (
     read_whole_log,
     replaced_chunks,
     rewind,
-    rows_by_store,
 )
 from .completeness import check_commits
 from .storage import Storage
+from .written_rows import WrittenRows
 
 S = TypeVar("S", bound=Storage)
 Make: TypeAlias = Callable[[Superblock, Index], S]
@@ -335,11 +335,12 @@ def _bring_forward(storage: Storage, log: Log) -> tuple[set[int], set[int]]:
     _add_heaps(storage, catalog, log)
     replaced = replaced_chunks(log, log.good)
     if log.good > log.base:
-        runs_by_store = {
-            store: runs for store, runs in rows_by_store(log.segments, log.chunks).items() if store not in dropped
-        }
-        compacted = {log.chunks[chunk].header.store for chunk in replaced & log.chunks.keys()}
-        index.put(log.good, runs_by_store, catalog if catalog != index.catalog else None, compacted)
+        written = _written_rows(log, dropped)
+        compacted = {log.chunks[chunk].header.store for chunk in replaced & log.chunks.keys()} & written.keys()
+        whole = {store: list(written.pop(store).runs()) for store in compacted}
+        index.put(log.good, whole, catalog if catalog != index.catalog else None, compacted)
+        for group in _in_groups(written):
+            index.put(log.good, group)  # cut short, all of it is put again: the checkpoint has none of it
     for heap in storage.heaps.values():
         for chunk in replaced & heap.chunks.keys():  # only now: until here the index named them
             heap.remove(chunk)
@@ -386,8 +387,7 @@ def _index_anew(
         _add_heaps(storage, catalog, log, without=replaced)
         index.begin_empty()
         index.put(log.good, {}, catalog)
-        runs_by_store = rows_by_store(log.segments, log.chunks)
-        for group in _in_groups({store: runs_by_store[store] for store in runs_by_store.keys() - dropped}):
+        for group in _in_groups(_written_rows(log, dropped)):
             index.put(log.good, group)
     except BaseException:
         index.close()
@@ -395,12 +395,22 @@ def _index_anew(
     return storage, dropped, replaced
 
 
-def _in_groups(runs_by_store: Mapping[int, Iterable[Run]]) -> Iterator[dict[int, list[Run]]]:
+def _written_rows(log: Log, dropped: Container[int]) -> dict[int, WrittenRows]:
+    """Return the rows of the log, by the stores that were not dropped."""
+    written: dict[int, WrittenRows] = {}
+    for segment in log.segments:
+        store = log.chunks[segment.chunk].header.store
+        if store not in dropped:
+            written.setdefault(store, WrittenRows()).add(segment)
+    return written
+
+
+def _in_groups(written: Mapping[int, WrittenRows]) -> Iterator[dict[int, list[Run]]]:
     """Yield the rows of stores in portions that memory holds: of many small stores together."""
     group: dict[int, list[Run]] = {}
     count = 0
-    for store, runs in runs_by_store.items():
-        for part in (part for run in runs for part in portions(run, LOAD_ROWS)):
+    for store, rows in written.items():
+        for part in (part for run in rows.runs() for part in portions(run, LOAD_ROWS)):
             if count + len(part) > LOAD_ROWS and group:
                 yield group
                 group, count = {}, 0

@@ -241,11 +241,14 @@ class Index:
         catalog: Catalog | None = None,
         compacted: Container[int] = (),
         rewritten: Container[int] = (),
+        *,
+        once: bool = False,
     ) -> Prepared:
         """Return what a commit changes: consecutive runs, tombstones included, for each store; and the catalog.
 
         Stores that the new catalog does not have any more lose all their rows; those that were compacted are
-        written anew. Of those that were rewritten the runs are all there is.
+        written anew. Of those that were rewritten the runs are all there is. With `once` the next commits are not
+        likely to change what is near these rows.
         """
         dropped = self._dropped(catalog)
         changes, counts = {}, {}
@@ -257,7 +260,8 @@ class Index:
                 counts[store] = count_anew(self.live[store], self._item_sizes[store], runs)
                 changes[store] = store_index.put_whole(runs)
                 continue
-            counts[store] = recount(self.live[store], self._item_sizes[store], store_index.replaced(runs), runs)
+            replaced = store_index.replaced(runs, once=once)
+            counts[store] = recount(self.live[store], self._item_sizes[store], replaced, runs)
             changes[store] = store_index.put_all(runs) if store in compacted else store_index.put(runs)
         removed = [key for store in dropped for key in self._keys_of(store)]
         puts = [] if catalog is None else [self._catalog_writer.pair(catalog)]
@@ -276,8 +280,8 @@ class Index:
         catalog: Catalog | None = None,
         compacted: Container[int] = (),
     ) -> None:
-        """Prepare a commit and apply it."""
-        self.apply(commit, self.prepare(runs_by_store, catalog, compacted))
+        """Prepare a commit, or many together, and apply it: once, to bring an index to another state."""
+        self.apply(commit, self.prepare(runs_by_store, catalog, compacted, once=True))
 
     def _replace_catalog(self, catalog: Catalog, dropped: Collection[int]) -> None:
         for name, entry in self._catalog.items():

@@ -51,7 +51,10 @@ _OPTIONS: dict[str, Any] = {
     "bloom_filter_bits": 10,
     "write_buffer_size": BUFFER_SIZE,
     "lru_cache_size": 32 << 20,
-    "max_file_size": 32 << 20,  # few files, as opening looks at each
+    # Few files, as opening looks at each. But LevelDB ends one that it writes where ten times as many bytes of the
+    # next level lie between two keys. All commits write keys that are below those of all pages: in files of 32 MiB
+    # both came into one, and to merge that was to write most of the next level anew.
+    "max_file_size": 8 << 20,
     "paranoid_checks": True,
 }
 _ERRNOS = (

@@ -55,6 +55,8 @@ MOST_KEYS = 1 << 13
 """So many keys are looked up at a time: arrays of them stay in the caches of a processor."""
 GROUP_KEYS = 32
 """So many looked-up keys are worth reading a group of pages, unless the cache is full."""
+ROW_KEYS = GROUP_PAGES
+"""And so many, if no more is decoded than their rows: a page of a group takes about as long as such a row."""
 _NO_ROWS = CachedPages(ArrayRun(empty_rows()), 0, KEY_END - 1)
 
 
@@ -189,21 +191,25 @@ class StoreIndex:
         extent = self.find(key) if at is None else self.find_at(key, at)
         return (key, 0, 0, 0, TOMBSTONE) if extent is None else extent
 
-    def existing(self, keys: npt.NDArray[np.uint64]) -> RowArray:
-        """Return the live rows that these ascending keys have now, without those that have none."""
+    def existing(self, keys: npt.NDArray[np.uint64], *, once: bool = False) -> RowArray:
+        """Return the live rows that these ascending keys have now, without those that have none.
+
+        With `once` they are not likely to be asked for again: few pages are cached where few keys meet each.
+        """
         if len(keys) <= FEW_KEYS:
             extents = [extent for key in keys.tolist() if (extent := self.find(key)) is not None]
             return np.array(extents, EXTENT_DTYPE) if extents else empty_rows()
         parts = []
-        for pages, first, upto in self._pages_of(keys, None):
+        for pages, first, upto in self._pages_of(keys, None, once=once):
             mine = keys[first:upto]
             where, found = pages.search(mine)
             parts.append(pages.rows_at(where[found], mine[found]))
         return without_tombstones(overlay(rows_with(self.delta_rows(), keys), concatenate(parts)))
 
-    def replaced(self, runs: Iterable[Run]) -> RowArray:
-        """Return the live rows that runs with the same keys take the place of."""
-        return concatenate([self.existing(run.keys) for run in runs if len(run) and self._is_met(run)])
+    def replaced(self, runs: Iterable[Run], *, once: bool = False) -> RowArray:
+        """Return the live rows that runs with the same keys take the place of; `once` as for :meth:`existing`."""
+        met = (run for run in runs if len(run) and self._is_met(run))
+        return concatenate([self.existing(run.keys, once=once) for run in met])
 
     def _is_met(self, run: Run) -> bool:
         """Tell whether there may be live rows among the keys of a run: appended keys mostly have none."""
@@ -215,10 +221,13 @@ class StoreIndex:
         pages = self._cached_pages(start, None)
         return pages.last < stop - 1 or pages.has_any(start, stop)
 
-    def _pages_of(self, keys: npt.NDArray[np.uint64], at: IndexState | None) -> Iterator[tuple[AnyPages, int, int]]:
+    def _pages_of(
+        self, keys: npt.NDArray[np.uint64], at: IndexState | None, *, once: bool = False
+    ) -> Iterator[tuple[AnyPages, int, int]]:
         """Yield the pages that answer for ascending keys, and between which positions among these they do.
 
-        Where few keys meet each page, pages are read one by one, and cached together at the end.
+        Where few keys meet each page, pages are read one by one, and cached together at the end. With `once` most
+        of these are not decoded, but for the rows of the keys.
         """
         self._version.check()  # else what is cached may be half-changed
         first, wide, alone = 0, False, True
@@ -234,18 +243,22 @@ class StoreIndex:
                 np.searchsorted(keys[first : first + MOST_KEYS], np.uint64(pages.last), side="right")
             )
             yield pages, first, upto
-            are_many = self._is_group_worth_it(keys[upto:], pages)
+            are_many = self._is_group_worth_it(keys[upto:], pages, ROW_KEYS if once else GROUP_KEYS)
             alone = not are_many and (upto - first) * self._stored.page_rows <= DENSE_KEYS * pages.count
             wide = are_many or upto - first > DENSE_KEYS
             first = upto
+            if once and alone and first < len(keys):
+                upto = min(first + GROUP_KEYS, len(keys))
+                yield self._stored.load_rows(keys[first:upto], at.leveldb_snapshot if at else None), first, upto
+                first = upto
         self._keep(single, number, at)
 
-    def _is_group_worth_it(self, keys: npt.NDArray[np.uint64], before: AnyPages) -> bool:
-        """Tell whether many of some keys are likely to meet the group of pages that follows on others."""
-        if len(keys) < GROUP_KEYS or not before.count or self._cache.budget.is_full():
+    def _is_group_worth_it(self, keys: npt.NDArray[np.uint64], before: AnyPages, least: int) -> bool:
+        """Tell whether `least` of some keys are likely to meet the group of pages that follows on others."""
+        if len(keys) < least or not before.count or self._cache.budget.is_full():
             return False
         end = before.last + (before.last - before.floor) * GROUP_PAGES * self._stored.page_rows // before.count
-        return int(keys[GROUP_KEYS - 1]) <= end
+        return int(keys[least - 1]) <= end
 
     def _keep(self, pages: list[CachedPages], number: int, at: IndexState | None) -> None:
         """Cache pages that were read at a version, or after it, if they are still the latest ones."""

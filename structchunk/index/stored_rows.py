@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..runs.extent import KEY_END, ROW_SIZE, TOMBSTONE, Extent, RowArray, find_in_bytes
-from ..runs.run import Run, first_key, split
+import numpy as np
+import numpy.typing as npt
+
+from ..runs.extent import (
+    EXTENT_DTYPE,
+    KEY_END,
+    ROW_SIZE,
+    TOMBSTONE,
+    Extent,
+    RowArray,
+    empty_rows,
+    find_in_bytes,
+)
+from ..runs.run import ArrayRun, Run, first_key, split
 from .cached_pages import CachedPages
 from .decoding import Decoder
 from .leveldb import LevelDB, Pair
@@ -92,6 +104,14 @@ class StoredRows:
         if len(run) and first_key(run) < floor:
             raise self.decoder.damaged("pages that overlap", "each page's keys above those of the page before")
         return CachedPages(run, floor, last, split(run, self.item_size))
+
+    def load_rows(self, keys: npt.NDArray[np.uint64], snapshot: Any) -> CachedPages:
+        """Read the rows of ascending keys, each from the page that answers for it; they answer for no others."""
+        snapshot = snapshot or self.leveldb.snapshot()
+        found = [self.find_in_page(key, snapshot) for key in keys.tolist()]
+        extents = [extent for extent in found if extent is not None]
+        rows = np.array(extents, EXTENT_DTYPE) if extents else empty_rows()
+        return CachedPages(ArrayRun(rows), int(keys[0]), int(keys[-1]))
 
     def delta(self, snapshot: Any = None) -> list[Pair]:
         """Return all rows of the delta, packed."""

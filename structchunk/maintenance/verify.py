@@ -16,6 +16,7 @@ from ..chunks.header import Header
 from ..chunks.heap import Heap, Place
 from ..chunks.segment import Segment, bounding_rows, data_crc
 from ..engine.storage import Storage
+from ..engine.written_rows import WrittenRows
 from ..errors import ClosedError, Error
 from ..index.index_snapshot import IndexSnapshot
 from ..index.leveldb import REBUILD
@@ -34,7 +35,6 @@ from ..runs.extent import (
 )
 from ..runs.run import ContiguousRun, Run, clip_run, first_key
 from ..runs.streams import joined
-from .written_rows import WrittenRows
 
 Progress = Callable[[int, int], object]
 RESTORE = "restore this file from a copy of the database"

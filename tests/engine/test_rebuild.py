@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -127,11 +128,15 @@ def test_a_million_records(tmp_path: Path) -> None:
         assert db.verify() == []
 
 
+def written(count: int) -> Any:
+    """Return what says which rows were written to a store: so many."""
+    return SimpleNamespace(runs=lambda: [ArrayRun(empty_rows(count))])
+
+
 def test_small_stores_are_loaded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as memory is meant to hold; of a large one, a portion after the other."""
     monkeypatch.setattr(recovery, "LOAD_ROWS", 10)
-    runs = {store: [ArrayRun(empty_rows(count))] for store, count in enumerate((4, 4, 4, 6, 25))}
-    groups = recovery._in_groups(runs)
+    groups = recovery._in_groups({store: written(count) for store, count in enumerate((4, 4, 4, 6, 25))})
     assert [{store: sum(map(len, parts)) for store, parts in group.items()} for group in groups] == [
         {0: 4, 1: 4},
         {2: 4, 3: 6},

@@ -13,7 +13,7 @@ import numpy as np
 
 import structchunk as sc
 from structchunk.chunks import allocator, chunk
-from structchunk.engine import storage
+from structchunk.engine import recovery, storage, written_rows
 from structchunk.index import change, leveldb, store_index, stored_rows
 from structchunk.process import background
 
@@ -51,6 +51,9 @@ LIMITS: list[tuple[Any, str, Any]] = [
     (chunk, "MIN_STEP", 4096),
     (allocator, "START_SIZE", 900),
     (storage, "CHECKPOINT_COMMITS", 23),
+    (written_rows, "PIECE_ROWS", 12),
+    (written_rows, "SMALL", 5),
+    (recovery, "LOAD_ROWS", 9),
     (leveldb, "_SMALL_LOG", 8 << 10),
 ]
 """Thresholds made so small that short workloads roll over, fold, checkpoint and write in every way there is."""

@@ -47,6 +47,7 @@ SMALL = {
     (store_index, "END_ROWS"): 2,
     (store_index, "DENSE_KEYS"): 1,
     (store_index, "GROUP_KEYS"): 3,
+    (store_index, "ROW_KEYS"): 4,
     (cached_pages, "OVERHEAD"): 0,
     (short_pages, "OVERHEAD"): 0,
 }
@@ -202,6 +203,8 @@ class Comparison(RuleBasedStateMachine):
         assert model_of(latest.existing(numbers)) == expected
         for key in wanted:
             assert latest.find(key) == expected.get(key)
+        latest.forget()
+        assert model_of(latest.existing(numbers, once=True)) == expected
 
     @rule(store=st.sampled_from(list(STORES)), ends=st.tuples(keys, keys), reverse=st.booleans())
     def read_range(self, store: int, ends: tuple[int, int], *, reverse: bool) -> None:
@@ -468,6 +471,23 @@ def test_few_keys_read_the_pages_that_they_meet(index: Index, monkeypatch: pytes
         assert store.lookup(wanted)["key"].tolist() == wanted.tolist()
         assert len(read) <= len(wanted)
         assert max(read) <= store._stored.page_rows
+
+
+def test_to_bring_an_index_forward_few_pages_are_decoded(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where keys are far between: of the pages that they meet no more than their own rows are."""
+    index.put(1, {1: some(0, 8000)})
+    index.forget()
+    decoded: list[int] = []
+    decode = decoding.Decoder.pages
+
+    def note(self: decoding.Decoder, pages: list[Any], most_rows: int) -> Run:
+        decoded.append(len(pages))
+        return decode(self, pages, most_rows)
+
+    monkeypatch.setattr(decoding.Decoder, "pages", note)
+    index.put(2, {1: [ArrayRun(dense(0, 40, step=200, chunk=2))]})
+    assert sum(decoded) <= 40 // store_index.GROUP_KEYS
+    assert index.live[1] == {1: (8000 - 40, 8 * (8000 - 40)), 2: (40, 40 * 8)}
 
 
 def test_the_cache_keeps_to_its_limit(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,8 @@ import numpy.typing as npt
 import pytest
 
 import structchunk as sc
+from structchunk.engine import recovery, written_rows
 from structchunk.index import page_cache, store_index
-from structchunk.maintenance import written_rows
 from structchunk.runs import extent
 
 PIECE = 8192
@@ -25,6 +26,7 @@ def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_cache, "CACHE_SIZE", 1 << 18)
     monkeypatch.setattr(store_index, "GROUP_PAGES", PIECE // 512)
     monkeypatch.setattr(written_rows, "PIECE_ROWS", PIECE)
+    monkeypatch.setattr(recovery, "LOAD_ROWS", PIECE)
     monkeypatch.setattr(extent, "BLOCK_ROWS", PIECE)
 
 
@@ -43,18 +45,26 @@ def peak(call: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
+def fill(db: sc.Database, count: int, shape: str) -> None:
+    """Store records, replace some of them here and there, and delete others."""
+    store = db.array_store("a", "f8")
+    chosen = keys(count, shape)
+    for first in range(0, count, PIECE):
+        part = chosen[first : first + PIECE]
+        if shape == "lengths":
+            lengths = part % np.uint64(3)
+            store.put_many(part, [np.ones(int(length)) for length in lengths])
+        else:
+            store.put_many(part, np.ones((len(part), 1)))
+    if shape == "replaced":
+        for number in range(10):
+            store.put_many(chosen[number :: count // PIECE], np.zeros((len(chosen[number :: count // PIECE]), 1)))
+    store.delete_range(int(chosen[count // 2]), int(chosen[count // 2 + PIECE // 2]))
+
+
 def verify_peak(path: Path, count: int, shape: str) -> int:
     with sc.open(path, sync=False) as db:
-        store = db.array_store("a", "f8")
-        chosen = keys(count, shape)
-        for first in range(0, count, PIECE):
-            part = chosen[first : first + PIECE]
-            if shape == "lengths":
-                lengths = part % np.uint64(3)
-                store.put_many(part, [np.ones(int(length)) for length in lengths])
-            else:
-                store.put_many(part, np.ones((len(part), 1)))
-        store.delete_range(int(chosen[count // 2]), int(chosen[count // 2 + PIECE // 2]))
+        fill(db, count, shape)
         return peak(lambda: _verify(db))
 
 
@@ -65,4 +75,44 @@ def _verify(db: sc.Database) -> None:
 @pytest.mark.parametrize("shape", ["even", "gaps", "lengths"])
 def test_of_verify(tmp_path: Path, shape: str) -> None:
     few, many = verify_peak(tmp_path / "few.sc", FEW, shape), verify_peak(tmp_path / "many.sc", MANY, shape)
+    assert many < 1.3 * few
+
+
+def check(path: Path, count: int) -> None:
+    with sc.open(path, "r+") as db:
+        assert len(db["a"]) == count - PIECE // 2
+        _verify(db)
+
+
+def rebuild_peak(path: Path, count: int, shape: str) -> int:
+    with sc.open(path, sync=False) as db:
+        fill(db, count, shape)
+    shutil.rmtree(*path.glob("index-*"))
+    found = peak(lambda: sc.rebuild_index(path))
+    check(path, count)
+    return found
+
+
+@pytest.mark.parametrize("shape", ["even", "gaps", "lengths", "replaced"])
+def test_of_rebuild_index(tmp_path: Path, shape: str) -> None:
+    few, many = rebuild_peak(tmp_path / "few.sc", FEW, shape), rebuild_peak(tmp_path / "many.sc", MANY, shape)
+    assert many < 1.3 * few
+
+
+def reopen_peak(path: Path, count: int, shape: str) -> int:
+    """Return what it takes to open files as a power cut may leave them, of which the index is of the beginning."""
+    cut = path.with_name("cut-" + path.name)
+    with sc.open(path, sync=False) as db:
+        db.array_store("a", "f8")
+        shutil.copytree(path, cut)
+        fill(db, count, shape)
+        shutil.copytree(path / "chunks", cut / "chunks", dirs_exist_ok=True)
+    found = peak(lambda: sc.open(cut, "r+").close())
+    check(cut, count)
+    return found
+
+
+@pytest.mark.parametrize("shape", ["even", "gaps", "lengths", "replaced"])
+def test_of_opening_after_a_kill(tmp_path: Path, shape: str) -> None:
+    few, many = reopen_peak(tmp_path / "few.sc", FEW, shape), reopen_peak(tmp_path / "many.sc", MANY, shape)
     assert many < 1.3 * few

@@ -7,6 +7,7 @@ are kept.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from ..chunks.segment import Segment
 from ..runs.extent import KEY_END, RowArray, concatenate, empty_rows, is_sorted, without_tombstones
-from ..runs.run import ArrayRun, Run, clip_run
+from ..runs.run import ArrayRun, Run, clip_run, first_key, last_key
 
 PIECE_ROWS = 1 << 18
 """How many rows are looked at together, at most."""
@@ -74,24 +75,39 @@ class WrittenRows:
 
     def pieces(self) -> Iterator[tuple[int, RowArray]]:
         """Yield the live rows that there should be, each piece with the key that it ends before, up to the last."""
+        for stop, parts in _pieces(self._parts(), 0, KEY_END):
+            yield stop, without_tombstones(_laid_over(parts))
+
+    def runs(self) -> Iterator[Run]:
+        """Yield the rows that there should be, tombstones too, as consecutive runs.
+
+        Where keys of commits are not among one another, their rows stay in the form that they have.
+        """
+        for _, parts in _pieces(self._parts(), 0, KEY_END):
+            ordered = sorted((part.run for part in parts), key=first_key)
+            if all(last_key(before) < first_key(after) for before, after in pairwise(ordered)):
+                yield from ordered
+            else:
+                yield ArrayRun(_laid_over(parts))
+
+    def _parts(self) -> list[_Part]:
         self._gather()
-        parts = list(self._large)
-        if self._small:
-            rows, commits = _latest(*_joined(self._small))
-            self._small = [(rows, commits)]
-            parts.append(_Part(ArrayRun(rows), commits))
-        yield from _pieces(parts, 0, KEY_END)
+        if not self._small:
+            return list(self._large)
+        rows, commits = _latest(*_joined(self._small))
+        self._small = [(rows, commits)]
+        return [*self._large, _Part(ArrayRun(rows), commits)]
 
 
-def _pieces(parts: Sequence[_Part], start: int, stop: int) -> Iterator[tuple[int, RowArray]]:
+def _pieces(parts: Sequence[_Part], start: int, stop: int) -> Iterator[tuple[int, list[_Part]]]:
+    """Yield what parts have in each piece of a range of keys, with the key that it ends before."""
     parts = [part for part in (part.clip(start, stop) for part in parts) if len(part.run)]
     middle = _middle(parts) if parts else start
     if sum(len(part.run) for part in parts) > PIECE_ROWS and middle > start:
         yield from _pieces(parts, start, middle)
         yield from _pieces(parts, middle, stop)
     else:
-        rows, _ = _latest(*_joined([(part.run.rows, part.commits) for part in parts]))
-        yield stop, without_tombstones(rows)
+        yield stop, parts
 
 
 def _middle(parts: Sequence[_Part]) -> int:
@@ -99,6 +115,11 @@ def _middle(parts: Sequence[_Part]) -> int:
     ordered = sorted((part.key_in_the_middle(), len(part.run)) for part in parts)
     upto = np.cumsum([count for _, count in ordered])
     return ordered[int(np.searchsorted(upto, upto[-1] / 2))][0]
+
+
+def _laid_over(parts: Sequence[_Part]) -> RowArray:
+    """Return the rows of parts, of each key the latest one."""
+    return _latest(*_joined([(part.run.rows, part.commits) for part in parts]))[0]
 
 
 def _joined(parts: Sequence[tuple[RowArray, Commits]]) -> tuple[RowArray, Commits]:
