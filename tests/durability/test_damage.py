@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from kill_workers import Killer
+from live_copy import copy_live
 from oracle import CHUNK_SIZE, contents, shrink
 
 import structchunk as sc
@@ -618,7 +619,7 @@ def test_damage_is_no_crash_that_lost_what_the_index_has(mode: str, new_root: Ne
         db.sync()
         db["a"][20] = [1]
         db["b"][20] = [1]
-        shutil.copytree(root, image)
+        copy_live(root, image)
     path = os.path.join(image, "chunks", "00000002.chunk")
     with open(path, "r+b") as file:
         file.seek(SIZE - 4096)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import OpenDB
+from live_copy import copy_live
 
 import structchunk as sc
 from structchunk.disk import files
@@ -26,8 +27,7 @@ class P(sc.Object):
 
 def crash(source: Path, target: Path) -> Path:
     """Copy an open database: what a killed process would leave."""
-    shutil.copytree(source, target)
-    return target
+    return copy_live(source, target)
 
 
 def test_a_live_view_waits_for_a_checkpoint_that_a_rebuild_knows(tmp_path: Path) -> None:

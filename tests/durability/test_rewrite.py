@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
+from live_copy import copy_live
 from recorded_files import Seam
 
 import structchunk as sc
@@ -52,7 +52,7 @@ class AtSegment:
     def __call__(self, operation: str, args: tuple[Any, ...], done: bool) -> None:
         if operation == "append_segment" and done and not self.name:
             self.name, self.directory = os.path.basename(args[0].path), args[0].directory
-            shutil.copytree(self._root, self._image)
+            copy_live(self._root, self._image)
 
 
 def copy_sparse(source: str, target: str) -> None:
@@ -82,7 +82,7 @@ def killed(tmp_path: Path) -> Killed:
             free, directory = heads.get(chunk.id, (0, chunk.header.file_size))
             if directory != chunk.directory:
                 tails[os.path.basename(chunk.path)] = [(free, chunk.committed), (chunk.directory, directory)]
-        shutil.copytree(root, image, copy_function=copy_sparse)
+        copy_live(root, image, copy_function=copy_sparse)
     return image, tails
 
 

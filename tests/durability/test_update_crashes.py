@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from kill_workers import Killer
+from live_copy import copy_live
 from oracle import CHUNK_SIZE, Contents, contents, is_possible, shrink
 from recorded_files import KILL, Cut, Event, Recorder, Seam, SyncedWrites, build, draw_cut
 
@@ -337,7 +338,7 @@ def test_processes_that_are_killed(
     base = new_root()
     os.mkdir(base)
     scene.db.sync()
-    shutil.copytree(scene.db.path, f"{base}/test.sc", ignore=shutil.ignore_patterns("readers"))
+    copy_live(scene.db.path, f"{base}/test.sc", "readers")
 
     def put_back() -> str:
         shutil.rmtree(f"{base}/copy.sc", ignore_errors=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from live_copy import copy_live
 from oracle import CHUNK_SIZE, Oracle, Planner, act, judge, shrink, work
 
 import structchunk as sc
@@ -92,7 +93,7 @@ def leave_uncommitted(db: sc.Database, planner: Planner, image: str) -> str:
     with db.transaction() as transaction:
         for action in step.actions:
             act(transaction, action)
-        shutil.copytree(db.path, image)
+        copy_live(db.path, image)
         transaction.abort()
     return image
 
@@ -285,7 +286,7 @@ def test_a_crash_before_the_superblock_tells_of_a_checkpoint(
     write_superblock = checkpoint.write_superblock
 
     def copy_before(*args: Any, **options: Any) -> superblock.Superblock:
-        shutil.copytree(root, image)
+        copy_live(root, image)
         return write_superblock(*args, **options)
 
     with sc.open(root, chunk_size=CHUNK_SIZE) as db:

@@ -18,7 +18,6 @@ import ctypes
 import functools
 import json
 import os
-import shutil
 import sys
 import tarfile
 import tempfile
@@ -30,6 +29,7 @@ from typing import Any, TypeAlias
 from unittest import mock
 
 import numpy as np
+from live_copy import copy_live
 
 import structchunk as sc
 
@@ -376,7 +376,7 @@ def write_shards(root: str) -> None:
 
 def copy_files(source: str, target: str) -> None:
     """Copy what a killed process leaves."""
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("readers", "lock"))
+    copy_live(source, target, "readers", "lock")
 
 
 # ---------------------------------------------------------------------- keeping

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from live_copy import copy_live
 from oracle import ATTRIBUTES, CHUNK_SIZE, Contents, Point, as_text, contents, stores_of
 from published import newest, records_of
 
@@ -151,7 +152,7 @@ def build(path: str, kind: str) -> Contents:
             with db.transaction() as txn:
                 txn.array_store("late", "<i4")[1] = [1]
                 txn["floats"].put(300, BIG)
-            shutil.copytree(target, path)
+            copy_live(target, path)
         model = contents(db)
     return model
 

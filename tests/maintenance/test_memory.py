@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from live_copy import copy_live
 
 import structchunk as sc
 from structchunk.engine import recovery, written_rows
@@ -104,7 +105,7 @@ def reopen_peak(path: Path, count: int, shape: str) -> int:
     cut = path.with_name("cut-" + path.name)
     with sc.open(path, sync=False) as db:
         db.array_store("a", "f8")
-        shutil.copytree(path, cut)
+        copy_live(path, cut)
         fill(db, count, shape)
         shutil.copytree(path / "chunks", cut / "chunks", dirs_exist_ok=True)
     found = peak(lambda: sc.open(cut, "r+").close())

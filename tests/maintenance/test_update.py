@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from copied import Point, write_little, write_much
+from live_copy import copy_live
 from oracle import CHUNK_SIZE, Contents, Oracle, Planner, contents, number, shrink, work
 
 import structchunk as sc
@@ -486,7 +487,7 @@ def test_another_database(db: sc.Database, tmp_path: Path) -> None:
         other.checkpoint(tmp_path / "copy.sc")
     check_refused(db, tmp_path / "copy.sc", "not a copy of")
     with pytest.raises(sc.NotACopy, match="was written to after it was made by checkpoint"):
-        shutil.copytree(db.path, tmp_path / "by_hand.sc")
+        copy_live(db.path, tmp_path / "by_hand.sc")
         db.checkpoint(tmp_path / "by_hand.sc", update=True)
 
 

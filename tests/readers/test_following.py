@@ -8,7 +8,6 @@ import gc
 import json
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from conftest import OpenDB
+from live_copy import copy_live
 from oracle import contents
 from support import count_descriptors, in_child
 
@@ -407,7 +407,7 @@ def test_the_page_of_a_database_without_a_writer_is_not_trusted(writer: sc.Datab
     """As after a power cut: it promises commits whose records are lost."""
     writer["a"].put(1, [5.0])
     path = tmp_path / "copy.sc"
-    shutil.copytree(writer.path, path, ignore=shutil.ignore_patterns("readers"))
+    copy_live(writer.path, path, "readers")
     last = writer.last_commit
     chunk = path / "chunks" / "00000001.chunk"
     data = chunk.read_bytes()

@@ -71,14 +71,13 @@ def check(path: str) -> int:
 
 @pytest.mark.parametrize("link", [True, False])
 def test_clones_under_full_load(written: str, tmp_path: Path, budget: float, *, link: bool) -> None:
-    lasts = []
-    for number in range(max(1, int(60 * budget))):
-        target = str(tmp_path / f"clone-{number}")
+    lasts: list[int] = []
+    while len(lasts) < 60 * budget or lasts[-1] == lasts[0]:  # on a busy machine who writes may be behind
+        target = str(tmp_path / f"clone-{len(lasts)}")
         clone_leveldb(written, target, link=link)
         lasts.append(check(target))
         assert not any(name.endswith(".sst") for name in os.listdir(written))
     assert lasts == sorted(lasts)
-    assert lasts[-1] > lasts[0]
 
 
 def make(path: Path, count: int = 3) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from live_copy import copy_live
 
 import structchunk as sc
 from structchunk.readers import copies
@@ -66,7 +67,7 @@ def layers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Pat
         fill(lower / "d.sc")
         with sc.open(lower / "open.sc", chunk_size=1 << 20, sync=False) as db:
             db.array_store("a", np.float64)[1] = np.ones(5)
-            shutil.copytree(lower / "open.sc", lower / "crashed.sc")
+            copy_live(lower / "open.sc", lower / "crashed.sc")
         mount("overlay", merged, f"lowerdir={lower},upperdir={upper / 'files'},workdir={upper / 'work'}")
         yield lower, merged
     finally:
