@@ -73,7 +73,7 @@ def find_in_short(last: int, page: bytes, key: int, item_size: int, row_count: i
 
 def _trailer(page: tuple[int, bytes]) -> bytes:
     """Return what tells the form of a short page, and how many rows it has; nothing of a page of another form."""
-    return page[1][-TRAILER.size :] if len(page[1]) % ROW_SIZE else b""
+    return page[1][-TRAILER.size :] if is_short(page[1]) else b""
 
 
 def _unpack_all_short(pages: list[tuple[int, bytes]], item_size: int, row_count: int) -> list[Run]:

@@ -198,7 +198,7 @@ class StoreIndex:
         """
         if len(keys) <= FEW_KEYS:
             extents = [extent for key in keys.tolist() if (extent := self.find(key)) is not None]
-            return np.array(extents, EXTENT_DTYPE) if extents else empty_rows()
+            return np.array(extents, EXTENT_DTYPE)
         parts = []
         for pages, first, upto in self._pages_of(keys, None, once=once):
             mine = keys[first:upto]
@@ -236,7 +236,7 @@ class StoreIndex:
             key = int(keys[first])
             pages = self._known_pages(key, at) if alone else None
             if alone and pages is None:
-                pages = self._stored.load(key, 1, at.leveldb_snapshot if at else None)
+                pages = self._stored.load(key, 1, _snapshot_of(at))
                 single.append(pages)
             pages = pages or self._cached_pages(key, at, wide=wide)
             upto = first + int(
@@ -249,7 +249,7 @@ class StoreIndex:
             first = upto
             if once and alone and first < len(keys):
                 upto = min(first + GROUP_KEYS, len(keys))
-                yield self._stored.load_rows(keys[first:upto], at.leveldb_snapshot if at else None), first, upto
+                yield self._stored.load_rows(keys[first:upto], _snapshot_of(at)), first, upto
                 first = upto
         self._keep(single, number, at)
 
@@ -311,7 +311,7 @@ class StoreIndex:
         with self._version.lock:
             if self._delta_loaded and (at is None or at.version == self._version.number):
                 return clip(self._delta.rows(), start, stop), start, stop
-        snapshot = at.leveldb_snapshot if at else None
+        snapshot = _snapshot_of(at)
         rows = self._stored.delta_end(start, stop, END_ROWS, snapshot, reverse=reverse)
         if len(rows) < END_ROWS:
             return rows, start, stop
@@ -324,7 +324,7 @@ class StoreIndex:
             key = stop - 1 if reverse else start
             pages = self._known_pages(key, at)
             if not isinstance(pages, CachedPages):  # of short ones all keys would be made, for the first of them
-                pages = self._stored.load(key, count, at.leveldb_snapshot if at else None, reverse=reverse)
+                pages = self._stored.load(key, count, _snapshot_of(at), reverse=reverse)
             yield from portions(clip_run(pages.run, start, stop), self._stored.page_rows, reverse=reverse)
             count = GROUP_PAGES if pages.count else count
             if reverse:
@@ -355,7 +355,7 @@ class StoreIndex:
                     return pages
             stop = KEY_END if wide or not latest else self._cache.next_floor(key)
             count = GROUP_PAGES if wide else self._cache.wanted(POINT_PAGES)
-        loaded = self._stored.load(key, count, at.leveldb_snapshot if at else None, stop=stop, reverse=reverse)
+        loaded = self._stored.load(key, count, _snapshot_of(at), stop=stop, reverse=reverse)
         with version.lock:
             if latest and number == version.number:
                 self._load_delta()  # find() trusts cached pages where the delta has no row
@@ -476,3 +476,8 @@ class StoreIndex:
             part = clip(rest, low, stop)
             rest = rest[len(part) :]
             yield put_into_pages(self._stored, [ArrayRun(part)], pages, part["key"].tolist())
+
+
+def _snapshot_of(at: IndexState | None) -> Any:
+    """Return LevelDB's snapshot of a state, or None for the latest one."""
+    return at.leveldb_snapshot if at else None

@@ -15,7 +15,6 @@ from ..runs.extent import (
     TOMBSTONE,
     Extent,
     RowArray,
-    empty_rows,
     find_in_bytes,
 )
 from ..runs.run import ArrayRun, Run, first_key, split
@@ -109,8 +108,7 @@ class StoredRows:
         """Read the rows of ascending keys, each from the page that answers for it; they answer for no others."""
         snapshot = snapshot or self.leveldb.snapshot()
         found = [self.find_in_page(key, snapshot) for key in keys.tolist()]
-        extents = [extent for extent in found if extent is not None]
-        rows = np.array(extents, EXTENT_DTYPE) if extents else empty_rows()
+        rows = np.array([extent for extent in found if extent is not None], EXTENT_DTYPE)
         return CachedPages(ArrayRun(rows), int(keys[0]), int(keys[-1]))
 
     def delta(self, snapshot: Any = None) -> list[Pair]:

@@ -162,7 +162,7 @@ def find_packed(packed: Packed, last: int, key: int, item_size: int) -> Extent |
 
 
 def unpack_alike(
-    form: int, count: int, bodies: Sequence[bytes], item_size: int, *, rest_size: int = 0
+    form: int, count: int, bodies: Sequence[bytes], item_size: int, *, rest_size: int
 ) -> ContiguousRun | None:
     """Return consecutive rows, given in parts of `count` rows each, as one run: all at once, over other memory.
 

@@ -39,7 +39,7 @@ def put_together(runs: Sequence[Run], item_size: int) -> Run:
     contiguous = [run for run in runs if isinstance(run, ContiguousRun) and run.length]
     if not runs or len(contiguous) < len(runs) or not all(starmap(goes_on, pairwise(contiguous))):
         return shorten(joined(runs), item_size)
-    return _as_one(contiguous, _chained(contiguous))
+    return contiguous[0] if len(contiguous) == 1 else _as_one(contiguous, _chained(contiguous))
 
 
 def even_run(runs: Sequence[Run]) -> ContiguousRun | None:
@@ -65,8 +65,6 @@ def _as_one(runs: Sequence[ContiguousRun], keys: Keys) -> ContiguousRun:
 
 def _chained(runs: list[ContiguousRun]) -> Keys:
     """Return the keys of consecutive runs."""
-    if len(runs) == 1:
-        return runs[0].spacing
     even = _even_keys(runs)
     return read_only(np.concatenate([run.keys for run in runs])) if even is None else even
 
