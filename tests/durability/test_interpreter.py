@@ -59,24 +59,27 @@ def uncovered_jumps(code: CodeType) -> Iterator[int]:
 MODULES = [module.name for module in pkgutil.walk_packages(structchunk.__path__, "structchunk.")]
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__main__")])
-def test_no_interrupt_can_skip_a_cleanup(name: str) -> None:
-    """Every loop inside of what must be cleaned up after is covered, in this Python's bytecode."""
+def source_of(name: str) -> tuple[str, str]:
+    """Return where a module is, and its text."""
     spec = find_spec(name)
     assert spec is not None
     assert spec.origin is not None
-    top = compile(Path(spec.origin).read_text(encoding="utf-8"), spec.origin, "exec")
-    assert [f"{spec.origin}:{line}" for code in codes_of(top) for line in uncovered_jumps(code)] == []
+    return spec.origin, Path(spec.origin).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__main__")])
+def test_no_interrupt_can_skip_a_cleanup(name: str) -> None:
+    """Every loop inside of what must be cleaned up after is covered, in this Python's bytecode."""
+    path, text = source_of(name)
+    top = compile(text, path, "exec")
+    assert [f"{path}:{line}" for code in codes_of(top) for line in uncovered_jumps(code)] == []
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__main__")])
 def test_no_interrupt_could_skip_a_cleanup_on_a_later_version(name: str) -> None:
     """The same by the source, whatever Python this is: so that it is found before a later one is asked."""
-    spec = find_spec(name)
-    assert spec is not None
-    assert spec.origin is not None
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    assert [f"{spec.origin}:{line}" for line in uncovered_loops(tree)] == []
+    path, text = source_of(name)
+    assert [f"{path}:{line}" for line in uncovered_loops(ast.parse(text))] == []
 
 
 AROUND = ["with lock:\n  {}", "try:\n  {}\n finally: go()", "try:\n  {}\n except BaseException: go()"]

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-State = dict[str, tuple[int, int]]
-
 
 def copy_live(
     source: str | Path, target: str | Path, *ignored: str, copy_function: Callable[[str, str], Any] = shutil.copy2
@@ -35,7 +33,7 @@ def _copy(
     return True
 
 
-def index_files(root: str | Path) -> State:
+def index_files(root: str | Path) -> dict[str, tuple[int, int]]:
     """Return size and time of each file of LevelDB."""
     found = {}
     for path in Path(root).glob("index-*/*"):
