@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..disk import files
 from ..disk.reserve import Reserve
 from ..runs.extent import ROW, ROW_SIZE, TOMBSTONE, Extent, RowArray, make_rows
+from ..runs.packed import Packed
 from ..runs.run import ContiguousRun, Keys
 from .chunk import Chunk
 from .heap import Heap
@@ -71,9 +72,10 @@ class Room:
     ``free`` is the next free byte. What lies between ``stored`` and it is still in ``pending``, by offset.
     ``limit`` is how far data may reach: it goes down by ``ROW_SIZE`` for every row that the segment will have. It
     begins where the directory does, or where no record of `size` bytes and ``MOST_ROWS`` rows would reach.
+    ``written`` are the rows of all that is in it, if they were written ahead of the commit.
     """
 
-    __slots__ = ("chunk", "free", "is_new", "limit", "pending", "started", "stored")
+    __slots__ = ("chunk", "free", "is_new", "limit", "pending", "started", "stored", "written")
 
     def __init__(self, chunk: Chunk, size: int, *, is_new: bool) -> None:
         if not is_new:
@@ -83,6 +85,7 @@ class Room:
         self.free = self.stored = self.started = chunk.free
         self.limit = min(chunk.directory - 2 * SEGMENT_SIZE, chunk.free + size + MOST_ROWS * ROW_SIZE)
         self.pending: dict[int, bytes] = {}
+        self.written: Packed | None = None
 
     def has_changed(self) -> bool:
         """Tell whether there is anything to commit: bytes, or the chunk itself."""

@@ -431,6 +431,12 @@ class Chunk:
             self._reserve(offset, size)
             self.store(offset, data, size)
 
+    def write_rows(self, rows: bytes | memoryview) -> memoryview:
+        """Write the rows of the next segment ahead of its record, and return them as they are in the file."""
+        low = self.directory - SEGMENT_SIZE - len(rows)
+        self._write(low, rows)
+        return memoryview(self.source)[low : low + len(rows)]
+
     def append_segment(self, rows: bytes | memoryview, record: bytes, free: int) -> None:
         """Write a segment's rows and record below the directory; move both offsets on, here and in the header."""
         low = self.directory - SEGMENT_SIZE - len(rows)

@@ -89,6 +89,14 @@ def first_of(raw: Raw, position: int, chunk: int) -> First | None:
     return None if record is None else First(record.commit, bool(record.form & REPLACES))
 
 
+def count_of_only(raw: Raw, position: int, low: int, chunk: int) -> int | None:
+    """Return how many rows a directory between two positions has, if it is one segment; else None."""
+    if _size_below(raw, position, low, chunk) != position - low:
+        return None
+    record = read_record(memoryview(raw), position, chunk)
+    return None if record is None else record.row_count
+
+
 def later_than(raw: Raw, position: int, low: int, commit: int, chunk: int) -> Records:
     """Return the segments between two positions that are of later commits than one.
 

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorruptionError, MovedError
-from ..runs.extent import ALL_FLAGS, MUTABLE, Extent, RowArray, chunks_of, find_one, misplaced
+from ..runs.extent import ALL_FLAGS, MUTABLE, Extent, RowArray, chunks_of, misplaced
 from ..runs.gather import Items
 from ..runs.run import ContiguousRun, Run
+from ..runs.streams import find_in
 from ..types.objects import has_plain_fields
 from ..types.schema import Schema
 from .chunk import Chunk
@@ -98,11 +99,11 @@ class Retired:
     Parameters
     ----------
     chunk : Chunk
-    old, new : RowArray
-        Its records that may change in place, and the same ones where they are now.
+    old, new : sequence of Run
+        Consecutive runs: its records that may change in place, and where they are now, with others.
     """
 
-    def __init__(self, chunk: Chunk, old: RowArray, new: RowArray) -> None:
+    def __init__(self, chunk: Chunk, old: Sequence[Run] = (), new: Sequence[Run] = ()) -> None:
         chunk.map_source()  # while it has a name
         self.chunk = chunk
         self._old = old
@@ -110,9 +111,9 @@ class Retired:
 
     def moved(self, extent: Extent) -> Extent | None:
         """Return where a record is now; None if it was not current any more when the others were moved."""
-        if find_one(self._old, extent[0]) != extent:
+        if find_in(self._old, extent[0]) != extent:
             return None
-        return find_one(self._new, extent[0])
+        return find_in(self._new, extent[0])
 
 
 class Place(NamedTuple):

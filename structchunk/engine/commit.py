@@ -16,7 +16,7 @@ from ..index.index import Index, Prepared
 from ..index.stored_state import Catalog
 from ..process.background import Background
 from ..runs.extent import TOMBSTONE, ZERO, Extent, unpack_row
-from ..runs.packed import ALL, Packed, pack
+from ..runs.packed import ALL, Packed, pack, unpack
 from ..runs.streams import run_of_chunk
 from .staging import Staging
 
@@ -93,11 +93,12 @@ def _parts(staging: Staging, background: Background) -> list[Part]:
     allocator.flush()
     parts = []
     for room in allocator.rooms.values():
-        run, chunk = run_of_chunk(runs, room.chunk.id), room.chunk
+        chunk, written = room.chunk, room.written
+        run = run_of_chunk(runs, chunk.id) if written is None else unpack(written, item_size)
         if len(run) or room.has_changed():
             summed = partial(data_crc, memoryview(chunk.source), run, chunk.committed, item_size)
             crc = background.begin(summed, room.free - chunk.committed)
-            parts.append(Part(room, pack(run, item_size), crc, bool(staging.replaced)))
+            parts.append(Part(room, written or pack(run, item_size), crc, bool(staging.replaced)))
     return parts
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ from ..runs.extent import (
     unpack_row,
 )
 from ..runs.run import ArrayRun, Run, clip_run, first_key, last_key
-from ..runs.streams import in_key_order, joined
+from ..runs.streams import find_in, in_key_order, joined
 
 _MANY_RUNS = 1 << 10
 _MANY_UNCOUNTED = 1 << 20
@@ -201,17 +200,12 @@ class StagedRows:
         if row is not None:
             return unpack_row(row)
         if self._appended:
-            return self._find_appended(key)
+            return find_in(self._appended, key)
         for rows in reversed(self.tiers):
             extent = find_one(rows, key)
             if extent is not None:
                 return extent
         return None
-
-    def _find_appended(self, key: int) -> Extent | None:
-        at = bisect_left(self._appended, key, key=last_key)
-        found = [clip_run(run, key, key + 1) for run in self._appended[at : at + 1]]
-        return found[0].extent(0) if found and len(found[0]) else None
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> tuple[RowArray, npt.NDArray[np.bool_]]:
         """Return one row per ascending key, and which of them there are."""

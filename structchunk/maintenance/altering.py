@@ -24,7 +24,8 @@ from ..errors import LockedError
 from ..runs.extent import KEY_END, MUTABLE, Extent
 from ..runs.gather import gather_values
 from ..runs.run import ContiguousRun, Run, portions
-from .compaction import EXPOSED, STEP_SIZE
+from .compaction import EXPOSED
+from .moving import STEP_SIZE
 
 STEP_ROWS = 1 << 20
 """How many records are looked at together, at most."""

@@ -10,7 +10,6 @@ from ..chunks.heap import Heap, Retired
 from ..disk.superblock import Superblock
 from ..engine.storage import Storage
 from ..errors import ReadOnlyError
-from ..runs.extent import empty_rows
 
 
 class CopiedStorage(Storage, abc.ABC):
@@ -72,7 +71,7 @@ class CopiedStorage(Storage, abc.ABC):
                 if self._is_renumbered(chunk):
                     heap.remove(chunk.id)
                 else:
-                    old = Retired(chunk, empty_rows(), empty_rows())
+                    old = Retired(chunk)
                     self.index.keep([old])
                     heap.retire(old)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise, starmap
 from typing import Any
 
 import numpy as np
 
-from .extent import RowArray, concatenate, last_wins, overlay, rows_in_chunk, without_tombstones
+from .extent import Extent, RowArray, concatenate, last_wins, overlay, rows_in_chunk, without_tombstones
 from .run import ArrayRun, ContiguousRun, Keys, Run, are_seldom, clip_run, first_key, last_key, read_only, shorten
 
 WORTH_JOINING = 16
@@ -40,6 +41,13 @@ def put_together(runs: Sequence[Run], item_size: int) -> Run:
     if not runs or len(contiguous) < len(runs) or not all(starmap(goes_on, pairwise(contiguous))):
         return shorten(joined(runs), item_size)
     return contiguous[0] if len(contiguous) == 1 else _as_one(contiguous, _chained(contiguous))
+
+
+def find_in(runs: Sequence[Run], key: int) -> Extent | None:
+    """Return the row of a key in consecutive runs, or None."""
+    at = bisect_left(runs, key, key=last_key)
+    found = [clip_run(run, key, key + 1) for run in runs[at : at + 1]]
+    return found[0].extent(0) if found and len(found[0]) else None
 
 
 def even_run(runs: Sequence[Run]) -> ContiguousRun | None:
