@@ -225,9 +225,9 @@ class Database(DatabaseHandle):
         -----
         Each store is one commit, or part of one where several are small, atomic and durable, during which other
         transactions wait and reads go on. Afterwards a scan of the store is one contiguous sweep of its new chunks.
-        It takes disk space for a copy of the store while it lasts, and memory for the rows, as each store is one
-        commit, not for the records: next to none where these have one length and keys rise evenly, some 50 bytes
-        a record where keys have gaps, and some hundred where lengths differ or it is objects.
+        It takes disk space for a copy of the store while it lasts, and up to some 500 MB of memory, however many
+        records there are; beside that up to 32 bytes for each record that may change in place (objects, and arrays
+        made by ``new()``), and some 100 for each that is moved where a chunk of the store is skipped.
 
         Arrays, batches, snapshots and scans stay valid; the disk space of an old chunk comes back when the last
         of them goes. A chunk is skipped while anyone holds a view through which its records can be changed in

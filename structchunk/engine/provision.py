@@ -140,6 +140,8 @@ def _batch_size(prepared: Prepared) -> int:
     size = _FIXED_SIZE + _KEY_SIZE * len(prepared.removed)
     for change in prepared.changes.values():
         size += change.size()
+    for rewrite in prepared.rewrites.values():
+        size += rewrite.size
     for figures in prepared.counts.values():
         size += _ROW_SIZE * len(figures)
     size += sum(len(note) for _, note in prepared.notes)

@@ -107,7 +107,7 @@ def open_storage(
         else:
             check_commits(paths, log, superblock)
         rewind(log)
-        if index is None or index.last > log.good or not index.whole:
+        if index is None or not index.can_reach(log.good):
             if index is not None:
                 check_heads(index, log)
                 index.close()
@@ -152,17 +152,17 @@ def open_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: 
     path = paths.index(superblock.generation)
     index = _checked_index(Index.open_private(path, is_sound=is_sound), superblock)
     try:
-        if is_sound:
+        if is_sound and not index.unfinished:
             return _as_it_stands(paths, superblock, index, make)
         log = read_log(paths, superblock, index, None, rewrite=False, is_growing=published is not None)
-        upto = published if published is None else max(published, index.last)
+        upto = published if published is None else max(published, index.last, index.unfinished)
         find_good(log, upto)
         if published is not None and log.good < published:  # what is published has been written: that is damage
             log = read_log(paths, superblock, index, None, rewrite=False)
             find_good(log, upto)
         check_complete(paths, index, log)
         rewind(log)
-        if index.last <= log.good and index.whole:
+        if index.can_reach(log.good):
             storage = make(superblock, index)
             _bring_forward(storage, log)
             return storage
@@ -337,10 +337,10 @@ def _bring_forward(storage: Storage, log: Log) -> tuple[set[int], set[int]]:
     if log.good > log.base:
         written = _written_rows(log, dropped)
         compacted = {log.chunks[chunk].header.store for chunk in replaced & log.chunks.keys()} & written.keys()
-        whole = {store: list(written.pop(store).runs()) for store in compacted}
-        index.put(log.good, whole, catalog if catalog != index.catalog else None, compacted)
+        index.put(log.good, {}, catalog if catalog != index.catalog else None)
         for group in _in_groups(written):
             index.put(log.good, group)  # cut short, all of it is put again: the checkpoint has none of it
+        index.merge(compacted)  # a row that another one shadows may lie in a chunk that is to be unlinked
     for heap in storage.heaps.values():
         for chunk in replaced & heap.chunks.keys():  # only now: until here the index named them
             heap.remove(chunk)

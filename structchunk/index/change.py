@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ..runs.extent import KEY_END, ROW_SIZE, RowArray, overlay, without_tombstones
-from ..runs.run import ArrayRun, Run, first_key, last_key
+from ..runs.extent import KEY_END, ROW_SIZE, RowArray, clip, overlay, without_tombstones
+from ..runs.packed import packed_size
+from ..runs.run import ArrayRun, Run, clip_run, first_key, last_key, portions
 from ..runs.streams import in_key_order, joined
 from .delta import Delta
 from .leveldb import Pair
@@ -19,6 +20,10 @@ from .stored_rows import StoredRows
 FOLD_FRACTION = 16
 """Rows go into pages, instead of the delta, where pages have at most so many times their number."""
 MIN_FOLD_ROWS = 32768
+REWRITE_ROWS = 1 << 20
+"""More rows than this are not put at once when a store is rewritten."""
+_PAGE_COST = 128
+"""What a page takes besides its rows, and to delete the one before it."""
 
 
 class Change(NamedTuple):
@@ -37,6 +42,49 @@ class Change(NamedTuple):
         for _, value in self.puts:
             size += len(value)
         return size
+
+
+class Rewrite(NamedTuple):
+    """Changes by which rows become all that a store has, made one by one, each to be applied before the next.
+
+    After each of them every row is there, as it was or as it will be. ``size`` is as :meth:`Change.size`.
+    """
+
+    changes: Iterator[Change]
+    size: int
+
+
+def are_many(runs: Iterable[Run]) -> bool:
+    """Tell whether runs are too many rows to be put at once."""
+    return sum(map(len, runs)) > REWRITE_ROWS
+
+
+def rewrite(stored: StoredRows, runs: Sequence[Run], delta: RowArray) -> Rewrite:
+    """Return how consecutive runs of live rows become all there is, a range of keys at a time.
+
+    `delta` has all rows of the delta.
+    """
+    pages = sum(len(run) // stored.page_rows + 1 for run in runs)
+    size = sum(packed_size(run, stored.item_size) for run in runs) + _PAGE_COST * pages
+    return Rewrite(_range_by_range(stored, runs, delta), size)
+
+
+def _range_by_range(stored: StoredRows, runs: Sequence[Run], delta: RowArray) -> Iterator[Change]:
+    start, parts = 0, [part for run in runs for part in portions(run, REWRITE_ROWS)]
+    for part, stop in zip(parts, [*map(first_key, parts[1:]), KEY_END], strict=True):
+        yield _replace_range(stored, part, start, stop, clip(delta, start, stop)["key"].tolist())
+        start = stop
+
+
+def _replace_range(stored: StoredRows, run: Run, start: int, stop: int, folded: list[int]) -> Change:
+    """Return what changes if a run of live rows becomes all there is with ``start <= key < stop``, as pages.
+
+    `folded` are the keys of the delta there.
+    """
+    deletes = [stored.key(b"D", key) for key in folded] + stored.page_keys(start, stop)
+    pages = stored.pages_from(stop, 1) if stop < KEY_END else []  # what may go across has the rest put in its place
+    rest = clip_run(stored.decoder.pages(pages, stored.page_rows), stop, KEY_END)
+    return Change(stored.pack([run, rest]), deletes, [], folded, start, stop - 1)
 
 
 def put_rows(stored: StoredRows, runs: Iterable[Run], shared: Callable[[Sequence[Run]], list[int]]) -> Change:

@@ -6,15 +6,16 @@ import json
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from weakref import WeakMethod
 
 from ..process import forks
 from ..process.mutex import Mutex
-from ..runs.extent import RowArray, unpack_row
+from ..runs.extent import KEY_END, RowArray, unpack_row
 from ..runs.run import Run
 from . import stored_state
-from .change import Change
+from .change import Change, Rewrite, are_many
 from .counts import Counts, LiveCount, count_anew, recount, recount_one
 from .drop_notes import Note, pack_note, read_notes
 from .index_snapshot import IndexSnapshot, Pin, store_index_of
@@ -32,6 +33,7 @@ class Prepared(NamedTuple):
     """What a commit does to the index: the changes and figures of each store, the new catalog, who is dropped.
 
     ``removed`` has all keys of those, ``notes`` what is kept of some; ``catalog_puts`` is the catalog, packed.
+    ``rewrites`` are changes of stores that are too large for one.
     """
 
     changes: dict[int, Change]
@@ -41,6 +43,7 @@ class Prepared(NamedTuple):
     removed: Collection[bytes] = ()
     notes: Collection[tuple[int, bytes]] = ()
     catalog_puts: Collection[Pair] = ()
+    rewrites: Mapping[int, Rewrite] = MappingProxyType({})
 
 
 class Index:
@@ -52,6 +55,9 @@ class Index:
 
     ``whole`` is False if a power cut took a batch and left a later one: LevelDB may hold two logs that are not
     on disk, and the older one can lose more. Up to the checkpoint all is there even then.
+
+    ``unfinished`` is a commit of which only a part of the rows may be there, beside those of the last one, or 0.
+    While it is being made, no other thread reads; who finds it later has to put all since the checkpoint again.
 
     Parameters
     ----------
@@ -75,6 +81,7 @@ class Index:
         self.whole = is_sound or batches == [
             stored_state.batch_key(number) for number in range(checkpoint.batch + 1, self._batch + 1)
         ]
+        self.unfinished = stored_state.read_rewriting(leveldb)
         self.pin = Pin()
         self._catalog = stored_state.read_catalog(leveldb)
         self._catalog_writer = stored_state.CatalogWriter()
@@ -115,6 +122,10 @@ class Index:
         except BaseException:
             leveldb.close()
             raise
+
+    def can_reach(self, commit: int) -> bool:
+        """Tell whether it can be brought to a commit, by what came since the checkpoint."""
+        return self.whole and max(self.last, self.unfinished) <= commit
 
     def read_flags(self) -> dict[int, tuple[int, int]]:
         """Return for chunks of a copy how far down their directories were looked at, and the flags found there."""
@@ -251,27 +262,41 @@ class Index:
         likely to change what is near these rows.
         """
         dropped = self._dropped(catalog)
-        changes, counts = {}, {}
+        changes, counts, rewrites = {}, {}, {}
         for store, runs in runs_by_store.items():
             if store in dropped or not (any(map(len, runs)) or store in compacted):
                 continue
             store_index = self._store_indexes[store]
             if store in rewritten:
                 counts[store] = count_anew(self.live[store], self._item_sizes[store], runs)
-                changes[store] = store_index.put_whole(runs)
+                if are_many(runs):
+                    rewrites[store] = store_index.rewrite(runs)
+                else:
+                    changes[store] = store_index.put_whole(runs)
                 continue
             replaced = store_index.replaced(runs, once=once)
             counts[store] = recount(self.live[store], self._item_sizes[store], replaced, runs)
             changes[store] = store_index.put_all(runs) if store in compacted else store_index.put(runs)
         removed = [key for store in dropped for key in self._keys_of(store)]
         puts = [] if catalog is None else [self._catalog_writer.pair(catalog)]
-        return Prepared(changes, counts, catalog, dropped, removed, catalog_puts=puts)
+        return Prepared(changes, counts, catalog, dropped, removed, catalog_puts=puts, rewrites=rewrites)
 
     def apply(self, commit: int, prepared: Prepared) -> None:
         """Make what was prepared, since which nothing was applied, the state as of a commit."""
-        self._write(commit, prepared)
+        self._version.check()
+        with self._version.lock:
+            self._rewrite(commit, prepared.rewrites)
+            self._write(commit, prepared)
         for store in prepared.changes:
             self._fold_if_due(store)
+
+    def _rewrite(self, commit: int, rewrites: Mapping[int, Rewrite]) -> None:
+        """Write what a commit changes in stores that are too large for one batch; the caller writes the rest."""
+        for store, rewrite in rewrites.items():
+            self.unfinished = commit
+            for change in rewrite.changes:
+                mark = Batch([stored_state.rewriting_pair(commit)], [])
+                self._write_with(self._version.last, Prepared({store: change}, {}), mark)
 
     def put(
         self,
@@ -302,11 +327,13 @@ class Index:
 
     def _write(self, commit: int, prepared: Prepared) -> None:
         self._batch += 1
-        self._write_with(commit, prepared, Batch([(stored_state.batch_key(self._batch), b"")], []))
+        ended = [stored_state.REWRITING] if self.unfinished else []
+        self._write_with(commit, prepared, Batch([(stored_state.batch_key(self._batch), b"")], ended))
+        self.unfinished = 0
 
     def _write_with(self, commit: int, prepared: Prepared, other: Batch, *, sync: bool = False) -> None:
         """Write a change, and other pairs with it, as one batch."""
-        changes, counts, catalog, dropped, keys, notes, catalog_puts = prepared
+        changes, counts, catalog, dropped, keys, notes, catalog_puts, _ = prepared
         puts = [stored_state.last_pair(commit), *other.puts, *catalog_puts]
         for store, figures in counts.items():
             puts += stored_state.live_pairs(store, figures)
@@ -419,6 +446,18 @@ class Index:
             if self._store_indexes[store].may_need_fold(self.record_count(store)):
                 self._store_indexes[store].delta_rows()
                 self._fold_if_due(store)
+
+    def merge(self, stores: Iterable[int]) -> None:
+        """Move all of the delta of stores into their pages, and count what is live anew.
+
+        So no row stays that another one shadows; nor do figures that go with a part only of what was written.
+        """
+        for store in stores:
+            store_index, item_size = self._store_indexes[store], self._item_sizes[store]
+            for change in store_index.fold():
+                self._write(self._version.last, Prepared({store: change}, {}))
+            counts = count_anew(self.live[store], item_size, store_index.runs(0, KEY_END))
+            self._write(self._version.last, Prepared({}, {store: counts}))
 
     def _checkpoint_at(
         self,

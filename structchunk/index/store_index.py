@@ -31,7 +31,17 @@ from ..runs.run import ArrayRun, Run, clip_run, first_key, last_key, portions
 from ..runs.streams import end_key, joined, overlay_runs
 from ..types.keys import as_key
 from .cached_pages import AnyPages, CachedPages
-from .change import Change, is_fold_due, put_into_pages, put_row, put_rows, put_unread, replace_all
+from .change import (
+    Change,
+    Rewrite,
+    is_fold_due,
+    put_into_pages,
+    put_row,
+    put_rows,
+    put_unread,
+    replace_all,
+    rewrite,
+)
 from .delta import Delta
 from .first_pages import FirstPages
 from .leveldb import LevelDB
@@ -439,6 +449,10 @@ class StoreIndex:
         """Return what changes if consecutive runs of live rows become all there is."""
         self._load_delta()
         return replace_all(self._stored, runs, list(self._delta.packed))
+
+    def rewrite(self, runs: Sequence[Run]) -> Rewrite:
+        """Return how consecutive runs of live rows become all there is, if they are too many for one change."""
+        return rewrite(self._stored, runs, self.delta_rows())
 
     def put_unread(self, runs: Iterable[Run]) -> Change:
         """Return what :meth:`put` does, without reading the delta: no read may follow before :meth:`forget`."""

@@ -125,6 +125,11 @@ class StoredRows:
         """Return pages from the one that answers for a key on, up to `count` of them."""
         return self.leveldb.read(self.key(b"P", key), self.end(b"P"), count)
 
+    def page_keys(self, start: int, stop: int) -> list[bytes]:
+        """Return LevelDB's keys of the pages whose last key is in a range."""
+        end = self.end(b"P") if stop == KEY_END else self.key(b"P", stop)
+        return [key for key, _ in self.leveldb.read(self.key(b"P", start), end, 1 << 62)]
+
     def pack(self, runs: Iterable[Run]) -> list[Pair]:
         """Return consecutive runs as pages."""
         return [(self.key(b"P", last), page) for last, page in pack_pages(runs, self.item_size, self.page_rows)]

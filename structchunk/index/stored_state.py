@@ -5,6 +5,7 @@ LevelDB keys, big-endian numbers (``store_keys.py`` has the two regions of a sto
     M last          u8 last commit
     M checkpoint    16s database uuid, u4 format version, u4 next chunk id, u8 checkpoint, u8 its batch
     M catalog       JSON: {name: {"store": id, "kind": ..., "schema": ...}}
+    M rewriting     u8 commit, while batches are written that have a part each of its rows; the last one ends it
     B batch u8      nothing: one row for each write batch after the checkpoint
     H chunk u4      u8 free offset, u8 directory offset, as of the checkpoint
     F chunk u4      in a copy: u8 directory offset, u8 flags that any row of the directory has, down to there
@@ -27,6 +28,7 @@ VERSION = 1
 LAST = b"Mlast"
 CHECKPOINT = b"Mcheckpoint"
 CATALOG = b"Mcatalog"
+REWRITING = b"Mrewriting"
 OF_STORES = ((b"C", b"E"), (CATALOG, CATALOG + b"\0"), (b"P", b"Q"), (b"X", b"Y"))
 """The ranges of keys that say what the stores hold; all others are about this very LevelDB."""
 _U8 = struct.Struct("<Q")
@@ -74,6 +76,21 @@ def read_last(leveldb: LevelDB) -> int:
 def last_pair(commit: int) -> Pair:
     """Return what says that a commit is the last one."""
     return LAST, _U8.pack(commit)
+
+
+def read_rewriting(leveldb: LevelDB) -> int:
+    """Return the commit of which LevelDB may have a part of the rows, beside those of the last one; 0 for none."""
+    packed = leveldb.get(REWRITING)
+    if packed is None:
+        return 0
+    if len(packed) != _U8.size:
+        raise damaged(leveldb, f"{len(packed)} bytes for a number", f"{_U8.size}")
+    return int(_U8.unpack(packed)[0])
+
+
+def rewriting_pair(commit: int) -> Pair:
+    """Return what :func:`read_rewriting` is to return."""
+    return REWRITING, _U8.pack(commit)
 
 
 def read_checkpoint(leveldb: LevelDB) -> Checkpoint:

@@ -22,6 +22,7 @@ from recorded_files import Replacing
 import structchunk as sc
 from structchunk.disk import tail
 from structchunk.engine import storage
+from structchunk.index import change
 from structchunk.process import background
 from structchunk.readers import read_storage, shared_storage
 
@@ -40,6 +41,7 @@ SMALL: list[tuple[Any, str, Any]] = [
     (read_storage, "MOST_COMMITS", 3),
     (read_storage, "MOST_UNINDEXED", 6),
     (tail, "RING", 5),
+    (change, "REWRITE_ROWS", 1),
 ]
 Program: TypeAlias = tuple[str, tuple[str, ...]]
 """How a player opens the database, and what it does."""

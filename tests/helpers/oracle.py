@@ -15,6 +15,7 @@ import structchunk as sc
 from structchunk.chunks import allocator, chunk
 from structchunk.engine import recovery, storage, written_rows
 from structchunk.index import change, leveldb, store_index, stored_rows
+from structchunk.maintenance import moving
 from structchunk.process import background
 
 CHUNK_SIZE = 16 << 10
@@ -47,6 +48,8 @@ LIMITS: list[tuple[Any, str, Any]] = [
     (stored_rows, "PAGE_ROWS", 16),
     (store_index, "GROUP_PAGES", 3),
     (change, "MIN_FOLD_ROWS", 24),
+    (change, "REWRITE_ROWS", 10),
+    (moving, "MOST_ROWS", 25),
     (allocator, "SPILL_SIZE", 700),
     (chunk, "MIN_STEP", 4096),
     (allocator, "START_SIZE", 900),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import gc
 import os
 import shutil
@@ -30,8 +31,10 @@ from structchunk.chunks import segment
 from structchunk.chunks.header import History
 from structchunk.disk import files, superblock
 from structchunk.engine import drafts, storage
-from structchunk.index import leveldb
-from structchunk.maintenance import compaction
+from structchunk.index import change, leveldb, stored_rows
+from structchunk.index.index import Index
+from structchunk.index.stored_state import REWRITING
+from structchunk.maintenance import compaction, moving
 
 CHUNK_SIZE = 16 << 10
 Model = dict[int, list[float]]
@@ -155,7 +158,7 @@ def test_writing_goes_on_in_the_new_chunk(db: sc.Database) -> None:
 def test_several_new_chunks(db: sc.Database, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (drafts, compaction):
         monkeypatch.setattr(module, "MAX_CHUNK_SIZE", CHUNK_SIZE)
-    monkeypatch.setattr(compaction, "STEP_SIZE", 1000)
+    monkeypatch.setattr(moving, "STEP_SIZE", 1000)
     store = db.array_store("a", "f8")
     model = scatter(store) | {10000: [1.0] * 5000}
     store[10000] = model[10000]
@@ -212,7 +215,7 @@ def test_what_is_refused(db: sc.Database, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("failing", ["create", "reserve", "write"])
 def test_a_full_disk_changes_nothing(db: sc.Database, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
-    monkeypatch.setattr(compaction, "STEP_SIZE", 1000)
+    monkeypatch.setattr(moving, "STEP_SIZE", 1000)
     store = db.array_store("a", "f8")
     model = scatter(store)
     before = files_of(db)
@@ -603,15 +606,24 @@ def do_compact(path: str, mode: str, arm: Callable[[], None]) -> None:
     """Compact a database; `arm` is called when it begins."""
     with sc.open(path, chunk_size=CHUNK_SIZE, sync=False) as db:
         first = db["first"]
-        if mode == "relaxed":
-            change(db)
+        if mode in {"relaxed", "large"}:
+            change_some(db)
+        if mode == "large":
+            shrink_rewriting(setattr)
         held = first[2000] if mode == "partial" else None
         arm()
         db.compact()
         del held
 
 
-def change(db: sc.Database) -> None:
+def shrink_rewriting(set_attribute: Callable[[Any, str, Any], object]) -> None:
+    """Make a store of some hundred records too large for one change of the index, and for one chunk."""
+    set_attribute(stored_rows, "PAGE_ROWS", 50)
+    set_attribute(change, "REWRITE_ROWS", 60)
+    set_attribute(moving, "MOST_ROWS", 130)
+
+
+def change_some(db: sc.Database) -> None:
     """Make changes that no checkpoint covers."""
     with db.transaction() as transaction:
         transaction["first"].put(9999, [9.0] * 50)
@@ -622,8 +634,8 @@ def change(db: sc.Database) -> None:
 def expected(path: str, mode: str) -> dict[str, dict[int, bytes]]:
     copy = shutil.copytree(path, f"{path}.expected")
     with sc.open(copy, chunk_size=CHUNK_SIZE) as db:
-        if mode == "relaxed":
-            change(db)
+        if mode in {"relaxed", "large"}:
+            change_some(db)
         return contents(db)
 
 
@@ -666,7 +678,7 @@ def die_at(number: int) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("mode", ["whole", "partial", "relaxed"])
+@pytest.mark.parametrize("mode", ["whole", "partial", "relaxed", "large"])
 def test_killed_at_every_event(tmp_path: Path, mode: str) -> None:
     source, target = str(tmp_path / "source"), str(tmp_path / "images")
     build(source)
@@ -698,6 +710,110 @@ def check_image(root: str, model: dict[str, dict[int, bytes]], *, lose: bool) ->
         assert all(report.chunks_after == 1 for report in db.compact())
         assert contents(db) == model
     check_whole(root)
+
+
+# ---------------------------------------------------------------------- rewritten in several batches
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sc.Database:
+    """A database of which each store is too large for one change of the index."""
+    shrink_rewriting(monkeypatch.setattr)
+    build(str(tmp_path / "large.sc"))
+    db = sc.open(tmp_path / "large.sc", chunk_size=CHUNK_SIZE, sync=False)
+    db.compact()
+    change_some(db)
+    return db
+
+
+def at_each_batch(monkeypatch: pytest.MonkeyPatch, look: Callable[[], object]) -> list[None]:
+    """Call something before each batch of a rewriting but the first; return what grows with every call."""
+    calls: list[None] = []
+
+    def write(self: Index, *args: Any, real: Any = Index._write_with, **kwargs: Any) -> None:
+        if self.unfinished and self.leveldb.get(REWRITING) is not None and not self.leveldb.directory:
+            look()
+            calls.append(None)
+        real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Index, "_write_with", write)
+    return calls
+
+
+def test_readers_that_come_meanwhile(large: sc.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They see all records, wherever these are by then."""
+    model = contents(large)
+
+    def look() -> None:
+        with sc.open(large.path, "r") as reader:
+            assert contents(reader) == model
+            assert reader.verify() == []
+
+    with large, sc.open(large.path, "r") as early:
+        calls = at_each_batch(monkeypatch, look)
+        reports = large.compact()
+        assert len(calls) > 5
+        assert max(report.chunks_after for report in reports) > 1
+        assert contents(large) == model
+        assert large.verify() == []
+        assert large._storage.index.leveldb.get(REWRITING) is None
+        assert all(report.bytes_after == report.bytes_before for report in large.compact())  # all are compact
+        assert early.refresh()
+        assert contents(early) == model
+        assert early.verify() == []
+    check_whole(large.path)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "no space")])
+def test_cut_short_between_batches(
+    large: sc.Database, monkeypatch: pytest.MonkeyPatch, error: BaseException | type[BaseException]
+) -> None:
+    """What was cut short reads as before, writes no more, and is whole when it is opened again."""
+    model = contents(large)
+
+    def fail() -> None:
+        raise error
+
+    at_each_batch(monkeypatch, fail)
+    with large:
+        with pytest.raises((KeyboardInterrupt, OSError)):
+            large.compact()
+        assert contents(large) == model
+        with pytest.raises(sc.FailedError):
+            large["third"].put(2, [1])
+    with sc.open(large.path, "r") as reader:
+        assert contents(reader) == model
+        assert reader.verify() == []
+    monkeypatch.undo()
+    with sc.open(large.path, chunk_size=CHUNK_SIZE) as db:
+        assert contents(db) == model
+        assert db.verify() == []
+        assert db._storage.superblock.generation == 1  # the index was brought forward, not made anew
+    check_whole(large.path)
+
+
+def test_cut_short_and_damaged(large: sc.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the commit that was being written its rows are of no use: the index is made anew."""
+    model = contents(large)
+
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    at_each_batch(monkeypatch, fail)
+    with large, pytest.raises(KeyboardInterrupt):
+        large.compact()
+    monkeypatch.undo()
+    newest = os.path.join(large.path, "chunks", files_of(large)[-1])
+    os.truncate(newest, os.path.getsize(newest) - segment.SEGMENT_SIZE)
+    os.truncate(newest, os.path.getsize(newest) + segment.SEGMENT_SIZE)
+    with sc.open(large.path, "r") as reader:
+        assert contents(reader) == model
+        assert reader.verify() == []
+    with sc.open(large.path, chunk_size=CHUNK_SIZE) as db:
+        assert contents(db) == model
+        assert db.verify() == []
+        assert db._storage.superblock.generation == 2
+    check_whole(large.path)
 
 
 # ---------------------------------------------------------------------- what says that chunks are replaced

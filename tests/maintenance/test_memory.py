@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,9 @@ from live_copy import copy_live
 
 import structchunk as sc
 from structchunk.engine import recovery, written_rows
-from structchunk.index import page_cache, store_index
+from structchunk.engine.storage import Storage
+from structchunk.index import change, page_cache, store_index
+from structchunk.maintenance import moving
 from structchunk.runs import extent
 
 PIECE = 8192
@@ -29,6 +33,13 @@ def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(written_rows, "PIECE_ROWS", PIECE)
     monkeypatch.setattr(recovery, "LOAD_ROWS", PIECE)
     monkeypatch.setattr(extent, "BLOCK_ROWS", PIECE)
+    monkeypatch.setattr(change, "REWRITE_ROWS", PIECE)
+    monkeypatch.setattr(moving, "MOST_ROWS", PIECE)
+    monkeypatch.setattr(moving, "STEP_SIZE", PIECE)
+
+
+class Cell(sc.Object):
+    _fields_ = [("x", ctypes.c_double)]
 
 
 def keys(count: int, shape: str) -> npt.NDArray[np.uint64]:
@@ -54,13 +65,15 @@ def check_bounded(measure: Callable[[Path, int, str], int], directory: Path, sha
 
 def fill(db: sc.Database, count: int, shape: str) -> None:
     """Store records, replace some of them here and there, and delete others."""
-    store = db.array_store("a", "f8")
+    store: Any = db.object_store("a", Cell) if shape == "objects" else db.array_store("a", "f8")
     chosen = keys(count, shape)
     for first in range(0, count, PIECE):
         part = chosen[first : first + PIECE]
         if shape == "lengths":
-            lengths = part % np.uint64(3)
+            lengths = part // np.uint64(3) % np.uint64(3)
             store.put_many(part, [np.ones(int(length)) for length in lengths])
+        elif shape == "objects":
+            store.put_many(part, np.ones(len(part), [("x", "f8")]))
         else:
             store.put_many(part, np.ones((len(part), 1)))
     if shape == "replaced":
@@ -88,6 +101,41 @@ def check(path: Path, count: int) -> None:
     with sc.open(path, "r+") as db:
         assert len(db["a"]) == count - PIECE // 2
         _verify(db)
+
+
+def compact_peak(path: Path, count: int, shape: str) -> int:
+    with sc.open(path, sync=False) as db:
+        fill(db, count, shape)
+        found = max(peak(db.compact), peak(db.compact))  # the second time it finds that all is compact
+        assert len(db.stats()["a"].chunks) > count // (2 * PIECE)
+    check(path, count)
+    return found
+
+
+@pytest.mark.parametrize("shape", ["even", "gaps", "lengths", "replaced", "objects"])
+def test_of_compact(tmp_path: Path, shape: str) -> None:
+    check_bounded(compact_peak, tmp_path, shape)
+
+
+def opening_after_compact_peak(path: Path, count: int, shape: str) -> int:
+    """Return what it takes to open what was compacted, with the index of before."""
+    cut = path.with_name("cut-" + path.name)
+    with sc.open(path, sync=False) as db:
+        fill(db, count, shape)
+        db.sync()
+        copy_live(path, cut)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Storage, "_unlink_gone", lambda self: None)
+            db.compact()
+        shutil.copytree(path / "chunks", cut / "chunks", dirs_exist_ok=True)
+    found = peak(lambda: sc.open(cut, "r+").close())
+    check(cut, count)
+    return found
+
+
+@pytest.mark.parametrize("shape", ["gaps", "lengths"])
+def test_of_opening_after_a_compaction(tmp_path: Path, shape: str) -> None:
+    check_bounded(opening_after_compact_peak, tmp_path, shape)
 
 
 def rebuild_peak(path: Path, count: int, shape: str) -> int:
