@@ -12,7 +12,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -64,7 +64,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     directory = tmp_path_factory.mktemp("base")
     now, before, other = (str(directory / name) for name in ("now", "before", "other"))
     with pytest.MonkeyPatch.context() as patch:
-        shrink(patch.setattr)
+        shrink(patch.setattr, has_hundreds_of_rows=True)
         fill(now, 1, 3)
         shutil.copytree(now, before)
         fill(now, 2, 3)
@@ -83,6 +83,11 @@ def killer() -> Iterator[Killer]:
         yield killer
 
 
+def examine(killer: Killer, root: str, expected: str) -> dict[str, Any]:
+    """Return what becomes of a damaged database."""
+    return killer.run(task="damaged", root=root, expected=expected, seconds=30, has_hundreds_of_rows=True)
+
+
 @pytest.fixture
 def check(base: Base, killer: Killer, new_root: NewRoot) -> Callable[[str, Damage], str]:
     """Return what applies damage to a copy of the base, checks what becomes of it, and returns the verdict."""
@@ -90,7 +95,7 @@ def check(base: Base, killer: Killer, new_root: NewRoot) -> Callable[[str, Damag
     def check_one(what: str, damage: Damage) -> str:
         root = shutil.copytree(base.now, new_root())
         damage(root)
-        end = killer.run(task="damaged", root=root, expected=base.expected, seconds=30)
+        end = examine(killer, root, base.expected)
         assert end["status"] == 0, f"{what}: ended with {end['status']}"
         assert end["verdict"] in GOOD, f"{what}: {end['verdict']}"
         shutil.rmtree(root)
@@ -538,7 +543,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> History:
     root = str(directory / "now")
     earlier = []
     with pytest.MonkeyPatch.context() as patch:
-        shrink(patch.setattr)
+        shrink(patch.setattr, has_hundreds_of_rows=True)
         for number in range(6):
             fill(root, number, 2)
             with sc.open(root, chunk_size=CHUNK_SIZE) as db:
@@ -585,7 +590,7 @@ def test_any_change_of_a_file(
         if lose:
             for index in Path(root).glob("index-*"):
                 shutil.rmtree(index)
-        end = killer.run(task="damaged", root=root, expected=history.expected, seconds=30)
+        end = examine(killer, root, history.expected)
         said = f"{seed} {turn}: {what} of {name}{' and no index' * lose}: {end}"
         assert end["status"] == 0, said
         assert end["verdict"] in GOOD, said

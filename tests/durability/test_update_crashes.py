@@ -22,7 +22,6 @@ from recorded_files import KILL, Cut, Event, Recorder, Seam, SyncedWrites, build
 
 import structchunk as sc
 from structchunk.disk import files
-from structchunk.index import stored_rows
 from structchunk.index.leveldb import LevelDB
 
 NewRoot = Callable[[], str]
@@ -36,11 +35,8 @@ class Point(sc.Object):
 
 
 @pytest.fixture(autouse=True)
-def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    shrink(monkeypatch.setattr)
-    if "killer" not in request.fixturenames:  # whose processes refuse pages of more rows than theirs
-        # There are hundreds of rows, read again and again.
-        monkeypatch.setattr(stored_rows, "PAGE_ROWS", 64)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink(monkeypatch.setattr, has_hundreds_of_rows=True)
 
 
 # ---------------------------------------------------------------------- what happens between two updates
@@ -345,13 +341,14 @@ def test_processes_that_are_killed(
         return shutil.copytree(scene.before, f"{base}/copy.sc")
 
     dest = put_back()
-    whole = killer.run(task="update", root=f"{base}/test.sc")
+    job = {"task": "update", "root": f"{base}/test.sc", "has_hundreds_of_rows": True}
+    whole = killer.run(**job)
     assert whole["status"] == 0
     assert scene.is_new(dest)
     every = range(1, whole["events"] + 1)
     for at in sorted(random.Random(seed).sample(every, min(len(every), round(4 * budget)))):
         put_back()
-        assert killer.run(task="update", root=f"{base}/test.sc", stop_at=at)["status"] == KILLED
+        assert killer.run(**job, stop_at=at)["status"] == KILLED
         check_copy(scene, dest, is_done=False, is_indexed=True)
 
 
