@@ -509,15 +509,10 @@ def work(db: sc.Database, oracle: Oracle, planner: Planner, count: int) -> sc.Da
 def contents(db: sc.Database) -> Contents:
     """Return the bytes of all records, and attributes, read through a snapshot: it gives nothing to be changed."""
     with db.snapshot() as snapshot:
-        found = {name: {key: as_bytes(record) for key, record in snapshot[name].items()} for name in snapshot}
+        found = {name: {key: items.tobytes() for key, items in snapshot[name].read()} for name in snapshot}
         owners = {"": snapshot.attrs, **{name: snapshot[name].attrs for name in snapshot}}
         texts = {name: as_text(attributes) for name, attributes in owners.items() if attributes}
     return {**found, ATTRIBUTES: texts} if texts else found
-
-
-def as_bytes(record: Any) -> bytes:
-    """Return the bytes of an array or an object."""
-    return record.tobytes() if isinstance(record, np.ndarray) else bytes(record)
 
 
 def number(db: sc.Database) -> int:
