@@ -152,7 +152,7 @@ def sites(root: str, rng: random.Random, count: float) -> list[tuple[str, int]]:
 @pytest.mark.timeout(0)
 def test_truncated(base: Base, check: Check, seed: int, budget: float) -> None:
     verdicts: Counter[str] = Counter()
-    for name, at in sites(base.now, random.Random(seed), 70 * budget):
+    for name, at in sites(base.now, random.Random(seed), 48 * budget):
         verdict = check(
             f"{name} cut at {at}", lambda root, name=name, at=at: os.truncate(os.path.join(root, name), at)
         )
@@ -174,7 +174,7 @@ def flip(path: str, at: int, bit: int) -> None:
 def test_flipped_bit(base: Base, check: Check, seed: int, budget: float) -> None:
     rng = random.Random(seed)
     verdicts: Counter[str] = Counter()
-    for name, at in sites(base.now, rng, 90 * budget):
+    for name, at in sites(base.now, rng, 60 * budget):
         bit = rng.randrange(8)
         what = f"{name}, byte {at}, bit {bit}"
         verdict = check(what, lambda root, name=name, at=at, bit=bit: flip(os.path.join(root, name), at, bit))
@@ -192,7 +192,7 @@ def test_zeroed_sector(base: Base, check: Check, seed: int, budget: float) -> No
             file.seek(at)
             file.write(bytes(min(512, os.path.getsize(path) - at)))
 
-    for name, at in sites(base.now, rng, 40 * budget):
+    for name, at in sites(base.now, rng, 28 * budget):
         start = at // 512 * 512
         check(f"{name} zeroed at {start}", lambda root, name=name, at=start: zero(os.path.join(root, name), at))
 
@@ -577,7 +577,7 @@ def test_any_change_of_a_file(
 ) -> None:
     """It is reported, or everything is there, in bounded time and memory."""
     verdicts: Counter[str] = Counter()
-    for turn in range(round(90 * budget)):
+    for turn in range(round(60 * budget)):
         rng = random.Random(f"{seed} {turn}")
         root = shutil.copytree(history.root, new_root())
         name = rng.choice([*chunks_of(root), *files_of(root)])
