@@ -43,7 +43,9 @@ def test_it_says_what_each_commit_did(number: int, open_db: OpenDB, seed: int) -
     for _ in range(50):
         work.step()
         last = work.model.commit
-        check_feed(work.db, work.model, {last, max(last - 1, 0), work.random.randrange(last + 1)})
+        check_feed(
+            work.db, work.model, {last, max(last - 1, 0), work.random.randrange(last + 1)}, chance=work.random
+        )
     check_feed(work.db, work.model)
 
 
@@ -75,16 +77,16 @@ def test_other_handles_say_the_same(number: int, open_db: OpenDB, tmp_path: Path
             work.db = open_db("r+", chunk_size=16 << 10, sync=False)
             snapshots = [(snapshot, model) for snapshot, model in snapshots if not snapshot._database.closed]
         if count % 5 == 0:
-            check_feed(work.db, work.model, sample(work.random, work.model))
-            check_feed(reader, seen, sample(work.random, seen))
+            check_feed(work.db, work.model, sample(work.random, work.model), chance=work.random)
+            check_feed(reader, seen, sample(work.random, seen), chance=work.random)
             for snapshot, model in snapshots:
-                check_feed(snapshot, model, sample(work.random, model))
+                check_feed(snapshot, model, sample(work.random, model), chance=work.random)
     check_feed(work.db, work.model)
     source = work.random.choice([work.db, reader])
     source.checkpoint(tmp_path / "copy.sc")
     with sc.open(tmp_path / "copy.sc") as copy:
         model = seen.copy() if source is reader else work.model.copy()
-        check_feed(copy, model)
+        check_feed(copy, model, chance=work.random)
         later = Workload(copy, number)
         later.model = model
         for _ in range(20):
@@ -92,7 +94,7 @@ def test_other_handles_say_the_same(number: int, open_db: OpenDB, tmp_path: Path
         check_feed(copy, model, sample(later.random, model))
         assert copy.verify() == []
     reader.refresh()
-    check_feed(reader, work.model)
+    check_feed(reader, work.model, chance=work.random)
     with pickle.loads(pickle.dumps(reader)) as unpickled:
         check_feed(unpickled, work.model, sample(work.random, work.model))
     work.db.close()
@@ -162,14 +164,14 @@ def test_after_a_crash_it_says_the_same(number: int, open_db: OpenDB, tmp_path: 
         crashed = tmp_path / f"crashed-{count}.sc"
         copy_live(work.db.path, crashed, "readers")
         with sc.open(crashed, "r") as reader:
-            check_feed(reader, work.model, sample(work.random, work.model))
+            check_feed(reader, work.model, sample(work.random, work.model), chance=work.random)
         with sc.open(crashed, "r+", chunk_size=16 << 10, sync=False) as db:
-            check_feed(db, work.model, sample(work.random, work.model))
+            check_feed(db, work.model, sample(work.random, work.model), chance=work.random)
             later = Workload(db, count)
             later.model = work.model.copy()
             for _ in range(4):
                 later.step()
-            check_feed(db, later.model, sample(work.random, later.model))
+            check_feed(db, later.model, sample(work.random, later.model), chance=work.random)
             assert db.verify() == []
 
 

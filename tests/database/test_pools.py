@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import OpenDB
+from pooled import COUNT, hold, load_and_read, of_database, of_snapshot, of_store, read_part, values_of
 from support import count_descriptors, in_child
 
 import structchunk as sc
@@ -36,7 +37,6 @@ from structchunk.maintenance.chunk_map import map_chunks
 from structchunk.readers import copies
 from structchunk.readers.copies import KEPT
 
-COUNT = 1000
 METHODS = ["spawn", "fork", "forkserver"]
 
 
@@ -92,28 +92,6 @@ def no_handles() -> Iterator[None]:
 
 def leftovers(path: Any) -> list[str]:
     return sorted(set(os.listdir(os.path.join(path, "readers"))) - {"writer"})
-
-
-def values_of(store: Any, start: int, stop: int) -> bytes:
-    return b"".join(batch.values.tobytes() for batch in store.scan(start, stop))
-
-
-def of_database(db: sc.Database) -> Any:
-    return db["a"]
-
-
-def of_snapshot(snapshot: sc.Snapshot) -> Any:
-    return snapshot["a"]
-
-
-def of_store(store: Any) -> Any:
-    return store
-
-
-def read_part(task: tuple[Any, Callable[[Any], Any], int, int]) -> tuple[bytes, int]:
-    thing, store_of, start, stop = task
-    time.sleep(0.005)
-    return values_of(store_of(thing), start, stop), os.getpid()
 
 
 def check_pool(
@@ -176,10 +154,6 @@ def test_executors_beside_a_writing_thread(open_db: OpenDB, method: str) -> None
         finally:
             stop.set()
             thread.join()
-
-
-def load_and_read(blob: bytes) -> bytes:
-    return values_of(pickle.loads(blob), 0, COUNT)
 
 
 # -- what a reader keeps, and what is gone
@@ -487,12 +461,6 @@ def test_a_reader_that_closes_while_workers_open(writing: str, budget: float) ->
                 time.sleep(number % 10 / 200)
             said += [result.get(60) for result in results]
     assert set(said) <= {"whole", "gone"}
-
-
-def hold(blob: bytes) -> None:
-    store = pickle.loads(blob)
-    assert len(store) == COUNT
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import inspect
 import os
 import shutil
 import subprocess
@@ -122,12 +123,19 @@ def test_all_is_freed_from_within(disk: str, commits: int) -> None:
         check_kept(again, commits + 1)
 
 
+MAKE_AND_DIE = f"""
+from __future__ import annotations
+import os, sys, numpy as np, structchunk as sc
+{inspect.getsource(make)}
+db = make(sys.argv[1], int(sys.argv[2]))
+os._exit(0)
+"""
+
+
 @pytest.mark.parametrize("commits", [1, 300, 4000])
 def test_killed_and_opened(disk: str, commits: int) -> None:
     """LevelDB makes a table of a log when it is opened."""
-    code = "import os, sys, test_reserve as t; db = t.make(sys.argv[1], int(sys.argv[2])); os._exit(0)"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code, disk, str(commits)], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", MAKE_AND_DIE, disk, str(commits)], check=True)
     fill(disk)
     with sc.open(os.path.join(disk, "test.sc"), "r+") as db:
         check_kept(db, commits)

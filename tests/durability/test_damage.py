@@ -12,7 +12,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -64,7 +64,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     directory = tmp_path_factory.mktemp("base")
     now, before, other = (str(directory / name) for name in ("now", "before", "other"))
     with pytest.MonkeyPatch.context() as patch:
-        shrink(patch.setattr)
+        shrink(patch.setattr, has_hundreds_of_rows=True)
         fill(now, 1, 3)
         shutil.copytree(now, before)
         fill(now, 2, 3)
@@ -83,6 +83,11 @@ def killer() -> Iterator[Killer]:
         yield killer
 
 
+def examine(killer: Killer, root: str, expected: str) -> dict[str, Any]:
+    """Return what becomes of a damaged database."""
+    return killer.run(task="damaged", root=root, expected=expected, seconds=30, has_hundreds_of_rows=True)
+
+
 @pytest.fixture
 def check(base: Base, killer: Killer, new_root: NewRoot) -> Callable[[str, Damage], str]:
     """Return what applies damage to a copy of the base, checks what becomes of it, and returns the verdict."""
@@ -90,7 +95,7 @@ def check(base: Base, killer: Killer, new_root: NewRoot) -> Callable[[str, Damag
     def check_one(what: str, damage: Damage) -> str:
         root = shutil.copytree(base.now, new_root())
         damage(root)
-        end = killer.run(task="damaged", root=root, expected=base.expected, seconds=30)
+        end = examine(killer, root, base.expected)
         assert end["status"] == 0, f"{what}: ended with {end['status']}"
         assert end["verdict"] in GOOD, f"{what}: {end['verdict']}"
         shutil.rmtree(root)
@@ -147,7 +152,7 @@ def sites(root: str, rng: random.Random, count: float) -> list[tuple[str, int]]:
 @pytest.mark.timeout(0)
 def test_truncated(base: Base, check: Check, seed: int, budget: float) -> None:
     verdicts: Counter[str] = Counter()
-    for name, at in sites(base.now, random.Random(seed), 70 * budget):
+    for name, at in sites(base.now, random.Random(seed), 48 * budget):
         verdict = check(
             f"{name} cut at {at}", lambda root, name=name, at=at: os.truncate(os.path.join(root, name), at)
         )
@@ -169,7 +174,7 @@ def flip(path: str, at: int, bit: int) -> None:
 def test_flipped_bit(base: Base, check: Check, seed: int, budget: float) -> None:
     rng = random.Random(seed)
     verdicts: Counter[str] = Counter()
-    for name, at in sites(base.now, rng, 90 * budget):
+    for name, at in sites(base.now, rng, 60 * budget):
         bit = rng.randrange(8)
         what = f"{name}, byte {at}, bit {bit}"
         verdict = check(what, lambda root, name=name, at=at, bit=bit: flip(os.path.join(root, name), at, bit))
@@ -187,7 +192,7 @@ def test_zeroed_sector(base: Base, check: Check, seed: int, budget: float) -> No
             file.seek(at)
             file.write(bytes(min(512, os.path.getsize(path) - at)))
 
-    for name, at in sites(base.now, rng, 40 * budget):
+    for name, at in sites(base.now, rng, 28 * budget):
         start = at // 512 * 512
         check(f"{name} zeroed at {start}", lambda root, name=name, at=start: zero(os.path.join(root, name), at))
 
@@ -538,7 +543,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> History:
     root = str(directory / "now")
     earlier = []
     with pytest.MonkeyPatch.context() as patch:
-        shrink(patch.setattr)
+        shrink(patch.setattr, has_hundreds_of_rows=True)
         for number in range(6):
             fill(root, number, 2)
             with sc.open(root, chunk_size=CHUNK_SIZE) as db:
@@ -572,7 +577,7 @@ def test_any_change_of_a_file(
 ) -> None:
     """It is reported, or everything is there, in bounded time and memory."""
     verdicts: Counter[str] = Counter()
-    for turn in range(round(90 * budget)):
+    for turn in range(round(60 * budget)):
         rng = random.Random(f"{seed} {turn}")
         root = shutil.copytree(history.root, new_root())
         name = rng.choice([*chunks_of(root), *files_of(root)])
@@ -585,7 +590,7 @@ def test_any_change_of_a_file(
         if lose:
             for index in Path(root).glob("index-*"):
                 shutil.rmtree(index)
-        end = killer.run(task="damaged", root=root, expected=history.expected, seconds=30)
+        end = examine(killer, root, history.expected)
         said = f"{seed} {turn}: {what} of {name}{' and no index' * lose}: {end}"
         assert end["status"] == 0, said
         assert end["verdict"] in GOOD, said

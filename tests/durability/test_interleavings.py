@@ -16,10 +16,19 @@ from interleaving import Choice, Chooser, Drawn, Given, Place
 
 NewRoot = Callable[[], str]
 PARTS = 4
-SCHEDULES = 60
+SCHEDULES = 40
 """In each part."""
 MOST = 500
 """So many schedules find each rule that is left out; most of these take a few."""
+FIRST = {
+    "abort_not_cleared": 34,
+    "crash_not_looked_for": 25,
+    "mark_ignored": 12,
+    "no_mark": 12,
+    "ring_taken_for_all": 7,
+    "same_epoch": 23,
+}
+"""What is tried first for those that took more: it found the rule when this was written, and if not, others do."""
 
 
 @pytest.fixture
@@ -50,7 +59,8 @@ def test_any_schedule(base: str, seed: int, budget: float, part: int) -> None:
 def test_a_rule_that_is_left_out_is_found(base: str, name: str) -> None:
     with left_out(name):
         played = Sweep(base)
-        assert any(played.try_seed(seed).error is not None for seed in range(MOST)), MUTANTS[name].__doc__
+        seeds = (FIRST.get(name, 0), *range(MOST))
+        assert any(played.try_seed(seed).error is not None for seed in seeds), MUTANTS[name].__doc__
 
 
 def test_a_seed_is_one_schedule(base: str) -> None:

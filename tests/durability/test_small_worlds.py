@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -23,15 +23,17 @@ NewRoot = Callable[[], str]
 LENGTHS = (2, 3)
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    shrink(monkeypatch.setattr)
+@pytest.fixture(autouse=True, scope="module")
+def small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch.setattr)
+        yield
 
 
-@pytest.fixture
-def base(new_root: NewRoot) -> str:
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A database with a copy."""
-    root = new_root()
+    root = str(tmp_path_factory.mktemp("worlds") / "base")
     make_base(root)
     return root
 

@@ -22,7 +22,6 @@ from recorded_files import KILL, Cut, Event, Recorder, Seam, SyncedWrites, build
 
 import structchunk as sc
 from structchunk.disk import files
-from structchunk.index import stored_rows
 from structchunk.index.leveldb import LevelDB
 
 NewRoot = Callable[[], str]
@@ -35,12 +34,11 @@ class Point(sc.Object):
     _fields_ = [("x", ctypes.c_double), ("n", ctypes.c_int64)]
 
 
-@pytest.fixture(autouse=True)
-def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    shrink(monkeypatch.setattr)
-    if "killer" not in request.fixturenames:  # whose processes refuse pages of more rows than theirs
-        # There are hundreds of rows, read again and again.
-        monkeypatch.setattr(stored_rows, "PAGE_ROWS", 64)
+@pytest.fixture(autouse=True, scope="module")
+def small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch.setattr, has_hundreds_of_rows=True)
+        yield
 
 
 # ---------------------------------------------------------------------- what happens between two updates
@@ -126,25 +124,18 @@ class Scene(NamedTuple):
     old: Contents
     new: Contents
     is_mutable: bool
-    seen: set[bytes]
+    known: dict[tuple[object, bytes], bool]
 
-    def is_first(self, root: str, allowed: object) -> bool:
-        """Tell whether a directory was not yet met, where the same was allowed; hints do not count."""
-        digest = hashlib.blake2b(repr(allowed).encode(), digest_size=16)
-        for path in sorted(Path(root).rglob("*")):
-            if path.name not in HINTS:
-                digest.update(f"{path.relative_to(root)} ".encode())
-                digest.update(path.read_bytes() if path.is_file() else b"")
-        known = len(self.seen)
-        self.seen.add(digest.digest())
-        return len(self.seen) > known
+    def once(self, check: Callable[[Scene, str], bool], root: str) -> bool:
+        """Return what a check says of a directory, which is not checked again if one that is the same was."""
+        key = check, digest(root)
+        if key not in self.known:
+            self.known[key] = check(self, root)
+        return self.known[key]
 
     def is_new(self, root: str) -> bool:
         """Tell whether a copy is as of the new commit, having checked that it is of that or the old one, whole."""
-        with sc.open(root, "r") as copy:
-            assert copy.verify() == []
-            found = contents(copy)
-        return self.judge(found)
+        return self.once(is_new, root)
 
     def judge(self, found: Contents) -> bool:
         """Tell whether something found is the new state; it must be that, or the old one.
@@ -163,17 +154,36 @@ class Scene(NamedTuple):
         return False
 
 
-@pytest.fixture(params=CHANGES, ids=lambda change: change.__name__)
-def scene(request: pytest.FixtureRequest, new_root: NewRoot) -> Iterator[Scene]:
+def digest(root: str) -> bytes:
+    """Return what tells a directory from others; hints do not count."""
+    found = hashlib.blake2b(digest_size=16)
+    for path in sorted(Path(root).rglob("*")):
+        if path.name not in HINTS:
+            raw = path.read_bytes() if path.is_file() else b""
+            found.update(f"{path.relative_to(root)} {len(raw)} ".encode())
+            found.update(raw)
+    return found.digest()
+
+
+def is_new(scene: Scene, root: str) -> bool:
+    with sc.open(root, "r") as copy:
+        assert copy.verify() == []
+        found = contents(copy)
+    return scene.judge(found)
+
+
+@pytest.fixture(scope="module", params=CHANGES, ids=lambda change: change.__name__)
+def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """One scene for each kind of change; the database's epoch is a later one than its copy's."""
-    root, dest = new_root(), new_root()
+    base = tmp_path_factory.mktemp("scene")
+    root, dest = str(base / "test.sc"), str(base / "before.sc")
     with sc.open(root, chunk_size=CHUNK_SIZE, sync=False) as db:
         fill(db)
         db.checkpoint(dest)
         old = contents(db)
     with sc.open(root, chunk_size=CHUNK_SIZE, sync=False) as db:
         request.param(db)
-        yield Scene(db, dest, old, contents(db), request.param is change_in_place, set())
+        yield Scene(db, dest, old, contents(db), request.param is change_in_place, {})
         assert db.verify() == []
 
 
@@ -239,19 +249,25 @@ def is_index_damaged(root: str) -> bool:
 
 
 def check_copy(scene: Scene, root: str, *, is_done: bool, is_indexed: bool) -> bool:
-    if not is_indexed:
-        sc.rebuild_index(root)
-        is_new = scene.is_new(root)
-        assert is_new or not is_done
-        return is_new
-    is_new = scene.is_new(root)
+    """Check a copy in every way, and tell whether it is as of the new commit."""
+    is_new = scene.once(check_indexed if is_indexed else is_new_once_rebuilt, root)
     assert is_new or not is_done
+    return is_new
+
+
+def is_new_once_rebuilt(scene: Scene, root: str) -> bool:
+    sc.rebuild_index(root)
+    return scene.is_new(root)
+
+
+def check_indexed(scene: Scene, root: str) -> bool:
+    is_new = scene.is_new(root)
     check_opened(scene, shutil.copytree(root, f"{root}-opened"), is_new=is_new)
     check_rebuilt(scene, shutil.copytree(root, f"{root}-rebuilt"))
     scene.db.checkpoint(root, update=True)
     assert scene.is_new(root)
     assert not os.path.lexists(f"{root}/update")
-    check_rebuilt(scene, shutil.copytree(root, f"{root}-rebuilt"), must_be_new=True)
+    assert check_rebuilt(scene, shutil.copytree(root, f"{root}-rebuilt")) == {True}
     return is_new
 
 
@@ -273,15 +289,14 @@ def check_opened(scene: Scene, root: str, *, is_new: bool) -> None:
     shutil.rmtree(root)
 
 
-def check_rebuilt(scene: Scene, root: str, *, must_be_new: bool = False) -> None:
-    """Make the index anew beside the one that is there, and without one."""
+def check_rebuilt(scene: Scene, root: str) -> set[bool]:
+    """Make the index anew beside the one that is there, and without one; tell as of which commits it is then."""
     bare = shutil.copytree(root, f"{root}-bare")
     lose_index(bare)
+    found = {scene.once(is_new_once_rebuilt, path) for path in (root, bare)}
     for path in (root, bare):
-        if scene.is_first(path, (path == bare, must_be_new)):
-            sc.rebuild_index(path)
-            assert scene.is_new(path) or not must_be_new
         shutil.rmtree(path)
+    return found
 
 
 def lose_index(root: str) -> None:
@@ -345,13 +360,14 @@ def test_processes_that_are_killed(
         return shutil.copytree(scene.before, f"{base}/copy.sc")
 
     dest = put_back()
-    whole = killer.run(task="update", root=f"{base}/test.sc")
+    job = {"task": "update", "root": f"{base}/test.sc", "has_hundreds_of_rows": True}
+    whole = killer.run(**job)
     assert whole["status"] == 0
     assert scene.is_new(dest)
     every = range(1, whole["events"] + 1)
     for at in sorted(random.Random(seed).sample(every, min(len(every), round(4 * budget)))):
         put_back()
-        assert killer.run(task="update", root=f"{base}/test.sc", stop_at=at)["status"] == KILLED
+        assert killer.run(**job, stop_at=at)["status"] == KILLED
         check_copy(scene, dest, is_done=False, is_indexed=True)
 
 
@@ -389,6 +405,7 @@ def test_any_operation_fails(scene: Scene, new_root: NewRoot, seed: int, budget:
         with contextlib.suppress(OSError), Fault(dest, at, number):
             scene.db.checkpoint(dest, update=True)
         check_copy(scene, dest, is_done=False, is_indexed=True)
+    assert scene.db.verify() == []
 
 
 # ---------------------------------------------------------------------- readers

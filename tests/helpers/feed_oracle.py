@@ -106,12 +106,13 @@ class FeedModel:
         return lost if since < lost else 0
 
     def drops(self, since: int, *names: str) -> list[StoreModel]:
-        """Return the stores of which it is said that they were dropped."""
-        return [
+        """Return the stores of which it is said that they were dropped, in that order."""
+        found = [
             store
             for store in self.stores
             if store.has_note and store.lost <= since < store.dropped and (store.name in names or not names)
         ]
+        return sorted(found, key=lambda store: store.dropped)
 
     def expected(self, since: int, *names: str) -> list[tuple[int, str, str, Records]]:
         """Return commit, store, kind and records of each change."""
@@ -150,14 +151,15 @@ def records_of(change: sc.Change) -> Records:
     return {**put, **dict.fromkeys(change.deleted.tolist())}
 
 
-def check_feed(handle: Any, model: FeedModel, sinces: Any = None) -> None:
-    """Compare a handle with what it must say, since some commits or all, of all stores and of each."""
+def check_feed(handle: Any, model: FeedModel, sinces: Any = None, *, chance: random.Random | None = None) -> None:
+    """Compare a handle with what it must say, since some commits or all, of all stores and of each, or of two."""
     assert handle.last_commit == model.commit
     assert handle.first_change == model.lost(0), (handle.first_change, model.lost(0))
     dropped = {store.name for store in model.stores if store.dropped} - model.living().keys()
     names = [*model.living(), *dropped, "none"]
     for since in range(model.commit + 1) if sinces is None else sinces:
-        for chosen in ((), *((name,) for name in names), tuple(names[:2])):
+        some = [*((name,) for name in names), tuple(names[:2])]
+        for chosen in ((), *(chance.sample(some, 2) if chance is not None else some)):
             check_one(handle, model, since, chosen)
 
 

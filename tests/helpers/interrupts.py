@@ -208,6 +208,9 @@ def _entered(frame: FrameType | None) -> str:
     return frame.f_code.co_name
 
 
+_CHECKING = frozenset(
+    opcode for name, opcode in dis.opmap.items() if name.startswith("CALL") or "JUMP_BACKWARD" in name
+)
 _checking_of: dict[CodeType, frozenset[int]] = {}
 
 
@@ -215,10 +218,7 @@ def _checking(code: CodeType) -> frozenset[int]:
     """Return the offsets of the instructions of a function that take signals; entering a function does besides."""
     found = _checking_of.get(code)
     if found is None:
-        found = frozenset(
-            instruction.offset
-            for instruction in dis.get_instructions(code)
-            if instruction.opname.startswith("CALL") or "JUMP_BACKWARD" in instruction.opname
-        )
+        # Two bytes each; those that the interpreter keeps behind some of them are none of these: co_code has zeros.
+        found = frozenset(2 * at for at, opcode in enumerate(code.co_code[::2]) if opcode in _CHECKING)
         _checking_of[code] = found
     return found

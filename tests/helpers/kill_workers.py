@@ -83,6 +83,8 @@ def work(job: dict[str, Any], sink: int) -> None:
     """Do a job, and leave."""
     code = 1
     try:
+        if job.get("has_hundreds_of_rows"):
+            shrink(has_hundreds_of_rows=True)
         if job["task"] == "counter":
             run_counter(job, sink)
         if job["task"] == "damaged":

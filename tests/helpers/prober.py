@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -67,10 +68,20 @@ class Sweep(NamedTuple):
         )
 
 
+def whole_counts(counts: dict[str, float], rng: random.Random) -> dict[str, int]:
+    """Round counts, their sum too; which are rounded up is drawn, and those of 0 are left out."""
+    upto = rng.random()
+    found = {}
+    for way in rng.sample(sorted(counts), len(counts)):
+        before, upto = int(upto), upto + counts[way]
+        found[way] = int(upto) - before
+    return {way: count for way, count in found.items() if count}
+
+
 def sweep(prober: Prober, operation: str, counts: dict[str, float], seed: object, **options: Any) -> Sweep:
     """Disturb an operation in some ways, at so many points each or at all, in as many children as it takes."""
     job: dict[str, Any] = {"operation": operation, "seed": f"{seed}", **options}
-    job["counts"] = {way: max(1, round(count)) for way, count in counts.items()}
+    job["counts"] = whole_counts(counts, random.Random(f"{seed} {operation}"))
     told = prober.run(**job, points=None)
     assert "points" in told[0], told[-1]["errors"]
     points, totals = told[0]["points"], told[0]["totals"]

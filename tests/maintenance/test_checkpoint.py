@@ -336,7 +336,7 @@ def test_transaction_is_open(db: sc.Database, tmp_path: Path, end: str) -> None:
 
 def test_random_work_on_both(seed: int, budget: float, new_root: NewRoot, monkeypatch: pytest.MonkeyPatch) -> None:
     """The workload of the crash tests goes on in a database, its copy, and a copy of one of them."""
-    shrink(monkeypatch.setattr)
+    shrink(monkeypatch.setattr, has_hundreds_of_rows=True)
     shared = 0
     for turn in range(round(3 * budget)):
         rng = random.Random(f"{seed} {turn}")

@@ -320,7 +320,7 @@ def test_chunks_are_unlinked_while_they_are_copied(
 @pytest.mark.timeout(0)
 def test_random_histories(seed: int, budget: float, new_root: NewRoot, monkeypatch: pytest.MonkeyPatch) -> None:
     """The workload of the crash tests: drops, compactions, objects, sparse arrays, many commits between updates."""
-    shrink(monkeypatch.setattr)
+    shrink(monkeypatch.setattr, has_hundreds_of_rows=True)
     monkeypatch.setattr(store_index, "DELTA_SIZE", 1)
     for turn in range(round(2 * budget)):
         rng = random.Random(f"{seed} {turn}")

@@ -23,8 +23,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pooled
 import pytest
 from conftest import OpenDB
+from pooled import look, total
 from support import count_descriptors, in_child
 
 import structchunk as sc
@@ -246,9 +248,13 @@ os.kill(os.getpid(), 9)
 """
 
 
-def crash(path: Any) -> None:
+@pytest.fixture(scope="module")
+def crashed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database whose writer was killed, of which each test takes a copy."""
+    path = tmp_path_factory.mktemp("crashed") / "test.sc"
     done = subprocess.run([sys.executable, "-c", CRASH, str(path)], check=False)
     assert done.returncode == -signal.SIGKILL
+    return path
 
 
 def files_of(path: Any) -> dict[str, bytes]:
@@ -264,18 +270,18 @@ def check_whole(db: sc.Database, last: int) -> None:
     assert db.verify() == []
 
 
-def test_a_killed_writer(tmp_path: Path) -> None:
-    crash(tmp_path / "test.sc")
+def test_a_killed_writer(crashed: Path, tmp_path: Path) -> None:
+    shutil.copytree(crashed, tmp_path / "test.sc")
     before = files_of(tmp_path / "test.sc")
     with sc.open(tmp_path / "test.sc", "r") as db:
         check_whole(db, 300)
     assert files_of(tmp_path / "test.sc") == before
 
 
-def test_commits_that_the_index_lost(tmp_path: Path) -> None:
+def test_commits_that_the_index_lost(crashed: Path, tmp_path: Path) -> None:
     """As after a power cut: durable commits are in the chunks, and the tail of LevelDB's log is not there."""
     path = tmp_path / "test.sc"
-    crash(path)
+    shutil.copytree(crashed, path)
     log = next(path.glob("index-*/*.log"))
     for size in (log.stat().st_size * 2 // 3, log.stat().st_size // 2):
         os.truncate(log, size)
@@ -288,10 +294,10 @@ def test_commits_that_the_index_lost(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("forked", [False, True])
-def test_an_index_that_is_ahead_of_the_chunks(tmp_path: Path, *, forked: bool) -> None:
+def test_an_index_that_is_ahead_of_the_chunks(crashed: Path, tmp_path: Path, *, forked: bool) -> None:
     """As after a power cut: unsynced records are lost, and the index names them."""
     path = tmp_path / "test.sc"
-    crash(path)
+    shutil.copytree(crashed, path)
     chunk = Chunk.open(str(max((path / "chunks").iterdir())))
     segment = list(chunk.segments())[5]
     with open(chunk.path, "r+b") as file:
@@ -374,7 +380,7 @@ for number in itertools.count(int(db["a"][0][0]) + 1):
 READER = """
 import sys, structchunk as sc
 sys.path += sys.argv[3:]
-from test_readers import look
+from pooled import look
 db = sc.open(sys.argv[1], "r")
 last = seen = 0
 for number in range(int(sys.argv[2])):
@@ -393,23 +399,6 @@ print(seen)
 """
 
 
-def look(db: sc.Database) -> int:
-    """Return the counter of a commit, having checked that all stores agree on it."""
-    states = [{key: values.tolist() for key, values in db[name].items()} for name in "abc"]
-    assert states[0] == states[1] == states[2]
-    number = int(states[0][0][0])
-    assert states[0].pop(0) == [number] * 5
-    for key, values in states[0].items():
-        newest = number - (number - key + 1) % 64
-        assert values == [newest] * (newest % 7), (number, key, values)
-    assert len(db["a"]) == len(states[0]) + 1
-    for name in db:
-        if name.startswith("extra"):
-            assert {values.tolist()[0] for values in db[name].values()} == {int(name.split()[1])}
-            assert len(db[name]) == 100
-    return number
-
-
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -421,7 +410,7 @@ def test_readers_beside_a_writer(tmp_path: Path, budget: float) -> None:
     writer = start(WRITER, path)
     assert writer.stdout is not None
     assert writer.stdout.readline() == "ready\n"
-    readers = [start(READER, path, count, *sys.path) for _ in range(3)]
+    readers = [start(READER, path, count, os.path.dirname(pooled.__file__)) for _ in range(3)]
     for reader in readers:
         out, err = reader.communicate(timeout=3600)
         assert reader.returncode == 0, err
@@ -665,11 +654,6 @@ def test_a_directory_that_may_not_be_written(temporary: Path) -> None:
 
 
 # -- other processes
-
-
-def total(task: tuple[Any, int, int]) -> tuple[float, int]:
-    store, start, stop = task
-    return sum(float(batch.values.sum()) for batch in store.scan(start, stop)), os.getpid()
 
 
 def check_sums(run: Callable[[list[Any]], list[tuple[float, int]]], store: Any) -> None:
