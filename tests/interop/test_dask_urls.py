@@ -85,12 +85,11 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(homes: Path) -> Iterator[distributed.Client]:
-    """Two worker processes of one thread; the scheduler runs in this one."""
-    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": "localhost:0"}
-    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
-        client.register_plugin(Apart(str(homes)))
-        yield client
+def client(workers: distributed.Client, homes: Path) -> Iterator[distributed.Client]:
+    """Two worker processes, which have nothing in common."""
+    workers.register_plugin(Apart(str(homes)), name="apart")
+    yield workers
+    workers.unregister_worker_plugin("apart")
 
 
 @pytest.fixture
