@@ -29,7 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    hypothesis.settings.register_profile("structchunk", deadline=None, print_blob=True)
+    examples = max(1, round(140 * config.getoption("--budget")))  # where a test says nothing else
+    hypothesis.settings.register_profile("structchunk", max_examples=examples, deadline=None, print_blob=True)
     hypothesis.settings.load_profile("structchunk")
     if is_memory_for_files():  # where a flush costs nothing; with --basetemp all is written there
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
