@@ -107,6 +107,9 @@ def options(s3: Server, tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        tempfile, "tempdir", str(tmp_path)
+    )  # in memory, where shards are made before they are published
 
 
 @pytest.fixture
