@@ -109,7 +109,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object_servers.Serv
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A client of Dask with two worker processes of one thread; the scheduler runs in this one."""
     import distributed

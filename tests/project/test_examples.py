@@ -84,7 +84,8 @@ def run_example(name: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     here, temporary = tmp_path / "here", tmp_path / "temporary"
     here.mkdir()
     temporary.mkdir()
-    variables = {"TMPDIR": str(temporary)}
+    # Workers of Dask start as they do for who runs the example.
+    variables = {"TMPDIR": str(temporary), "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "spawn"}
     if name in OF_PLACES:
         path = os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")])
         return run(sys.executable, "-c", FEWER_PLACES, EXAMPLES / name, cwd=here, PYTHONPATH=path, **variables)
