@@ -79,7 +79,7 @@ def server(directory: Path) -> Iterator[dict[str, Any]]:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=directory)
     try:
         options = {"key": KEY, "secret": SECRET, "endpoint_url": f"http://127.0.0.1:{ports['s3']}"}
-        wait_for(options, process)
+        wait_for(options, ports["s3"], process)
         yield options
     finally:
         process.kill()
@@ -96,11 +96,12 @@ def free_port() -> int:
             return port
 
 
-def wait_for(options: dict[str, Any], process: subprocess.Popen[bytes]) -> None:
+def wait_for(options: dict[str, Any], port: int, process: subprocess.Popen[bytes]) -> None:
     """Wait until the server takes objects; make the bucket ``bucket``."""
     deadline = time.monotonic() + SECONDS_TO_START
     while True:
         try:
+            socket.create_connection(("127.0.0.1", port)).close()  # s3fs takes much longer to find nobody there
             filesystem = s3fs.S3FileSystem(**options, skip_instance_cache=True)
             if not filesystem.exists("bucket"):
                 filesystem.mkdir("bucket")
@@ -109,4 +110,4 @@ def wait_for(options: dict[str, Any], process: subprocess.Popen[bytes]) -> None:
         except Exception:  # whatever it says while it starts
             if time.monotonic() > deadline or process.poll() is not None:
                 raise
-            time.sleep(0.2)
+            time.sleep(0.05)

@@ -29,10 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    hypothesis.settings.register_profile("structchunk", deadline=None, print_blob=True)
+    examples = max(1, round(140 * config.getoption("--budget")))  # where a test says nothing else
+    hypothesis.settings.register_profile("structchunk", max_examples=examples, deadline=None, print_blob=True)
     hypothesis.settings.load_profile("structchunk")
     if is_memory_for_files():  # where a flush costs nothing; with --basetemp all is written there
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
+    # Dask's workers are forked from one process that has imported it, which takes longer than most of these tests.
+    os.environ.setdefault("DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD", "forkserver")
 
 
 def pytest_collection(session: pytest.Session) -> None:
@@ -104,6 +107,20 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object_servers.Serv
     """A real server of object storage, started when a test first asks for it."""
     with object_servers.seaweed(tmp_path_factory.mktemp("seaweed")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A client of Dask with two worker processes of one thread; the scheduler runs in this one."""
+    import distributed
+
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": "localhost:0"}
+    directory = str(tmp_path_factory.mktemp("dask"))
+    with (
+        distributed.LocalCluster(**options, local_directory=directory) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
 
 
 @pytest.fixture

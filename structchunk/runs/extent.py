@@ -150,7 +150,7 @@ def find_equal(rows: RowArray, keys: npt.NDArray[np.uint64], where: npt.NDArray[
 
 def find_one(rows: RowArray, key: int) -> Extent | None:
     """Return the row of one key, or None."""
-    at = int(np.searchsorted(rows["key"], np.uint64(key)))
+    at = int(rows["key"].searchsorted(np.uint64(key)))
     # As Python's integers: NumPy before 2.0 compares its own with those as floats.
     if at == len(rows) or int(rows["key"][at]) != key:
         return None
@@ -183,7 +183,7 @@ def clip(rows: RowArray, start: int, stop: int) -> RowArray:
 
 def _count_below(rows: RowArray, bound: int) -> int:
     """Return how many rows have a key below `bound`, which may be ``KEY_END``."""
-    return int(np.searchsorted(rows["key"], np.uint64(bound))) if bound < KEY_END else len(rows)
+    return int(rows["key"].searchsorted(np.uint64(bound))) if bound < KEY_END else len(rows)
 
 
 def rows_with(rows: RowArray, keys: npt.NDArray[np.uint64]) -> RowArray:

@@ -18,6 +18,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from support import copy_tree
 
 import structchunk as sc
 from structchunk.cli.program import program
@@ -499,4 +500,4 @@ def test_without_its_packages_it_says_which_extra_has_them(package: str) -> None
 
 
 def copy(path: str, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(path, tmp_path / "copy.sc"))
+    return Path(copy_tree(path, tmp_path / "copy.sc"))

@@ -22,6 +22,7 @@ import pytest
 
 KEY, SECRET = "structchunk-test-key", "structchunk-test-secret-0123456789"
 START_SECONDS = 60
+PAUSE = 0.05
 _OFFSET_OF_GRPC = 10000
 
 
@@ -104,7 +105,7 @@ def _serving(
     """Run a server while the body runs, which begins when it answers."""
     with _running(command, directory, variables):
         server = Server(f"http://127.0.0.1:{port}")
-        _wait(server)
+        _wait(server, port)
         yield server
 
 
@@ -131,18 +132,28 @@ def _free_port() -> int:
             return port
 
 
-def _wait(server: Server) -> None:
+def _wait(server: Server, port: int) -> None:
     """Wait until a server takes buckets and objects."""
     import s3fs
 
     deadline = time.monotonic() + START_SECONDS
+    _wait_for_port(port, deadline)
+    once = {**server.options, "config_kwargs": {"retries": {"max_attempts": 0}}}  # it waits longer and longer
     while True:
         try:
-            filesystem = s3fs.S3FileSystem(**server.options, skip_instance_cache=True)
+            filesystem = s3fs.S3FileSystem(**once, skip_instance_cache=True)
             filesystem.mkdir("ready")
             filesystem.pipe_file("ready/object", b"ready")
             return
         except Exception:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.2)
+            time.sleep(PAUSE)
+
+
+def _wait_for_port(port: int, deadline: float) -> None:
+    """Wait until somebody listens, which costs less to find out than by s3fs."""
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(PAUSE)

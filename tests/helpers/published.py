@@ -50,11 +50,20 @@ def chunk_file(objects: Objects, manifest: Manifest, chunk: PublishedChunk) -> b
     return made
 
 
-def records_of(objects: Objects, manifest: Manifest) -> Shown:
-    """Return the bytes of all records of a publication but attributes; all that it names must be as it says."""
+def chunk_files(objects: Objects, manifest: Manifest) -> dict[int, bytearray]:
+    """Return all chunk files; all objects that are named must be as the manifest says."""
     for each in manifest.objects.values():
         assert zlib.crc32(objects.read(each.name, each.size)) == each.crc
-    chunks = {chunk.id: chunk_file(objects, manifest, chunk) for chunk in manifest.chunks.values()}
+    return {chunk.id: chunk_file(objects, manifest, chunk) for chunk in manifest.chunks.values()}
+
+
+def records_of(objects: Objects, manifest: Manifest) -> Shown:
+    """Return the bytes of all records of a publication but attributes; all that it names must be as it says."""
+    return records_in(chunk_files(objects, manifest), objects, manifest)
+
+
+def records_in(chunks: dict[int, bytearray], objects: Objects, manifest: Manifest) -> Shown:
+    """Return the bytes of all records in the chunk files of a publication, but attributes."""
     item_sizes = {chunk.store: chunk.header.item_size for chunk in manifest.chunks.values()}
     rows: dict[int, dict[int, Any]] = {store: {} for store in item_sizes}
     for number in manifest.rows:
@@ -81,14 +90,15 @@ def check_published(url: str, db: sc.Database, options: dict[str, Any] | None = 
     """Find that the newest publication is the database as it is, and return its manifest."""
     objects, manifest = newest(url, options)
     assert manifest.commit == db.last_commit
-    assert records_of(objects, manifest) == shown_by(db)
+    chunks = chunk_files(objects, manifest)
+    assert records_in(chunks, objects, manifest) == shown_by(db)
     files = {int(path.stem): path for path in (Path(db.path) / "chunks").iterdir()}
     for chunk in manifest.chunks.values():
-        made = chunk_file(objects, manifest, chunk)
+        made = chunks[chunk.id]
         there = files[chunk.id].read_bytes()
         # Behind the data there may be what a transaction has begun to write.
         layout = chunk.layout
         assert made[: layout.free] == there[: layout.free]
         assert made[layout.directory :] == there[layout.directory :]
-        assert not any(made[layout.free : layout.directory])
+        assert made.count(0, layout.free, layout.directory) == layout.directory - layout.free
     return manifest

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 from hypothesis import strategies as st
@@ -74,6 +76,26 @@ def label(value: object) -> str:
 def count_descriptors() -> int:
     """Return how many file descriptors this process has open."""
     return len(os.listdir("/proc/self/fd"))
+
+
+def copy_file(source: str, target: str) -> str:
+    """Copy a file but not its holes: chunk files are 64 MiB of those, unless a test makes them small."""
+    with open(source, "rb") as reading, open(target, "wb") as writing:
+        at, size = 0, os.fstat(reading.fileno()).st_size
+        os.truncate(writing.fileno(), size)
+        while at < size:
+            try:
+                start = os.lseek(reading.fileno(), at, os.SEEK_DATA)
+            except OSError:  # ENXIO: the rest is a hole
+                break
+            at = os.lseek(reading.fileno(), start, os.SEEK_HOLE)
+            os.pwrite(writing.fileno(), os.pread(reading.fileno(), at - start, start), start)
+    return target
+
+
+def copy_tree(source: str | Path, target: str | Path) -> str:
+    """Copy a directory, and return where."""
+    return str(shutil.copytree(source, target, copy_function=copy_file))
 
 
 def run_python(code: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:

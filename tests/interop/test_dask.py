@@ -39,11 +39,9 @@ LENGTHS = np.random.default_rng(6).integers(0, 40, COUNT)
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[distributed.Client]:
-    """Two worker processes of one thread; the scheduler runs in this one."""
-    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": "localhost:0"}
-    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
-        yield client
+def client(workers: distributed.Client) -> distributed.Client:
+    """Two worker processes."""
+    return workers
 
 
 @pytest.fixture

@@ -85,12 +85,11 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(homes: Path) -> Iterator[distributed.Client]:
-    """Two worker processes of one thread; the scheduler runs in this one."""
-    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": "localhost:0"}
-    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
-        client.register_plugin(Apart(str(homes)))
-        yield client
+def client(workers: distributed.Client, homes: Path) -> Iterator[distributed.Client]:
+    """Two worker processes, which have nothing in common."""
+    workers.register_plugin(Apart(str(homes)), name="apart")
+    yield workers
+    workers.unregister_worker_plugin("apart")
 
 
 @pytest.fixture
@@ -108,6 +107,9 @@ def options(s3: Server, tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        tempfile, "tempdir", str(tmp_path)
+    )  # in memory, where shards are made before they are published
 
 
 @pytest.fixture

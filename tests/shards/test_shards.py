@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mapping_contract import KINDS, Kind, all_raise, check_reading, check_refuses_writes, fill, kinds, reads
-from support import count_descriptors, in_child, keys, rows_of_model, run_python
+from support import copy_tree, count_descriptors, in_child, keys, rows_of_model, run_python
 
 import structchunk as sc
 from structchunk.runs.extent import clip
@@ -406,7 +406,7 @@ def path_of(shards: sc.Shards, number: int) -> str:
 
 
 def copy_of(shards: sc.Shards) -> sc.Shards:
-    return sc.open_shards(shutil.copytree(shards.path, f"{shards.path}-copy"))
+    return sc.open_shards(copy_tree(shards.path, f"{shards.path}-copy"))
 
 
 def test_a_missing_shard_is_named(disjoint: sc.Shards) -> None:
@@ -489,7 +489,7 @@ BAD: dict[str, Callable[[dict[str, Any]], object]] = {
 
 @pytest.mark.parametrize("found", BAD)
 def test_a_manifest_that_cannot_be_is_refused(found: str, disjoint: sc.Shards) -> None:
-    path = os.path.join(shutil.copytree(disjoint.path, f"{disjoint.path}-copy"), NAME)
+    path = os.path.join(copy_tree(disjoint.path, f"{disjoint.path}-copy"), NAME)
     edit(path, BAD[found])
     with pytest.raises(sc.CorruptionError, match=found) as caught:
         sc.open_shards(path)
@@ -497,7 +497,7 @@ def test_a_manifest_that_cannot_be_is_refused(found: str, disjoint: sc.Shards) -
 
 
 def test_a_damaged_manifest_is_refused_wherever_it_is_damaged(disjoint: sc.Shards) -> None:
-    path = os.path.join(shutil.copytree(disjoint.path, f"{disjoint.path}-copy"), NAME)
+    path = os.path.join(copy_tree(disjoint.path, f"{disjoint.path}-copy"), NAME)
     whole_text = Path(path).read_bytes()
     good = read_manifest(path)
     for at in range(0, len(whole_text), 17):

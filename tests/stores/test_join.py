@@ -202,7 +202,9 @@ def test_outlives_compaction_and_its_batches_outlive_the_database(db: sc.Databas
 
 
 def test_ends_with_its_snapshot_transaction_or_database(db: sc.Database) -> None:
-    names = fill(db, spread(0, 300_000, 1, 1), spread(0, 300_000, 1, 1))
+    names = ["left", "right"]
+    for name in names:
+        db.array_store(name, "f8").put_many(np.arange(300_000), np.zeros((300_000, 1)))
     with db.snapshot() as snapshot:
         of_snapshot = snapshot.scan(*names)
         next(of_snapshot)
