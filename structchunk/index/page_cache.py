@@ -100,7 +100,7 @@ class PageCache:
         return lasts[first - 1] + 1 if first else 0, cached[upto].floor if upto < len(cached) else KEY_END
 
     def beginning(self, key: int, row_count: int) -> int:
-        """Return where the pages before a key end, if about so many rows, or fewer, are in between; else the key."""
+        """Return where the pages before a key end, if about so many rows or fewer are in between; else the key."""
         lasts, cached = self.index
         at = bisect_left(lasts, key)
         before = cached[at - 1] if at else None
