@@ -49,6 +49,8 @@ DELTA_SIZE = 64
 END_ROWS = 256
 """How many rows of a delta that is not in memory are read at a time for the first live key."""
 FEW_KEYS = 32
+FEW_TOGETHER = 8
+"""So few keys are looked up in the same pages one by one: what NumPy begins with takes longer."""
 DENSE_KEYS = 4
 """Where more looked-up keys than this meet the pages that were read, the next are read many at a time."""
 MOST_KEYS = 1 << 13
@@ -175,12 +177,7 @@ class StoreIndex:
             return np.array([self._row(key, at) for key in keys.tolist()], EXTENT_DTYPE)
         rows = make_rows(keys, 0, 0, 0, TOMBSTONE)
         for pages, first, upto in self._pages_of(keys, at):
-            mine = keys[first:upto]
-            where, found = pages.search(mine)
-            if np.count_nonzero(found) == len(mine):
-                rows[first:upto] = pages.rows_at(where, mine)
-            else:
-                rows[first:upto][found] = pages.rows_at(where[found], mine[found])
+            _look_up(pages, keys[first:upto], rows[first:upto])
         delta = self.delta_rows(at)
         where = np.searchsorted(delta["key"], keys)
         found = find_equal(delta, keys, where)
@@ -240,9 +237,7 @@ class StoreIndex:
                 pages = self._stored.load(key, 1, _snapshot_of(at))
                 single.append(pages)
             pages = pages or self._cached_pages(key, at, wide=wide)
-            upto = first + int(
-                np.searchsorted(keys[first : first + MOST_KEYS], np.uint64(pages.last), side="right")
-            )
+            upto = first + int(keys[first : first + MOST_KEYS].searchsorted(np.uint64(pages.last), side="right"))
             yield pages, first, upto
             together = together and not self._cache.budget.is_full()
             are_many = together or self._is_group_worth_it(keys[upto:], pages, ROW_KEYS if once else GROUP_KEYS)
@@ -496,6 +491,18 @@ class StoreIndex:
             part = clip(rest, low, stop)
             rest = rest[len(part) :]
             yield put_into_pages(self._stored, [ArrayRun(part)], pages, part["key"].tolist())
+
+
+def _look_up(pages: AnyPages, keys: npt.NDArray[np.uint64], rows: RowArray) -> None:
+    """Set the rows of ascending keys that pages answer for, which are tombstones, to those that there are."""
+    if len(keys) <= FEW_TOGETHER:
+        rows[:] = [pages.find(key) or (key, 0, 0, 0, TOMBSTONE) for key in keys.tolist()]
+        return
+    where, found = pages.search(keys)
+    if np.count_nonzero(found) == len(keys):
+        rows[:] = pages.rows_at(where, keys)
+    else:
+        rows[found] = pages.rows_at(where[found], keys[found])
 
 
 def _snapshot_of(at: IndexState | None) -> Any:

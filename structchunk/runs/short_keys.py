@@ -65,10 +65,7 @@ class ShortKeys:
         self._starts_of_all = np.frombuffer(self._starts, np.uint32)
 
     def _make_windows(self, lows: bytes, most: int) -> npt.NDArray[np.void] | None:
-        """Return, for each position and the end, the low parts from there on as one item: copied as one, unlike many.
-
-        There are none where a bucket has too many of them.
-        """
+        """Return, for each position and the end, the low parts from there on as one item; None if they are many."""
         if most > WINDOW:
             return None
         width = self._lows.itemsize
