@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runs.compact import CompactRun, compact
-from ..runs.extent import KEY_END, Extent, RowArray
+from ..runs.extent import Extent, RowArray
 from ..runs.run import ContiguousRun, Run, clip_run, read_only
 from ..runs.short_keys import least_size
 from ..runs.streams import even_run, goes_on, numbered
@@ -92,10 +92,6 @@ class CachedPages:
         self.size += self.keys.nbytes // 4  # what buckets take, but for two of them
         self.size += sum(part.size for part in self.runs if part is not run)
         self.least_size = self._least_size()
-
-    def is_whole(self) -> bool:
-        """Tell whether these pages answer for all keys."""
-        return self.floor == 0 and self.last == KEY_END - 1
 
     def joined(self, after: AnyPages) -> CachedPages | None:
         """Return these pages and those behind them as one, if keys and records go on evenly; else None."""
