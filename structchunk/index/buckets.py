@@ -29,6 +29,24 @@ def make_buckets(keys: npt.NDArray[np.uint64]) -> Buckets:
     return first, shift, starts.data, bool(counts.max() > CROWD)
 
 
+def search_in_buckets(
+    keys: npt.NDArray[np.uint64], buckets: Buckets, wanted: npt.NDArray[np.uint64]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """Return where each of many keys is in buckets of which none is crowded, and whether it is there at all.
+
+    Keys that are in no cache of the processor are fetched for many at the same time; a search waits for each.
+    """
+    first, shift, starts, _ = buckets
+    bucket = (wanted - np.uint64(first)) >> np.uint64(shift)  # wraps around, to beyond all buckets, below the first
+    where = np.frombuffer(starts, np.uint32).take(bucket.view(np.intp), mode="clip").astype(np.intp)  # type: ignore[call-overload]
+    for _ in range(CROWD):
+        is_below = keys.take(where, mode="clip") < wanted
+        if not is_below.any():
+            break
+        where += is_below
+    return where, keys.take(where, mode="clip") == wanted
+
+
 def taker_in_steps(first: int, step: int, records: Any) -> Taker:
     """Return what takes records whose keys rise by the same step."""
     count = len(records)

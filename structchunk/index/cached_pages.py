@@ -10,15 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runs.compact import CompactRun, compact
-from ..runs.extent import KEY_END, Extent, RowArray
+from ..runs.extent import Extent, RowArray
 from ..runs.run import ContiguousRun, Run, clip_run, read_only
 from ..runs.short_keys import least_size
 from ..runs.streams import even_run, goes_on, numbered
-from .buckets import Buckets, make_buckets, taker_from_buckets, taker_in_steps
+from .buckets import Buckets, make_buckets, search_in_buckets, taker_from_buckets, taker_in_steps
 from .short_pages import OVERHEAD, ShortPages
 
 WORTH_KEYS = 128
 """Buckets for this many keys take about as long to make as they save in one look-up."""
+SAVED_OF_MANY = 4
+"""Of keys that are looked up together, buckets save for each one part in so many of what they save for one."""
+MANY_KEYS = 32
+FAR_BETWEEN = 16
+"""So many keys, or more, are looked up in buckets together, if they are one in so many, or fewer."""
 WORTH_SHORTENING = 4
 """Pages are shortened if they would take less by one part in so many."""
 
@@ -87,10 +92,6 @@ class CachedPages:
         self.size += self.keys.nbytes // 4  # what buckets take, but for two of them
         self.size += sum(part.size for part in self.runs if part is not run)
         self.least_size = self._least_size()
-
-    def is_whole(self) -> bool:
-        """Tell whether these pages answer for all keys."""
-        return self.floor == 0 and self.last == KEY_END - 1
 
     def joined(self, after: AnyPages) -> CachedPages | None:
         """Return these pages and those behind them as one, if keys and records go on evenly; else None."""
@@ -174,8 +175,13 @@ class CachedPages:
             return where.astype(np.intp), (rest == 0) & (where < self.count)  # what is below first wraps around
         if not self.count:
             return np.zeros(len(keys), np.intp), np.zeros(len(keys), bool)
-        where = np.searchsorted(self.keys, keys)
-        return where, (where < self.count) & (self.keys[np.minimum(where, self.count - 1)] == keys)
+        if MANY_KEYS <= len(keys) <= self.count // FAR_BETWEEN:
+            self._lookups += len(keys) // SAVED_OF_MANY
+            buckets = self._buckets or self._make_buckets()
+            if not buckets[3]:
+                return search_in_buckets(self.keys, buckets, keys)
+        where = self.keys.searchsorted(keys)
+        return where, self.keys.take(where, mode="clip") == keys
 
     def rows_at(self, where: npt.NDArray[np.intp], keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return the rows at many positions, at which these keys are."""

@@ -17,6 +17,14 @@ CACHE_SIZE = 256 << 20
 EAGER_AFTER = 8
 MOST_TOGETHER = 1 << 20
 """So many rows are shortened at a time: the fewer there are of them, the sooner many keys are looked up."""
+MOST_REPLACED = 128
+"""So many small ones, on either side, are looked at to find out what may be replaced by pages read together."""
+SAMPLED = 32
+"""So many are looked at to tell how much of a store was read."""
+SMALL_COST = 8
+"""How much longer it takes to read rows one page at a time."""
+MUCH = 4
+"""The rest is read many pages at a time after as long as one part in so many of all would have taken that way."""
 
 
 class Budget:
@@ -81,11 +89,36 @@ class PageCache:
         at = bisect_left(lasts, key)
         return cached[at] if at < len(cached) and cached[at].floor <= key else None
 
-    def next_floor(self, key: int) -> int:
-        """Return the lowest key above `key` that cached pages answer for, or the end of all keys."""
+    def room(self, key: int, few: int) -> tuple[int, int]:
+        """Return the range of keys around a key in which no cached pages have more than `few` rows."""
+        lasts, cached = self.index
+        first = upto = bisect_left(lasts, key)
+        while first and cached[first - 1].count <= few and upto - first < MOST_REPLACED:
+            first -= 1
+        while upto < len(cached) and cached[upto].count <= few and upto - first < 2 * MOST_REPLACED:
+            upto += 1
+        return lasts[first - 1] + 1 if first else 0, cached[upto].floor if upto < len(cached) else KEY_END
+
+    def beginning(self, key: int, row_count: int) -> int:
+        """Return where the pages before a key end, if about so many rows or fewer are in between; else the key."""
         lasts, cached = self.index
         at = bisect_left(lasts, key)
-        return cached[at].floor if at < len(cached) else KEY_END
+        before = cached[at - 1] if at else None
+        if before is None or (key - before.last) * before.count > (before.last - before.floor) * row_count:
+            return key
+        return before.last + 1
+
+    def is_much_read(self, few: int) -> bool:
+        """Tell whether so much of the store was read that it is time to read the rest of it many pages at a time.
+
+        Small pages, of `few` rows or fewer, were read one by one, which takes longer.
+        """
+        cached = self.index[1]
+        if len(cached) < SAMPLED:
+            return False
+        some = cached[1 : -1 : len(cached) // SAMPLED]
+        cost = sum((pages.last - pages.floor) * (SMALL_COST if pages.count <= few else 1) for pages in some)
+        return cost * len(cached) * MUCH > (cached[-1].floor - cached[0].last) * len(some)
 
     def insert(self, pages: CachedPages) -> None:
         """Add pages in place of those that they overlap; drop others at random when there are too many."""

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runs.compact import CompactRun
-from ..runs.extent import KEY_END, Extent, RowArray
+from ..runs.extent import Extent, RowArray
 from ..runs.run import ContiguousRun, Run
 from ..runs.short_keys import ShortKeys
 
@@ -45,10 +45,6 @@ class ShortPages:
         if isinstance(run, ContiguousRun):
             self._origin = (run.span.start, run.length * run.item_size, run.chunk, run.flags)
         self.size = self.least_size = OVERHEAD + self._keys.size + self._rest.size
-
-    def is_whole(self) -> bool:
-        """Tell whether these pages answer for all keys."""
-        return self.floor == 0 and self.last == KEY_END - 1
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key that these pages answer for, or None."""

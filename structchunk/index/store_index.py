@@ -59,6 +59,8 @@ DELTA_SIZE = 64
 END_ROWS = 256
 """How many rows of a delta that is not in memory are read at a time for the first live key."""
 FEW_KEYS = 32
+FEW_TOGETHER = 8
+"""So few keys are looked up in the same pages one by one: what NumPy begins with takes longer."""
 DENSE_KEYS = 4
 """Where more looked-up keys than this meet the pages that were read, the next are read many at a time."""
 MOST_KEYS = 1 << 13
@@ -185,12 +187,7 @@ class StoreIndex:
             return np.array([self._row(key, at) for key in keys.tolist()], EXTENT_DTYPE)
         rows = make_rows(keys, 0, 0, 0, TOMBSTONE)
         for pages, first, upto in self._pages_of(keys, at):
-            mine = keys[first:upto]
-            where, found = pages.search(mine)
-            if np.count_nonzero(found) == len(mine):
-                rows[first:upto] = pages.rows_at(where, mine)
-            else:
-                rows[first:upto][found] = pages.rows_at(where[found], mine[found])
+            _look_up(pages, keys[first:upto], rows[first:upto])
         delta = self.delta_rows(at)
         where = np.searchsorted(delta["key"], keys)
         found = find_equal(delta, keys, where)
@@ -236,12 +233,13 @@ class StoreIndex:
     ) -> Iterator[tuple[AnyPages, int, int]]:
         """Yield the pages that answer for ascending keys, and between which positions among these they do.
 
-        Where few keys meet each page, pages are read one by one, and cached together at the end. With `once` most
-        of these are not decoded, but for the rows of the keys.
+        Where few keys meet each page, pages are read one by one, and cached together at the end, until these are
+        many. With `once` most of them are not decoded, but for the rows of the keys.
         """
         self._version.check()  # else what is cached may be half-changed
-        first, wide, alone = 0, False, True
         number, single = self._version.number, list[CachedPages]()
+        together = not once and (at is None or at.version == number) and self._is_rest_worth_it()
+        first, wide, alone = 0, together, not together
         while first < len(keys):
             key = int(keys[first])
             pages = self._known_pages(key, at) if alone else None
@@ -249,11 +247,10 @@ class StoreIndex:
                 pages = self._stored.load(key, 1, _snapshot_of(at))
                 single.append(pages)
             pages = pages or self._cached_pages(key, at, wide=wide)
-            upto = first + int(
-                np.searchsorted(keys[first : first + MOST_KEYS], np.uint64(pages.last), side="right")
-            )
+            upto = first + int(keys[first : first + MOST_KEYS].searchsorted(np.uint64(pages.last), side="right"))
             yield pages, first, upto
-            are_many = self._is_group_worth_it(keys[upto:], pages, ROW_KEYS if once else GROUP_KEYS)
+            together = together and not self._cache.budget.is_full()
+            are_many = together or self._is_group_worth_it(keys[upto:], pages, ROW_KEYS if once else GROUP_KEYS)
             alone = not are_many and (upto - first) * self._stored.page_rows <= DENSE_KEYS * pages.count
             wide = are_many or upto - first > DENSE_KEYS
             first = upto
@@ -262,6 +259,10 @@ class StoreIndex:
                 yield self._stored.load_rows(keys[first:upto], _snapshot_of(at)), first, upto
                 first = upto
         self._keep(single, number, at)
+
+    def _is_rest_worth_it(self) -> bool:
+        """Tell whether all that is not in memory yet is worth reading many pages at a time."""
+        return self._cache.is_much_read(self._few_rows) and not self._cache.budget.is_full()
 
     def _is_group_worth_it(self, keys: npt.NDArray[np.uint64], before: AnyPages, least: int) -> bool:
         """Tell whether `least` of some keys are likely to meet the group of pages that follows on others."""
@@ -276,7 +277,7 @@ class StoreIndex:
             latest = self._version.number if at is None else at.version
             if pages and latest == number == self._version.number and not self._cache.budget.is_full():
                 self._load_delta()
-                self._cache.insert_all(pages)
+                self._cache.insert_all([each for each in pages if self._cache.find(each.last) is None])
 
     # ------------------------------------------------------------------ range reads
 
@@ -354,23 +355,37 @@ class StoreIndex:
         """Return pages of which one answers for a key; with `wide` many, if there are many."""
         version = self._version
         version.check()
+        few = self._few_rows if wide else -1
         with version.lock:
             number = version.number
             latest = at is None or at.version == number
-            if latest:
-                pages = self._cache.find(key)
-                if pages is not None and (
-                    not wide or pages.count > POINT_PAGES * self._stored.page_rows or pages.is_whole()
-                ):
-                    return pages
-            stop = KEY_END if wide or not latest else self._cache.next_floor(key)
+            pages = self._cache.find(key) if latest else None
+            if pages is not None and pages.count > few:
+                return pages
+            start, stop = self._cache.room(key, few) if latest else (0, KEY_END)
+            if pages is not None and (pages.floor == start if reverse else pages.last == stop - 1):
+                return pages  # as there are larger ones behind them
             count = GROUP_PAGES if wide else self._cache.wanted(POINT_PAGES)
-        loaded = self._stored.load(key, count, _snapshot_of(at), stop=stop, reverse=reverse)
+            first = key if reverse or not latest else self._first_wanted(key, pages, count)
+        loaded = self._stored.load(first, count, _snapshot_of(at), stop=stop, reverse=reverse)
+        if loaded.floor < start if reverse else loaded.last < key:
+            loaded = self._stored.load(start if reverse else key, count, _snapshot_of(at), stop=stop)
         with version.lock:
             if latest and number == version.number:
                 self._load_delta()  # find() trusts cached pages where the delta has no row
                 self._cache.insert(loaded)
         return loaded
+
+    @property
+    def _few_rows(self) -> int:
+        """How many rows pages have, at most, that are read again together with those behind them."""
+        return POINT_PAGES * self._stored.page_rows
+
+    def _first_wanted(self, key: int, small: AnyPages | None, count: int) -> int:
+        """Return from where on to read pages for a key: from the end of others, so that few are left between."""
+        if small is not None:
+            return small.floor
+        return self._cache.beginning(key, count * self._stored.page_rows // 2)
 
     # ------------------------------------------------------------------ the delta
 
@@ -490,6 +505,18 @@ class StoreIndex:
             part = clip(rest, low, stop)
             rest = rest[len(part) :]
             yield put_into_pages(self._stored, [ArrayRun(part)], pages, part["key"].tolist())
+
+
+def _look_up(pages: AnyPages, keys: npt.NDArray[np.uint64], rows: RowArray) -> None:
+    """Set the rows of ascending keys that pages answer for, which are tombstones, to those that there are."""
+    if len(keys) <= FEW_TOGETHER:
+        rows[:] = [pages.find(key) or (key, 0, 0, 0, TOMBSTONE) for key in keys.tolist()]
+        return
+    where, found = pages.search(keys)
+    if np.count_nonzero(found) == len(keys):
+        rows[:] = pages.rows_at(where, keys)
+    else:
+        rows[found] = pages.rows_at(where[found], keys[found])
 
 
 def _snapshot_of(at: IndexState | None) -> Any:

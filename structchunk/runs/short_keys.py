@@ -41,7 +41,7 @@ class ShortKeys:
         Ascending; at least one.
     """
 
-    __slots__ = ("_first", "_lows", "_mask", "_most", "_shift", "_single", "_starts", "_starts_of_all", "count")
+    __slots__ = ("_first", "_lows", "_mask", "_shift", "_single", "_starts", "_starts_of_all", "_windows", "count")
 
     def __init__(self, keys: npt.NDArray[np.uint64]) -> None:
         self.count = len(keys)
@@ -53,16 +53,23 @@ class ShortKeys:
         self._shift = 8 * width
         self._mask = (1 << self._shift) - 1
         apart = keys - keys[0]
-        lows = apart.astype(f"u{width}").tobytes()
-        self._lows = np.frombuffer(lows, f"u{width}")
+        lows = apart.astype(f"u{width}").tobytes() + bytes(width * WINDOW)
+        self._lows = np.frombuffer(lows, f"u{width}", self.count)
         # Of all sequences these give single numbers fastest; in bytes C looks for one among many.
         self._single: bytes | array[int] = lows if width == 1 else array(code, lows)
         counts = np.bincount((apart >> np.uint64(self._shift)).view(np.int64))
-        self._most = int(counts.max())
+        self._windows = self._make_windows(lows, int(counts.max()))
         starts = np.zeros(len(counts) + 1, np.uint32)
         np.cumsum(counts, out=starts[1:])
         self._starts = array("I", starts.tobytes())
         self._starts_of_all = np.frombuffer(self._starts, np.uint32)
+
+    def _make_windows(self, lows: bytes, most: int) -> npt.NDArray[np.void] | None:
+        """Return, for each position and the end, the low parts from there on as one item; None if they are many."""
+        if most > WINDOW:
+            return None
+        width = self._lows.itemsize
+        return np.ndarray(self.count + 1, np.dtype((np.void, most * width)), lows, strides=(width,))
 
     @property
     def size(self) -> int:
@@ -119,17 +126,12 @@ class ShortKeys:
             starts[np.minimum(bucket + 1, len(starts) - 1)].astype(np.int64),
         )
         low = (apart & np.uint64(self._mask)).astype(self._lows.dtype)
-        where = (self._first_equal if self._most <= WINDOW else self._lower_bounds)(low, start, stop)
+        if self._windows is None:
+            where = self._lower_bounds(low, start, stop)
+        else:
+            where = start + _first_equal(self._windows[start], low)
         found = self._lows[np.minimum(where, self.count - 1)] == low
         return where, found & (where < stop)
-
-    def _first_equal(
-        self, lows: npt.NDArray[np.unsignedinteger], start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64]:
-        """Return, for each low part, where an equal one is, in its bucket or behind it, if there is any there."""
-        window = self._lows.take(start[:, None] + np.arange(self._most), mode="clip")
-        where: npt.NDArray[np.int64] = start + (window == lows[:, None]).argmax(1)
-        return where
 
     def _lower_bounds(
         self, lows: npt.NDArray[np.unsignedinteger], start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]
@@ -140,3 +142,10 @@ class ShortKeys:
             is_below = (self._lows[np.minimum(middle, self.count - 1)] < lows) & (start < stop)
             start, stop = np.where(is_below, middle + 1, start), np.where(is_below, stop, middle)
         return start
+
+
+def _first_equal(windows: npt.NDArray[np.void], lows: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.int64]:
+    """Return, for each low part, where in its window the first equal one is, or 0."""
+    in_each = windows.view(lows.dtype).reshape(len(lows), windows.itemsize // lows.itemsize)
+    where: npt.NDArray[np.int64] = (in_each == lows[:, None]).argmax(1)
+    return where

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..errors import Error, KeyNotFound
 from ..process.in_order import count_workers, in_order
-from ..runs.extent import KEY_END, TOMBSTONE, RowArray, empty_rows
+from ..runs.extent import KEY_END, ROW_BYTES, TOMBSTONE, RowArray, empty_rows
 from ..runs.run import Run
 from ..types.keys import as_bound, as_keys, distinct, keys_among
 from .batch import Batch
@@ -142,7 +142,7 @@ class Store(RecordMapping[R], Generic[R]):
         """Return one row per key, in their order; a tombstone for the key that has none."""
         order = np.argsort(keys)
         rows = empty_rows(len(keys))
-        rows[order] = self._binding.lookup(keys[order])
+        rows.view(ROW_BYTES)[order] = self._binding.lookup(keys[order]).view(ROW_BYTES)
         return rows
 
     def delete_many(self, keys: Iterable[int] | npt.NDArray[Any]) -> int:

@@ -451,11 +451,9 @@ def test_a_cached_page_does_not_hide_a_delta_that_is_not_loaded(index: Index) ->
     assert latest.find(3) == (3, 8000, 5, 1, 0)
 
 
-def test_few_keys_read_the_pages_that_they_meet(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And no others; these are in memory the next time."""
-    index.put(1, {1: some(0, 8000)})
-    index.forget()
-    store = index.store_index(1)
+@contextlib.contextmanager
+def reads_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Collect how many rows each read of pages brings."""
     read: list[int] = []
     load = stored_rows.StoredRows.load
 
@@ -464,13 +462,73 @@ def test_few_keys_read_the_pages_that_they_meet(index: Index, monkeypatch: pytes
         read.append(pages.count)
         return pages
 
-    monkeypatch.setattr(stored_rows.StoredRows, "load", note)
+    with monkeypatch.context() as patch:
+        patch.setattr(stored_rows.StoredRows, "load", note)
+        yield read
+
+
+def test_few_keys_read_the_pages_that_they_meet(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no others; these are in memory the next time."""
+    index.put(1, {1: some(0, 8000)})
+    index.forget()
+    store = index.store_index(1)
     wanted = np.arange(0, 8000, 200, dtype=np.uint64)
-    for _ in range(2):
-        assert store.existing(wanted)["key"].tolist() == wanted.tolist()
-        assert store.lookup(wanted)["key"].tolist() == wanted.tolist()
-        assert len(read) <= len(wanted)
-        assert max(read) <= store._stored.page_rows
+    with reads_of(monkeypatch) as read:
+        for _ in range(2):
+            assert store.existing(wanted)["key"].tolist() == wanted.tolist()
+            assert store.lookup(wanted)["key"].tolist() == wanted.tolist()
+            assert len(read) <= len(wanted)
+            assert max(read) <= store._stored.page_rows
+
+
+NEAR_ROWS = 6000
+
+
+def near_rows() -> RowArray:
+    """Return rows whose keys rise unevenly, in small steps, so that they can be kept short."""
+    keys = 16 * np.arange(NEAR_ROWS, dtype=np.uint64) + np.arange(NEAR_ROWS, dtype=np.uint64) ** 2 % 7
+    rows = np.zeros(NEAR_ROWS, dense(0, 1).dtype)
+    rows["key"], rows["offset"], rows["length"], rows["chunk"] = keys, 4096 + 8 * np.arange(NEAR_ROWS), 1, 1
+    return rows
+
+
+@pytest.mark.parametrize("cache_size", [1 << 20, 32_000])
+@pytest.mark.parametrize("count", [4, 30, 300])
+def test_random_keys_come_to_an_end_of_reading(
+    index: Index, monkeypatch: pytest.MonkeyPatch, cache_size: int, count: int
+) -> None:
+    """Others are asked for each time: what was read is not given up for a part of it, and is in few pieces."""
+    monkeypatch.setattr(store_index, "GROUP_PAGES", 16)
+    monkeypatch.setattr(page_cache, "CACHE_SIZE", cache_size)
+    rows = near_rows()
+    index.put(1, {1: [ArrayRun(rows)]})
+    index.forget()
+    store, rng = index.store_index(1), np.random.default_rng(count)
+    with reads_of(monkeypatch) as read:
+        for _ in range(6000 // count):
+            wanted = np.sort(rng.choice(NEAR_ROWS, count, replace=False))
+            assert store.lookup(rows["key"][wanted]).tolist() == rows[wanted].tolist()
+    assert sum(read) < 2 * NEAR_ROWS
+    assert len(store._cache.index[1]) < 3 * NEAR_ROWS // (16 * 4)
+    assert store._cache.budget.size <= cache_size
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_sweeps_read_what_is_between_large_pages_and_no_more(
+    index: Index, monkeypatch: pytest.MonkeyPatch, reverse: bool
+) -> None:
+    monkeypatch.setattr(store_index, "GROUP_PAGES", 16)
+    rows = near_rows()
+    index.put(1, {1: [ArrayRun(rows)]})
+    index.forget()
+    store, keys = index.store_index(1), rows["key"].tolist()
+    parts = [(low, low + 400) for low in (1001, 3003, 5005)]
+    with reads_of(monkeypatch) as read:
+        for low, high in parts:
+            assert whole(store.runs(keys[low], keys[high])) == model_of(rows[low:high])
+        for _ in range(3):
+            assert whole(store.runs(0, KEY_END, reverse=reverse), reverse=reverse) == model_of(rows)
+    assert sum(read) <= NEAR_ROWS + len(parts) * max(read)
 
 
 def test_to_bring_an_index_forward_few_pages_are_decoded(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from structchunk.index import page_cache
-from structchunk.index.buckets import CROWD, make_buckets
-from structchunk.index.cached_pages import WORTH_KEYS, CachedPages
+from structchunk.index.buckets import CROWD, make_buckets, search_in_buckets
+from structchunk.index.cached_pages import FAR_BETWEEN, MANY_KEYS, SAVED_OF_MANY, WORTH_KEYS, CachedPages
 from structchunk.index.cached_pages import shorten as shorten_pages
 from structchunk.index.short_pages import ShortPages
 from structchunk.runs.compact import FEWEST, CompactRun
@@ -161,6 +161,34 @@ def test_buckets_are_made_once_they_are_worth_it() -> None:
     assert pages.find(keys[3]) is not None
     assert pages._buckets is not None
     assert pages.size == size
+
+
+@given(key_sets(), st.lists(st.integers(0, KEY_END - 1), max_size=9))
+def test_many_keys_are_found_in_buckets(keys: list[int], others: list[int]) -> None:
+    buckets = make_buckets(np.array(keys, np.uint64))
+    assume(keys and not buckets[3])
+    near = {key + step for key in keys for step in (-1, 0, 1) if 0 <= key + step < KEY_END}
+    asked = sorted(near | {0, KEY_END - 1} | set(others))
+    where, found = search_in_buckets(np.array(keys, np.uint64), buckets, np.array(asked, np.uint64))
+    assert found.tolist() == [key in keys for key in asked]
+    assert where[found].tolist() == list(range(len(keys)))
+
+
+def test_keys_far_between_make_buckets_once_they_were_many() -> None:
+    keys = [3 * key + key % 2 for key in range(8 * FAR_BETWEEN * MANY_KEYS)]
+    pages = pages_of(keys)
+    asked = np.array(keys[:: 8 * FAR_BETWEEN], np.uint64)
+    asked[::2] += np.uint64(1)  # which are not there
+    expected = np.isin(asked, keys).tolist()
+    searches = 0
+    while pages._buckets is None:
+        searches += 1
+        where, found = pages.search(asked)
+        assert found.tolist() == expected
+    assert 1 < searches <= len(keys) * SAVED_OF_MANY // (MANY_KEYS * WORTH_KEYS) + 1
+    where, found = pages.search(asked)
+    assert found.tolist() == expected
+    assert pages.rows_at(where[found], asked[found])["key"].tolist() == asked[found].tolist()
 
 
 def test_a_key_is_found_before_there_are_buckets() -> None:
