@@ -36,7 +36,7 @@ from ..runs.extent import (
     overlay,
 )
 from ..runs.run import ArrayRun, Run, portions
-from .moving import MOST_ROWS, Progress, Survey, copy
+from .moving import Progress, Survey, copy
 from .stats import StoreStats, store_stats
 
 STEP_ROWS = 1 << 16
@@ -236,7 +236,7 @@ def _is_compact(survey: Survey, chunks: list[Chunk]) -> bool:
     directory = sum(chunk.header.file_size - chunk.directory for chunk in chunks)
     if used != size or survey.breaks >= max(len(chunks), 1):
         return False
-    if len(chunks) > max(-(-survey.count // MOST_ROWS), 1) and size + directory < MAX_CHUNK_SIZE:
+    if len(chunks) > max(len(survey.portions), 1) and size + directory < MAX_CHUNK_SIZE:
         return False
     if any(_count_of_only(chunk) != survey.counts.get(chunk.id, 0) for chunk in chunks):
         return False

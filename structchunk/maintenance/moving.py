@@ -53,8 +53,8 @@ class Survey:
     ----------
     size : int
         Bytes of the records.
-    needed : int
-        Bytes of the records and of their rows, at most.
+    portions : list of int
+        Bytes of the records and of their rows, at most, of each ``MOST_ROWS`` rows.
     counts : dict of int to int
         How many rows there are in each chunk.
     breaks : int
@@ -62,7 +62,8 @@ class Survey:
     """
 
     def __init__(self, item_size: int) -> None:
-        self.size = self.needed = self.breaks = 0
+        self.size = self.breaks = 0
+        self.portions: list[int] = []
         self.counts: dict[int, int] = {}
         self._item_size = item_size
         self._end: tuple[int, int] | None = None
@@ -74,21 +75,32 @@ class Survey:
 
     def add(self, rows: RowArray) -> None:
         """Add rows."""
-        self.needed += ROW_SIZE * len(rows)
+        self._add_needed(rows)
         for chunk in chunks_of(rows):
             self.counts[chunk] = self.counts.get(chunk, 0) + int(np.count_nonzero(rows["chunk"] == chunk))
         rows = without_tombstones(rows)
         rows = rows[rows["length"] > 0]
         if not len(rows):
             return
-        size = int(rows["length"].sum()) * self._item_size
-        self.size += size
-        self.needed += size
+        self.size += int(rows["length"].sum()) * self._item_size
         _, first, _, chunk, _ = rows[0].item()
         _, offset, length, last_chunk, _ = rows[-1].item()
         is_break = self._end is not None and self._end != (chunk, first)
         self.breaks += len(breaks(rows, self._item_size)) + is_break
         self._end = last_chunk, offset + length * self._item_size
+
+    def _add_needed(self, rows: RowArray) -> None:
+        needed, count = needed_sizes(rows, self._item_size), self.count
+        bounds = [0, *range(-count % MOST_ROWS or MOST_ROWS, len(rows), MOST_ROWS), len(rows)]
+        for low, high in pairwise(bounds):
+            if (count + low) % MOST_ROWS == 0:
+                self.portions.append(0)
+            self.portions[-1] += int(needed[low:high].sum())
+
+
+def needed_sizes(rows: RowArray, item_size: int) -> npt.NDArray[np.int64]:
+    """Return how many bytes each record takes with its row, at most."""
+    return rows["length"].astype(np.int64) * item_size + ROW_SIZE
 
 
 class Moved:
@@ -152,29 +164,31 @@ class Target:
         self._allocator = allocator
         self._create = create
         self._moved = moved
-        self._size, self._count = survey.needed, survey.count  # of what is to come
-        self._space = self._count_space = 0
+        self._portions = survey.portions
+        self._position = 0
+        self._space = self._rows_left = 0
 
     def begin_for(self, rows: RowArray) -> tuple[Room, int]:
         """Return a chunk, another one if the last is full, and how many of some rows go there: one or more."""
-        needed = np.cumsum(rows["length"].astype(np.int64) * self._allocator.heap.item_size + ROW_SIZE)
-        room, count = self.room, self._fitting(needed)
+        upto = np.cumsum(needed_sizes(rows, self._allocator.heap.item_size))
+        room, count = self.room, self._fitting(upto)
         if room is None or not count:
-            room = self._begin(int(needed[0]) - ROW_SIZE)
-            count = self._fitting(needed)
-        size = int(needed[count - 1])
-        self._size, self._count = self._size - size, self._count - count
-        self._space, self._count_space = self._space - size, self._count_space - count
+            room = self._begin(int(upto[0]) - ROW_SIZE)
+            count = self._fitting(upto)
+        self._space -= int(upto[count - 1])
+        self._rows_left -= count
+        self._position += count
         return room, count
 
-    def _fitting(self, needed: npt.NDArray[np.int64]) -> int:
-        return min(int(np.searchsorted(needed, self._space, side="right")), self._count_space)
+    def _fitting(self, upto: npt.NDArray[np.int64]) -> int:
+        return min(int(np.searchsorted(upto, self._space, side="right")), self._rows_left)
 
     def _begin(self, first_size: int) -> Room:
         self._finish()
-        size = self._size * min(MOST_ROWS, self._count) // max(self._count, 1)
+        portion, rest = divmod(self._position, MOST_ROWS)
+        size = sum(self._portions[portion : portion + (2 if rest else 1)])
         room = self._allocator.begin(self._create(first_size, size), first_size)
-        self.room, self._space, self._count_space = room, room.limit - room.free, MOST_ROWS
+        self.room, self._space, self._rows_left = room, room.limit - room.free, MOST_ROWS
         return room
 
     def _finish(self) -> None:
@@ -215,7 +229,7 @@ def copy(
     heap, moved, done = allocator.heap, Moved(allocator.heap.item_size), 0
     others, history = tuple(sorted(chunk.id for chunk in chunks)), going_with(chunks, storage.index.last)
     with storage.store_lock:
-        storage.reserve.spend_a_part(survey.needed + 4 * PAGE)
+        storage.reserve.spend_a_part(sum(survey.portions) + 4 * PAGE)
     create = partial(storage.create_replacement, heap, replaces=others, history=history)
     target = Target(allocator, create, moved, survey)
     for rows in parts:

@@ -764,6 +764,26 @@ def test_readers_that_come_meanwhile(large: sc.Database, monkeypatch: pytest.Mon
     check_whole(large.path)
 
 
+@pytest.mark.parametrize("lengths", [[700, 1], [1, 700], [1], [700, 1, 1, 1, 90]])
+def test_what_is_compact_is_left_alone(
+    db: sc.Database, monkeypatch: pytest.MonkeyPatch, lengths: list[int]
+) -> None:
+    """However many chunks it takes, and wherever in them the long records are."""
+    shrink_rewriting(monkeypatch.setattr)
+    store = db.array_store("uneven", "f8")
+    model = {}
+    for number, length in enumerate(np.repeat(lengths, 391).tolist()):
+        model[7 * number] = [float(number)] * length
+        store.put(7 * number, model[7 * number])
+    (report,) = db.compact("uneven")
+    assert report.chunks_after == -(-len(model) // moving.MOST_ROWS)
+    names = files_of(db)
+    db.compact("uneven")
+    assert files_of(db) == names
+    assert as_model(store) == model
+    assert db.verify() == []
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "no space")])
 def test_cut_short_between_batches(
     large: sc.Database, monkeypatch: pytest.MonkeyPatch, error: BaseException | type[BaseException]
