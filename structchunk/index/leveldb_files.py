@@ -94,18 +94,33 @@ def parse_manifest(manifest: bytes) -> Version:
     ValueError, IndexError
         A record is not what LevelDB writes.
     """
-    log = 0
-    tables: set[int] = set()
-    for edit in map(_Edit, _records(manifest)):
-        log = edit.log if edit.log is not None else log
-        tables -= edit.deleted
-        tables |= edit.added
-    return Version(log, tables)
+    return ManifestReader().read_on(manifest)
 
 
-def _records(data: bytes) -> Iterator[bytes]:
-    """Yield the records of a file in LevelDB's log format; one that is cut off ends it."""
-    position = 0
+class ManifestReader:
+    """Reads a manifest that LevelDB goes on writing: of what was there the last time nothing is read again."""
+
+    def __init__(self) -> None:
+        self._log = 0
+        self._tables: set[int] = set()
+        self._position = 0
+
+    def read_on(self, manifest: bytes) -> Version:
+        """Return what the manifest says by now; it raises likewise."""
+        for record, end in _records(manifest, self._position):
+            edit = _Edit(record)
+            self._log = edit.log if edit.log is not None else self._log
+            self._tables -= edit.deleted
+            self._tables |= edit.added
+            self._position = end
+        return Version(self._log, set(self._tables))
+
+
+def _records(data: bytes, position: int) -> Iterator[tuple[bytes, int]]:
+    """Yield the records of a file in LevelDB's log format, and where each ends; one that is cut off ends it.
+
+    `position` is where one begins.
+    """
     parts: list[bytes] = []
     while position + _RECORD.size <= len(data):
         left = _BLOCK - position % _BLOCK
@@ -122,7 +137,7 @@ def _records(data: bytes) -> Iterator[bytes]:
             parts = []
         parts.append(part)
         if kind in (_FULL, _LAST):
-            yield b"".join(parts)
+            yield b"".join(parts), position
         elif kind not in (_FIRST, _MIDDLE):
             raise ValueError(f"a record of kind {kind}")
 

@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import structchunk as sc
+from structchunk.index import leveldb_files
 from structchunk.index.leveldb import LevelDB
-from structchunk.index.leveldb_files import parse_manifest
+from structchunk.index.leveldb_files import ManifestReader, parse_manifest
 from structchunk.readers import leveldb_clone
 from structchunk.readers.leveldb_clone import clone_leveldb, state_of
 
@@ -167,8 +169,40 @@ def test_every_cut_of_a_manifest_is_an_earlier_version(tmp_path: Path) -> None:
     whole = parse_manifest(manifest)
     assert whole.tables == {int(path.stem) for path in Path(source).glob("*.ldb")}
     assert {int(path.stem) for path in Path(source).glob("*.log")} == {whole.log}
+    reader = ManifestReader()
     for length in range(len(manifest)):
-        assert parse_manifest(manifest[:length]).log <= whole.log
+        version = parse_manifest(manifest[:length])
+        assert version.log <= whole.log
+        assert reader.read_on(manifest[:length]) == version
+    assert reader.read_on(manifest) == whole
+
+
+def test_what_was_read_of_a_manifest_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a writer that changes the tables in each try but the last, and in fewer each time."""
+    db = LevelDB.create(str(tmp_path / "a"))
+    read, left = [], [0, 1, 2, 4, 8]
+
+    def change(count: int) -> None:
+        for number in range(count):
+            db.write([(b"key", b"%d" % number)])
+            db.compact(b"a", b"z")
+
+    def read_logs(*args: Any, real: Any = leveldb_clone._read_logs) -> Any:
+        change(left.pop())
+        return real(*args)
+
+    def read_edit(data: bytes, real: Any = leveldb_files._Edit) -> Any:
+        read.append(data)
+        return real(data)
+
+    change(50)
+    monkeypatch.setattr(leveldb_clone, "_read_logs", read_logs)
+    monkeypatch.setattr(leveldb_files, "_Edit", read_edit)
+    clone_leveldb(db.path, str(tmp_path / "b"))
+    assert left == []
+    assert len(read) > 50
+    assert len(read) == len(set(read))
+    db.close()
 
 
 def test_flipped_bits_in_a_manifest_are_damage_or_harmless(tmp_path: Path) -> None:
