@@ -154,7 +154,8 @@ def open_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: 
     try:
         if is_sound and not index.unfinished:
             return _as_it_stands(paths, superblock, index, make)
-        log = read_log(paths, superblock, index, None, rewrite=False, is_growing=published is not None)
+        is_growing = is_sound or published is not None
+        log = read_log(paths, superblock, index, None, rewrite=False, is_growing=is_growing)
         upto = published if published is None else max(published, index.last, index.unfinished)
         find_good(log, upto)
         if published is not None and log.good < published:  # what is published has been written: that is damage
@@ -166,6 +167,8 @@ def open_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: 
             storage = make(superblock, index)
             _bring_forward(storage, log)
             return storage
+        if is_sound:  # chunks that commits since the checkpoint wrote were replaced, and unlinked, since
+            raise _no_such_commit(index, log)
         check_heads(index, log)
     except BaseException:
         index.close()
@@ -173,6 +176,11 @@ def open_copy(paths: Paths, superblock: Superblock, make: Make[S], *, is_sound: 
     index.close()
     log = read_whole_log(paths, superblock, log.good, None)
     return _index_anew(paths, superblock, log, make, private=True)[0]
+
+
+def _no_such_commit(index: Index, log: Log) -> CorruptionError:
+    found, expected = f"the commits up to {log.good}", f"commit {index.unfinished}, of which the index has rows"
+    return CorruptionError(index.leveldb.path, found=found, expected=expected, advice=REBUILD)
 
 
 def open_settled_copy(

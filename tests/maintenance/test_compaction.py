@@ -35,6 +35,7 @@ from structchunk.index import change, leveldb, stored_rows
 from structchunk.index.index import Index
 from structchunk.index.stored_state import REWRITING
 from structchunk.maintenance import compaction, moving
+from structchunk.readers import copies
 
 CHUNK_SIZE = 16 << 10
 Model = dict[int, list[float]]
@@ -782,6 +783,48 @@ def test_what_is_compact_is_left_alone(
     assert files_of(db) == names
     assert as_model(store) == model
     assert db.verify() == []
+
+
+def test_a_reader_that_clones_before_the_last_batch_and_links_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its clone names is unlinked by then, and no checkpoint that it knows has it: it begins again."""
+    shrink_rewriting(monkeypatch.setattr)
+    cloned, finished = threading.Event(), threading.Event()
+    found: list[dict[str, dict[int, bytes]]] = []
+
+    def link(self: copies.Copies, source: Any, chunks: Any, real: Any = copies.Copies._link_chunks) -> None:
+        if not cloned.is_set():
+            cloned.set()
+            assert finished.wait(60)
+        real(self, source, source.list_chunks())
+
+    def read() -> None:
+        with sc.open(path, "r") as reader:
+            found.append(contents(reader))
+            assert reader.verify() == []
+
+    path = tmp_path / "test.sc"
+    with sc.open(path, chunk_size=CHUNK_SIZE, sync=False) as db:
+        db.array_store("b", "f8")[1] = [1.0]
+        db.sync()
+        scatter(db.array_store("a", "f8"))
+        model = contents(db)
+        monkeypatch.setattr(copies.Copies, "_link_chunks", link)
+        thread = threading.Thread(target=read)
+
+        def clone() -> None:
+            if not cloned.is_set():
+                thread.start()
+                assert cloned.wait(60)
+
+        calls = at_each_batch(monkeypatch, clone)
+        db.compact("a")
+        finished.set()
+        thread.join()
+        assert len(calls) > 3
+        assert found == [model]
+    check_whole(path)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "no space")])
