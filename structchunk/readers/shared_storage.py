@@ -192,7 +192,8 @@ class SharedStorage(ReadStorage):
         """Leave a commit that failed half-way to recovery, with which the next turn begins."""
         for chunk, heap in self.drafts.items():
             heap.discard(chunk)
-        self._follower.stop()  # what the index has is not known
+        self._follower.stop()  # what the index has is not known: it is cloned again
+        self.lineage, self._seen = None, (None, b"")
         self.drafts, self.exposed, self.failure = {}, {}, self.displaced()
 
     def catch_up(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from oracle import Point
 from support import in_child
 
 import structchunk as sc
+from structchunk.index import change as index_change
+from structchunk.index.index import Index
+from structchunk.index.stored_state import REWRITING
 
 HOLD = """
 import sys, structchunk as sc
@@ -265,6 +269,34 @@ def test_a_failed_transaction_does_not_spoil_the_next(path: str, monkeypatch: py
             txn["a"][3] = [3]
             raise KeyError
         assert 3 not in store
+        assert db.verify() == []
+    check_whole(path)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "no space")])
+def test_a_compaction_that_is_cut_short_reads_as_before(
+    path: str, monkeypatch: pytest.MonkeyPatch, error: BaseException | type[BaseException]
+) -> None:
+    """Some of its rows are in the clone of the index by then, and the chunk that they name is given up."""
+    monkeypatch.setattr(index_change, "REWRITE_ROWS", 60)
+
+    def write(self: Index, *args: Any, real: Any = Index._write_with, **kwargs: Any) -> None:
+        if self.unfinished and self.leveldb.get(REWRITING) is not None:
+            raise error
+        real(self, *args, **kwargs)
+
+    with sc.open(path, shared=True) as db:
+        store = db.array_store("a", "i8")
+        for first in range(3):
+            store.put_many(range(first, 300, 3), [[key] for key in range(first, 300, 3)])
+        with monkeypatch.context() as patch:
+            patch.setattr(Index, "_write_with", write)
+            with pytest.raises((KeyboardInterrupt, OSError)):
+                db.compact()
+        assert [int(record[0]) for record in store.values()] == list(range(300))
+        assert db.verify() == []
+        store[300] = [300]
+        assert [int(record[0]) for record in store.values()] == list(range(301))
         assert db.verify() == []
     check_whole(path)
 
