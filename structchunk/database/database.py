@@ -224,7 +224,10 @@ class Database(DatabaseHandle):
         Notes
         -----
         Each store is one commit, or part of one where several are small, atomic and durable, during which other
-        transactions wait and reads go on. Afterwards a scan of the store is one contiguous sweep of its new chunks.
+        transactions wait. Reads go on, but for those that the cache of the index does not answer, which wait at the
+        end while the rows of the store are put into it. Afterwards a scan of the store is one contiguous sweep of
+        its new chunks.
+
         It takes disk space for a copy of the store while it lasts, and up to some 500 MB of memory, however many
         records there are; beside that up to 32 bytes for each record that may change in place (objects, and arrays
         made by ``new()``), and some 100 for each that is moved where a chunk of the store is skipped.

@@ -228,7 +228,7 @@ class Index:
     def _adopt(self, newer: Index) -> None:
         self._version.number += 1  # before the caches: a reader that saw them must see this
         self.leveldb = newer.leveldb
-        self._version.last = newer.last
+        self._version.last, self.unfinished = newer.last, newer.unfinished
         for name, entry in self._catalog.items():
             if entry["store"] not in newer.live and entry["store"] in self._store_indexes:
                 self._store_indexes.pop(entry["store"]).drop(name)

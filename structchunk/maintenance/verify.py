@@ -37,6 +37,7 @@ from ..runs.run import ContiguousRun, Run, clip_run, first_key
 from ..runs.streams import joined
 
 Progress = Callable[[int, int], object]
+REOPEN = "close the database and open it again"
 RESTORE = "restore this file from a copy of the database"
 HARMLESS = "nothing: the next commit to this chunk writes it anew"
 
@@ -78,8 +79,11 @@ def verify_storage(storage: Storage, progress: Progress | None = None) -> list[P
     for each row of smaller ones by 40, until the store is compacted. The cache of the index takes up to 256 MiB.
     """
     if displaced := storage.displaced():
-        return [Problem(displaced, storage.paths.root, "close the database and open it again")]
+        return [Problem(displaced, storage.paths.root, REOPEN)]
     with storage.committing():
+        if unfinished := storage.index.unfinished:
+            what = f"commit {unfinished} was cut short, and the index has a part of its rows"
+            return [Problem(what, storage.paths.root, REOPEN)]
         snapshot = storage.index.snapshot()
         stores = [(heap, storage.places(heap, snapshot.commit)) for heap in storage.heaps.values()]
     # Beside a writer that may have gone on, and after a write that failed, what each commit changes says nothing.
