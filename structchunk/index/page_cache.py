@@ -140,6 +140,10 @@ class PageCache:
             pages, upto = longer, upto + 1
         return first, upto, pages
 
+    def insert_new(self, pages: Sequence[CachedPages]) -> None:
+        """Add pages, but for those whose last key others answer for."""
+        self.insert_all([each for each in pages if self.find(each.last) is None])
+
     def insert_all(self, pages: Sequence[CachedPages]) -> None:
         """Add disjoint pages, as :meth:`insert` does: all at once, as the lists are copied."""
         for each in pages:

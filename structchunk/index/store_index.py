@@ -277,7 +277,7 @@ class StoreIndex:
             latest = self._version.number if at is None else at.version
             if pages and latest == number == self._version.number and not self._cache.budget.is_full():
                 self._load_delta()
-                self._cache.insert_all([each for each in pages if self._cache.find(each.last) is None])
+                self._cache.insert_new(pages)
 
     # ------------------------------------------------------------------ range reads
 
