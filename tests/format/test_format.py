@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -35,6 +36,7 @@ from structchunk.errors import CorruptionError
 from structchunk.index.drop_notes import Note
 from structchunk.index.index import Index
 from structchunk.index.leveldb import LevelDB
+from structchunk.index.stored_state import rewriting_pair
 from structchunk.runs.extent import EXTENT_DTYPE, MUTABLE, ROW, TOMBSTONE, ZERO, Extent
 from structchunk.runs.packed import ALL, EVEN, KEYS, Packed, pack
 from structchunk.runs.run import ArrayRun, ContiguousRun, shorten
@@ -657,6 +659,21 @@ def test_leveldb_keys_and_values(tmp_path: Path) -> None:
         b"D" + store + b"\xff" * 8: ROW.pack(2**64 - 1, 0, 0, 8, TOMBSTONE),
     }
     index.close()
+
+
+def test_mark_of_rows_of_a_commit_that_is_not_the_last(tmp_path: Path) -> None:
+    """While it is there, the rows of the index are of two commits."""
+    index = Index.create(str(tmp_path / "index"), UUID, next_chunk=1)
+    assert index.unfinished == 0
+    mark = b"Mrewriting", bytes.fromhex("0302000000000000")
+    assert rewriting_pair(0x0203) == mark
+    index.leveldb.write([mark])
+    index.close()
+    with contextlib.closing(Index.open(str(tmp_path / "index"))) as index:
+        assert index.unfinished == 0x0203
+        index.leveldb.write([(b"Mrewriting", b"short")])
+    with pytest.raises(CorruptionError, match="rebuild_index"):
+        Index.open(str(tmp_path / "index"))
 
 
 NOTE = b'{"name":"temps","kind":"array","schema":{"kind":"array","type":"<f8"},"history":[17,20]}'

@@ -382,8 +382,9 @@ import sys, structchunk as sc
 sys.path += sys.argv[3:]
 from pooled import look
 db = sc.open(sys.argv[1], "r")
-last = seen = 0
-for number in range(int(sys.argv[2])):
+last = seen = number = 0
+while number < int(sys.argv[2]) or seen <= int(sys.argv[2]) // 2:  # on a busy machine who writes may be behind
+    number += 1
     if number % 2:
         db.close()
         db = sc.open(sys.argv[1], "r")
@@ -395,7 +396,6 @@ for number in range(int(sys.argv[2])):
     if number % 10 == 0:
         assert db.verify() == []
 db.close()
-print(seen)
 """
 
 
@@ -412,9 +412,8 @@ def test_readers_beside_a_writer(tmp_path: Path, budget: float) -> None:
     assert writer.stdout.readline() == "ready\n"
     readers = [start(READER, path, count, os.path.dirname(pooled.__file__)) for _ in range(3)]
     for reader in readers:
-        out, err = reader.communicate(timeout=3600)
+        _, err = reader.communicate(timeout=3600)
         assert reader.returncode == 0, err
-        assert int(out) > count // 2, "the writer hardly moved"
     assert writer.poll() is None
     writer.kill()
     writer.communicate()
