@@ -18,7 +18,7 @@ from ..disk import files
 from ..disk.reserve import Reserve
 from ..runs.extent import ROW, ROW_SIZE, TOMBSTONE, Extent, RowArray, make_rows
 from ..runs.packed import Packed
-from ..runs.run import ContiguousRun, Keys
+from ..runs.run import ContiguousRun, Keys, Run
 from .chunk import Chunk
 from .heap import Heap
 from .segment import MOST_ROWS, SEGMENT_SIZE
@@ -66,13 +66,20 @@ class RoomMark(NamedTuple):
     limit: int
 
 
+class Written(NamedTuple):
+    """The rows of all that a chunk has, which are in its directory ahead of the commit."""
+
+    rows: Packed
+    run: Run
+
+
 class Room:
     """The part of one chunk that a transaction writes.
 
     ``free`` is the next free byte. What lies between ``stored`` and it is still in ``pending``, by offset.
     ``limit`` is how far data may reach: it goes down by ``ROW_SIZE`` for every row that the segment will have. It
     begins where the directory does, or where no record of `size` bytes and ``MOST_ROWS`` rows would reach.
-    ``written`` are the rows of all that is in it, if they were written ahead of the commit.
+    ``written`` are its rows, if they were written ahead of the commit.
     """
 
     __slots__ = ("chunk", "free", "is_new", "limit", "pending", "started", "stored", "written")
@@ -85,7 +92,7 @@ class Room:
         self.free = self.stored = self.started = chunk.free
         self.limit = min(chunk.directory - 2 * SEGMENT_SIZE, chunk.free + size + MOST_ROWS * ROW_SIZE)
         self.pending: dict[int, bytes] = {}
-        self.written: Packed | None = None
+        self.written: Written | None = None
 
     def has_changed(self) -> bool:
         """Tell whether there is anything to commit: bytes, or the chunk itself."""

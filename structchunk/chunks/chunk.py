@@ -437,10 +437,18 @@ class Chunk:
         self._write(low, rows)
         return memoryview(self.source)[low : low + len(rows)]
 
-    def append_segment(self, rows: bytes | memoryview, record: bytes, free: int) -> None:
-        """Write a segment's rows and record below the directory; move both offsets on, here and in the header."""
+    def append_segment(
+        self, rows: bytes | memoryview, record: bytes, free: int, *, is_written: bool = False
+    ) -> None:
+        """Write a segment's rows and record below the directory; move both offsets on, here and in the header.
+
+        The rows need not be written if they are by :meth:`write_rows`.
+        """
         low = self.directory - SEGMENT_SIZE - len(rows)
-        self._write(low, b"".join((rows, record)))
+        if is_written:
+            self._write(low + len(rows), record)
+        else:
+            self._write(low, b"".join((rows, record)))
         self.seek(free, low)  # first: who reads the header meanwhile sees that it is about to change
         self._write(HeaderFields.free_offset.offset, _OFFSETS.pack(free, low))
 

@@ -16,7 +16,7 @@ from ..index.index import Index, Prepared
 from ..index.stored_state import Catalog
 from ..process.background import Background
 from ..runs.extent import TOMBSTONE, ZERO, Extent, unpack_row
-from ..runs.packed import ALL, Packed, pack, unpack
+from ..runs.packed import ALL, Packed, pack
 from ..runs.streams import run_of_chunk
 from .staging import Staging
 
@@ -94,11 +94,12 @@ def _parts(staging: Staging, background: Background) -> list[Part]:
     parts = []
     for room in allocator.rooms.values():
         chunk, written = room.chunk, room.written
-        run = run_of_chunk(runs, chunk.id) if written is None else unpack(written, item_size)
+        run = written.run if written else run_of_chunk(runs, chunk.id)
         if len(run) or room.has_changed():
             summed = partial(data_crc, memoryview(chunk.source), run, chunk.committed, item_size)
             crc = background.begin(summed, room.free - chunk.committed)
-            parts.append(Part(room, written or pack(run, item_size), crc, bool(staging.replaced)))
+            rows = written.rows if written else pack(run, item_size)
+            parts.append(Part(room, rows, crc, bool(staging.replaced)))
     return parts
 
 
@@ -123,4 +124,4 @@ def append_parts(parts: list[Part], crcs: list[int], commit: int, epoch: int) ->
         chunk = room.chunk
         fixed = (chunk.id, commit, epoch, len(parts), number, chunk.committed, room.free, crc, rows)
         record = pack_record(*fixed, replaces=replaces)
-        chunk.append_segment(rows.body, record, room.free)
+        chunk.append_segment(rows.body, record, room.free, is_written=room.written is not None)

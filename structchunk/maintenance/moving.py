@@ -18,7 +18,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from ..chunks.allocator import SPARSE_SIZE, Allocator, Room
+from ..chunks.allocator import SPARSE_SIZE, Allocator, Room, Written
 from ..chunks.chunk import Chunk
 from ..chunks.header import PAGE
 from ..chunks.heap import Retired
@@ -130,8 +130,9 @@ class Moved:
         packed = pack(put_together(self._parts, self._item_size), self._item_size)
         self._parts = []
         room.chunk.reserve_directory(len(packed.body), exact=True)
-        room.written = packed._replace(body=room.chunk.write_rows(packed.body))
-        run = unpack(room.written, self._item_size)
+        rows = packed._replace(body=room.chunk.write_rows(packed.body))
+        run = unpack(rows, self._item_size)
+        room.written = Written(rows, run)
         self.runs += [run] if len(run) else []
 
     def retire(self, chunk: Chunk) -> Retired:
