@@ -91,7 +91,8 @@ from ..errors import CLOSED, ClosedError, CorruptionError, Error, FailedError
 from ..runs.extent import ROW_SIZE
 from ..runs.gather import Items
 from .directory import record_above
-from .header import MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
+from .header import PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
+from .header_file import read_raw_header
 from .mapping import map_file
 from .segment import SEGMENT_SIZE, Segment, parse_segment, walk
 
@@ -180,7 +181,7 @@ class Chunk:
         CorruptionError
             The header is damaged, or the file is not of the size that it says.
         """
-        raw, size = _read_start(path)
+        raw, size = read_raw_header(path)
         header = parse_header(raw, path, size)
         chunk = cls(path, header, header.data_offset, header.file_size, is_written=is_written)
         chunk.offsets_found = HeaderFields.from_buffer_copy(raw).working_offsets()
@@ -516,27 +517,3 @@ class Chunk:
 def least_size(draft: Header, size: int) -> int:
     """Return the size of a file that has room for a record of `size` bytes, or for as many of records and rows."""
     return round_up(draft.data_offset + size + ROW_SIZE + 2 * SEGMENT_SIZE, PAGE)
-
-
-def read_header(path: str) -> Header:
-    """Read and validate the header of a chunk file.
-
-    Raises
-    ------
-    CorruptionError
-        It is damaged, or not a regular file, or not of the size that it says.
-    """
-    raw, size = _read_start(path)
-    return parse_header(raw, path, size)
-
-
-def _read_start(path: str) -> tuple[bytes, int]:
-    """Return the header as it is in a file, valid or not, and the file's size."""
-    with files.advised(path), files.opened(path) as fd:
-        size = os.fstat(fd).st_size
-        raw = os.pread(fd, PAGE, 0)
-        if len(raw) >= 16:
-            wanted = int.from_bytes(raw[12:16], "little")
-            if PAGE < wanted <= MAX_HEADER_SIZE:
-                raw = os.pread(fd, wanted, 0)
-    return raw, size

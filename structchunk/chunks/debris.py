@@ -12,10 +12,9 @@ that has no header holds nothing.
 
 from __future__ import annotations
 
-import os
-
 from ..disk import files
-from .header import MAGIC, MAX_HEADER_SIZE, PAGE, TEXT_OFFSET, HeaderFields
+from .header import MAGIC, PAGE, TEXT_OFFSET, HeaderFields
+from .header_file import read_raw_header
 
 SECTOR = 512
 """A disk writes as many bytes whole, or not at all."""
@@ -35,19 +34,8 @@ def is_unfinished(path: str, *, is_counted: bool) -> bool:
     CorruptionError
         It is not a regular file.
     """
-    with files.opened(path) as fd:
-        size = os.fstat(fd).st_size
-        header = _read_header(fd)
+    header, size = read_raw_header(path)
     return _is_torn(header, size) and not (is_counted and _has_data(path, len(header), size))
-
-
-def _read_header(fd: int) -> bytes:
-    """Return the header of a file, as whole pages; only the first one if that does not say how many there are."""
-    first = os.pread(fd, PAGE, 0)
-    if len(first) < PAGE:
-        return first
-    size = HeaderFields.from_buffer_copy(first).header_size
-    return os.pread(fd, size, 0) if PAGE < size <= MAX_HEADER_SIZE else first
 
 
 def _is_torn(header: bytes, size: int) -> bool:

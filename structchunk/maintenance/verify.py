@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..chunks.chunk import read_header
 from ..chunks.header import Header
+from ..chunks.header_file import read_header
 from ..chunks.heap import Heap, Place
 from ..chunks.segment import Segment, bounding_rows, data_crc
 from ..engine.storage import Storage

@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
-from ..chunks.chunk import Chunk, read_header
+from ..chunks.chunk import Chunk
+from ..chunks.header_file import read_header
 from ..chunks.heap import Heap, Place
 from ..disk.lock import is_held
 from ..disk.paths import Paths

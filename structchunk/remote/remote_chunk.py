@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..chunks.chunk import Chunk, read_header
+from ..chunks.chunk import Chunk
+from ..chunks.header_file import read_header
 from ..chunks.heap import Heap
 from ..chunks.segment import SEGMENT_SIZE, Segment
 from ..index.index import Index
