@@ -110,7 +110,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object_servers.Serv
 
 
 @pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A client of Dask with two worker processes of one thread; the scheduler runs in this one."""
     import distributed
 

@@ -17,12 +17,11 @@ import pytest
 from conftest import check_whole
 from mapping_contract import Kind, check_mapping, check_reading, kinds
 from oracle import Point
+from rewriting import fail_between_batches
 from support import in_child
 
 import structchunk as sc
 from structchunk.index import change as index_change
-from structchunk.index.index import Index
-from structchunk.index.stored_state import REWRITING
 
 HOLD = """
 import sys, structchunk as sc
@@ -279,18 +278,12 @@ def test_a_compaction_that_is_cut_short_reads_as_before(
 ) -> None:
     """Some of its rows are in the clone of the index by then, and the chunk that they name is given up."""
     monkeypatch.setattr(index_change, "REWRITE_ROWS", 60)
-
-    def write(self: Index, *args: Any, real: Any = Index._write_with, **kwargs: Any) -> None:
-        if self.unfinished and self.leveldb.get(REWRITING) is not None:
-            raise error
-        real(self, *args, **kwargs)
-
     with sc.open(path, shared=True) as db:
         store = db.array_store("a", "i8")
         for first in range(3):
             store.put_many(range(first, 300, 3), [[key] for key in range(first, 300, 3)])
         with monkeypatch.context() as patch:
-            patch.setattr(Index, "_write_with", write)
+            fail_between_batches(patch, error)
             with pytest.raises((KeyboardInterrupt, OSError)):
                 db.compact()
         assert [int(record[0]) for record in store.values()] == list(range(300))

@@ -37,6 +37,7 @@ ARRAYS = ("left", "right", "grid")
 """In the grid each number of the model is an item of three that are equal."""
 SMALL = {
     "index.change.MIN_FOLD_ROWS": 5,
+    "index.change.REWRITE_ROWS": 5,
     "index.stored_rows.PAGE_ROWS": 4,
     "index.store_index.GROUP_PAGES": 2,
     "index.store_index.FEW_KEYS": 3,
@@ -57,6 +58,7 @@ SMALL = {
     "engine.written_rows.PIECE_ROWS": 8,
     "engine.written_rows.SMALL": 3,
     "engine.recovery.LOAD_ROWS": 7,
+    "maintenance.moving.MOST_ROWS": 9,
     "runs.run.LONG_RUN": 3,
     "runs.gather.WIDE_ITEMS": 4,
     "stores.batches.COPY_SIZE": 256,

@@ -38,12 +38,6 @@ KEYS = np.cumsum(np.random.default_rng(5).integers(1, 1 << 30, COUNT)).astype(np
 LENGTHS = np.random.default_rng(6).integers(0, 40, COUNT)
 
 
-@pytest.fixture(scope="module")
-def client(workers: distributed.Client) -> distributed.Client:
-    """Two worker processes."""
-    return workers
-
-
 @pytest.fixture
 def path(open_db: Callable[..., sc.Database]) -> str:
     """A database of ragged arrays, of arrays for every other key, and of objects."""

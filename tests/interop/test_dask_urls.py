@@ -85,11 +85,11 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(workers: distributed.Client, homes: Path) -> Iterator[distributed.Client]:
-    """Two worker processes, which have nothing in common."""
-    workers.register_plugin(Apart(str(homes)), name="apart")
-    yield workers
-    workers.unregister_worker_plugin("apart")
+def client(client: distributed.Client, homes: Path) -> Iterator[distributed.Client]:
+    """The same, of processes that have nothing in common."""
+    client.register_plugin(Apart(str(homes)), name="apart")
+    yield client
+    client.unregister_worker_plugin("apart")
 
 
 @pytest.fixture
@@ -107,9 +107,8 @@ def options(s3: Server, tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        tempfile, "tempdir", str(tmp_path)
-    )  # in memory, where shards are made before they are published
+    # Where shards are made before they are published: in memory, if other files of tests are.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rewriting import at_each_batch, fail_between_batches
 
 import structchunk as sc
 from structchunk.chunks import segment
@@ -32,7 +33,6 @@ from structchunk.chunks.header import History
 from structchunk.disk import files, superblock
 from structchunk.engine import drafts, storage
 from structchunk.index import change, leveldb, stored_rows
-from structchunk.index.index import Index
 from structchunk.index.stored_state import REWRITING
 from structchunk.maintenance import compaction, moving
 from structchunk.readers import copies
@@ -198,21 +198,35 @@ def test_several_stores(db: sc.Database) -> None:
     check_contiguous(db, "points")
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_chunks_are_as_few_as_can_be(db: sc.Database, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """Whatever the lengths: else the store would never be compact, and be copied each time."""
-    monkeypatch.setattr(moving, "MOST_ROWS", 50)
+def uneven(seed: int) -> list[int]:
+    """Return lengths of records, the longest first."""
     rng = np.random.default_rng(seed)
-    store, count = db.array_store("a", "f8"), int(rng.integers(40, 300))
-    lengths = np.sort(rng.integers(0, 400, count))[::-1]
-    keys = rng.permutation(count).tolist()
-    store.put_many(keys, [[1.0] * int(lengths[key]) for key in keys])
+    lengths: list[int] = np.sort(rng.integers(0, 400, int(rng.integers(40, 300))))[::-1].tolist()
+    return lengths
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        *map(uneven, range(8)),
+        *(np.repeat(part, 391).tolist() for part in ([700, 1], [1, 700], [1], [700, 1, 1, 1, 90])),
+    ],
+    ids=lambda lengths: f"{len(lengths)}, {sum(lengths)}",
+)
+def test_chunks_are_as_few_as_can_be(db: sc.Database, monkeypatch: pytest.MonkeyPatch, lengths: list[int]) -> None:
+    """Wherever the long records are: else the store would never be compact, and be copied each time."""
+    monkeypatch.setattr(moving, "MOST_ROWS", 50)
+    store = db.array_store("a", "f8")
+    model = {7 * number: [float(number)] * length for number, length in enumerate(lengths)}
+    keys = np.random.default_rng(len(lengths)).permutation(list(model)).tolist()
+    store.put_many(keys, [model[key] for key in keys])
     (report,) = db.compact()
-    assert report.chunks_after == -(-count // 50)
+    assert report.chunks_after == -(-len(model) // moving.MOST_ROWS)
     before = files_of(db)
-    (report,) = db.compact()
+    db.compact()
     assert files_of(db) == before
-    assert [len(record) for record in store.values()] == lengths.tolist()
+    assert as_model(store) == model
+    assert db.verify() == []
 
 
 def test_what_is_refused(db: sc.Database, tmp_path: Path) -> None:
@@ -702,7 +716,8 @@ def test_killed_at_every_event(tmp_path: Path, mode: str) -> None:
     build(source)
     model = expected(source, mode)
     os.mkdir(target)
-    subprocess.run([sys.executable, __file__, source, target, mode], check=True, timeout=500)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, __file__, source, target, mode], env=environment, check=True, timeout=500)
     images = sorted(os.listdir(target), key=int)
     assert len(images) > 30
     for image in images:
@@ -744,20 +759,6 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sc.Database:
     return db
 
 
-def at_each_batch(monkeypatch: pytest.MonkeyPatch, look: Callable[[], object]) -> list[None]:
-    """Call something before each batch of a rewriting but the first; return what grows with every call."""
-    calls: list[None] = []
-
-    def write(self: Index, *args: Any, real: Any = Index._write_with, **kwargs: Any) -> None:
-        if self.unfinished and self.leveldb.get(REWRITING) is not None and not self.leveldb.directory:
-            look()
-            calls.append(None)
-        real(self, *args, **kwargs)
-
-    monkeypatch.setattr(Index, "_write_with", write)
-    return calls
-
-
 def test_readers_that_come_meanwhile(large: sc.Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """They see all records, wherever these are by then."""
     model = contents(large)
@@ -782,26 +783,6 @@ def test_readers_that_come_meanwhile(large: sc.Database, monkeypatch: pytest.Mon
         assert contents(early) == model
         assert early.verify() == []
     check_whole(large.path)
-
-
-@pytest.mark.parametrize("lengths", [[700, 1], [1, 700], [1], [700, 1, 1, 1, 90]])
-def test_what_is_compact_is_left_alone(
-    db: sc.Database, monkeypatch: pytest.MonkeyPatch, lengths: list[int]
-) -> None:
-    """However many chunks it takes, and wherever in them the long records are."""
-    shrink_rewriting(monkeypatch.setattr)
-    store = db.array_store("uneven", "f8")
-    model = {}
-    for number, length in enumerate(np.repeat(lengths, 391).tolist()):
-        model[7 * number] = [float(number)] * length
-        store.put(7 * number, model[7 * number])
-    (report,) = db.compact("uneven")
-    assert report.chunks_after == -(-len(model) // moving.MOST_ROWS)
-    names = files_of(db)
-    db.compact("uneven")
-    assert files_of(db) == names
-    assert as_model(store) == model
-    assert db.verify() == []
 
 
 def test_a_reader_that_clones_before_the_last_batch_and_links_after_it(
@@ -852,13 +833,9 @@ def test_cut_short_between_batches(
 ) -> None:
     """What was cut short reads as before, writes no more, and is whole when it is opened again."""
     model = contents(large)
-
-    def fail() -> None:
-        raise error
-
-    at_each_batch(monkeypatch, fail)
     with large:
-        with pytest.raises((KeyboardInterrupt, OSError)):
+        with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, OSError)):
+            fail_between_batches(patch, error)
             large.compact()
         assert contents(large) == model
         (problem,) = large.verify()
@@ -879,12 +856,8 @@ def test_cut_short_between_batches(
 def test_cut_short_and_damaged(large: sc.Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the commit that was being written its rows are of no use: the index is made anew."""
     model = contents(large)
-
-    def fail() -> None:
-        raise KeyboardInterrupt
-
-    at_each_batch(monkeypatch, fail)
     with large, pytest.raises(KeyboardInterrupt):
+        fail_between_batches(monkeypatch, KeyboardInterrupt)
         large.compact()
     monkeypatch.undo()
     newest = os.path.join(large.path, "chunks", files_of(large)[-1])
