@@ -4,5 +4,6 @@ Staging, commit, checkpoint, the log in the chunks' directories, recovery. Whate
 is here. Knows chunks and the index, but none of the objects that users hold.
 
 Modules, from the bottom up: commit_log, losses, names, in_place, flushing, drafts, staged_rows, growing, staging,
-commit, completeness, provision, checkpoint, storage, history, written_rows, recovery, follow.
+commit, completeness, provision, checkpoint, storage, history, written_rows, roll_forward, recovery,
+private_copy, follow.
 """

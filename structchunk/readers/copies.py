@@ -18,7 +18,7 @@ from ..disk.lock import is_held
 from ..disk.paths import Paths
 from ..disk.superblock import Superblock, read_superblock
 from ..disk.tail import Head, Lineage, is_alive, open_tail
-from ..engine.recovery import open_copy, open_settled_copy
+from ..engine.private_copy import open_copy, open_settled_copy
 from ..engine.storage import Storage
 from ..errors import CorruptionError, FailedError
 from ..index.index import Index, copy_snapshot

@@ -57,7 +57,7 @@ SMALL = {
     "engine.growing.MUCH": 256,
     "engine.written_rows.PIECE_ROWS": 8,
     "engine.written_rows.SMALL": 3,
-    "engine.recovery.LOAD_ROWS": 7,
+    "engine.roll_forward.LOAD_ROWS": 7,
     "maintenance.moving.MOST_ROWS": 9,
     "runs.run.LONG_RUN": 3,
     "runs.gather.WIDE_ITEMS": 4,

@@ -17,7 +17,7 @@ from oracle import CHUNK_SIZE, Oracle, Planner, act, judge, shrink, work
 
 import structchunk as sc
 from structchunk.disk import superblock
-from structchunk.engine import checkpoint, recovery
+from structchunk.engine import checkpoint, roll_forward
 from structchunk.runs.extent import empty_rows
 from structchunk.runs.run import ArrayRun
 
@@ -136,8 +136,8 @@ def written(count: int) -> Any:
 
 def test_small_stores_are_loaded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as memory is meant to hold; of a large one, a portion after the other."""
-    monkeypatch.setattr(recovery, "LOAD_ROWS", 10)
-    groups = recovery._in_groups({store: written(count) for store, count in enumerate((4, 4, 4, 6, 25))})
+    monkeypatch.setattr(roll_forward, "LOAD_ROWS", 10)
+    groups = roll_forward._in_groups({store: written(count) for store, count in enumerate((4, 4, 4, 6, 25))})
     assert [{store: sum(map(len, parts)) for store, parts in group.items()} for group in groups] == [
         {0: 4, 1: 4},
         {2: 4, 3: 6},

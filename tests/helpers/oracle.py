@@ -13,7 +13,7 @@ import numpy as np
 
 import structchunk as sc
 from structchunk.chunks import allocator, chunk
-from structchunk.engine import recovery, storage, written_rows
+from structchunk.engine import roll_forward, storage, written_rows
 from structchunk.index import change, leveldb, store_index, stored_rows
 from structchunk.maintenance import moving
 from structchunk.process import background
@@ -56,7 +56,7 @@ LIMITS: list[tuple[Any, str, Any]] = [
     (storage, "CHECKPOINT_COMMITS", 23),
     (written_rows, "PIECE_ROWS", 12),
     (written_rows, "SMALL", 5),
-    (recovery, "LOAD_ROWS", 9),
+    (roll_forward, "LOAD_ROWS", 9),
     (leveldb, "_SMALL_LOG", 8 << 10),
 ]
 """Thresholds made so small that short workloads roll over, fold, checkpoint and write in every way there is."""
@@ -65,7 +65,7 @@ LIMITS: list[tuple[Any, str, Any]] = [
 MORE_ROWS: list[tuple[Any, str, Any]] = [
     (stored_rows, "PAGE_ROWS", 64),
     (written_rows, "PIECE_ROWS", 60),
-    (recovery, "LOAD_ROWS", 45),
+    (roll_forward, "LOAD_ROWS", 45),
 ]
 """What is put in the place of some of these where stores have hundreds of rows: a few pages and pieces do."""
 

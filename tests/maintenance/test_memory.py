@@ -15,7 +15,7 @@ import pytest
 from live_copy import copy_live
 
 import structchunk as sc
-from structchunk.engine import recovery, written_rows
+from structchunk.engine import roll_forward, written_rows
 from structchunk.engine.storage import Storage
 from structchunk.index import change, page_cache, store_index
 from structchunk.maintenance import moving
@@ -31,7 +31,7 @@ def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_cache, "CACHE_SIZE", 1 << 18)
     monkeypatch.setattr(store_index, "GROUP_PAGES", PIECE // 512)
     monkeypatch.setattr(written_rows, "PIECE_ROWS", PIECE)
-    monkeypatch.setattr(recovery, "LOAD_ROWS", PIECE)
+    monkeypatch.setattr(roll_forward, "LOAD_ROWS", PIECE)
     monkeypatch.setattr(extent, "BLOCK_ROWS", PIECE)
     monkeypatch.setattr(change, "REWRITE_ROWS", PIECE)
     monkeypatch.setattr(moving, "MOST_ROWS", PIECE)
