@@ -5,9 +5,7 @@ A heap never decides whether a record is current; that is the index's.
 
 from __future__ import annotations
 
-import ctypes
 import sys
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -19,101 +17,13 @@ from ..errors import CorruptionError, MovedError
 from ..runs.extent import ALL_FLAGS, MUTABLE, Extent, RowArray, chunks_of, misplaced
 from ..runs.gather import Items
 from ..runs.run import ContiguousRun, Run
-from ..runs.streams import find_in
-from ..types.objects import has_plain_fields
 from ..types.schema import Schema
+from .arrays import Arrays, Objects
 from .chunk import Chunk
+from .retired import Retired
 
 ATTRIBUTES = ""
 """The name of the store that has the attributes of a database and of its stores; no other one can have it."""
-
-
-class Arrays(dict[int, Items]):
-    """Each chunk of a heap as one array of items, mapped when first asked for."""
-
-    def __init__(self, heap: Heap, dtype: np.dtype[Any], *, writable: bool) -> None:
-        super().__init__()
-        self._heap: Heap = weakref.proxy(heap)  # so that the files of a dropped store go with the last who holds it
-        self._dtype = dtype
-        self._writable = writable
-
-    def __missing__(self, chunk: int) -> Items:
-        heap = self._heap
-        found = heap.find_chunk(chunk)
-        if found is None:
-            return heap.retired_items(chunk, writable=self._writable)
-        try:
-            items = found.items(self._dtype, writable=self._writable)
-            array = self.setdefault(chunk, found.view(items))
-        except FileNotFoundError:
-            if heap.find_chunk(chunk) is not None:
-                raise
-            return heap.retired_items(chunk, writable=self._writable)
-        if heap.find_chunk(chunk) is not found:  # it was retired meanwhile, and is not to be kept
-            self.pop(chunk, None)
-        return array
-
-
-class Objects(dict[int, Any]):
-    """Each chunk of a heap as one array of objects of a ctypes type, which are changed in place."""
-
-    def __init__(self, heap: Heap, cls: Any) -> None:
-        super().__init__()
-        self._heap: Heap = weakref.proxy(heap)
-        self._cls = cls
-        self._is_flat = has_plain_fields(cls)
-
-    def __missing__(self, chunk: int) -> Any:
-        memory: Any = self._heap.live_bytes[chunk]
-        objects = self.setdefault(chunk, self._over(memory))
-        if self._heap.live_bytes.get(chunk) is not memory:  # it was retired meanwhile, and is not to be kept
-            self.pop(chunk, None)
-        return objects
-
-    def _over(self, memory: npt.NDArray[np.uint8]) -> Any:
-        if not self._is_flat:
-            return Nested(self._cls, memory)
-        return (self._cls * (len(memory) // ctypes.sizeof(self._cls))).from_buffer(memory)
-
-
-class Nested:
-    """The objects of a chunk, if some of their fields are objects.
-
-    What is assigned to such a field ctypes keeps with the object, or with the array that the object is in.
-    """
-
-    __slots__ = ("_cls", "_memory", "_size")
-
-    def __init__(self, cls: Any, memory: npt.NDArray[np.uint8]) -> None:
-        self._cls = cls
-        self._memory = memory
-        self._size = ctypes.sizeof(cls)
-
-    def __getitem__(self, at: int) -> Any:
-        return self._cls.from_buffer(self._memory, at * self._size)
-
-
-class Retired:
-    """A chunk that compaction replaced, for those who go on reading it.
-
-    Parameters
-    ----------
-    chunk : Chunk
-    old, new : sequence of Run
-        Consecutive runs: its records that may change in place, and where they are now, with others.
-    """
-
-    def __init__(self, chunk: Chunk, old: Sequence[Run] = (), new: Sequence[Run] = ()) -> None:
-        chunk.map_source()  # while it has a name
-        self.chunk = chunk
-        self._old = old
-        self._new = new
-
-    def moved(self, extent: Extent) -> Extent | None:
-        """Return where a record is now; None if it was not current any more when the others were moved."""
-        if find_in(self._old, extent[0]) != extent:
-            return None
-        return find_in(self._new, extent[0])
 
 
 class Place(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..chunks.allocator import SPILL_SIZE, Allocator, RoomMark
-from ..chunks.heap import Retired
+from ..chunks.retired import Retired
 from ..index.store_index import StoreIndex
 from ..runs.extent import (
     KEY_END,

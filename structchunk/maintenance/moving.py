@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ..chunks.allocator import SPARSE_SIZE, Allocator, Room, Written
 from ..chunks.chunk import Chunk
 from ..chunks.header import PAGE
-from ..chunks.heap import Retired
+from ..chunks.retired import Retired
 from ..engine.losses import going_with
 from ..engine.storage import Storage
 from ..runs.extent import (

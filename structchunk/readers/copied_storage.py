@@ -6,7 +6,8 @@ import abc
 from collections.abc import Callable
 
 from ..chunks.chunk import Chunk
-from ..chunks.heap import Heap, Retired
+from ..chunks.heap import Heap
+from ..chunks.retired import Retired
 from ..disk.superblock import Superblock
 from ..engine.storage import Storage
 from ..errors import ReadOnlyError
