@@ -108,6 +108,11 @@ class StagedRows:
         if not self.first <= low <= high < self.stop:
             self.first, self.stop = min(self.first, low), max(self.stop, high + 1)
 
+    @property
+    def has_runs(self) -> bool:
+        """Whether there are ascending runs that others were not laid over."""
+        return bool(self._appended)
+
     def is_beyond(self, keys: npt.NDArray[np.uint64]) -> bool:
         """Tell whether ascending keys go on where appended runs ended, and nothing else is staged."""
         if self.packed or self.tiers:

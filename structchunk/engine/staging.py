@@ -116,19 +116,26 @@ class Staging:
         """Take more room for records that are put alone, one of `size` bytes at least; return where those end."""
         limit = self.allocator.extend(end) if self._puts else 0
         if limit < end:
-            self._place()
+            self._place(at_once=True)
             self._put_flags = flags
             start, limit = self.allocator.room_for(size)
             end = start + size + ROW_SIZE
         self._limit = limit
         return end
 
-    def _place(self) -> None:
-        """Give the records that were put alone their places. What else takes room does this first."""
+    def _place(self, *, at_once: bool = False) -> None:
+        """Give the records that were put alone their places. What else takes room does this first.
+
+        ``at_once`` tells to do it in one step even if they are few, because they are the end of many: where a chunk
+        has no more room, or the transaction ends. Then the rows of all that were put in order of key stay runs.
+        """
         self._end = self._limit = 0
         if not self._puts:
             return
-        self._place_records(self._puts, self._put_flags)
+        if at_once:
+            self._place_many(self._puts, self._put_flags)
+        else:
+            self._place_records(self._puts, self._put_flags)
         self._puts = {}
         if len(self._rows.packed) > _MANY_ROWS:
             self._rows.add_tiers()
@@ -150,7 +157,7 @@ class Staging:
 
     def _place_all(self, *, is_last: bool = False) -> None:
         """Give all records their places, those that were made longer too; `is_last` if no more is to be stored."""
-        self._place()
+        self._place(at_once=is_last and self._rows.has_runs)
         if self._tails:
             for records in self._growing.made():
                 self._place_records(records, 0)

@@ -12,8 +12,10 @@ import pytest
 from conftest import OpenDB
 
 from structchunk.chunks import allocator
+from structchunk.database.transaction import stagings_by_name
 from structchunk.disk import files
 from structchunk.engine import staging
+from structchunk.runs.run import ContiguousRun
 
 KEYS = 300
 
@@ -118,6 +120,20 @@ def test_puts_among_all_else(
         else:
             store[round_] = before[round_] = [round_]
         check(store, dict(sorted(before.items())))
+
+
+@pytest.mark.parametrize("count", [4000, 4010, 6000])
+def test_puts_in_order_of_key_stay_runs(open_db: OpenDB, count: int, monkeypatch: Any) -> None:
+    """Wherever a chunk is full, and however few come last: else all rows are copied again and again."""
+    monkeypatch.setattr(allocator, "SPILL_SIZE", 1000)
+    db = open_db(chunk_size=64 << 10, sync=False)
+    store = db.array_store("a", "u1")
+    with db.transaction() as txn:
+        for key in range(count):
+            txn["a"].put(key, [key % 256] * 7)
+        _, (changed,) = stagings_by_name(txn, ["a"])
+        assert {type(run) for run in changed.all_runs()} == {ContiguousRun}
+    check(store, {key: [key % 256] * 7 for key in range(count)})
 
 
 def test_a_record_put_again_takes_the_place_of_the_first(open_db: OpenDB) -> None:
