@@ -71,15 +71,14 @@ class OwnTransaction:
 class AutocommitBinding:
     """Binding of a store to the latest commit; every write is a transaction of its own."""
 
+    writer = None
+
     def __init__(self, database: Writable, heap: Heap) -> None:
         self.heap = heap
         self._database = database
         self._index = database._storage.index
         # Straight to the index: this is the path of every single read.
         self.find: Callable[[int], Extent | None] = self._index.store_index(heap.store).find
-
-    def open_writer(self) -> None:
-        """Return None: there is no open transaction here."""
 
     def finder_of_records(self) -> Callable[[int], Any]:
         """Return what finds the record of a key: an array, or else its extent, or None."""

@@ -29,12 +29,11 @@ from .feed import changes_since, first_change_of
 class SnapshotBinding:
     """Binding of a store to a snapshot."""
 
+    writer = None
+
     def __init__(self, snapshot: Snapshot, heap: Heap) -> None:
         self.heap = heap
         self._snapshot = snapshot
-
-    def open_writer(self) -> None:
-        """Return None: a snapshot has no transaction."""
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key, or None."""

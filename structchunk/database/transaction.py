@@ -98,18 +98,16 @@ class TransactionBinding:
 
     def __init__(self, transaction: Transaction, staging: Staging) -> None:
         self.heap = staging.heap
+        self.writer = staging
         self._transaction = transaction
-        self._staging = staging
 
-    def open_writer(self) -> Staging:
-        """Return the transaction's staging, unless the transaction has ended."""
-        if self._transaction._is_watched:
-            self._transaction._use(self._staging)
-        return self._staging
+    def _usable(self) -> Staging:
+        self.writer.check_usable()
+        return self.writer
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key, or None."""
-        return self.open_writer().find(as_key(key))
+        return self._usable().find(as_key(key))
 
     def finder_of_records(self) -> Callable[[int], Extent | None]:
         """Return what finds the extent of a key."""
@@ -117,11 +115,11 @@ class TransactionBinding:
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
-        return self.open_writer().lookup(keys)
+        return self._usable().lookup(keys)
 
     def runs(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range as consecutive runs."""
-        runs = self.open_writer().runs(start, stop, reverse=reverse)
+        runs = self._usable().runs(start, stop, reverse=reverse)
         return self._while_open(runs)
 
     def _while_open(self, runs: Iterator[Run]) -> Iterator[Run]:
@@ -131,11 +129,11 @@ class TransactionBinding:
 
     def end_key(self, *, reverse: bool) -> int | None:
         """Return the lowest key, or the highest; None if there is no record."""
-        return self.open_writer().end_key(reverse=reverse)
+        return self._usable().end_key(reverse=reverse)
 
     def record_count(self) -> int:
         """Return how many records the store has."""
-        return self.open_writer().record_count()
+        return self._usable().record_count()
 
     def figures(self) -> None:
         """Return None: the figures that are kept are those of the latest commit."""
@@ -146,12 +144,12 @@ class TransactionBinding:
 
     def version(self) -> int:
         """Return a number that changes with every write."""
-        return self.open_writer().changes
+        return self._usable().changes
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Staging]:
         """Enter the transaction; leaving does not commit it."""
-        yield self.open_writer()
+        yield self._usable()
 
     def at_one_commit(self) -> NoReturn:
         """Refuse: a transaction changes, and its thread would do so while others scan."""
@@ -167,6 +165,24 @@ class TransactionBinding:
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place."""
         return self._transaction._storage.live_array(self.heap, extent)
+
+
+class _Guard:
+    """What must be looked at before a store of a transaction is used: whether that has ended, and savepoints.
+
+    All that is staged knows it, and not the transaction: one that nobody holds ends at once.
+    """
+
+    def __init__(self, transaction: Transaction) -> None:
+        self.is_needed = False
+        self._transaction = weakref.ref(transaction)
+
+    def check(self, staging: Staging) -> None:
+        """Raise if a store is not to be used any more; mark it if a savepoint is open."""
+        transaction = self._transaction()
+        if transaction is None:
+            raise ClosedError("the transaction was given up; begin another with db.transaction()")
+        transaction._use(staging)
 
 
 class Transaction(StoreCollection):
@@ -190,8 +206,7 @@ class Transaction(StoreCollection):
         self._dropped: Staging | None = None
         self._ended = ""
         self._savepoints = Savepoints(self)
-        # Whether something must be looked at before a store is used: whether it has ended, and savepoints.
-        self._is_watched = False
+        self._guard = _Guard(self)
 
     def __repr__(self) -> str:
         state = f"which {self._ended}" if self._ended else "open"
@@ -239,7 +254,7 @@ class Transaction(StoreCollection):
 
     def _new_staging(self, allocator: Allocator) -> Staging:
         index, store = self._storage.index, allocator.heap.store
-        return Staging(allocator, index.store_index(store), partial(index.record_count, store))
+        return Staging(allocator, index.store_index(store), partial(index.record_count, store), self._guard)
 
     # ------------------------------------------------------------------ savepoints
 
@@ -264,7 +279,7 @@ class Transaction(StoreCollection):
         return Savepoint(self._savepoints)
 
     def _watch(self) -> None:
-        self._is_watched = bool(self._ended) or self._savepoints.is_used
+        self._guard.is_needed = bool(self._ended) or self._savepoints.is_used
 
     def _use(self, staging: Staging) -> None:
         """Raise if a store is not to be used any more; mark it if a savepoint is open."""
@@ -345,7 +360,7 @@ class Transaction(StoreCollection):
         except BaseException:
             self.abort()
             raise
-        self._ended, self._is_watched, self._ticket.has_ended = "was committed", True, True
+        self._ended, self._guard.is_needed, self._ticket.has_ended = "was committed", True, True
         self._ticket.end()
         # Who keeps this object keeps no store by it, which keeps the disk space of its files.
         self._stagings, self._created, self._dropped = {}, {}, None
@@ -356,7 +371,7 @@ class Transaction(StoreCollection):
         if self._ticket.has_ended:
             return
         try:
-            self._ended, self._is_watched = self._ended or "was aborted", True
+            self._ended, self._guard.is_needed = self._ended or "was aborted", True
             self._storage.discard()
         finally:
             self._ticket.has_ended = True
@@ -364,12 +379,12 @@ class Transaction(StoreCollection):
 
     def _close(self) -> None:
         """Abort it because the database is closed: leaving its ``with`` block then tells so."""
-        self._ended, self._is_watched = CLOSED, True
+        self._ended, self._guard.is_needed = CLOSED, True
         self.abort()
 
     def _disown(self) -> None:
         """End it in a forked child, where it is the parent's, without touching anything."""
-        self._ended, self._is_watched = "was begun before fork()", True
+        self._ended, self._guard.is_needed = "was begun before fork()", True
         self._ticket.has_ended = True
 
     def __enter__(self) -> Transaction:

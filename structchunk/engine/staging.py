@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,16 @@ class Mark(NamedTuple):
     edits: dict[int, Edit]
 
 
+class Guard(Protocol):
+    """What tells whether the stores of a transaction may be used."""
+
+    is_needed: bool
+    """Whether there is anything to check."""
+
+    def check(self, staging: Staging) -> None:
+        """Raise if a store is not to be used any more; do what there is to do before it is."""
+
+
 class Staging:
     """The uncommitted rows of one store.
 
@@ -62,17 +72,28 @@ class Staging:
 
     Whatever interrupts a call, what it changes is staged whole or not at all: each change is one assignment.
 
-    Attributes
+    Parameters
     ----------
-    changes : int
-        Counts writes.
+    allocator : Allocator
+    index : StoreIndex
+    record_count : callable
+        Returns how many records the store has without what is staged.
+    guard : Guard
+        What is asked before it is used from outside.
     """
 
-    def __init__(self, allocator: Allocator, index: StoreIndex, record_count: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        allocator: Allocator,
+        index: StoreIndex,
+        record_count: Callable[[], int],
+        guard: Guard,
+    ) -> None:
         self.heap = allocator.heap
         self.allocator = allocator
         self.index = index
-        self.changes = 0
+        self._guard = guard
+        self._changes = 0
         self._rows = StagedRows(self.heap.item_size)
         self._puts: dict[int, bytes] = {}
         self._put_flags = 0  # the same for all records that are put in a store
@@ -84,6 +105,16 @@ class Staging:
         self.replaced: list[Retired] = []
         self.is_rewritten = False
         self._record_count = record_count
+
+    @property
+    def changes(self) -> int:
+        """A number that is another one after each write."""
+        return self._changes + self._end
+
+    def check_usable(self) -> None:
+        """Raise if nothing is to be read or changed any more. :meth:`put` and :meth:`append` do so themselves."""
+        if self._guard.is_needed:
+            self._guard.check(self)
 
     # ------------------------------------------------------------------ writing
 
@@ -99,6 +130,8 @@ class Staging:
         OSError
             ENOSPC when the disk is full; then nothing changed.
         """
+        if self._guard.is_needed:
+            self._guard.check(self)
         size = items.nbytes
         end = self._end + size + ROW_SIZE
         if end > self._limit or self.edits or self._tails:
@@ -110,7 +143,6 @@ class Staging:
                 end = self._go_on(end, size, flags)
         self._end = end
         self._puts[key] = items.tobytes()
-        self.changes += 1
 
     def _go_on(self, end: int, size: int, flags: int) -> int:
         """Take more room for records that are put alone, one of `size` bytes at least; return where those end."""
@@ -129,6 +161,7 @@ class Staging:
         ``at_once`` tells to do it in one step even if they are few, because they are the end of many: where a chunk
         has no more room, or the transaction ends. Then the rows of all that were put in order of key stay runs.
         """
+        self._changes += self._end
         self._end = self._limit = 0
         if not self._puts:
             return
@@ -190,6 +223,8 @@ class Staging:
         OSError
             ENOSPC when the disk is full; then nothing changed.
         """
+        if self._guard.is_needed:
+            self._guard.check(self)
         growing, size = self._growing, items.nbytes
         if size > growing.left:
             self._place_all()
@@ -199,7 +234,7 @@ class Staging:
         else:
             tail.data += items.tobytes()
         growing.left -= size
-        self.changes += 1
+        self._changes += 1
 
     def _begin_tail(self, key: int, data: bytes) -> None:
         put = self._puts.get(key)
@@ -222,7 +257,7 @@ class Staging:
             del tails[key]
         if key in edits:
             del edits[key]
-        self.changes += 1
+        self._changes += 1
 
     def stage_drop(self, row: bytes) -> None:
         """Take the row that says that the store was dropped."""
@@ -238,7 +273,7 @@ class Staging:
         """Store many records; of equal keys the last one stays."""
         self._place_all()
         self._put_many(keys, items, lengths, flags)
-        self.changes += 1
+        self._changes += 1
 
     def _put_many(
         self, keys: npt.NDArray[np.uint64], items: npt.NDArray[Any], lengths: npt.NDArray[np.int64], flags: int
@@ -258,7 +293,7 @@ class Staging:
             self._rows.append(runs)
         else:
             self._add(joined(runs))
-        self.changes += 1
+        self._changes += 1
 
     def delete(self, key: int) -> bool:
         """Delete one record, and tell whether there was one."""
@@ -277,7 +312,7 @@ class Staging:
             return 0
         keys = np.concatenate(found)
         self._add(self.allocator.tombstones(keys))
-        self.changes += 1
+        self._changes += 1
         return len(keys)
 
     def delete_many(self, keys: npt.NDArray[np.uint64]) -> int:
@@ -285,7 +320,7 @@ class Staging:
         there = keys[self._lookup(keys)[0]["flags"] & TOMBSTONE == 0]
         if len(there):
             self._add(self.allocator.tombstones(there))
-            self.changes += 1
+            self._changes += 1
         return len(there)
 
     def add_edit(self, key: int, private: Any) -> None:
@@ -303,7 +338,7 @@ class Staging:
                 self._rows.prepare(key)
                 self._rows.packed[key] = row
                 self.edits[key] = Edit(private, now)
-                self.changes += 1
+                self._changes += 1
 
     def _add(self, rows: RowArray) -> None:
         staged = self._rows
@@ -442,6 +477,7 @@ class Staging:
     def rewind(self, mark: Mark) -> None:
         """Come back to what was marked. Cut short, it leaves what is staged undefined."""
         self._puts = {}
+        self._changes += self._end
         self._end = self._limit = 0
         self._growing.rewind(mark.growing)
         self._rows.rewind(mark.rows)
@@ -449,7 +485,7 @@ class Staging:
             np.frombuffer(private, np.uint8)[:] = np.frombuffer(stored, np.uint8)
         self.edits = mark.edits
         self.allocator.rewind(mark.room)
-        self.changes += 1
+        self._changes += 1
 
     def release(self) -> None:
         """Let the newest mark go."""

@@ -156,6 +156,8 @@ class ShardedBinding:
         What to pickle in place of the parts: it gives this store by its name.
     """
 
+    writer = None
+
     def __init__(self, name: str, schema: Schema, parts: Iterable[Part], home: Home) -> None:
         self.heap = ShardedHeap(home.path, name, schema, is_remote=home._is_remote)
         self._parts = sorted(parts, key=lambda part: part.first)
@@ -276,9 +278,6 @@ class ShardedBinding:
     def writing(self) -> NoReturn:
         """Refuse."""
         raise ReadOnlyError("shards are for reading; write another set of them")
-
-    def open_writer(self) -> None:
-        """Return None: there is no transaction here."""
 
     def maker_of_objects(self, cls: type[Any]) -> Callable[[Extent], Any]:
         """Return what makes a copy of an object."""

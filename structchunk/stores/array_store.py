@@ -42,6 +42,7 @@ class ArrayStore(Store[Array]):
         self._strides = (self._dtype.itemsize,)
         self._item_size = self._heap.item_size
         self._arrays = self._heap.arrays
+        self._writer = binding.writer
         self._find_record = binding.finder_of_records()
 
     def _record(self, extent: Extent) -> Array:
@@ -120,7 +121,7 @@ class ArrayStore(Store[Array]):
         else:
             items = as_items(values, self._dtype)
         number = key if type(key) is int and 0 <= key <= MAX_KEY else as_key(key)
-        writer = self._binding.open_writer()
+        writer = self._writer
         if writer is not None:
             writer.put(number, items)
             return
@@ -158,7 +159,7 @@ class ArrayStore(Store[Array]):
         """
         items = as_items(values, self._dtype)
         number = key if type(key) is int and 0 <= key <= MAX_KEY else as_key(key)
-        writer = self._binding.open_writer()
+        writer = self._writer
         if writer is not None:
             writer.append(number, items)
             return

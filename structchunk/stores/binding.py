@@ -34,6 +34,9 @@ class Writer(Protocol):
     def edits(self) -> Mapping[int, Edited]:
         """The objects that are edited, by key."""
 
+    def check_usable(self) -> None:
+        """Raise if the transaction has ended, or can only be aborted. put() and append() do so themselves."""
+
     def staged(self, key: int) -> Extent | None:
         """Return the changed row of a key, a tombstone too, or None if the transaction has not touched it."""
 
@@ -111,8 +114,9 @@ class Binding(Protocol):
     def writing(self) -> AbstractContextManager[Writer]:
         """Enter the transaction that a write belongs to; one of its own outside of any."""
 
-    def open_writer(self) -> Writer | None:
-        """Return what the open transaction writes through, or None outside of one."""
+    @property
+    def writer(self) -> Writer | None:
+        """What the transaction writes through that this belongs to, which may have ended; None outside of one."""
 
     def at_one_commit(self) -> Binding:
         """Return what reads the store as of one commit, in any thread; raise Error where nothing can."""

@@ -87,8 +87,9 @@ class ObjectStore(Store[T], Generic[T]):
     def _record(self, extent: Extent) -> T:
         if self._make is not None:
             return cast(T, self._make(extent))
-        writer = self._binding.open_writer()
+        writer = self._binding.writer
         if writer is not None:
+            writer.check_usable()
             edited = writer.edits.get(extent[0])
             if edited is not None:
                 return cast(T, edited.object)
@@ -202,9 +203,10 @@ class ObjectStore(Store[T], Generic[T]):
             There is no such record.
         """
         number = as_key(key)
-        writer = self._binding.open_writer()
+        writer = self._binding.writer
         if writer is None:
             raise Error("edit() needs a transaction: with db.transaction() as txn: txn[name].edit(key)")
+        writer.check_usable()
         edited = writer.edits.get(number)
         if edited is not None:
             return cast(T, edited.object)

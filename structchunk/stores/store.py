@@ -255,7 +255,7 @@ class Store(RecordMapping[R], Generic[R]):
         self, function: Callable[[Batch], T], workers: int, start: int, stop: int, batch_size: int
     ) -> Iterator[T]:
         # What a commit has let go is there for as long as this is, also when all rows were read.
-        in_transaction = self._binding.open_writer() is not None
+        in_transaction = self._binding.writer is not None
         binding = self._binding if in_transaction else self._binding.at_one_commit()
         heap = binding.heap
         parts = parts_of(heap, binding.runs(start, stop), batch_size)
@@ -396,7 +396,8 @@ class Store(RecordMapping[R], Generic[R]):
         with self._binding.writing() as writer:
             for keys, items, lengths in read_blocks(source, self.name, self._heap.schema):
                 # What is read may have begun a savepoint meanwhile, which must know.
-                (self._binding.open_writer() or writer).put_many(keys, items, lengths, self._put_flags)
+                writer.check_usable()
+                writer.put_many(keys, items, lengths, self._put_flags)
 
     def to_pandas(self, start: int | None = None, stop: int | None = None) -> pd.Series[Any] | pd.DataFrame:
         """Return the records with keys in ``[start, stop)`` as pandas data.
