@@ -31,6 +31,8 @@ class Chunks(Protocol):
 class Arrays(dict[int, Items]):
     """Each chunk of a heap as one array of items, mapped when first asked for."""
 
+    __slots__ = ("_dtype", "_heap", "_writable")
+
     def __init__(self, heap: Chunks, dtype: np.dtype[Any], *, writable: bool) -> None:
         super().__init__()
         # Weak, so that the files of a dropped store go with the last who holds it.
@@ -57,6 +59,8 @@ class Arrays(dict[int, Items]):
 
 class Objects(dict[int, Any]):
     """Each chunk of a heap as one array of objects of a ctypes type, which are changed in place."""
+
+    __slots__ = ("_cls", "_heap", "_is_flat")
 
     def __init__(self, heap: Chunks, cls: Any) -> None:
         super().__init__()

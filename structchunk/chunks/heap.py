@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-from weakref import WeakValueDictionary
+from weakref import ref
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +83,7 @@ class Heap:
         self.live_arrays = Arrays(self, self.dtype, writable=True)
         self.live_bytes = Arrays(self, np.dtype(np.uint8), writable=True)
         self._live_objects: dict[type[Any], Objects] = {}
-        self.retired: WeakValueDictionary[int, Retired] = WeakValueDictionary()
+        self._retired: dict[int, ref[Retired]] = {}
         self._retired_bounds: dict[int, tuple[int, int]] = {}
 
     def find_chunk(self, chunk: int) -> Chunk | None:
@@ -145,8 +145,12 @@ class Heap:
         """Forget a chunk that was replaced, but for those who still hold it."""
         chunk = retired.chunk
         self._retired_bounds[chunk.id] = (chunk.header.data_offset, chunk.committed)
-        self.retired[chunk.id] = retired
+        self._retired[chunk.id] = ref(retired)
         self.remove(chunk.id)
+
+    def retired_chunks(self) -> list[Chunk]:
+        """Return the chunks that were replaced, and that somebody holds yet."""
+        return [retired.chunk for known in list(self._retired.values()) if (retired := known()) is not None]
 
     def retired_chunk(self, chunk: int) -> Retired:
         """Return a chunk that was replaced.
@@ -156,7 +160,8 @@ class Heap:
         MovedError
             No view as old as its extents is left, so that it was let go; or no commit ever named it.
         """
-        found = self.retired.get(chunk)
+        known = self._retired.get(chunk)
+        found = None if known is None else known()
         if found is None:
             raise MovedError(self._moved(chunk))
         return found

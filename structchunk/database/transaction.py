@@ -8,7 +8,6 @@ import weakref
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
-from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -207,6 +206,7 @@ class Transaction(StoreCollection):
         self._ended = ""
         self._savepoints = Savepoints(self)
         self._guard = _Guard(self)
+        self._record_count = storage.index.record_count
 
     def __repr__(self) -> str:
         state = f"which {self._ended}" if self._ended else "open"
@@ -253,8 +253,8 @@ class Transaction(StoreCollection):
         return Allocator(heap, self._storage, durable=self._sync)
 
     def _new_staging(self, allocator: Allocator) -> Staging:
-        index, store = self._storage.index, allocator.heap.store
-        return Staging(allocator, index.store_index(store), partial(index.record_count, store), self._guard)
+        index = self._storage.index.store_index(allocator.heap.store)
+        return Staging(allocator, index, self._record_count, self._guard)
 
     # ------------------------------------------------------------------ savepoints
 

@@ -210,7 +210,7 @@ def _drop(note: Note, since: int, path: str) -> StoreLog:
 
 
 def _take_store(heap: Heap, since: int, commit: int, heads: Mapping[int, tuple[int, int]]) -> StoreLog:
-    retired = [old.chunk for old in list(heap.retired.values())]  # a snapshot of before may show them
+    retired = heap.retired_chunks()  # a snapshot of before may show them
     chunks = [chunk for chunk in [*list(heap.chunks.values()), *retired] if chunk.is_committed]
     gone, replaced = gone_from(chunks, commit)
     log = StoreLog(heap, since, commit, gone)

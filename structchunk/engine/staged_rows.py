@@ -41,7 +41,7 @@ class Chain(NamedTuple):
 class Counted(NamedTuple):
     """Rows whose records were counted, and how many records the store has more by them, or fewer."""
 
-    tiers: list[RowArray]
+    tiers: tuple[RowArray, ...]
     net: int
 
 
@@ -52,7 +52,7 @@ class RowsMark(NamedTuple):
     undo_count: int
     appended: list[Run]
     appended_count: int
-    tiers: list[RowArray]
+    tiers: tuple[RowArray, ...]
     uncounted: Chain | None
     counted: Counted | None
     first: int
@@ -74,8 +74,8 @@ class StagedRows:
     ----------
     packed : dict of int to bytes
         The newest rows. Call :meth:`prepare` before one is put into it.
-    tiers : list of RowArray
-        The oldest one first. Replaced, never changed, together with ``uncounted``.
+    tiers : tuple of RowArray
+        The oldest one first. Replaced together with ``uncounted``.
     first, stop : int
         No record has a key below the first one, or from the second one on.
     counted : Counted or None
@@ -86,7 +86,7 @@ class StagedRows:
 
     def __init__(self, item_size: int) -> None:
         self.packed: dict[int, bytes] = {}
-        self.tiers: list[RowArray] = []
+        self.tiers: tuple[RowArray, ...] = ()
         self.first, self.stop = 0, KEY_END
         self.counted: Counted | None = None
         self.uncounted: Chain | None = None
@@ -133,12 +133,12 @@ class StagedRows:
         if len(self._appended) > _MANY_RUNS // 2 or isinstance(self._appended[0], ArrayRun):
             self.add_tiers()
 
-    def with_tier(self, rows: RowArray) -> tuple[list[RowArray], Chain | None]:
+    def with_tier(self, rows: RowArray) -> tuple[tuple[RowArray, ...], Chain | None]:
         """Return what ``tiers`` and ``uncounted`` become with newer rows, once :meth:`add_tiers` was called."""
         if not len(rows):
             return self.tiers, self.uncounted
         self._widen(int(rows["key"][0]), int(rows["key"][-1]))
-        return [*self.tiers, rows], self._chained(rows)
+        return (*self.tiers, rows), self._chained(rows)
 
     def _chained(self, rows: RowArray) -> Chain | None:
         before = self.uncounted
@@ -164,7 +164,7 @@ class StagedRows:
 
     def _merge_last(self) -> None:
         *older, one, newer = self.tiers
-        self.tiers = [*older, overlay(newer, one)]
+        self.tiers = (*older, overlay(newer, one))
 
     # ------------------------------------------------------------------ reading
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -77,7 +77,7 @@ class Staging:
     allocator : Allocator
     index : StoreIndex
     record_count : callable
-        Returns how many records the store has without what is staged.
+        Returns how many records a store has without what is staged.
     guard : Guard
         What is asked before it is used from outside.
     """
@@ -86,7 +86,7 @@ class Staging:
         self,
         allocator: Allocator,
         index: StoreIndex,
-        record_count: Callable[[], int],
+        record_count: Callable[[int], int],
         guard: Guard,
     ) -> None:
         self.heap = allocator.heap
@@ -102,7 +102,7 @@ class Staging:
         self._growing = Growing(allocator)
         self._tails = self._growing.tails
         self.edits: dict[int, Edit] = {}
-        self.replaced: list[Retired] = []
+        self.replaced: Sequence[Retired] = ()
         self.is_rewritten = False
         self._record_count = record_count
 
@@ -283,7 +283,7 @@ class Staging:
         else:
             self._add(last_wins(joined(self.allocator.put_many(keys, items, lengths, flags))))
 
-    def replace(self, replaced: list[Retired], runs: list[Run], *, is_whole: bool) -> None:
+    def replace(self, replaced: Sequence[Retired], runs: list[Run], *, is_whole: bool) -> None:
         """Take consecutive runs for all that is worth keeping of some chunks, which go with the commit.
 
         ``is_whole`` tells whether these were all chunks of the store, of which nothing else was staged.
@@ -456,7 +456,7 @@ class Staging:
         self._place_all()
         rows = self._rows
         rows.add_tiers()
-        tiers, net = rows.counted or Counted([], 0)
+        tiers, net = rows.counted or Counted((), 0)
         new = rows.all() if rows.counted is None else rows.uncounted_rows()
         if len(new):
             keys = np.ascontiguousarray(new["key"])
@@ -465,7 +465,7 @@ class Staging:
             net += len(without_tombstones(new))
         counted = Counted(rows.tiers, net)
         rows.counted, rows.uncounted = counted, None
-        return self._record_count() + net
+        return self._record_count(self.heap.store) + net
 
     # ------------------------------------------------------------------ marks
 
