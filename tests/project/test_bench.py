@@ -13,7 +13,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2]))  # bench/ is not part of what is installed
 
 from bench import __main__ as command
-from bench import cold, growth, published, report, shards, steps
+from bench import cluster, cold, growth, published, report, shards, steps
 from bench.data import make_arrays, make_structs
 from bench.peers import ARRAY_PEERS, STRUCT_PEERS, AnyPeer, Peer, Settings, available
 from bench.runner import Contest, Results, Times, WrongAnswerError, same, timed
@@ -232,3 +232,13 @@ def test_shards_are_compared(
     monkeypatch.setattr(shards, "SINGLES", 10)
     shards.main(2_000, 2, 1, str(tmp_path))
     assert len(capsys.readouterr().out.splitlines()) == len(shards.DEALS)
+
+
+@pytest.mark.parametrize("name", cluster.WAYS)
+def test_one_sum_in_every_way(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dask = pytest.importorskip("dask")
+    monkeypatch.setattr(cluster, "cluster", lambda: dask.config.set(scheduler="sync"))
+    total = cluster.make(tmp_path, 2_000)
+    found, spent = cluster.measure(name, tmp_path, 2)
+    assert found == total > 0
+    assert len(spent) == 1 + cluster.LATER
