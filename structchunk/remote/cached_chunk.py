@@ -250,7 +250,6 @@ def _make(directory: str, published: PublishedChunk, count: int) -> None:
         files.make_directory(draft)
         path, cells = os.path.join(draft, CHUNK), os.path.join(draft, BLOCKS)
         files.create(path, published.layout.file_size)
-        files.reserve(path, 0, published.header.header_size)
         files.write(path, 0, published.header_bytes)
         files.create(cells, 0)
         files.reserve(cells, 0, count * CELL.itemsize)

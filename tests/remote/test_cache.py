@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import OpenDB
 
 import structchunk as sc
 
@@ -29,6 +30,7 @@ from support import count_descriptors, in_child
 from structchunk.disk import files
 from structchunk.process import workers
 from structchunk.remote import cached_chunk, fetching
+from structchunk.remote.fetching import wait
 
 COUNT = 8000
 
@@ -324,26 +326,62 @@ def read_all(url: str, cache: Path) -> Any:
         return error.errno
 
 
-def test_a_full_disk(db: sc.Database, tmp_path: Path) -> None:
-    """In a file system of its own, where reading what was never written takes room, too."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "structchunk-test", str(disk)]
+@contextlib.contextmanager
+def small_disk(path: Path, size: str) -> Iterator[Path]:
+    """A file system in memory, where reading what was never written takes room, too."""
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "structchunk-test", str(path)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("needs the right to mount a file system")
     try:
-        values = np.random.default_rng(1).random((20_000, 16)).astype("f4")
-        db.array_store("a", "f4").put_many(np.arange(20_000), values)
-        url = f"file://{tmp_path}/published"
-        db.publish(url)
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_a_full_disk(db: sc.Database, tmp_path: Path) -> None:
+    values = np.random.default_rng(1).random((20_000, 16)).astype("f4")
+    db.array_store("a", "f4").put_many(np.arange(20_000), values)
+    url = f"file://{tmp_path}/published"
+    db.publish(url)
+    with small_disk(tmp_path / "disk", "3m") as disk:
         filler = disk / "filler"
         for size in range(0, 3 << 20, 300_000):
             filler.write_bytes(bytes(size)) if size < 2_800_000 else None
             said = in_child(lambda: read_all(url, disk / "cache"))
             assert said in (str(errno.ENOSPC), "[]"), size
             shutil.rmtree(disk / "cache", ignore_errors=size % 600_000 == 0)
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write a file until the disk is full."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+def test_a_disk_that_is_full_where_a_directory_ends(open_db: OpenDB, tmp_path: Path) -> None:
+    """Below it comes a block that was never written, which is read to find that nothing is there."""
+    keys = np.cumsum(np.random.default_rng(1).integers(1, 1 << 40, 508)).astype(np.uint64)
+    db = open_db(sync=False)
+    db.array_store("a", "f4").put_many(keys, [[1.0] * (1 + at % 7) for at in range(508)])
+    (chunk,) = db._storage.heaps["a"].chunks.values()
+    assert chunk.directory % 8192 == 0  # a block of it
+    url = f"file://{tmp_path}/published"
+    db.publish(url)
+
+    def verify_when_it_is_full() -> Any:
+        with sc.open(url, "r", cache=disk / "cache") as remote:
+            for there in remote._storage.heaps["a"].chunks.values():
+                wait(there.fetch_all())
+            fill(disk / "filler")
+            try:
+                return remote.verify()
+            except OSError as error:
+                return error.errno
+
+    with small_disk(tmp_path / "disk", "8m") as disk:
+        assert in_child(verify_when_it_is_full) == str(errno.ENOSPC)
 
 
 # -- interrupts
