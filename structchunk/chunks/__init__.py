@@ -3,6 +3,6 @@
 Headers, segments, mapped data, and where in the files the records of a transaction go. Knows offsets and bytes, not
 the index, commits of several stores, or what a key means.
 
-Modules, from the bottom up: header, header_file, segment, directory, mapping, chunk, debris, retired,
-arrays, heap, allocator.
+Modules, from the bottom up: header, header_file, segment, directory, mapping, chunk_file, chunk, debris,
+retired, arrays, heap, allocator.
 """

@@ -74,12 +74,7 @@ The CRC is the one of zlib and PNG.
 
 from __future__ import annotations
 
-import contextlib
-import mmap
-import os
 import struct
-import weakref
-from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -87,26 +82,21 @@ import numpy as np
 import numpy.typing as npt
 
 from ..disk import files
-from ..errors import CLOSED, ClosedError, CorruptionError, Error, FailedError
 from ..runs.extent import ROW_SIZE
 from ..runs.gather import Items
+from .chunk_file import ChunkFile
 from .directory import record_above
 from .header import PAGE, TEXT_OFFSET, Header, HeaderFields, parse_header, round_up
 from .header_file import read_raw_header
-from .mapping import map_file
 from .segment import SEGMENT_SIZE, Segment, parse_segment, walk
 
 MIN_STEP = 1 << 16
 """Space is reserved in steps: as much as there is already, up to so many bytes, and then a fraction of it."""
-MOST_OPEN = 32
-"""So many chunk files are kept open for writing, of all databases of this process."""
 _OFFSETS = struct.Struct("<QQ")
-_open: deque[weakref.ref[Chunk]] = deque()
-"""Those that are, the one first that was opened first; some may have been closed since."""
 
 
-class Chunk:
-    """One chunk file, mapped when first touched.
+class Chunk(ChunkFile):
+    """One chunk file: its data, its directory, and how far both reach.
 
     ``committed`` and ``directory`` are how far data and directory reach as of the last commit; ``settled`` is
     ``committed`` as of the last checkpoint: the bytes below it are no longer needed to check a commit. ``free`` is
@@ -118,15 +108,11 @@ class Chunk:
     Notes
     -----
     Any number of threads may read; one writes. What is stored is written by ``pwrite``, since only that reports a
-    full disk as an error; a store to a mapping ends in SIGBUS. Mappings live until the last view of them dies,
-    past the end of this object and past the unlinking of the file.
+    full disk as an error; a store to a mapping ends in SIGBUS.
     """
 
     def __init__(self, path: str, header: Header, free: int, directory: int, *, is_written: bool = True) -> None:
-        self.path = path
-        self._is_written = is_written
-        self.header = header
-        self.id = header.chunk
+        super().__init__(path, header, is_written=is_written)
         self.free = self.settled = self.committed = self.stored = free
         self.directory = directory
         self.offsets_found = free, directory
@@ -134,11 +120,6 @@ class Chunk:
         self.reserved = 0
         self._prepared = False
         self._directory_reserved = header.file_size
-        self._source: mmap.mmap | None = None
-        self._target: mmap.mmap | None = None
-        self._file: files.File | None = None
-        self._identity: files.Identity | None = None
-        self._closed = False
 
     @classmethod
     def create(cls, path: str, header: Header) -> Chunk:
@@ -163,8 +144,7 @@ class Chunk:
         first = max(header.file_size - PAGE, header.data_offset)
         files.reserve(path, first, header.file_size - first, file)
         self._directory_reserved = first
-        self._keep_open(file)
-        self._identity = file.identity
+        self.write_to(file)
 
     @classmethod
     def open(cls, path: str, *, is_written: bool = False) -> Chunk:
@@ -190,106 +170,9 @@ class Chunk:
     # ------------------------------------------------------------------ reading
 
     @property
-    def source(self) -> mmap.mmap:
-        """A mapping of the file for reading; nothing can make it writable."""
-        return self._source or self.map_source()
-
-    def map_source(self) -> mmap.mmap:
-        """Map the file for reading, unless it is mapped already: from then on it may be unlinked."""
-        if self._source is None:
-            self._source = self._map(writable=False)
-        return self._source
-
-    @property
     def is_committed(self) -> bool:
         """Whether a commit stands in it; else an open transaction has made it."""
         return self.directory < self.header.file_size
-
-    @property
-    def is_mapped(self) -> bool:
-        """Whether it is mapped for reading."""
-        return self._source is not None
-
-    def is_unlinked(self) -> bool:
-        """Whether the file, once mapped, has lost its name."""
-        return self._source is not None and not os.path.lexists(self.path)
-
-    @property
-    def target(self) -> mmap.mmap:
-        """A mapping whose changes go to the file."""
-        if self._target is None:
-            self._target = self._map(writable=True)
-        return self._target
-
-    def unmap(self) -> None:
-        """Let mappings and file go; the mappings that a view holds live on with it."""
-        self._file = self._source = self._target = None
-
-    def close(self) -> None:
-        """Let the mappings go, and make no more: the path may lead to another file from now on."""
-        self._closed = True
-        self.unmap()
-
-    def _map(self, *, writable: bool) -> mmap.mmap:
-        with self._while_open(), files.advised(self.path):
-            file = self._file  # which may have lost its name; and a signal handler may close it meanwhile
-            if file is not None:
-                return self._mapped(file.fd, writable=writable)
-            # On an overlay file system a file of a lower layer is copied when it is first opened for writing, and
-            # who has mapped it before goes on seeing the lower one. So a writer opens it for writing, even to read.
-            write = writable or (self._is_written and os.access(self.path, os.W_OK))
-            with files.opened(self.path, write=write) as fd:
-                return self._mapped(fd, writable=writable)
-
-    def _mapped(self, fd: int, *, writable: bool) -> mmap.mmap:
-        status = os.fstat(fd)
-        size = status.st_size
-        if size != self.header.file_size:
-            expected = f"{self.header.file_size} bytes"
-            raise CorruptionError(self.path, found=f"a file of {size} bytes", expected=expected)
-        self._recognise(fd, files.identity(status))
-        return map_file(fd, size, writable=writable)
-
-    def _recognise(self, fd: int, file: files.Identity) -> None:
-        """Raise unless an open file is this chunk: it may lie where another one was when the header was read."""
-        known = self._identity
-        if known is None:
-            fields = HeaderFields.from_buffer_copy(os.pread(fd, TEXT_OFFSET, 0))
-            found = bytes(fields.database), fields.chunk, fields.created
-            known = file if found == (self.header.database, self.id, self.header.created) else None
-        self._identity = known
-        if known != file:
-            raise FailedError(
-                f"{self.path} is another file than the one that was opened; close the database and open it again"
-            )
-
-    def is_file(self, fd: int) -> bool:
-        """Tell whether an open file is the one that is mapped, or was written to."""
-        return self._identity == files.identity(os.fstat(fd))
-
-    @contextlib.contextmanager
-    def _while_open(self) -> Iterator[None]:
-        """Raise ClosedError if it is closed, also meanwhile, after which the path may lead nowhere."""
-        if self._closed:
-            raise ClosedError(CLOSED)
-        try:
-            yield
-        except FileNotFoundError as error:
-            if self._closed:
-                raise ClosedError(CLOSED) from error
-            raise
-        if self._closed:  # its file may still be open, and lead nowhere
-            raise ClosedError(CLOSED)
-
-    def _check_place(self) -> None:
-        """Raise if what is written by path would go to another file than the one that is open."""
-        file = self._file  # others may close it, to open another one
-        if file is None:
-            self._open_file()
-        elif found := files.displaced(self.path, file.identity):
-            if self._closed:
-                raise ClosedError(CLOSED)
-            raise FailedError(f"{found}; close the database and open it again")
 
     def items(self, dtype: np.dtype[Any], *, writable: bool = False) -> npt.NDArray[Any]:
         """Return the whole file as one array of items; read-only for good unless `writable`."""
@@ -305,21 +188,14 @@ class Chunk:
 
     def working_offsets(self) -> tuple[int, int]:
         """Return free and directory offset as the header has them, for those who read it from outside."""
-        return HeaderFields.from_buffer_copy(self._peek(0, TEXT_OFFSET)).working_offsets()
-
-    def _peek(self, offset: int, size: int) -> bytes:
-        """Return bytes of the file; it need not be mapped for that: mappings are limited in number."""
-        if self._source is None:
-            with contextlib.suppress(FileNotFoundError):  # it may be mapped meanwhile, and then lose its name
-                return files.read(self.path, offset, size)
-        return self.source[offset : offset + size]
+        return HeaderFields.from_buffer_copy(self.peek(0, TEXT_OFFSET)).working_offsets()
 
     def segments(self, position: int | None = None) -> Iterator[Segment]:
         """Yield the directory's segments from a position downwards, by default from the end of the file."""
         header = self.header
         start = header.file_size if position is None else position
         self.fetch(self.directory, start)
-        if not any(self._peek(start - SEGMENT_SIZE, SEGMENT_SIZE)):
+        if not any(self.peek(start - SEGMENT_SIZE, SEGMENT_SIZE)):
             return iter(())
         raw = memoryview(self.source)
         return walk(raw, start, self.id, header.data_offset, header.item_size)
@@ -346,7 +222,7 @@ class Chunk:
         """
         if end <= self.reserved:
             return
-        self._check_place()
+        self.check_place()
         start = max(self.free, self.reserved)
         ahead = round_up(end + self._step(end - self.header.data_offset), PAGE)
         exact = round_up(end, PAGE)
@@ -357,13 +233,13 @@ class Chunk:
         low = self.directory - SEGMENT_SIZE - rows_size
         if low >= self._directory_reserved:
             return
-        self._check_place()
+        self.check_place()
         stop = min(self._directory_reserved, self.directory)
         ahead = 0 if exact else min(self.header.file_size - self.directory, MIN_STEP)
         for start in (low - ahead, low):
             first = max(start // PAGE * PAGE, self.free, self.stored)
             try:
-                self._reserve(first, stop - first)
+                self.reserve_blocks(first, stop - first)
             except OSError:
                 if start == low:
                     raise
@@ -379,63 +255,30 @@ class Chunk:
     def _reserve_one_of(self, start: int, ahead: int, exact: int) -> int:
         if ahead > exact:
             try:
-                self._reserve(start, ahead - start)
+                self.reserve_blocks(start, ahead - start)
             except OSError:
                 pass
             else:
                 return ahead
         if exact > start:  # else the record is empty
-            self._reserve(start, exact - start)
+            self.reserve_blocks(start, exact - start)
         return exact
-
-    def _reserve(self, offset: int, size: int) -> None:
-        with self._while_open():
-            files.reserve(self.path, offset, size, self._file)
 
     def store(self, offset: int, data: Any, size: int) -> None:
         """Write a contiguous buffer of `size` bytes at `offset`, behind all that was committed."""
         self.stored = max(self.stored, offset + size)  # first: an interrupt may leave a part of it in the file
-        self._write(offset, data)
-
-    def _write(self, offset: int, data: Any) -> None:
-        file = self._file or self._open_file()
-        file.write(offset, data.view(np.uint8) if isinstance(data, np.ndarray) else data)
-
-    def _open_file(self) -> files.File:
-        with self._while_open(), files.advised(self.path):
-            file = files.File(self.path)
-        self._recognise(file.fd, file.identity)
-        self._keep_open(file)
-        return file
-
-    def _keep_open(self, file: files.File) -> None:
-        """Write to this open file from now on, and close others if there are too many."""
-        self._file = file
-        _open.append(weakref.ref(self))
-        while len(_open) > MOST_OPEN:
-            oldest = _open.popleft()()
-            if oldest is not None:
-                oldest._let_file_go()
-
-    def _let_file_go(self) -> None:
-        """Close the file once no write is in flight, and keep it mapped: see ``files.start_flush``.
-
-        It is opened again when it is needed. One that cannot be mapped stays open.
-        """
-        with contextlib.suppress(OSError, Error):
-            self.map_source()
-            self._file = None
+        self.write(offset, data)
 
     def place(self, offset: int, data: Any, size: int) -> None:
         """Store a contiguous buffer, with blocks for no more than itself: nothing is to follow soon."""
         if size:
-            self._reserve(offset, size)
+            self.reserve_blocks(offset, size)
             self.store(offset, data, size)
 
     def write_rows(self, rows: bytes | memoryview) -> memoryview:
         """Write the rows of the next segment ahead of its record, and return them as they are in the file."""
         low = self.directory - SEGMENT_SIZE - len(rows)
-        self._write(low, rows)
+        self.write(low, rows)
         return memoryview(self.source)[low : low + len(rows)]
 
     def append_segment(
@@ -447,11 +290,11 @@ class Chunk:
         """
         low = self.directory - SEGMENT_SIZE - len(rows)
         if is_written:
-            self._write(low + len(rows), record)
+            self.write(low + len(rows), record)
         else:
-            self._write(low, b"".join((rows, record)))
+            self.write(low, b"".join((rows, record)))
         self.seek(free, low)  # first: who reads the header meanwhile sees that it is about to change
-        self._write(HeaderFields.free_offset.offset, _OFFSETS.pack(free, low))
+        self.write(HeaderFields.free_offset.offset, _OFFSETS.pack(free, low))
 
     def seek(self, free: int, directory: int) -> None:
         """Set both offsets in this process: `free` and `directory` as of some commit."""
@@ -462,7 +305,7 @@ class Chunk:
         """End the directory here, and tell whether a crash had left more: zero the slot, correct the header."""
         mended = False
         slot = max(self.directory - SEGMENT_SIZE, self.free)
-        if any(self._peek(slot, self.directory - slot)):
+        if any(self.peek(slot, self.directory - slot)):
             files.write(self.path, slot, bytes(self.directory - slot))
             # Zeros in memory alone, as a flush that fails may leave them, would hide from the next recovery that
             # there is something to mend.
@@ -485,9 +328,9 @@ class Chunk:
         """
         if self._prepared:
             return self.clear(self.free)
-        self._check_place()
+        self.check_place()
         try:
-            with self._while_open():
+            with self.while_open():
                 if files.clear(self.path, self.free, self.directory):
                     self.flush()
         except OSError:
@@ -504,14 +347,10 @@ class Chunk:
     def clear(self, start: int) -> None:
         """Zero what was stored from `start` on, and not committed."""
         if self.stored > start:
-            self._check_place()
-            with self._while_open():
+            self.check_place()
+            with self.while_open():
                 files.clear(self.path, start, min(self.stored, self.directory))
             self.stored = start
-
-    def flush(self) -> None:
-        """Bring all of the file's data to disk."""
-        files.flush(self.path)
 
 
 def least_size(draft: Header, size: int) -> int:

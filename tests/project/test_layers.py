@@ -64,7 +64,7 @@ PACKAGES = ("structchunk", *(f"structchunk.{folder.name}" for folder in PACKAGE.
 ONLY_IMPORTER = {
     "plyvel": "index.leveldb",
     "plyvel_next": "index.leveldb",
-    "mmap": "chunks.chunk, chunks.mapping, disk.tail",
+    "mmap": "chunks.chunk_file, chunks.mapping, disk.tail",
     "dask": "dask",
     "fsspec": "remote.objects",
     "matplotlib": "cli.png",
