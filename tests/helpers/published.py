@@ -54,7 +54,8 @@ def chunk_file(objects: Objects, manifest: Manifest, chunk: PublishedChunk) -> b
         for block in piece.blocks:
             stored = layout.stored(block)
             assert zlib.crc32(data[stored.start - piece.start : stored.stop - piece.start]) == chunk.crc(block)
-        made[piece.start : piece.start + piece.size] = data
+        if piece.object != ZEROS:  # as it has them already, and no memory for them
+            made[piece.start : piece.start + piece.size] = data
     return made
 
 
@@ -104,11 +105,11 @@ def check_published(url: str, db: sc.Database, options: dict[str, Any] | None = 
     assert records_in(chunks, objects, manifest) == shown_by(db)
     files = {int(path.stem): path for path in (Path(db.path) / "chunks").iterdir()}
     for chunk in manifest.chunks.values():
-        made = chunks[chunk.id]
-        there = files[chunk.id].read_bytes()
+        made = np.frombuffer(chunks[chunk.id], np.uint8)
+        there = np.memmap(files[chunk.id], mode="r")
         # Behind the data there may be what a transaction has begun to write.
         layout = chunk.layout
-        assert made[: layout.free] == there[: layout.free]
-        assert made[layout.directory :] == there[layout.directory :]
-        assert made.count(0, layout.free, layout.directory) == layout.directory - layout.free
+        assert np.array_equal(made[: layout.free], there[: layout.free])
+        assert np.array_equal(made[layout.directory :], there[layout.directory :])
+        assert not made[layout.free : layout.directory].any()
     return manifest
