@@ -72,7 +72,8 @@ def server(directory: Path) -> Iterator[dict[str, Any]]:
     (directory / "s3.json").write_text(json.dumps({"identities": [identity]}))
     ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
     local = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", *(f"-{name}.port={port}" for name, port in ports.items())]
-    storage = ["-master.telemetry=false", "-master.volumeSizeLimitMB=256", "-volume.max=100"]
+    alone = ["-master.telemetry=false", "-master.peers=none"]  # else it waits whether others come
+    storage = [*alone, "-master.volumeSizeLimitMB=256", "-volume.max=100"]
     s3 = ["-s3", f"-s3.config={directory / 's3.json'}", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     command = [program, "server", f"-dir={directory}", *s3, *local, *storage]
     with (directory / "log").open("wb") as log:

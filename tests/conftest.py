@@ -19,6 +19,7 @@ import structchunk as sc
 
 OpenDB: TypeAlias = Callable[..., sc.Database]
 MEMORY = "/dev/shm"
+DISK = tempfile.gettempdir()
 ROOM = 4 << 30
 """Free bytes that it must have, to be used: in a container it may have next to none."""
 
@@ -34,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("structchunk")
     if is_memory_for_files():  # where a flush costs nothing; with --basetemp all is written there
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
+        tempfile.tempdir = MEMORY
     # Dask's workers are forked from one process that has imported it, which takes longer than most of these tests.
     os.environ.setdefault("DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD", "forkserver")
 
@@ -126,7 +128,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture
 def disk_path() -> Iterator[Path]:
     """A directory that is not in memory, where to read a hole of a file fills it."""
-    with tempfile.TemporaryDirectory() as path:
+    with tempfile.TemporaryDirectory(dir=DISK) as path:
         yield Path(path)
 
 

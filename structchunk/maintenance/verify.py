@@ -186,7 +186,8 @@ def _check_records(heap: Heap, place: Place, segment: Segment, checkpoint: float
     if crc not in (None, segment.data_crc):
         what = f"records of commit {segment.commit} that do not match their CRC"
         yield Problem(what, f"{chunk.path}, bytes {segment.start} to {segment.end}", RESTORE)
-    over = 0 if isinstance(segment.run, ContiguousRun) else _count_over(segment.run.rows, heap.item_size)
+    is_apart = len(segment.run) == 1 or isinstance(segment.run, ContiguousRun)
+    over = 0 if is_apart else _count_over(segment.run.rows, heap.item_size)
     if over:
         what = f"{over} records of commit {segment.commit} over one another"
         yield Problem(what, f"{chunk.path}, bytes {segment.start} to {segment.end}", REBUILD)
@@ -194,14 +195,23 @@ def _check_records(heap: Heap, place: Place, segment: Segment, checkpoint: float
 
 def _check_longer(heap: Heap, place: Place, segment: Segment, before: Segment | None) -> Iterator[Problem]:
     """Yield a problem if a record begins below the commit's bytes, and is not the last one of `before`, longer."""
-    for part in blocks(bounding_rows(segment.run)):
-        below = part[(part["offset"] < np.uint64(segment.start)) & (part["flags"] & TOMBSTONE == 0)]
-        for key, offset, *_ in below.tolist():
-            last = before and _last_record(before)
-            expected = last and (last[0], last[1], last[1] + last[2] * heap.item_size)
-            if (key, offset, segment.start) != expected:
-                what = f"record {key} of commit {segment.commit}, over others"
-                yield Problem(what, f"{place.chunk.path} at byte {offset}", RESTORE)
+    for key, offset, *_ in _records_below(bounding_rows(segment.run), segment.start):
+        last = before and _last_record(before)
+        expected = last and (last[0], last[1], last[1] + last[2] * heap.item_size)
+        if (key, offset, segment.start) != expected:
+            what = f"record {key} of commit {segment.commit}, over others"
+            yield Problem(what, f"{place.chunk.path} at byte {offset}", RESTORE)
+
+
+def _records_below(rows: RowArray, start: int) -> Iterator[Extent]:
+    """Yield the records that begin below a byte."""
+    if len(rows) == 1:  # as many commits have no more
+        row: Extent = rows[0].item()
+        if row[1] < start and not row[4] & TOMBSTONE:
+            yield row
+        return
+    for part in blocks(rows):
+        yield from part[(part["offset"] < np.uint64(start)) & (part["flags"] & TOMBSTONE == 0)].tolist()
 
 
 def _last_record(segment: Segment) -> Extent | None:
@@ -232,6 +242,8 @@ def _is_covered(segment: Segment, checkpoint: float) -> bool:
     """Tell whether a segment's CRC must hold: records that changed in place since a checkpoint do not match it."""
     if segment.commit > checkpoint:
         return True
+    if len(segment.run) == 1:  # as many commits have no more
+        return bool(bounding_rows(segment.run)[0].item()[4] & (MUTABLE | ZERO | TOMBSTONE) != MUTABLE)
     parts = blocks(segment.run.flag_values)
     return not any((flags & (MUTABLE | ZERO | TOMBSTONE) == MUTABLE).any() for flags in parts)
 

@@ -36,9 +36,9 @@ def array_of(values: Any, where: str = "") -> npt.NDArray[Any]:
 
 def is_masked(array: object) -> bool:
     """Whether this is a masked array that hides a value, or a field of one."""
-    if not isinstance(array, np.ma.MaskedArray):
+    ma: Any = sys.modules.get("numpy.ma")  # who has such an array has imported it; to import it takes long
+    if not isinstance(array, getattr(ma, "MaskedArray", ())):
         return False
-    ma: Any = np.ma  # NumPy 2.2 has no types for its functions
     mask = np.ascontiguousarray(ma.getmaskarray(array))  # with a truth for each field, of structured arrays
     return bool(mask.view(np.bool_).any())
 

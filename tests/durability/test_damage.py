@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import os
 import pickle
@@ -612,6 +613,27 @@ def test_records_over_one_another_are_read_once(new_root: NewRoot, monkeypatch: 
         problems = db.verify()
         assert sum("after commit" in problem.what for problem in problems) == 99
         assert len(read) == 1
+
+
+class Cell(sc.Object):
+    _fields_ = [("n", ctypes.c_int64)]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("can_change", [True, False])
+def test_the_crc_of_what_a_checkpoint_has(*, count: int, can_change: bool, new_root: NewRoot) -> None:
+    """Other bytes of a record are told from a change in place, whether a commit has more records or not."""
+    with sc.open(new_root(), chunk_size=SIZE) as db:
+        store: Any = db.object_store("a", Cell) if can_change else db.array_store("a", "i8")
+        store.put_many(range(count), np.zeros(count if can_change else (count, 1), store.dtype))
+        db.sync()
+        (chunk,) = db._storage.heaps["a"].chunks.values()
+        with open(chunk.path, "r+b") as file:
+            file.seek(chunk.header.data_offset)
+            file.write(b"\1")
+        found = [problem.what.split(" of ")[0] for problem in db.verify()]
+        assert found == ([] if can_change else ["records"])
+        db.drop_store("a")
 
 
 @pytest.mark.parametrize("mode", ["r", "r+"])

@@ -69,7 +69,8 @@ def seaweed(directory: Path) -> Iterator[Server]:
         f"-s3.config={config}",
     ]
     command += [f"-{name}.port={port}" for name, port in ports.items()]
-    command += ["-master.telemetry=false", "-master.volumeSizeLimitMB=256", "-volume.max=1000", "-s3.iam=false"]
+    command += ["-master.telemetry=false", "-master.peers=none"]  # else it waits whether others come
+    command += ["-master.volumeSizeLimitMB=256", "-volume.max=1000", "-s3.iam=false"]
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # whose ports are not free if another one runs
     with _serving(command, ports["s3"], directory) as server:
         yield server

@@ -93,9 +93,9 @@ def copy_file(source: str, target: str) -> str:
     return target
 
 
-def copy_tree(source: str | Path, target: str | Path) -> str:
-    """Copy a directory, and return where."""
-    return str(shutil.copytree(source, target, copy_function=copy_file))
+def copy_tree(source: str | Path, target: str | Path, *, over: bool = False) -> str:
+    """Copy a directory, or what it has `over` what another one has, and return where."""
+    return str(shutil.copytree(source, target, copy_function=copy_file, dirs_exist_ok=over))
 
 
 def run_python(code: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,4 @@
-"""compact() and stats(): what is rewritten, what is given back, who goes on reading, and what a crash leaves.
-
-Run as a script, it is the process that compacts, and is killed, in the tests of crashes.
-"""
+"""compact() and stats(): what is rewritten, what is given back, who goes on reading, and what a crash leaves."""
 
 from __future__ import annotations
 
@@ -11,12 +8,11 @@ import errno
 import gc
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +21,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from live_copy import copy_live
 from rewriting import at_each_batch, fail_between_batches
+from support import copy_file, copy_tree
 
 import structchunk as sc
 from structchunk.chunks import segment
@@ -634,18 +632,64 @@ def build(path: str) -> None:
         db.array_store("third", "u1").put(1, [1] * 9)
 
 
-def do_compact(path: str, mode: str, arm: Callable[[], None]) -> None:
-    """Compact a database; `arm` is called when it begins."""
-    with sc.open(path, chunk_size=CHUNK_SIZE, sync=False) as db:
-        first = db["first"]
-        if mode in {"relaxed", "large"}:
-            change_some(db)
-        if mode == "large":
-            shrink_rewriting(setattr)
-        held = first[2000] if mode == "partial" else None
-        arm()
-        db.compact()
-        del held
+def do_compact(path: str, mode: str, monkeypatch: pytest.MonkeyPatch, target: str) -> list[str]:
+    """Compact a database and close it; return copies as a kill before each event of that would leave it."""
+    with monkeypatch.context() as patch:
+        with sc.open(path, chunk_size=CHUNK_SIZE, sync=False) as db:
+            first = db["first"]
+            if mode in {"relaxed", "large"}:
+                change_some(db)
+            if mode == "large":
+                shrink_rewriting(patch.setattr)
+            held = first[2000] if mode == "partial" else None
+            images = Images(path, target)
+            images.leave_before_events(patch)
+            db.compact()
+            del held
+        images.leave()
+    return images.paths
+
+
+class Images:
+    """Copies of a database as a kill would leave it: its memory is lost, what it wrote or mapped is not.
+
+    ``count`` is that of the moments, ``paths`` are the copies that are not the same as the one before: a flush
+    changes nothing.
+    """
+
+    def __init__(self, source: str, target: str) -> None:
+        self.count = 0
+        self.paths: list[str] = []
+        self._source = source
+        self._target = target
+
+    def leave_before_events(self, patch: pytest.MonkeyPatch) -> None:
+        """Leave a copy before each call of disk/files.py that changes something, and each write of LevelDB."""
+        for name in ("create", "write", "reserve", "clear", "flush", "flush_directory", "unlink"):
+            patch.setattr(files, name, self._before(getattr(files, name)))
+        patch.setattr(leveldb.LevelDB, "write", self._before(leveldb.LevelDB.write))
+
+    def _before(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            self.leave()
+            return call(*args, **kwargs)
+
+        return wrapper
+
+    def leave(self) -> None:
+        """Leave a copy, unless it is the same as the one before."""
+        self.count += 1
+        copy = copy_live(self._source, os.path.join(self._target, str(self.count)), copy_function=copy_file)
+        if self.paths and bytes_of(copy) == bytes_of(Path(self.paths[-1])):
+            shutil.rmtree(copy)
+        else:
+            self.paths.append(str(copy))
+
+
+def bytes_of(root: Path, *, without: str = "") -> dict[str, bytes]:
+    """Return what the files of a directory have, but those whose paths match a pattern."""
+    paths = {str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in paths.items() if not fnmatch(name, without)}
 
 
 def shrink_rewriting(set_attribute: Callable[[Any, str, Any], object]) -> None:
@@ -664,66 +708,26 @@ def change_some(db: sc.Database) -> None:
 
 
 def expected(path: str, mode: str) -> dict[str, dict[int, bytes]]:
-    copy = shutil.copytree(path, f"{path}.expected")
+    copy = copy_tree(path, f"{path}.expected")
     with sc.open(copy, chunk_size=CHUNK_SIZE) as db:
         if mode in {"relaxed", "large"}:
             change_some(db)
         return contents(db)
 
 
-def sweep(source: str, target: str, mode: str) -> None:
-    """Kill a process at every event of a compaction in turn, each on a copy of its own, until one gets through."""
-    number = 0
-    while True:
-        number += 1
-        root = shutil.copytree(source, os.path.join(target, str(number)))
-        pid = os.fork()
-        if not pid:
-            try:
-                do_compact(root, mode, partial(die_at, number))
-                os._exit(0)
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if code != 77:
-            sys.exit(code)
-
-
-def die_at(number: int) -> None:
-    """Make this process end just before its event of a number: a call of disk/files.py, or a write of LevelDB."""
-    count = 0
-
-    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == number:
-                os._exit(77)
-            return call(*args, **kwargs)
-
-        return wrapper
-
-    for name in ("create", "write", "reserve", "clear", "flush", "flush_directory", "unlink"):
-        setattr(files, name, counted(getattr(files, name)))
-    leveldb.LevelDB.write = counted(leveldb.LevelDB.write)  # type: ignore[method-assign]
-
-
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("mode", ["whole", "partial", "relaxed", "large"])
-def test_killed_at_every_event(tmp_path: Path, mode: str) -> None:
+def test_what_a_kill_leaves_at_every_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     source, target = str(tmp_path / "source"), str(tmp_path / "images")
     build(source)
     model = expected(source, mode)
-    os.mkdir(target)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, __file__, source, target, mode], env=environment, check=True, timeout=500)
-    images = sorted(os.listdir(target), key=int)
-    assert len(images) > 30
+    images = do_compact(source, mode, monkeypatch, target)
+    assert len(images) > 15
+    chunks: dict[str, bytes] = {}
     for image in images:
-        root = os.path.join(target, image)
-        check_image(root, model, lose=False)
-        check_image(shutil.copytree(root, f"{root}.lost"), model, lose=True)
+        before, chunks = chunks, bytes_of(Path(image), without="index-*")
+        if chunks != before:
+            check_image(copy_tree(image, f"{image}.lost"), model, lose=True)
+        check_image(image, model, lose=False)
 
 
 def check_image(root: str, model: dict[str, dict[int, bytes]], *, lose: bool) -> None:
@@ -936,8 +940,8 @@ def compact_leaving_images(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     names = sorted(os.listdir(path.with_name("checkpoint") / "chunks"))
     gone = [name for name in names if not (path / "chunks" / name).exists()]
     for name in ("first", "last"):
-        image = shutil.copytree(path.with_name("checkpoint"), path.with_name(f"without {name}"))
-        os.unlink(image / "chunks" / gone[0 if name == "first" else -1])
+        image = copy_tree(path.with_name("checkpoint"), path.with_name(f"without {name}"))
+        os.unlink(Path(image) / "chunks" / gone[0 if name == "first" else -1])
     return dict.fromkeys(("commit", "checkpoint", "without first", "without last", path.name), before)
 
 
@@ -947,7 +951,7 @@ def leave_image(monkeypatch: pytest.MonkeyPatch, method: str, source: Path, targ
 
     def copying(self: Any, *args: Any) -> Any:
         if not target.exists() and self.gone:
-            shutil.copytree(source, target)
+            copy_tree(source, target)
         return call(self, *args)
 
     monkeypatch.setattr(storage.Storage, method, copying)
@@ -969,7 +973,3 @@ def test_replacement_is_known_whatever_went(
         headers = [(root / "chunks" / chunk).read_bytes()[8] for chunk in os.listdir(root / "chunks")]
         assert max(headers) == version
         check_image(str(root), model, lose=lose)
-
-
-if __name__ == "__main__":
-    sweep(*sys.argv[1:])

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from live_copy import copy_live
+from support import copy_file, copy_tree
 
 import structchunk as sc
 from structchunk.engine import roll_forward, written_rows
@@ -71,7 +72,7 @@ def fill(db: sc.Database, count: int, shape: str) -> None:
         part = chosen[first : first + PIECE]
         if shape == "lengths":
             lengths = part // np.uint64(3) % np.uint64(3)
-            store.put_many(part, [np.ones(int(length)) for length in lengths])
+            store.put_many(part, np.ones(int(lengths.sum())), lengths)
         elif shape == "objects":
             store.put_many(part, np.ones(len(part), [("x", "f8")]))
         else:
@@ -123,11 +124,11 @@ def opening_after_compact_peak(path: Path, count: int, shape: str) -> int:
     with sc.open(path, sync=False) as db:
         fill(db, count, shape)
         db.sync()
-        copy_live(path, cut)
+        copy_live(path, cut, copy_function=copy_file)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Storage, "_unlink_gone", lambda self: None)
             db.compact()
-        shutil.copytree(path / "chunks", cut / "chunks", dirs_exist_ok=True)
+        copy_tree(path / "chunks", cut / "chunks", over=True)
     found = peak(lambda: sc.open(cut, "r+").close())
     check(cut, count)
     return found
@@ -157,9 +158,9 @@ def reopen_peak(path: Path, count: int, shape: str) -> int:
     cut = path.with_name("cut-" + path.name)
     with sc.open(path, sync=False) as db:
         db.array_store("a", "f8")
-        copy_live(path, cut)
+        copy_live(path, cut, copy_function=copy_file)
         fill(db, count, shape)
-        shutil.copytree(path / "chunks", cut / "chunks", dirs_exist_ok=True)
+        copy_tree(path / "chunks", cut / "chunks", over=True)
     found = peak(lambda: sc.open(cut, "r+").close())
     check(cut, count)
     return found

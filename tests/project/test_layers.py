@@ -11,6 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import pytest
+from support import run_python
 
 import structchunk
 
@@ -257,6 +258,24 @@ def test_importing_the_package_brings_in_nothing_but_what_it_needs() -> None:
     plyvel = "plyvel_next" if sys.version_info >= (3, 13) else "plyvel"
     needed = loaded_by(f"import numpy, numpy.typing, {plyvel}")
     assert (loaded_by("import structchunk") - needed) & unwanted == set()
+
+
+WORK = """
+import sys, numpy as np, structchunk as sc
+with sc.open(sys.argv[1], chunk_size=16384, sync=False) as db:
+    a = db.array_store("a", "f8")
+    a[1] = [1.0]
+    a.put_many(np.arange(9000), np.ones((9000, 1)))
+    a.put_many([5, 4], [[1, 2], [3]])
+    del a[7]
+    print(len(a.get_many([1, 2])), sum(map(len, a.scan())), len(db.verify()), "numpy.ma" in sys.modules)
+"""
+
+
+def test_masked_arrays_are_not_brought_in(tmp_path: Path) -> None:
+    """NumPy imports them when it is first asked for one, or for unique values, in the time of many commits."""
+    done = run_python(WORK, str(tmp_path / "test.sc"))
+    assert done.stdout == "2 8999 0 False\n", done
 
 
 @pytest.mark.parametrize(

@@ -213,3 +213,9 @@ def test_concatenate() -> None:
     assert concatenate(parts).tolist() == [(3, 8, 1, 1, 0), (1, 8, 1, 1, 0)]
     assert concatenate(parts[:1]) is parts[0]
     assert concatenate([]).tolist() == [] and concatenate([]).dtype == EXTENT_DTYPE
+
+
+@pytest.mark.parametrize("ids", [(), (7,), (7, 7), (3, 1, 3, 3, 2, 1), (2**32 - 1, 0, 2**32 - 1)])
+def test_chunks_of(ids: tuple[int, ...]) -> None:
+    rows = rows_of((key, 8, 1, number, 0) for key, number in enumerate(ids))
+    assert extent.chunks_of(rows) == sorted(set(ids))
