@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
-from itertools import takewhile
+from itertools import pairwise, takewhile
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from ..chunks.header import Header
 from ..chunks.header_file import read_header
 from ..chunks.heap import Heap, Place
-from ..chunks.segment import Segment, bounding_rows, data_crc
+from ..chunks.segment import FEW_ROWS, Segment, bounding_rows, data_crc
 from ..engine.storage import Storage
 from ..engine.written_rows import WrittenRows
 from ..errors import ClosedError, Error
@@ -194,14 +195,21 @@ def _check_records(heap: Heap, place: Place, segment: Segment, checkpoint: float
 
 def _check_longer(heap: Heap, place: Place, segment: Segment, before: Segment | None) -> Iterator[Problem]:
     """Yield a problem if a record begins below the commit's bytes, and is not the last one of `before`, longer."""
-    for part in blocks(bounding_rows(segment.run)):
-        below = part[(part["offset"] < np.uint64(segment.start)) & (part["flags"] & TOMBSTONE == 0)]
-        for key, offset, *_ in below.tolist():
-            last = before and _last_record(before)
-            expected = last and (last[0], last[1], last[1] + last[2] * heap.item_size)
-            if (key, offset, segment.start) != expected:
-                what = f"record {key} of commit {segment.commit}, over others"
-                yield Problem(what, f"{place.chunk.path} at byte {offset}", RESTORE)
+    for key, offset, *_ in _below(bounding_rows(segment.run), segment.start):
+        last = before and _last_record(before)
+        expected = last and (last[0], last[1], last[1] + last[2] * heap.item_size)
+        if (key, offset, segment.start) != expected:
+            what = f"record {key} of commit {segment.commit}, over others"
+            yield Problem(what, f"{place.chunk.path} at byte {offset}", RESTORE)
+
+
+def _below(rows: RowArray, start: int) -> Iterator[Extent]:
+    """Yield the rows whose records begin below an offset."""
+    if len(rows) <= FEW_ROWS:
+        yield from (row for row in rows.tolist() if row[1] < start and not row[4] & TOMBSTONE)
+        return
+    for part in blocks(rows):
+        yield from part[(part["offset"] < np.uint64(start)) & (part["flags"] & TOMBSTONE == 0)].tolist()
 
 
 def _last_record(segment: Segment) -> Extent | None:
@@ -217,6 +225,13 @@ def _last_record(segment: Segment) -> Extent | None:
 
 def _count_over(rows: RowArray, item_size: int) -> int:
     """Return how many records of one chunk begin before the one ends that lies before them."""
+    if len(rows) <= FEW_ROWS:
+        places = sorted((row[1:3] for row in rows.tolist() if row[2]), key=itemgetter(0))
+        return sum(there < at + length * item_size for (at, length), (there, _) in pairwise(places))
+    return _count_over_of_many(rows, item_size)
+
+
+def _count_over_of_many(rows: RowArray, item_size: int) -> int:
     if not is_by_offset(rows) or any((part["length"] == 0).any() for part in blocks(rows)):
         rows = by_offset(rows[rows["length"] > 0])
     return sum(int(_are_over(part, item_size).sum()) for part in blocks(rows, 1))
