@@ -322,7 +322,7 @@ def powerset(items: Sequence[Any]) -> list[frozenset[Any]]:
 
 
 class Allowed(NamedTuple):
-    """Digests of what is allowed at a moment: of the database from each commit that may be its last, of each copy."""
+    """Digests of what is allowed at a moment: of the database from a commit on, and of each copy."""
 
     states: dict[int, bytes]
     copies: dict[str, bytes]
@@ -331,7 +331,10 @@ class Allowed(NamedTuple):
     def of(cls, expected: Expected) -> Allowed:
         """Return them."""
         mark = expected.mark
-        states = {floor: [freeze(state, mark.tick) for state in mark.states[floor:]] for floor in {mark.killed, mark.powered}}
+        states = {
+            floor: [freeze(state, mark.tick) for state in mark.states[floor:]]
+            for floor in {mark.killed, mark.powered}
+        }
         return cls(
             {floor: digest_of((floor, found)) for floor, found in states.items()},
             {name: digest_of(options) for name, options in expected.copies.items()},
