@@ -157,10 +157,13 @@ class Scene(NamedTuple):
 def digest(root: str) -> bytes:
     """Return what tells a directory from others; hints do not count."""
     found = hashlib.blake2b(digest_size=16)
-    for path in sorted(Path(root).rglob("*")):
-        if path.name not in HINTS:
-            raw = path.read_bytes() if path.is_file() else b""
-            found.update(f"{path.relative_to(root)} {len(raw)} ".encode())
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        found.update(f"{folder.removeprefix(root)}: ".encode())
+        for name in sorted({*names} - {*HINTS}):
+            with open(f"{folder}/{name}", "rb") as file:
+                raw = file.read()
+            found.update(f"{name} {len(raw)} ".encode())
             found.update(raw)
     return found.digest()
 
