@@ -205,7 +205,7 @@ class CopyRecorder(Recorder):
 
     def _note_flushed(self, operation: str, args: tuple[Any, ...]) -> None:
         """Note what is on disk, files that were linked too: of the database those that its checkpoint has there."""
-        if operation == "link":
+        if operation == "link" and os.path.exists(args[1]):  # else the file system has none, or is another one
             inode = os.stat(args[1]).st_ino
             self._data[inode] = self._data[inode][-1:]
         super()._note_flushed(operation, args)
