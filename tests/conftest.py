@@ -52,6 +52,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.enable()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Do so after each module, too: what its tests import, and what is kept for the next ones, stays."""
+    yield
+    if nextitem is not None and nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
+
+
 def is_memory_for_files() -> bool:
     """Tell whether files can be put into memory."""
     if not os.access(MEMORY, os.W_OK):

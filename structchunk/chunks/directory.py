@@ -196,6 +196,8 @@ def _strided(raw: Raw, lowest: int, size: int, count: int) -> npt.NDArray[Any]:
 
 def _prefix(records: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the records as far as they are, and are of segments of the size of the first one."""
+    if len(records) == 1:
+        return records
     first = records[0]
     alike = np.ones(len(records), bool)
     for name in ("magic", "row_count", "form"):

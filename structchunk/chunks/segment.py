@@ -39,6 +39,8 @@ REPLACES = 1 << 8
 """Beside the form of the rows: this commit replaces the chunks that the header names."""
 MOST_ROWS = 1 << 28
 """No commit has as many rows in one chunk: 64 bytes in a sparse file could ask for any amount of memory else."""
+FEW_ROWS = 32
+"""Up to so many rows are looked at one by one: most commits have no more, and of these arrays take longer."""
 assert SEGMENT.size + OWN_CRC.size == SEGMENT_SIZE
 
 
@@ -107,14 +109,25 @@ def data_crc(raw: memoryview, run: Run, start: int, item_size: int) -> int:
     """
     if isinstance(run, ContiguousRun):
         return 0 if run.flags & (TOMBSTONE | ZERO) else zlib.crc32(raw[max(start, run.span.start) : run.span.stop])
-    return _crc_of_any(raw, run.rows, start, item_size)
+    if len(run.rows) <= FEW_ROWS:
+        return _crc_of_few(raw, run.rows.tolist(), start, item_size)
+    return _crc_of_many(raw, run.rows, start, item_size)
 
 
-def _crc_of_any(raw: memoryview, rows: RowArray, start: int, item_size: int) -> int:
-    if len(rows) == 1:  # as many commits have no more
-        _, offset, length, _, flags = rows[0].item()
-        end = offset + length * item_size
-        return 0 if flags & (TOMBSTONE | ZERO) else zlib.crc32(raw[max(start, offset) : end])
+def _crc_of_few(raw: memoryview, rows: list[Extent], start: int, item_size: int) -> int:
+    """Return the CRC of the records of rows without arrays."""
+    covered = sorted(
+        (offset, offset + length * item_size)
+        for _, offset, length, _, flags in rows
+        if length and not flags & (TOMBSTONE | ZERO)
+    )
+    crc = 0
+    for first, end in covered:
+        crc = zlib.crc32(raw[max(start, first) : end], crc)
+    return crc
+
+
+def _crc_of_many(raw: memoryview, rows: RowArray, start: int, item_size: int) -> int:
     if len(rows) > BLOCK_ROWS and is_by_offset(rows):
         crc = 0
         for part in blocks(rows):
@@ -181,18 +194,37 @@ class Bounds(NamedTuple):
 
     def own_part(self, offset: int, length: int) -> tuple[int, int]:
         """Return the part of a record from ``start`` on, if it begins below and goes on there; else all of it."""
+        if offset >= self.start:
+            return offset, length
         below, rest = divmod(self.start - offset, self.item_size)
-        is_longer = self.data_offset <= offset < self.start and not rest and length > below
+        is_longer = self.data_offset <= offset and not rest and length > below
         return (self.start, length - below) if is_longer else (offset, length)
 
 
 def _are_sound(run: Run, chunk: int, bounds: Bounds) -> bool:
     """Tell whether the records of rows, whose keys ascend, lie in a commit's bytes of this chunk."""
+    # More bytes than there are would be records over one another, and each of them would have to be read.
+    if len(bounding_rows(run)) <= FEW_ROWS:
+        return _are_few_sound(run, chunk, bounds)
+    return _are_many_sound(run, chunk, bounds)
+
+
+def _are_few_sound(run: Run, chunk: int, bounds: Bounds) -> bool:
+    """Tell the same without arrays."""
+    size = longer_count = 0
+    for row in bounding_rows(run).tolist():
+        if not _is_sound(row, chunk, bounds):
+            return False
+        _, offset, length, _, flags = row
+        if not flags & TOMBSTONE:
+            longer_count += offset < bounds.start
+            size += bounds.own_part(offset, length)[1] * bounds.item_size
+    return longer_count <= 1 and (isinstance(run, ContiguousRun) or size <= bounds.end - bounds.start)
+
+
+def _are_many_sound(run: Run, chunk: int, bounds: Bounds) -> bool:
     rows = bounding_rows(run)
-    if len(rows) == 1:
-        return _is_sound(rows[0].item(), chunk, bounds)
-    # More bytes than there are would be records over one another, and each of them would have to be read. Summed as
-    # floats, which no sum makes wrap around, and which are exact up to more than any file has.
+    # Summed as floats, which no sum makes wrap around, and which are exact up to more than any file has.
     size, longer_count = 0.0, 0
     for part in blocks(rows):
         records = part[part["flags"] & TOMBSTONE == 0]
@@ -229,7 +261,7 @@ def _own_parts(records: RowArray, bounds: Bounds) -> int:
 
 
 def _is_sound(row: Extent, chunk: int, bounds: Bounds) -> bool:
-    """Tell the same of one row, without arrays: many commits have no more."""
+    """Tell the same of one row."""
     _, offset, length, found, flags = row
     if found != chunk or flags & (ZERO | MUTABLE) == ZERO:
         return False

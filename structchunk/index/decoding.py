@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import CorruptionError
 from ..runs.extent import EXTENT_DTYPE, ROW_SIZE, Extent, RowArray, empty_rows, rows_from_bytes, without_tombstones
@@ -13,6 +14,8 @@ from ..runs.streams import put_together
 from .leveldb import REBUILD, Pair
 from .page import find_in_short, unpack_pages
 from .store_keys import KEY
+
+_KEYS = np.dtype([("region", f"V{KEY.size - 8}"), ("key", ">u8")])
 
 
 class Decoder:
@@ -37,7 +40,7 @@ class Decoder:
     def last_key(self, page: Pair) -> int:
         """Return the last key of a page, or the key of a delta row."""
         if len(page[0]) != KEY.size:
-            raise self.damaged(f"an index key of {len(page[0])} bytes", f"{KEY.size} bytes")
+            raise self._not_a_key(page[0])
         return int.from_bytes(page[0][-8:], "big")
 
     def pages(self, pages: list[Pair], most_rows: int) -> Run:
@@ -69,10 +72,21 @@ class Decoder:
         if not pairs:
             return empty_rows()
         rows = rows_from_bytes(b"".join([value for _, value in pairs]))
-        if rows["key"].tolist() != [self.last_key(pair) for pair in pairs]:
+        if not np.array_equal(rows["key"], self._keys(pairs)):
             raise self.damaged("a delta row of another key", "the key that it is stored under")
         self._check(without_tombstones(rows))
         return rows
+
+    def _keys(self, pairs: list[Pair]) -> npt.NDArray[np.uint64]:
+        """Return the keys of delta rows."""
+        odd = next((key for key, _ in pairs if len(key) != KEY.size), None)
+        if odd is not None:
+            raise self._not_a_key(odd)
+        keys: npt.NDArray[np.uint64] = np.frombuffer(b"".join([key for key, _ in pairs]), _KEYS)["key"]
+        return keys
+
+    def _not_a_key(self, key: bytes) -> CorruptionError:
+        return self.damaged(f"an index key of {len(key)} bytes", f"{KEY.size} bytes")
 
     def check_runs(self, runs: Iterable[Run]) -> None:
         """Raise if rows, none of them a tombstone, point outside the store's chunks."""

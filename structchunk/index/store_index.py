@@ -405,8 +405,8 @@ class StoreIndex:
         with self._version.lock:
             if not self._delta_loaded:
                 pairs = self._stored.delta()
-                self._stored.decoder.delta(pairs)
-                delta = Delta((self._stored.decoder.last_key(pair), pair[1]) for pair in pairs)
+                keys = self._stored.decoder.delta(pairs)["key"].tolist()
+                delta = Delta(zip(keys, (row for _, row in pairs), strict=True))
                 self._delta, self._delta_loaded = delta, True
 
     def drop(self, name: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
-from itertools import takewhile
+from itertools import pairwise, takewhile
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from ..chunks.header import Header
 from ..chunks.header_file import read_header
 from ..chunks.heap import Heap, Place
-from ..chunks.segment import Segment, bounding_rows, data_crc
+from ..chunks.segment import FEW_ROWS, Segment, bounding_rows, data_crc
 from ..engine.storage import Storage
 from ..engine.written_rows import WrittenRows
 from ..errors import ClosedError, Error
@@ -186,8 +187,7 @@ def _check_records(heap: Heap, place: Place, segment: Segment, checkpoint: float
     if crc not in (None, segment.data_crc):
         what = f"records of commit {segment.commit} that do not match their CRC"
         yield Problem(what, f"{chunk.path}, bytes {segment.start} to {segment.end}", RESTORE)
-    is_apart = len(segment.run) == 1 or isinstance(segment.run, ContiguousRun)
-    over = 0 if is_apart else _count_over(segment.run.rows, heap.item_size)
+    over = 0 if isinstance(segment.run, ContiguousRun) else _count_over(segment.run.rows, heap.item_size)
     if over:
         what = f"{over} records of commit {segment.commit} over one another"
         yield Problem(what, f"{chunk.path}, bytes {segment.start} to {segment.end}", REBUILD)
@@ -204,11 +204,9 @@ def _check_longer(heap: Heap, place: Place, segment: Segment, before: Segment | 
 
 
 def _records_below(rows: RowArray, start: int) -> Iterator[Extent]:
-    """Yield the records that begin below a byte."""
-    if len(rows) == 1:  # as many commits have no more
-        row: Extent = rows[0].item()
-        if row[1] < start and not row[4] & TOMBSTONE:
-            yield row
+    """Yield the rows of records that begin below a byte."""
+    if len(rows) <= FEW_ROWS:
+        yield from (row for row in rows.tolist() if row[1] < start and not row[4] & TOMBSTONE)
         return
     for part in blocks(rows):
         yield from part[(part["offset"] < np.uint64(start)) & (part["flags"] & TOMBSTONE == 0)].tolist()
@@ -227,6 +225,13 @@ def _last_record(segment: Segment) -> Extent | None:
 
 def _count_over(rows: RowArray, item_size: int) -> int:
     """Return how many records of one chunk begin before the one ends that lies before them."""
+    if len(rows) <= FEW_ROWS:
+        places = sorted((row[1:3] for row in rows.tolist() if row[2]), key=itemgetter(0))
+        return sum(there < at + length * item_size for (at, length), (there, _) in pairwise(places))
+    return _count_over_of_many(rows, item_size)
+
+
+def _count_over_of_many(rows: RowArray, item_size: int) -> int:
     if not is_by_offset(rows) or any((part["length"] == 0).any() for part in blocks(rows)):
         rows = by_offset(rows[rows["length"] > 0])
     return sum(int(_are_over(part, item_size).sum()) for part in blocks(rows, 1))

@@ -9,7 +9,6 @@ import inspect
 import os
 import shutil
 import subprocess
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import OpenDB
+from forker import Forker, kill
 from oracle import CHUNK_SIZE
 
 import structchunk as sc
@@ -123,19 +123,27 @@ def test_all_is_freed_from_within(disk: str, commits: int) -> None:
         check_kept(again, commits + 1)
 
 
-MAKE_AND_DIE = f"""
+MAKE_AND_WAIT = f"""
 from __future__ import annotations
-import os, sys, numpy as np, structchunk as sc
+import os, sys, time, numpy as np, structchunk as sc
 {inspect.getsource(make)}
 db = make(sys.argv[1], int(sys.argv[2]))
-os._exit(0)
+print(os.getpid(), flush=True)
+time.sleep(99)
 """
 
 
-@pytest.mark.parametrize("commits", [1, 300, 4000])
-def test_killed_and_opened(disk: str, commits: int) -> None:
+@pytest.fixture(scope="module")
+def forker() -> Iterator[Forker]:
+    with contextlib.closing(Forker()) as forker:
+        yield forker
+
+
+@pytest.mark.parametrize("commits", [1, 300, 2000])
+def test_killed_and_opened(forker: Forker, disk: str, commits: int) -> None:
     """LevelDB makes a table of a log when it is opened."""
-    subprocess.run([sys.executable, "-c", MAKE_AND_DIE, disk, str(commits)], check=True)
+    with forker.start(MAKE_AND_WAIT, disk, str(commits)) as pipe:
+        kill(int(pipe.readline()))
     fill(disk)
     with sc.open(os.path.join(disk, "test.sc"), "r+") as db:
         check_kept(db, commits)

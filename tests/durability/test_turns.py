@@ -13,12 +13,11 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from forker import Forker
 from kill_workers import Killer, check_turns, take_turn
 from oracle import CHUNK_SIZE, Action, Oracle, Planner, Step, act, do, shrink, survive
 from recorded_files import KILL, Event, Recorder, SyncedWrites, build, draw_cut
@@ -106,12 +105,12 @@ def test_killed_at_any_change(
 
 WRITER = """
 import os, random, sys
-sys.path += sys.argv[3:]
 from kill_workers import take_turn
 from oracle import shrink
 import structchunk as sc
 shrink()
 rng = random.Random(sys.argv[2])
+print(os.getpid(), flush=True)
 with sc.open(sys.argv[1], "r+", shared=True, chunk_size=16384) as db:
     for step in range(1 << 30):
         take_turn(db, rng, sync=rng.random() < 0.3, step=step)
@@ -125,14 +124,11 @@ def test_several_that_are_killed_at_random(seed: int, budget: float, new_root: N
     root, rng = new_root(), random.Random(seed)
     make(root)
     acknowledged = kills = last = 0
-    with share(root) as db, sc.open(root, "r") as reader:
+    with contextlib.closing(Forker()) as forker, share(root) as db, sc.open(root, "r") as reader:
         for turn in range(round(3 * budget)):
-            command = [sys.executable, "-c", WRITER, root]
-            writers = [
-                subprocess.Popen([*command, f"{seed} {turn} {number}", *sys.path], stdout=subprocess.PIPE)
-                for number in range(3)
-            ]
-            until = time.monotonic() + rng.uniform(1, 3)
+            writers = [forker.start(WRITER, root, f"{seed} {turn} {number}") for number in range(3)]
+            pids = [int(writer.readline()) for writer in writers]
+            until = time.monotonic() + rng.uniform(0.3, 2)
             while time.monotonic() < until:
                 reader.wait(0.1)
                 now = check_turns(reader)
@@ -140,10 +136,11 @@ def test_several_that_are_killed_at_random(seed: int, budget: float, new_root: N
                 last = now
                 take_turn(db, rng, sync=False, step=turn)
                 acknowledged += 1
-            for writer in writers:
+            for pid, writer in zip(pids, writers, strict=True):
                 time.sleep(rng.uniform(0, 0.2))
-                writer.send_signal(signal.SIGKILL)
-                acknowledged += len(writer.communicate()[0])
+                os.kill(pid, signal.SIGKILL)
+                with writer:
+                    acknowledged += len(writer.read())
                 kills += 1
             take_turn(db, rng, sync=True, step=turn)
             acknowledged += 1
@@ -151,6 +148,7 @@ def test_several_that_are_killed_at_random(seed: int, budget: float, new_root: N
             assert db.verify() == []
         last = check_turns(db)
     check_whole(root, last)
+    print(f"{last} commits")
 
 
 # ---------------------------------------------------------------------- power cuts

@@ -157,10 +157,13 @@ class Scene(NamedTuple):
 def digest(root: str) -> bytes:
     """Return what tells a directory from others; hints do not count."""
     found = hashlib.blake2b(digest_size=16)
-    for path in sorted(Path(root).rglob("*")):
-        if path.name not in HINTS:
-            raw = path.read_bytes() if path.is_file() else b""
-            found.update(f"{path.relative_to(root)} {len(raw)} ".encode())
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        found.update(f"{folder.removeprefix(root)}: ".encode())
+        for name in sorted({*names} - {*HINTS}):
+            with open(f"{folder}/{name}", "rb") as file:
+                raw = file.read()
+            found.update(f"{name} {len(raw)} ".encode())
             found.update(raw)
     return found.digest()
 
@@ -202,7 +205,7 @@ class CopyRecorder(Recorder):
 
     def _note_flushed(self, operation: str, args: tuple[Any, ...]) -> None:
         """Note what is on disk, files that were linked too: of the database those that its checkpoint has there."""
-        if operation == "link":
+        if operation == "link" and os.path.exists(args[1]):  # else the file system has none, or is another one
             inode = os.stat(args[1]).st_ino
             self._data[inode] = self._data[inode][-1:]
         super()._note_flushed(operation, args)

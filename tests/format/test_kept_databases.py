@@ -5,6 +5,7 @@ How an archive is made says ``helpers/kept_databases.py``.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from kept_databases import CHUNK_SIZE, COPY, CRASHED, WHOLE, Model
 from oracle import contents
+from support import copy_tree
 
 import structchunk as sc
 from structchunk.index.leveldb import LevelDB
@@ -34,14 +36,29 @@ def root(new_root: Callable[[], str]) -> Path:
     return Path(new_root())
 
 
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], tuple[Path, list[str]]]:
+    """``unpacked(archive)``: where its databases are, to be copied, and what was done to them."""
+
+    @functools.cache
+    def unpack(archive: Path) -> tuple[Path, list[str]]:
+        root = tmp_path_factory.mktemp("kept") / "root"
+        steps = kept.unpack(str(archive), str(root))
+        if archive.name in LOST_INDEX:
+            for name in filter(os.path.exists, (root / name for name in kept.DATABASES)):
+                sc.rebuild_index(name)
+        return root, steps
+
+    return unpack
+
+
 @pytest.fixture
-def steps(request: pytest.FixtureRequest, root: Path) -> list[str]:
+def steps(
+    request: pytest.FixtureRequest, root: Path, unpacked: Callable[[Path], tuple[Path, list[str]]]
+) -> list[str]:
     """What was done to the databases of an archive, which are in ``root`` now."""
-    archive = getattr(request, "param", NEWEST)
-    steps = kept.unpack(str(archive), str(root))
-    if archive.name in LOST_INDEX:
-        for name in filter(os.path.exists, (root / name for name in kept.DATABASES)):
-            sc.rebuild_index(name)
+    source, steps = unpacked(getattr(request, "param", NEWEST))
+    copy_tree(source, root)
     return steps
 
 

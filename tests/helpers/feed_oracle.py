@@ -145,7 +145,7 @@ def records_of(change: sc.Change) -> Records:
     for keys in (change.keys, change.deleted):
         assert keys.dtype == np.uint64 and keys.ndim == 1 and not keys.flags.writeable
         assert (keys[1:] > keys[:-1]).all()
-    np.testing.assert_array_equal(batch.keys, change.keys)
+    assert np.array_equal(batch.keys, change.keys)
     put = {int(key): items.tobytes() for key, items in batch}
     assert not put.keys() & set(change.deleted.tolist())
     return {**put, **dict.fromkeys(change.deleted.tolist())}

@@ -5,6 +5,7 @@ It has opened no database itself, and so may fork. To start a Python that import
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -12,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from typing import TextIO
 
 import structchunk  # noqa: F401
@@ -40,6 +42,15 @@ class Forker:
         """End the process; not those that it has started."""
         self._socket.close()
         self._process.wait()
+
+
+def kill(pid: int) -> None:
+    """Kill a process that was started, and wait until it is gone, and its locks with it."""
+    os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.kill(pid, 0)
+            time.sleep(0.001)
 
 
 # ---------------------------------------------------------------------- inside

@@ -7,6 +7,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -512,10 +513,20 @@ def work(db: sc.Database, oracle: Oracle, planner: Planner, count: int) -> sc.Da
 def contents(db: sc.Database) -> Contents:
     """Return the bytes of all records, and attributes, read through a snapshot: it gives nothing to be changed."""
     with db.snapshot() as snapshot:
-        found = {name: {key: items.tobytes() for key, items in snapshot[name].read()} for name in snapshot}
+        found = {name: records_of(snapshot[name].read()) for name in snapshot}
         owners = {"": snapshot.attrs, **{name: snapshot[name].attrs for name in snapshot}}
         texts = {name: as_text(attributes) for name, attributes in owners.items() if attributes}
     return {**found, ATTRIBUTES: texts} if texts else found
+
+
+def records_of(batch: sc.Batch) -> dict[int, bytes]:
+    """Return the bytes of each record."""
+    raw, values = batch.values.tobytes(), batch.values
+    size = len(raw) // len(values) if len(values) else 0
+    return {
+        key: raw[at:end]
+        for key, (at, end) in zip(batch.keys.tolist(), pairwise((batch.offsets * size).tolist()), strict=True)
+    }
 
 
 def number(db: sc.Database) -> int:

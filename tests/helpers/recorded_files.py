@@ -7,7 +7,7 @@ import functools
 import os
 import random
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -190,11 +190,11 @@ class Recorder(Seam):
                 status = entry.stat(follow_symlinks=False)
                 if stat.S_ISDIR(status.st_mode):
                     entries[entry.name] = DIRECTORY
-                    pending.append(os.path.normpath(os.path.join(path, entry.name)))
+                    pending.append(f"{path}/{entry.name}" if path else entry.name)
                 elif entry.name not in ("lock", "LOCK", "LOG", "LOG.old"):
                     entries[entry.name] = status.st_ino
-                    self._note_content(status.st_ino, entry.path)
-            seen[os.path.normpath(path)] = entries
+                    self._note_version(status.st_ino, _content(entry.path, status.st_size))
+            seen[path or "."] = entries
         for path in list(self._entries):
             if path not in seen:
                 del self._entries[path]
@@ -204,10 +204,6 @@ class Recorder(Seam):
                 self._entries[path] = (*versions, entries)
             elif path not in self._entries:
                 self._entries[path] = versions
-
-    def _note_content(self, inode: int, path: str) -> None:
-        with open(path, "rb") as file:
-            self._note_version(inode, file.read())
 
     def _note_version(self, inode: int, content: bytes) -> None:
         versions = self._data.get(inode, (b"",))
@@ -277,6 +273,15 @@ class FailingRecorder(Recorder):
             for version in versions:
                 version[at : at + PAGE] = shown[at : at + PAGE]
         self._data[inode] = tuple(map(bytes, versions))
+
+
+def _content(path: str, size: int) -> bytes:
+    """Return so many bytes of a file; of all calls this is made most often."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, size)
+    finally:
+        os.close(descriptor)
 
 
 def _listing(path: str) -> list[os.DirEntry[str]]:
@@ -365,25 +370,26 @@ def write_image(image: Image, target: str) -> None:
 
 def image_of(event: Event, cut: Cut, rng: random.Random) -> Image:
     """Return the image of a power cut."""
-    kept: dict[int, bytes] = {}
     dirty = [inode for inode, versions in event.data.items() if len(versions) > 1]
-    special = rng.choice(dirty) if dirty else -1
-    return dict(_images(event, cut, rng, "", kept, special))
+    image: Image = {}
+    _add_entries(image, event, cut, rng, "", {}, rng.choice(dirty) if dirty else -1)
+    return image
 
 
-def _images(
-    event: Event, cut: Cut, rng: random.Random, path: str, kept: dict[int, bytes], special: int
-) -> Iterator[tuple[str, bytes | None]]:
+def _add_entries(
+    image: Image, event: Event, cut: Cut, rng: random.Random, path: str, kept: dict[int, bytes], special: int
+) -> None:
     is_index = os.path.basename(path).startswith("index-")
-    directory = os.path.normpath(path)
+    directory = path or "."
     mode = "new" if is_index else cut.entries_of(directory)
+    start = path and path + "/"
     for name, inode in _surviving(event.entries[directory], mode, rng).items():
-        inside = os.path.join(path, name)
+        inside = start + name
         if inode == DIRECTORY:
             lost = cut.index == "lose" and name.startswith("index-")
             if not lost and inside in event.entries:
-                yield inside, None
-                yield from _images(event, cut, rng, inside, kept, special)
+                image[inside] = None
+                _add_entries(image, event, cut, rng, inside, kept, special)
         elif not (is_index and cut.index == "behead" and name == "CURRENT"):
             if inode not in kept:
                 if is_index:
@@ -391,7 +397,7 @@ def _images(
                 else:
                     mode_of_file = cut.sectors_of(inode)
                     kept[inode] = _sectors(event.data[inode], mode_of_file, rng, special=inode == special)
-            yield inside, kept[inode]
+            image[inside] = kept[inode]
 
 
 def _surviving(versions: tuple[Entries, ...], mode: str, rng: random.Random) -> Entries:
@@ -400,7 +406,7 @@ def _surviving(versions: tuple[Entries, ...], mode: str, rng: random.Random) -> 
     if mode == "new":
         return versions[-1]
     found = {}
-    for name in {name for version in versions for name in version}:
+    for name in sorted({name for version in versions for name in version}):
         inode = rng.choice(versions).get(name)
         if inode is not None:
             found[name] = inode

@@ -119,12 +119,17 @@ None, where it cannot be done there; bytes are written that no other place write
 @functools.cache
 def sequences(length: int) -> list[tuple[str, ...]]:
     """Return all sequences of so many operations that can be done one after another."""
-    return [names for names in itertools.product(ALPHABET, repeat=length) if can_be_done(names)]
+    if not length:
+        return [()]
+    return [(*names, name) for names in sequences(length - 1) for name in possible_after(names)]
 
 
-def can_be_done(names: Sequence[str]) -> bool:
+def possible_after(names: Sequence[str]) -> list[str]:
+    """Return the operations that can be done after others."""
     model = Model()
-    return all(model.can_do(name) for name in names)
+    for name in names:
+        model.do(name)
+    return [name for name in ALPHABET if model.plan(name) is not None]
 
 
 # ---------------------------------------------------------------------- what must be found
@@ -159,14 +164,12 @@ class Model:
             return None
         return plan(self.oracle.state, self.position + 1)
 
-    def can_do(self, name: str) -> bool:
-        """Do an operation in mind, if that is possible."""
+    def do(self, name: str) -> None:
+        """Do an operation in mind."""
         step = self.plan(name)
-        if step is None:
-            return False
+        assert step is not None
         self.begin(step)
         self.acknowledge(step)
-        return True
 
     def begin(self, step: Step) -> None:
         self.position += 1
@@ -318,6 +321,31 @@ def powerset(items: Sequence[Any]) -> list[frozenset[Any]]:
     return [frozenset(subset) for count in counts for subset in itertools.combinations(items, count)]
 
 
+class Allowed(NamedTuple):
+    """Digests of what is allowed at a moment: of the database from a commit on, and of each copy."""
+
+    states: dict[int, bytes]
+    copies: dict[str, bytes]
+
+    @classmethod
+    def of(cls, expected: Expected) -> Allowed:
+        """Return them."""
+        mark = expected.mark
+        states = {
+            floor: [freeze(state, mark.tick) for state in mark.states[floor:]]
+            for floor in {mark.killed, mark.powered}
+        }
+        return cls(
+            {floor: digest_of((floor, found)) for floor, found in states.items()},
+            {name: digest_of(options) for name, options in expected.copies.items()},
+        )
+
+
+def digest_of(value: object) -> bytes:
+    """Return what tells values from others."""
+    return hashlib.blake2b(repr(value).encode(), digest_size=16).digest()
+
+
 class Checker:
     """Checks what crashes leave, each state once.
 
@@ -331,6 +359,7 @@ class Checker:
         self.counts: collections.Counter[str] = collections.Counter()
         self._new_root = new_root
         self._seen: set[bytes] = set()
+        self._digests: dict[bytes | None, bytes] = {}
 
     def check(self, events: Sequence[Event], seed: object) -> None:
         """Check all that a crash may leave at each of these moments."""
@@ -340,42 +369,48 @@ class Checker:
             if before is None or event[1:] != before[1:]:
                 self._check_event(event, random.Random(f"{seed} {at}"), f"{seed}, {at}")
             before = event
+        self._digests = {}
 
     def _check_event(self, event: Event, rng: random.Random, place: str) -> None:
+        allowed = Allowed.of(event.mark)
         for cut in cuts_of(event, rng):
             self.counts["images"] += 1
             image = image_of(event, cut, rng)
             try:
-                self._check_image(image, event.mark, cut)
+                self._check_image(image, event.mark, allowed, cut)
             except BaseException as error:
                 error.args = (f"{place}: {event.label}, {cut}: {error}", *error.args[1:])
                 raise
 
-    def _check_image(self, image: Image, expected: Expected, cut: Cut) -> None:
+    def _check_image(self, image: Image, expected: Expected, allowed: Allowed, cut: Cut) -> None:
         is_indexed = cut.index == "keep" and cut.logs != "hole"
         mark = expected.mark
         floor = mark.killed if cut == KILL else mark.powered
-        allowed = floor, [freeze(state, mark.tick) for state in mark.states[floor:]]
-        if self._is_new(part := part_of(image, DATABASE), allowed):
+        if self._is_new(part := part_of(image, DATABASE), allowed.states[floor]):
             self.counts["databases"] += 1
             with self._written(part) as root:
                 check_database(root, mark, floor, is_indexed=is_indexed)
         for name, options in expected.copies.items():
-            if self._is_new(part := part_of(image, name), options):
+            if self._is_new(part := part_of(image, name), allowed.copies[name]):
                 self.counts["copies"] += 1
                 with self._written(part) as root:
                     check_copy(root, options, is_indexed=is_indexed)
 
-    def _is_new(self, image: Image, allowed: object) -> bool:
+    def _is_new(self, image: Image, allowed: bytes) -> bool:
         """Tell whether such a state was not yet met, where the same was allowed; hints do not count."""
-        digest = hashlib.blake2b(repr(allowed).encode(), digest_size=16)
+        digest = hashlib.blake2b(allowed, digest_size=16)
         for path in sorted(image):
-            content = image[path]
             if path not in HINTS:
-                digest.update(f"{path} {content is None or len(content)} ".encode() + (content or b""))
+                digest.update(f"{path} ".encode() + self._digest(image[path]))
         known = len(self._seen)
         self._seen.add(digest.digest())
         return len(self._seen) > known
+
+    def _digest(self, content: bytes | None) -> bytes:
+        """Return the digest of a content; the images of one run share most of theirs."""
+        if content not in self._digests:
+            self._digests[content] = b"" if content is None else hashlib.blake2b(content, digest_size=16).digest()
+        return self._digests[content]
 
     @contextlib.contextmanager
     def _written(self, image: Image) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ import numpy as np
 import pooled
 import pytest
 from conftest import OpenDB
+from forker import Forker, kill
 from pooled import look, total
 from support import count_descriptors, in_child
 
@@ -360,7 +362,7 @@ with db.transaction() as txn:
         if 0 not in txn.array_store(name, "i8"):
             txn[name].put(0, [0] * 5)
 db.object_store("objects", sc.Object.of(n=sc.Array.of(3, __import__("ctypes").c_int64)))
-print("ready", flush=True)
+print(os.getpid(), flush=True)
 for number in itertools.count(int(db["a"][0][0]) + 1):
     if os.getppid() != parent:
         break
@@ -404,19 +406,32 @@ def start(code: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.fixture(scope="module")
+def forker() -> Iterator[Forker]:
+    with contextlib.closing(Forker()) as forker:
+        yield forker
+
+
+@contextlib.contextmanager
+def started(forker: Forker, code: str, path: str) -> Iterator[None]:
+    """Have a process run code that tells its number once it has begun, and kill it in the end."""
+    with forker.start(code, path) as pipe:
+        pid = int(pipe.readline())
+        try:
+            yield
+            os.kill(pid, 0)  # it is there
+        finally:
+            kill(pid)
+
+
 @pytest.mark.timeout(3600)
-def test_readers_beside_a_writer(tmp_path: Path, budget: float) -> None:
+def test_readers_beside_a_writer(forker: Forker, tmp_path: Path, budget: float) -> None:
     path, count = tmp_path / "test.sc", max(4, int(20 * budget))
-    writer = start(WRITER, path)
-    assert writer.stdout is not None
-    assert writer.stdout.readline() == "ready\n"
-    readers = [start(READER, path, count, os.path.dirname(pooled.__file__)) for _ in range(3)]
-    for reader in readers:
-        _, err = reader.communicate(timeout=3600)
-        assert reader.returncode == 0, err
-    assert writer.poll() is None
-    writer.kill()
-    writer.communicate()
+    with started(forker, WRITER, str(path)):
+        readers = [start(READER, path, count, os.path.dirname(pooled.__file__)) for _ in range(3)]
+        for reader in readers:
+            _, err = reader.communicate(timeout=3600)
+            assert reader.returncode == 0, err
     with sc.open(path, "r") as db:
         last = look(db)
     with sc.open(path, "r+") as db:
@@ -425,18 +440,14 @@ def test_readers_beside_a_writer(tmp_path: Path, budget: float) -> None:
     assert leftovers(path) == []
 
 
-def test_readers_while_writers_come_and_go(tmp_path: Path) -> None:
+def test_readers_while_writers_come_and_go(forker: Forker, tmp_path: Path) -> None:
     path = tmp_path / "test.sc"
     last = 0
     for _ in range(4):
-        writer = start(WRITER, path)
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "ready\n"
-        for _ in range(4):
-            with sc.open(path, "r") as db:
-                last = look(db)
-        writer.kill()
-        writer.communicate()
+        with started(forker, WRITER, str(path)):
+            for _ in range(4):
+                with sc.open(path, "r") as db:
+                    last = look(db)
         with sc.open(path, "r") as db:
             assert look(db) >= last
 
@@ -444,23 +455,24 @@ def test_readers_while_writers_come_and_go(tmp_path: Path) -> None:
 # -- what dead readers leave
 
 
-HOLD = "import sys, time, structchunk as sc\ndb = sc.open(sys.argv[1], 'r')\nprint(1, flush=True)\ntime.sleep(99)\n"
+HOLD = """
+import os, sys, time, structchunk as sc
+db = sc.open(sys.argv[1], "r")
+print(os.getpid(), flush=True)
+time.sleep(99)
+"""
 
 
 @pytest.mark.parametrize("mode", ["r", "r+"])
-def test_killed_readers_leave_nothing_after_the_next_open(open_db: OpenDB, mode: str) -> None:
+def test_killed_readers_leave_nothing_after_the_next_open(forker: Forker, open_db: OpenDB, mode: str) -> None:
     with open_db() as db:
         fill(db)
         path = db.path
     alive = open_db("r")
-    readers = [start(HOLD, path) for _ in range(3)]
-    for reader in readers:
-        assert reader.stdout is not None
-        assert reader.stdout.readline() == "1\n"
-    assert len(leftovers(path)) == 4
-    for reader in readers:
-        reader.kill()
-        reader.communicate()
+    with contextlib.ExitStack() as readers:
+        for _ in range(3):
+            readers.enter_context(started(forker, HOLD, path))
+        assert len(leftovers(path)) == 4
     assert len(leftovers(path)) == 4
     open_db(mode).close()
     assert len(leftovers(path)) == 1

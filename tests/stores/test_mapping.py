@@ -23,12 +23,6 @@ def fold_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 @kinds
 @pytest.mark.usefixtures("fold_rows")
-def test_from_a_database(db: sc.Database, kind: Kind) -> None:
-    check_mapping(kind.open(db), kind)
-
-
-@kinds
-@pytest.mark.usefixtures("fold_rows")
 def test_from_a_transaction(db: sc.Database, kind: Kind) -> None:
     with db.transaction() as txn:
         model = check_mapping(kind.open(txn), kind)
@@ -56,7 +50,7 @@ def test_from_a_snapshot(db: sc.Database, kind: Kind) -> None:
 
 @kinds
 @pytest.mark.usefixtures("fold_rows")
-def test_reopened(open_db: OpenDB, kind: Kind) -> None:
+def test_from_a_database_and_reopened(open_db: OpenDB, kind: Kind) -> None:
     with open_db(chunk_size=16 << 10, sync=False) as db:
         model = check_mapping(kind.open(db), kind)
     with open_db("r") as db:
