@@ -12,7 +12,6 @@ from ..chunks.allocator import SPILL_SIZE, Allocator, RoomMark
 from ..chunks.retired import Retired
 from ..index.store_index import StoreIndex
 from ..runs.extent import (
-    KEY_END,
     MUTABLE,
     ROW_SIZE,
     TOMBSTONE,
@@ -23,18 +22,16 @@ from ..runs.extent import (
     is_sorted,
     last_wins,
     unpack_row,
-    without_tombstones,
 )
 from ..runs.run import Keys, Run, read_only, spacing
-from ..runs.streams import end_key, joined, overlay_runs
+from ..runs.streams import joined, overlay_runs
 from .growing import Growing
-from .staged_rows import Counted, RowsMark, StagedRows, lookup_in
+from .staged_rows import RowsMark, StagedRows
+from .staged_view import end_key_over, net_count
 
 _MANY_ROWS = 1 << 16
 _FEW_PUTS = 16
 """So many records or fewer get their places one by one."""
-_END_ROWS = 256
-"""So many rows are looked at first for the lowest or highest key."""
 
 
 class Edit(NamedTuple):
@@ -421,51 +418,14 @@ class Staging:
         return overlay_runs(self._rows.between(start, stop), older, reverse=reverse)
 
     def end_key(self, *, reverse: bool) -> int | None:
-        """Return the lowest key, or the highest, as this transaction sees it; None if there is no record.
-
-        It takes about as long whatever is staged: what was found is where the next search begins.
-        """
+        """Return the lowest key, or the highest, as this transaction sees it; None if there is no record."""
         self._place_all()
-        rows = self._rows
-        start, stop, count = rows.first, rows.stop, _END_ROWS
-        nearest, is_known = (stop - 1, stop < KEY_END) if reverse else (start, start > 0)
-        if is_known and start < stop and self._is_there(nearest):
-            return nearest
-        key = None
-        while start < stop and key is None:
-            staged, low, high = rows.end(start, stop, count, reverse=reverse)
-            older = self.index.end_runs(start=low, stop=high, reverse=reverse)
-            key = end_key(overlay_runs(staged, older, reverse=reverse), reverse=reverse)
-            start, stop = (start, low) if reverse else (high, stop)
-            count *= 4
-        if reverse:
-            rows.stop = rows.first if key is None else key + 1
-        else:
-            rows.first = rows.stop if key is None else key
-        return key
-
-    def _is_there(self, key: int) -> bool:
-        row = self._rows.find(key) or self.index.find(key)
-        return row is not None and not row[4] & TOMBSTONE
+        return end_key_over(self._rows, self.index, reverse=reverse)
 
     def record_count(self) -> int:
-        """Return how many records the store has, as this transaction sees it.
-
-        It takes time by what is new since it was asked for before.
-        """
+        """Return how many records the store has, as this transaction sees it."""
         self._place_all()
-        rows = self._rows
-        rows.add_tiers()
-        tiers, net = rows.counted or Counted((), 0)
-        new = rows.all() if rows.counted is None else rows.uncounted_rows()
-        if len(new):
-            keys = np.ascontiguousarray(new["key"])
-            before, known = lookup_in(tiers, keys)
-            net -= len(without_tombstones(before[known])) + len(self.index.existing(keys[~known]))
-            net += len(without_tombstones(new))
-        counted = Counted(rows.tiers, net)
-        rows.counted, rows.uncounted = counted, None
-        return self._record_count(self.heap.store) + net
+        return self._record_count(self.heap.store) + net_count(self._rows, self.index)
 
     # ------------------------------------------------------------------ marks
 

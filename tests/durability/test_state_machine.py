@@ -51,7 +51,7 @@ SMALL = {
     "index.short_pages.OVERHEAD": 0,
     "engine.staging._MANY_ROWS": 9,
     "engine.staging._FEW_PUTS": 3,
-    "engine.staging._END_ROWS": 2,
+    "engine.staged_view._END_ROWS": 2,
     "engine.staged_rows._MANY_RUNS": 3,
     "engine.staged_rows._MANY_UNCOUNTED": 30,
     "engine.growing.MUCH": 256,
