@@ -15,6 +15,8 @@ import errno
 import itertools
 import threading
 import time
+import uuid
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import fsspec
@@ -197,3 +199,9 @@ class FaultyFileSystem(AbstractFileSystem):
 
 
 fsspec.register_implementation("faulty", FaultyFileSystem, clobber=True)
+
+
+def url_of(kind: str, path: Path, store: FaultyStore) -> str:
+    """Return a URL at which nothing is: of a store with faults, of memory, or of a directory that is to be made."""
+    urls = {"faulty": store.url, "memory": f"memory://{uuid.uuid4()}/data", "file": f"file://{path}/published"}
+    return urls[kind]

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("fsspec")
 
-from faulty_store import FaultyStore
+from faulty_store import FaultyStore, url_of
 from fsspec.implementations.memory import MemoryFileSystem
 
 from structchunk.remote import objects as objects_module
@@ -31,8 +31,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> FaultyStore:
 
 @pytest.fixture(params=["faulty", "memory", "file"])
 def url(request: pytest.FixtureRequest, tmp_path: Path, store: FaultyStore) -> str:
-    urls = {"faulty": store.url, "memory": f"memory:/{tmp_path}/published", "file": f"file://{tmp_path}/published"}
-    return urls[request.param]
+    return url_of(request.param, tmp_path, store)
 
 
 def test_each_request(url: str) -> None:

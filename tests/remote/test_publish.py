@@ -16,7 +16,7 @@ import structchunk as sc
 pytest.importorskip("fsspec")
 
 from conftest import OpenDB
-from faulty_store import FaultyStore
+from faulty_store import FaultyStore, url_of
 from published import check_published, newest, records_of, shown_by
 
 
@@ -31,8 +31,7 @@ def store() -> FaultyStore:
 
 @pytest.fixture(params=["faulty", "memory", "file"])
 def url(request: pytest.FixtureRequest, tmp_path: Path, store: FaultyStore) -> str:
-    urls = {"faulty": store.url, "memory": f"memory:/{tmp_path}/published", "file": f"file://{tmp_path}/published"}
-    return urls[request.param]
+    return url_of(request.param, tmp_path, store)
 
 
 def fill(db: sc.Database, seed: int = 0, count: int = 300) -> None:
