@@ -261,6 +261,15 @@ ARRAYS = Suite(
             before=COLD,
         ),
         Workload(
+            "coldopen",
+            "open and read one record, the files not in the page cache",
+            _one,
+            _opened(lambda peer, data: peer.get(data.points[0])),
+            lambda data: data.values[data.picked[0]],
+            needs="get",
+            before=COLD,
+        ),
+        Workload(
             "coldread",
             "open and readrandom, a few keys, the files not in the page cache",
             _points,
