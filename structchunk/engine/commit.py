@@ -108,9 +108,10 @@ def _row_crc(room: Room, extent: Extent, item_size: int) -> Callable[[], int]:
     _, offset, length, _, flags = extent
     if not length or flags & (TOMBSTONE | ZERO):
         return _zero
-    if offset in room.pending:
-        return partial(zlib.crc32, room.pending[offset])
-    start, end = max(offset, room.chunk.committed), offset + length * item_size
+    pending, size = room.pending.get(offset), length * item_size
+    if pending is not None and len(pending) == size:  # else what made it longer is pending by itself
+        return partial(zlib.crc32, pending)
+    start, end = max(offset, room.chunk.committed), offset + size
     return lambda: zlib.crc32(room.chunk.source[start:end])
 
 

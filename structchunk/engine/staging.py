@@ -143,7 +143,7 @@ class Staging:
 
     def _go_on(self, end: int, size: int, flags: int) -> int:
         """Take more room for records that are put alone, one of `size` bytes at least; return where those end."""
-        limit = self.allocator.extend(end) if self._puts else 0
+        limit = self.allocator.extend(end) if self._limit else 0  # else there are none, or _place() was cut short
         if limit < end:
             self._place(at_once=True)
             self._put_flags = flags

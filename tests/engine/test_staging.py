@@ -147,6 +147,11 @@ def test_a_record_put_again_takes_the_place_of_the_first(open_db: OpenDB) -> Non
     assert db.stats()["a"].garbage == 0
 
 
+def refuse(path: str, offset: int, size: int, file: files.File | None = None) -> None:
+    """Reserve no space."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+
 @pytest.mark.parametrize("count", [1, 100])
 def test_a_put_on_a_full_disk_leaves_those_before(open_db: OpenDB, count: int, monkeypatch: Any) -> None:
     """A put that finds no space raises, and those before it in the transaction can be read and committed."""
@@ -156,9 +161,6 @@ def test_a_put_on_a_full_disk_leaves_those_before(open_db: OpenDB, count: int, m
     for key in range(count):
         transaction["a"][key] = [key]
 
-    def refuse(path: str, offset: int, size: int, file: files.File | None = None) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-
     with monkeypatch.context() as patched:
         patched.setattr(files, "reserve", refuse)
         with pytest.raises(OSError, match="No space left"):
@@ -166,6 +168,36 @@ def test_a_put_on_a_full_disk_leaves_those_before(open_db: OpenDB, count: int, m
     transaction["a"][count] = [2]
     transaction.commit()
     check(store, {**{key: [key] for key in range(count)}, count: [2]})
+
+
+def test_puts_after_an_interrupted_one_have_their_room(open_db: OpenDB, monkeypatch: Any) -> None:
+    """Of records that were put no more collect than there is room for, whatever was cut short before."""
+    monkeypatch.setattr(allocator, "SPILL_SIZE", 1000)
+    db = open_db(sync=False, chunk_size=1 << 20)
+    db.array_store("a", "u1")
+    transaction = db.transaction()
+    store = transaction["a"]
+    for key in range(10):
+        store[key] = np.full(30_000, 1, "u1")
+    place_many = staging.Staging._place_many
+
+    def cut_short(*args: Any) -> None:
+        place_many(*args)
+        monkeypatch.setattr(staging.Staging, "_place_many", place_many)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(staging.Staging, "_place_many", cut_short)
+    state: dict[int, list[int]] = {}
+    with pytest.raises(KeyboardInterrupt):
+        for key in range(100, 1000):
+            store[key] = state[key] = [key % 256] * 30
+    monkeypatch.setattr(files, "reserve", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        for key in range(1000, 20_000):
+            store[key] = state[key] = [key % 256] * 30
+    found = {key: array.tolist() for key, array in store.items(start=100)}
+    assert found == state
+    transaction.abort()
 
 
 def test_objects_and_arrays_of_both_kinds(open_db: OpenDB) -> None:

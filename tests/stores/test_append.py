@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 from collections.abc import Collection
 from typing import Any
 
@@ -428,3 +429,20 @@ def test_a_record_that_goes_on_from_another_one_is_found(db: sc.Database, monkey
     assert problems == ["record 2 of commit 3, over others"]
     monkeypatch.undo()
     db.drop_store("a")
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_an_only_record_that_a_savepoint_saw_shorter_survives_a_crash(open_db: OpenDB, times: int) -> None:
+    """Its parts are written together, and checked as one."""
+    db = open_db()
+    db.array_store("a", "i8")
+    with db.transaction() as txn:
+        txn["a"].put(1, [1, 2])
+        for number in range(times):
+            with txn.savepoint():
+                txn["a"].append(1, [number])
+    assert db.verify() == []
+    crashed = shutil.copytree(db.path, f"{db.path}-crashed")
+    with sc.open(crashed, "r+") as copy:
+        assert copy.verify() == []
+        assert copy["a"][1].tolist() == [1, 2, *range(times)]
