@@ -232,6 +232,8 @@ def after(state: State, actions: Sequence[Action], tick: int) -> State:
             state[name] = {key: _swapped(value, item_size(name), tick) for key, value in state[name].items()}
         elif what == "attribute":
             state.setdefault(ATTRIBUTES, {})[name] = Value(tick, as_text({"n": rest[0]}))
+        elif what == "kept":
+            state = after(state, rest[0], tick)
         elif what not in ("compact", "undone"):
             _write(state[name], action, tick)
     return {name: records for name, records in state.items() if records or name != ATTRIBUTES}
@@ -329,6 +331,9 @@ class Planner:
             actions += [create, self._write({**state, create[1]: {}}, create[1])]
         if rng.random() < 0.25:
             actions.insert(rng.randint(1, len(actions)), self._undone(state, names[0]))
+        if rng.random() < 0.25:
+            at = rng.randint(1, len(actions))
+            actions[at:] = [("kept", names[0], actions[at:])]
         if kind == "abort":
             return Step(kind, actions, sync)
         return Step(kind, actions, sync, commits=True, durable=sync)
@@ -450,8 +455,8 @@ def act(handle: Any, action: Action) -> None:
         owner.attrs["n"] = rest[0]
         return
     kind = type_of(name)
-    if what == "undone":
-        return undo(handle, name, *rest)
+    if what in _IN_SAVEPOINTS:
+        return _IN_SAVEPOINTS[what](handle, name, *rest)
     if what == "create":
         _ = handle.object_store(name, kind) if kind is Point else handle.array_store(name, kind)
         return
@@ -484,6 +489,16 @@ def undo(transaction: Any, name: str, actions: Sequence[Action], is_read: bool) 
         if is_read:
             dict(transaction[name].items())
         savepoint.rollback()
+
+
+def keep(transaction: Any, name: str, actions: Sequence[Action]) -> None:
+    """Do some actions in a savepoint: what was written before has a place in its file by then, and is not there."""
+    with transaction.savepoint():
+        for action in actions:
+            act(transaction, action)
+
+
+_IN_SAVEPOINTS: dict[str, Callable[..., None]] = {"undone": undo, "kept": keep}
 
 
 def _write_point(store: Any, what: str, key: int, data: bytes) -> None:

@@ -80,6 +80,13 @@ def taken_back_between(position: int) -> Iterator[Action]:
     yield "append", "floats", 2, doubles(position, 1)
 
 
+def grown(position: int) -> Iterator[Action]:
+    """Yield writes to one record, which gets a place at a savepoint, and is made longer there."""
+    yield put("floats", 4, position)
+    for count in (1, 2):
+        yield "kept", "floats", [("append", "floats", 4, doubles(position, count))]
+
+
 def plan_create(state: State) -> Step | None:
     name = next((name for name in ("floats", "bytes") if name not in state), None)
     return None if name is None else Step("create", [("create", name)], commits=True, durable=True)
@@ -97,6 +104,7 @@ ALPHABET: dict[str, tuple[str, Plan]] = {
     "two stores": ("floats", lambda state, at: transaction(put("floats", 3, at), put("points", 1, at))),
     "append": ("floats", lambda state, at: single(("append", "floats", 1, doubles(at, 2)))),
     "savepoint": ("floats", lambda state, at: transaction(*taken_back_between(at))),
+    "grow": ("floats", lambda state, at: transaction(*grown(at))),
     "new": ("points", lambda state, at: transaction(("new", "points", 7, doubles(at, 2)))),
     "change": ("points", lambda state, at: Step("change", [("change", "points", 1, doubles(at, 2))], durable=True)),
     "abort": ("floats", lambda state, at: Step("abort", [put_many("floats", range(20, 40), 32, at)])),
