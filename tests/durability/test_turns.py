@@ -155,7 +155,7 @@ def test_several_that_are_killed_at_random(seed: int, budget: float, new_root: N
 
 
 def without_views(action: Action) -> Action:
-    """Return an action; of what is in a savepoint only what hands out no views, for the same reason as of an abort."""
+    """Return an action; of what is in a savepoint only what hands out no views, for the reason of an abort."""
     what, name, *rest = action
     if what not in ("kept", "undone"):
         return action
