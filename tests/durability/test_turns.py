@@ -30,7 +30,7 @@ from structchunk.readers import shared_storage
 
 NewRoot = Callable[[], str]
 KILLED = -9
-LENDING = ("new", "edit")
+LENDING = ("new", "edit", "kept")
 """What hands out views."""
 
 
@@ -155,12 +155,13 @@ def test_several_that_are_killed_at_random(seed: int, budget: float, new_root: N
 
 
 def without_views(action: Action) -> Action:
-    """Return an action; of what is in a savepoint only what hands out no views, for the reason of an abort."""
+    """Return an action; of what is taken back only what hands out no views, for the same reason as of an abort."""
     what, name, *rest = action
-    if what not in ("kept", "undone"):
+    if what == "kept":
+        return what, name, list(map(without_views, rest[0]))
+    if what != "undone":
         return action
-    inner = [without_views(one) for one in rest[0] if one[0] not in LENDING]
-    return (what, name, inner) if what == "kept" else (what, name, inner, False)
+    return what, name, [inner for inner in rest[0] if inner[0] not in LENDING], False
 
 
 def do_in_turn(handles: list[sc.Database], step: Step, rng: random.Random) -> None:
