@@ -31,7 +31,7 @@ from structchunk.readers import shared_storage
 NewRoot = Callable[[], str]
 KILLED = -9
 LENDING = ("new", "edit", "kept")
-"""What hands out views."""
+"""What hands out views, or may."""
 
 
 @pytest.fixture(scope="module")
