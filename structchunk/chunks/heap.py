@@ -24,6 +24,8 @@ from .retired import Retired
 
 ATTRIBUTES = ""
 """The name of the store that has the attributes of a database and of its stores; no other one can have it."""
+_FEW_RETIRED = 16
+"""Among so many replaced chunks, and twice those that were held, it is not looked for those that nobody holds."""
 
 
 class Place(NamedTuple):
@@ -84,6 +86,7 @@ class Heap:
         self.live_bytes = Arrays(self, np.dtype(np.uint8), writable=True)
         self._live_objects: dict[type[Any], Objects] = {}
         self._retired: dict[int, ref[Retired]] = {}
+        self._most_retired = _FEW_RETIRED
         self._retired_bounds: dict[int, tuple[int, int]] = {}
 
     def find_chunk(self, chunk: int) -> Chunk | None:
@@ -147,6 +150,9 @@ class Heap:
         self._retired_bounds[chunk.id] = (chunk.header.data_offset, chunk.committed)
         self._retired[chunk.id] = ref(retired)
         self.remove(chunk.id)
+        if len(self._retired) > self._most_retired:
+            held = {number: known for number, known in self._retired.items() if known() is not None}
+            self._retired, self._most_retired = held, 2 * len(held) + _FEW_RETIRED
 
     def retired_chunks(self) -> list[Chunk]:
         """Return the chunks that were replaced, and that somebody holds yet."""

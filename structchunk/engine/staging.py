@@ -32,6 +32,8 @@ from .staged_view import end_key_over, net_count
 _MANY_ROWS = 1 << 16
 _FEW_PUTS = 16
 """So many records or fewer get their places one by one."""
+_FEW_BYTES = SPILL_SIZE // 8
+"""More bytes than these, of few records, are not copied to be stored in one step."""
 
 
 class Edit(NamedTuple):
@@ -145,12 +147,16 @@ class Staging:
         """Take more room for records that are put alone, one of `size` bytes at least; return where those end."""
         limit = self.allocator.extend(end) if self._limit else 0  # else there are none, or _place() was cut short
         if limit < end:
-            self._place(at_once=True)
+            # Not a few large ones, which fill what is collected: so few rows need not stay runs.
+            self._place(at_once=self._is_little())
             self._put_flags = flags
             start, limit = self.allocator.room_for(size)
             end = start + size + ROW_SIZE
         self._limit = limit
         return end
+
+    def _is_little(self) -> bool:
+        return len(self._puts) <= _FEW_PUTS and sum(map(len, self._puts.values())) <= _FEW_BYTES
 
     def _place(self, *, at_once: bool = False) -> None:
         """Give the records that were put alone their places. What else takes room does this first.

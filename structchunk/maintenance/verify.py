@@ -226,15 +226,22 @@ def _last_record(segment: Segment) -> Extent | None:
 def _count_over(rows: RowArray, item_size: int) -> int:
     """Return how many records of one chunk begin before the one ends that lies before them."""
     if len(rows) <= FEW_ROWS:
-        places = sorted((row[1:3] for row in rows.tolist() if row[2]), key=itemgetter(0))
+        records = (row for row in rows.tolist() if row[2] and not row[4] & TOMBSTONE)
+        places = sorted((row[1:3] for row in records), key=itemgetter(0))
         return sum(there < at + length * item_size for (at, length), (there, _) in pairwise(places))
     return _count_over_of_many(rows, item_size)
 
 
 def _count_over_of_many(rows: RowArray, item_size: int) -> int:
-    if not is_by_offset(rows) or any((part["length"] == 0).any() for part in blocks(rows)):
-        rows = by_offset(rows[rows["length"] > 0])
+    if not is_by_offset(rows) or not all(_have_bytes(part).all() for part in blocks(rows)):
+        rows = by_offset(rows[_have_bytes(rows)])
     return sum(int(_are_over(part, item_size).sum()) for part in blocks(rows, 1))
+
+
+def _have_bytes(rows: RowArray) -> npt.NDArray[np.bool_]:
+    """Tell which rows are records that are not empty; a damaged tombstone may have any place and length."""
+    have: npt.NDArray[np.bool_] = (rows["length"] > 0) & (rows["flags"] & TOMBSTONE == 0)
+    return have
 
 
 def _are_over(rows: RowArray, item_size: int) -> npt.NDArray[np.bool_]:

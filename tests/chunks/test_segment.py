@@ -21,6 +21,7 @@ def any_rows(rng: np.random.Generator, count: int) -> RowArray:
         key, offset, length, chunk, flags = rows[at]
         rows[at] = [
             (key, 0, 0, chunk, TOMBSTONE),
+            (key, 0, 2**62, chunk, TOMBSTONE),
             (key, offset, 0, chunk, flags),
             (key, offset, length, chunk, MUTABLE),
             (key, offset, length, chunk, ZERO | MUTABLE),
@@ -34,7 +35,7 @@ def any_rows(rng: np.random.Generator, count: int) -> RowArray:
             (key, 4128, 2, chunk, flags),
             (key, 4128, 1, chunk, flags),
             (key, 2**64 - 24, 1, chunk, flags),
-        ][rng.integers(14)]
+        ][rng.integers(15)]
     return rows_of(rows)
 
 

@@ -136,6 +136,27 @@ def test_puts_in_order_of_key_stay_runs(open_db: OpenDB, count: int, monkeypatch
     check(store, {key: [key % 256] * 7 for key in range(count)})
 
 
+def test_large_records_are_not_copied_to_be_placed_at_once(open_db: OpenDB, monkeypatch: Any) -> None:
+    """Ten of them are as many as are collected."""
+    placed: list[int] = []
+    put_many = allocator.Allocator.put_many
+
+    def note(self: allocator.Allocator, keys: Any, items: Any, *args: Any) -> Any:
+        placed.append(items.nbytes)
+        return put_many(self, keys, items, *args)
+
+    monkeypatch.setattr(allocator.Allocator, "put_many", note)
+    db = open_db(chunk_size=8 << 20, sync=False)
+    store = db.array_store("a", "u1")
+    with db.transaction() as txn:
+        for key in range(300):
+            txn["a"].put(key, np.full(100_000, key % 256, "u1"))
+    assert sum(placed) < 1 << 20
+    assert [(len(array), array[0], array[-1]) for array in store.values()] == [
+        (100_000, key % 256, key % 256) for key in range(300)
+    ]
+
+
 def test_a_record_put_again_takes_the_place_of_the_first(open_db: OpenDB) -> None:
     """Of a key that is put many times only the last record is stored."""
     db = open_db(sync=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import duckdb
@@ -420,6 +420,31 @@ def test_a_store_can_be_loaded_from_itself_or_a_transaction(db: sc.Database) -> 
 def failing() -> Iterable[pa.RecordBatch]:
     yield keyed(pa.array([[1.0], [2.0]])).to_batches()[0]
     raise OSError("the source is gone")
+
+
+@pytest.mark.parametrize("then", ["savepoint", "commit"])
+def test_what_is_read_uses_the_transaction_itself(db: sc.Database, then: str) -> None:
+    """A savepoint that begins between two batches takes back the later one; after the end none is stored."""
+    db.array_store("a", "f8")
+    txn = db.transaction()
+    savepoint = txn.savepoint()
+
+    def read() -> Iterator[pa.RecordBatch]:
+        for number, key in enumerate([1, 2]):
+            if number:
+                savepoint.__enter__() if then == "savepoint" else txn.commit()
+            yield keyed(pa.array([[1.0]]), [key]).to_batches()[0]
+
+    source = pa.RecordBatchReader.from_batches(keyed(pa.array([[1.0]]), [1]).schema, read())
+    if then == "savepoint":
+        txn["a"].from_arrow(source)
+        assert list(txn["a"]) == [1, 2]
+        savepoint.rollback()
+        txn.commit()
+    else:
+        with pytest.raises(sc.ClosedError, match="was committed"):
+            txn["a"].from_arrow(source)
+    assert list(db["a"]) == [1]
 
 
 def test_all_of_a_stream_is_stored_or_nothing(db: sc.Database) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from typing import Any
 
@@ -136,6 +137,37 @@ def test_of_a_transaction_sees_its_writes(db: sc.Database, store: sc.ArrayStore)
     with pytest.raises(sc.ClosedError):
         cursor.next()
     assert cursor.key == 2**32
+
+
+@pytest.mark.parametrize("then", ["nothing", "get", "len", "append", "savepoint", "taken back"])
+def test_of_a_transaction_sees_each_record_that_is_put(db: sc.Database, then: str) -> None:
+    """Wherever such records are meanwhile."""
+    db.array_store("a", "i8").put_many(range(0, 300, 10), np.zeros((30, 1)))
+    with db.transaction() as txn:
+        store = txn["a"]
+        cursor = store.cursor()
+        assert cursor.seek(0)
+        for key in range(0, 290, 10):
+            with txn.savepoint() if then == "taken back" else contextlib.nullcontext() as savepoint:
+                store.put(key + 5, [1])
+                if then == "get":
+                    assert store.get(key + 5) is not None
+                elif then == "len":
+                    assert len(store) > 30
+                elif then == "append":
+                    store.append(1000, [1])
+                elif then == "savepoint":
+                    with txn.savepoint():
+                        assert 1 not in store
+                assert cursor.next() and cursor.key == key + 5
+                if isinstance(savepoint, sc.Savepoint):
+                    savepoint.rollback()
+                    assert cursor.prev() and cursor.key == key
+                    assert cursor.next() and cursor.key == key + 10
+                    continue
+            store.delete(key + 5) if key % 20 else store.put(key + 7, [2])
+            assert cursor.next() and cursor.key == (key + 10 if key % 20 else key + 7)
+            assert cursor.seek(key + 10)
 
 
 @kinds
