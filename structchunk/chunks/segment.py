@@ -203,37 +203,35 @@ class Bounds(NamedTuple):
 
 def _are_sound(run: Run, chunk: int, bounds: Bounds) -> bool:
     """Tell whether the records of rows, whose keys ascend, lie in a commit's bytes of this chunk."""
+    rows = bounding_rows(run)
+    size = (_size_of_few if len(rows) <= FEW_ROWS else _size_of_many)(rows, chunk, bounds)
     # More bytes than there are would be records over one another, and each of them would have to be read.
-    if len(bounding_rows(run)) <= FEW_ROWS:
-        return _are_few_sound(run, chunk, bounds)
-    return _are_many_sound(run, chunk, bounds)
+    return size is not None and (isinstance(run, ContiguousRun) or size <= bounds.end - bounds.start)
 
 
-def _are_few_sound(run: Run, chunk: int, bounds: Bounds) -> bool:
-    """Tell the same without arrays."""
+def _size_of_few(rows: RowArray, chunk: int, bounds: Bounds) -> float | None:
+    """Return how many bytes records have, or None if one does not lie in a commit's bytes; without arrays."""
     size = longer_count = 0
-    for row in bounding_rows(run).tolist():
+    for row in rows.tolist():
         if not _is_sound(row, chunk, bounds):
-            return False
+            return None
         _, offset, length, _, flags = row
         if not flags & TOMBSTONE:
             longer_count += offset < bounds.start
             size += bounds.own_part(offset, length)[1] * bounds.item_size
-    return longer_count <= 1 and (isinstance(run, ContiguousRun) or size <= bounds.end - bounds.start)
+    return size if longer_count <= 1 else None
 
 
-def _are_many_sound(run: Run, chunk: int, bounds: Bounds) -> bool:
-    rows = bounding_rows(run)
-    # Summed as floats, which no sum makes wrap around, and which are exact up to more than any file has.
+def _size_of_many(rows: RowArray, chunk: int, bounds: Bounds) -> float | None:
+    """Return the same, summed as floats, which no sum makes wrap around, and which are exact for any file."""
     size, longer_count = 0.0, 0
     for part in blocks(rows):
         records = part[part["flags"] & TOMBSTONE == 0]
         longer_count += _own_parts(records, bounds)
         if longer_count > 1 or not _is_part_sound(part, records, chunk, bounds):
-            return False
-        if isinstance(run, ArrayRun):
-            size += float(records["length"].sum(dtype=np.float64)) * bounds.item_size
-    return size <= bounds.end - bounds.start
+            return None
+        size += float(records["length"].sum(dtype=np.float64)) * bounds.item_size
+    return size
 
 
 def bounding_rows(run: Run) -> RowArray:

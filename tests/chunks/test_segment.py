@@ -46,8 +46,10 @@ def test_few_rows_are_looked_at_as_many_are() -> None:
         rng = np.random.default_rng(seed)
         run = ArrayRun(any_rows(rng, count := int(rng.integers(1, FEW_ROWS + 1))))
         bounds = Bounds(4104, 4152, 4152 + 24 * count, 24)
-        is_sound = segment._are_few_sound(run, 7, bounds)
-        assert is_sound == segment._are_many_sound(run, 7, bounds), seed
+        size = segment._size_of_few(run.rows, 7, bounds)
+        assert size == segment._size_of_many(run.rows, 7, bounds), seed
+        is_sound = size is not None and size <= bounds.end - bounds.start
+        assert is_sound == segment._are_sound(run, 7, bounds)
         over = verify._count_over(run.rows, 24)
         found[is_sound, over > 0] += 1
         if is_sound:
