@@ -122,7 +122,7 @@ class Staging:
         self.allocator.check_storable()
 
     def put(self, key: int, items: npt.NDArray[Any], flags: int = 0) -> None:
-        """Store one record.
+        """Store one record, whose items may lie anywhere in memory.
 
         Raises
         ------
@@ -136,7 +136,7 @@ class Staging:
         if end > self._limit or self.edits or self._tails:
             if size > SPILL_SIZE or self.edits or key in self._tails:
                 self._place()
-                self._stage(key, self.allocator.put(key, items, size, flags))
+                self._stage(key, self.allocator.put(key, np.ascontiguousarray(items), size, flags))
                 return
             if end > self._limit:
                 end = self._go_on(end, size, flags)

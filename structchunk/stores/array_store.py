@@ -39,7 +39,6 @@ class ArrayStore(Store[Array]):
     def __init__(self, binding: Binding) -> None:
         super().__init__(binding)
         self._dtype = self._heap.schema.dtype
-        self._strides = (self._dtype.itemsize,)
         self._item_size = self._heap.item_size
         self._arrays = self._heap.arrays
         self._writer = binding.writer
@@ -115,8 +114,8 @@ class ArrayStore(Store[Array]):
         Outside a transaction this is a commit, durable on return unless the database was opened with
         ``sync=False``.
         """
-        # What as_items() begins with, written out: this is the hottest path of writing.
-        if type(values) is ndarray and values.strides == self._strides and values.dtype == self._dtype:
+        # What as_items() begins with, written out: this is the hottest path of writing. Strides are the writer's.
+        if type(values) is ndarray and values.ndim == 1 and values.dtype == self._dtype:
             items: Array = values
         else:
             items = as_items(values, self._dtype)

@@ -611,3 +611,29 @@ def test_going_through_records_gives_what_single_reads_give(open_db: OpenDB) -> 
     db.close()
     gc.collect()
     assert [array.tolist() for array in held] == expected
+
+
+@pytest.mark.parametrize("count", [0, 1, 50, 200_000])
+@pytest.mark.parametrize("among", ["nothing", "appends"])
+def test_arrays_may_lie_anywhere_in_memory(db: sc.Database, count: int, among: str) -> None:
+    table = np.random.default_rng(1).random((max(count, 1), 3))
+    arrays = {
+        0: table[:count, 1],
+        1: table[:count, 2][::-1],
+        2: np.broadcast_to(np.float64(7.0), count),
+        3: np.asfortranarray(table)[:count, 0],
+        4: table.T[1, :count],
+    }
+    store = db.array_store("a", "f8")
+    with db.transaction() as txn:
+        if among == "appends":
+            txn["a"].append(9, [1.0])
+            txn["a"].append(1, [1.0])
+        for key, array in arrays.items():
+            txn["a"].put(key, array)
+        txn["a"].delete(9)
+    for key, array in arrays.items():
+        store.put(10 + key, array)
+    for key, array in store.items():
+        assert array.tolist() == arrays[key % 10].tolist()
+    assert len(store) == 2 * len(arrays)
