@@ -24,8 +24,42 @@ class Owner(Protocol):
     def _check_open(self) -> None:
         """Raise if it has ended, or can only be aborted."""
 
-    def _watch(self) -> None:
-        """Look whether :meth:`Savepoints.use` is to be called before a store is read or changed."""
+    def _use(self, staging: Staging) -> None:
+        """Raise if a store is not to be used any more; mark it if a savepoint is open."""
+
+
+class Guard:
+    """What must be looked at before a store of a transaction is used: whether that has ended, and savepoints.
+
+    All that is staged knows it, and not the transaction: one that nobody holds ends at once, without the garbage
+    collector.
+
+    Attributes
+    ----------
+    is_needed : bool
+        Whether there is anything to look at.
+    """
+
+    def __init__(self, owner: Owner) -> None:
+        self.is_needed = False
+        self._ref = weakref.ref(owner)
+
+    @property
+    def owner(self) -> Owner:
+        """The transaction; raises ClosedError if it is gone."""
+        owner = self._ref()
+        if owner is None:
+            raise ClosedError("the transaction was given up; begin another with db.transaction()")
+        return owner
+
+    def has_ended(self) -> bool:
+        """Tell whether the transaction has ended."""
+        owner = self._ref()
+        return owner is None or bool(owner._ended)
+
+    def check(self, staging: Staging) -> None:
+        """Raise if a store is not to be used any more; mark it if a savepoint is open."""
+        self.owner._use(staging)
 
 
 class Savepoint:
@@ -93,31 +127,19 @@ class Savepoints:
 
     Attributes
     ----------
-    is_used : bool
-        Whether :meth:`use` is to be called before a store is read or changed.
     unfinished : str
         What was cut short, so that the transaction can only be aborted.
     """
 
-    def __init__(self, owner: Owner) -> None:
-        self.is_used = False
+    def __init__(self, guard: Guard) -> None:
         self.unfinished = ""
-        # Weak, so that a transaction that nobody holds ends at once, without the garbage collector.
-        self._ref = weakref.ref(owner)
+        self._guard = guard
         self._open: tuple[Savepoint, ...] = ()
         self._withdrawn: set[Staging] = set()
 
-    @property
-    def _owner(self) -> Owner:
-        owner = self._ref()
-        if owner is None:
-            raise ClosedError("the transaction was given up; begin another with db.transaction()")
-        return owner
-
     def has_ended(self) -> bool:
         """Tell whether the transaction has ended."""
-        owner = self._ref()
-        return owner is None or bool(owner._ended)
+        return self._guard.has_ended()
 
     def use(self, staging: Staging) -> None:
         """Mark a store that is about to be read or changed.
@@ -141,17 +163,17 @@ class Savepoints:
 
     def begin(self, savepoint: Savepoint) -> None:
         """Begin a savepoint."""
-        self._owner._check_open()
+        self._guard.owner._check_open()
         if savepoint._state is not _NEW:
             raise Error("this savepoint has begun before; txn.savepoint() makes another one")
-        savepoint._marks = {staging: staging.mark() for staging in self._owner._stagings.values() if staging.edits}
-        self.is_used = True
-        self._owner._watch()
+        stagings = self._guard.owner._stagings.values()
+        savepoint._marks = {staging: staging.mark() for staging in stagings if staging.edits}
+        self._guard.is_needed = True
         savepoint._state, self._open = "", (*self._open, savepoint)
 
     def check_newest(self, savepoint: Savepoint) -> None:
         """Raise unless a savepoint is open, and is the last one that began."""
-        self._owner._check_open()
+        self._guard.owner._check_open()
         if savepoint._state:
             raise Error(f"this savepoint {savepoint._state}")
         if savepoint is not self._open[-1]:
@@ -172,7 +194,7 @@ class Savepoints:
 
     def take_back(self, savepoint: Savepoint) -> None:
         """Take back what was done since a savepoint began, and end it, with those that began later."""
-        self._owner._check_open()
+        self._guard.owner._check_open()
         self.unfinished = "taking back a savepoint"
         for later in reversed(self._open[self._open.index(savepoint) :]):
             self._withdraw(later._made)
@@ -184,15 +206,14 @@ class Savepoints:
     def _withdraw(self, names: Iterable[str]) -> None:
         """Take back the creation of stores."""
         for name in names:
-            staging = self._owner._stagings.pop(name)
+            staging = self._guard.owner._stagings.pop(name)
             self._withdrawn.add(staging)
-            del self._owner._created[name]
+            del self._guard.owner._created[name]
             staging.give_back()
 
     def _end(self, savepoint: Savepoint, state: str, *, is_last: bool = True) -> None:
         savepoint._state, self._open = state, self._open[:-1]
         savepoint._marks = {}
-        self.is_used = bool(self._open or self._withdrawn)
-        self._owner._watch()
+        self._guard.is_needed = bool(self._guard.owner._ended or self._open or self._withdrawn)
         if is_last:
             self.unfinished = ""

@@ -26,7 +26,7 @@ from ..stores.collection import StoreCollection, check_store_name
 from ..types.keys import as_key
 from ..types.schema import Schema
 from .attribute_records import ATTRIBUTES, SCHEMA, attributes_of
-from .savepoint import Savepoint, Savepoints
+from .savepoint import Guard, Savepoint, Savepoints
 
 CLOSED = "was aborted when the database was closed"
 
@@ -166,24 +166,6 @@ class TransactionBinding:
         return self._transaction._storage.live_array(self.heap, extent)
 
 
-class _Guard:
-    """What must be looked at before a store of a transaction is used: whether that has ended, and savepoints.
-
-    All that is staged knows it, and not the transaction: one that nobody holds ends at once.
-    """
-
-    def __init__(self, transaction: Transaction) -> None:
-        self.is_needed = False
-        self._transaction = weakref.ref(transaction)
-
-    def check(self, staging: Staging) -> None:
-        """Raise if a store is not to be used any more; mark it if a savepoint is open."""
-        transaction = self._transaction()
-        if transaction is None:
-            raise ClosedError("the transaction was given up; begin another with db.transaction()")
-        transaction._use(staging)
-
-
 class Transaction(StoreCollection):
     """An atomic change of any number of stores, all or nothing.
 
@@ -204,8 +186,8 @@ class Transaction(StoreCollection):
         self._created: dict[str, Heap] = {}
         self._dropped: Staging | None = None
         self._ended = ""
-        self._savepoints = Savepoints(self)
-        self._guard = _Guard(self)
+        self._guard = Guard(self)
+        self._savepoints = Savepoints(self._guard)
         self._record_count = storage.index.record_count
 
     def __repr__(self) -> str:
@@ -277,9 +259,6 @@ class Transaction(StoreCollection):
         """
         self._check_open()
         return Savepoint(self._savepoints)
-
-    def _watch(self) -> None:
-        self._guard.is_needed = bool(self._ended) or self._savepoints.is_used
 
     def _use(self, staging: Staging) -> None:
         """Raise if a store is not to be used any more; mark it if a savepoint is open."""
@@ -364,7 +343,7 @@ class Transaction(StoreCollection):
         self._ticket.end()
         # Who keeps this object keeps no store by it, which keeps the disk space of its files.
         self._stagings, self._created, self._dropped = {}, {}, None
-        self._savepoints = Savepoints(self)
+        self._savepoints = Savepoints(self._guard)
 
     def abort(self) -> None:
         """Take all changes back. Idempotent; after a commit it does nothing."""
