@@ -158,14 +158,17 @@ class Staging:
     def _is_little(self) -> bool:
         return len(self._puts) <= _FEW_PUTS and sum(map(len, self._puts.values())) <= _FEW_BYTES
 
+    def _stop_collecting(self) -> None:
+        self._changes += self._end  # which begins anew: what was said of changes is not said again
+        self._end = self._limit = 0
+
     def _place(self, *, at_once: bool = False) -> None:
         """Give the records that were put alone their places. What else takes room does this first.
 
         ``at_once`` tells to do it in one step even if they are few, because they are the end of many: where a chunk
         has no more room, or the transaction ends. Then the rows of all that were put in order of key stay runs.
         """
-        self._changes += self._end
-        self._end = self._limit = 0
+        self._stop_collecting()
         if not self._puts:
             return
         if at_once:
@@ -226,8 +229,7 @@ class Staging:
         OSError
             ENOSPC when the disk is full; then nothing changed.
         """
-        if self._guard.is_needed:
-            self._guard.check(self)
+        self.check_usable()
         growing, size = self._growing, items.nbytes
         if size > growing.left:
             self._place_all()
@@ -443,8 +445,7 @@ class Staging:
     def rewind(self, mark: Mark) -> None:
         """Come back to what was marked. Cut short, it leaves what is staged undefined."""
         self._puts = {}
-        self._changes += self._end
-        self._end = self._limit = 0
+        self._stop_collecting()
         self._growing.rewind(mark.growing)
         self._rows.rewind(mark.rows)
         for private, stored in mark.edits.values():
