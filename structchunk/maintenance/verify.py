@@ -254,9 +254,10 @@ def _is_covered(segment: Segment, checkpoint: float) -> bool:
     """Tell whether a segment's CRC must hold: records that changed in place since a checkpoint do not match it."""
     if segment.commit > checkpoint:
         return True
-    if len(segment.run) == 1:  # as many commits have no more
-        return bool(bounding_rows(segment.run)[0].item()[4] & (MUTABLE | ZERO | TOMBSTONE) != MUTABLE)
-    parts = blocks(segment.run.flag_values)
+    found = segment.run.flag_values
+    if len(found) <= FEW_ROWS:
+        return all(flags & (MUTABLE | ZERO | TOMBSTONE) != MUTABLE for flags in found.tolist())
+    parts = blocks(found)
     return not any((flags & (MUTABLE | ZERO | TOMBSTONE) == MUTABLE).any() for flags in parts)
 
 
