@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.data import MOST_POINTS, Arrays, Structs
@@ -157,6 +157,15 @@ CLOSE = Workload(
     lambda data: None,
 )
 
+OPEN = Workload(
+    "open",
+    "open the database and read one record",
+    _one,
+    _opened(lambda peer, data: peer.get(data.points[0])),
+    lambda data: data.values[data.picked[0]],
+    needs="get",
+)
+
 ARRAYS = Suite(
     fills=(
         Workload(
@@ -196,14 +205,7 @@ ARRAYS = Suite(
     ),
     uses=(
         CLOSE,
-        Workload(
-            "open",
-            "open the database and read one record",
-            _one,
-            _opened(lambda peer, data: peer.get(data.points[0])),
-            lambda data: data.values[data.picked[0]],
-            needs="get",
-        ),
+        OPEN,
         Workload(
             "scansum",
             "the sum of every record, in key order",
@@ -260,15 +262,7 @@ ARRAYS = Suite(
             needs="scansum",
             before=COLD,
         ),
-        Workload(
-            "coldopen",
-            "open and read one record, the files not in the page cache",
-            _one,
-            _opened(lambda peer, data: peer.get(data.points[0])),
-            lambda data: data.values[data.picked[0]],
-            needs="get",
-            before=COLD,
-        ),
+        replace(OPEN, name="coldopen", what=f"{OPEN.what}, the files not in the page cache", before=COLD),
         Workload(
             "coldread",
             "open and readrandom, a few keys, the files not in the page cache",
