@@ -528,13 +528,13 @@ def work(db: sc.Database, oracle: Oracle, planner: Planner, count: int) -> sc.Da
 def contents(db: sc.Database) -> Contents:
     """Return the bytes of all records, and attributes, read through a snapshot: it gives nothing to be changed."""
     with db.snapshot() as snapshot:
-        found = {name: records_of(snapshot[name].read()) for name in snapshot}
+        found = {name: bytes_by_key(snapshot[name].read()) for name in snapshot}
         owners = {"": snapshot.attrs, **{name: snapshot[name].attrs for name in snapshot}}
         texts = {name: as_text(attributes) for name, attributes in owners.items() if attributes}
     return {**found, ATTRIBUTES: texts} if texts else found
 
 
-def records_of(batch: sc.Batch) -> dict[int, bytes]:
+def bytes_by_key(batch: sc.Batch) -> dict[int, bytes]:
     """Return the bytes of each record."""
     raw, values = batch.values.tobytes(), batch.values
     size = len(raw) // len(values) if len(values) else 0

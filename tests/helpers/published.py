@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from oracle import bytes_by_key
 
 import structchunk as sc
 from structchunk.chunks.heap import ATTRIBUTES
@@ -23,14 +23,7 @@ Shown = dict[str, dict[int, bytes]]
 
 def shown_by(db: Any) -> Shown:
     """Return the bytes of all records of a database, or a snapshot."""
-    return {name: _records_of(db[name].read()) for name in db}
-
-
-def _records_of(batch: sc.Batch) -> dict[int, bytes]:
-    """Return the bytes of each record of a batch."""
-    data = np.ascontiguousarray(batch.values).tobytes()
-    ends = (batch.offsets * (len(data) // max(len(batch.values), 1))).tolist()
-    return {key: data[at:end] for key, (at, end) in zip(batch.keys.tolist(), pairwise(ends), strict=True)}
+    return {name: bytes_by_key(db[name].read()) for name in db}
 
 
 def newest(url: str, options: dict[str, Any] | None = None) -> tuple[Objects, Manifest]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,12 @@ def copy_file(source: str, target: str) -> str:
             at = os.lseek(reading.fileno(), start, os.SEEK_HOLE)
             os.pwrite(writing.fileno(), os.pread(reading.fileno(), at - start, start), start)
     return target
+
+
+def bytes_of_files(root: str | Path, *, without: str = "") -> dict[str, bytes]:
+    """Return what the files of a directory have, but those whose paths in it match a pattern."""
+    paths = {str(path.relative_to(root)): path for path in Path(root).rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in paths.items() if not fnmatch(name, without)}
 
 
 def copy_tree(source: str | Path, target: str | Path, *, over: bool = False) -> str:

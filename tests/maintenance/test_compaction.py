@@ -12,7 +12,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_copy import copy_live
 from rewriting import at_each_batch, fail_between_batches
-from support import copy_file, copy_tree
+from support import bytes_of_files, copy_file, copy_tree
 
 import structchunk as sc
 from structchunk.chunks import segment
@@ -680,16 +679,10 @@ class Images:
         """Leave a copy, unless it is the same as the one before."""
         self.count += 1
         copy = copy_live(self._source, os.path.join(self._target, str(self.count)), copy_function=copy_file)
-        if self.paths and bytes_of(copy) == bytes_of(Path(self.paths[-1])):
+        if self.paths and bytes_of_files(copy) == bytes_of_files(self.paths[-1]):
             shutil.rmtree(copy)
         else:
             self.paths.append(str(copy))
-
-
-def bytes_of(root: Path, *, without: str = "") -> dict[str, bytes]:
-    """Return what the files of a directory have, but those whose paths match a pattern."""
-    paths = {str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in paths.items() if not fnmatch(name, without)}
 
 
 def shrink_rewriting(set_attribute: Callable[[Any, str, Any], object]) -> None:
@@ -724,7 +717,7 @@ def test_what_a_kill_leaves_at_every_event(tmp_path: Path, monkeypatch: pytest.M
     assert len(images) > 15
     chunks: dict[str, bytes] = {}
     for image in images:
-        before, chunks = chunks, bytes_of(Path(image), without="index-*")
+        before, chunks = chunks, bytes_of_files(image, without="index-*")
         if chunks != before:
             check_image(copy_tree(image, f"{image}.lost"), model, lose=True)
         check_image(image, model, lose=False)

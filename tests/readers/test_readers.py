@@ -29,7 +29,7 @@ import pytest
 from conftest import OpenDB
 from forker import Forker, kill
 from pooled import look, total
-from support import count_descriptors, in_child
+from support import bytes_of_files, count_descriptors, in_child
 
 import structchunk as sc
 from structchunk.chunks.chunk import Chunk
@@ -259,12 +259,6 @@ def crashed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def files_of(path: Any) -> dict[str, bytes]:
-    """Return all files but those of readers."""
-    found = (file for file in Path(path).rglob("*") if file.is_file() and "readers" not in file.parts)
-    return {str(file): file.read_bytes() for file in found}
-
-
 def check_whole(db: sc.Database, last: int) -> None:
     assert list(db["a"]) == list(db["b"]) == list(range(last + 1))
     for name in "ab":
@@ -274,10 +268,10 @@ def check_whole(db: sc.Database, last: int) -> None:
 
 def test_a_killed_writer(crashed: Path, tmp_path: Path) -> None:
     shutil.copytree(crashed, tmp_path / "test.sc")
-    before = files_of(tmp_path / "test.sc")
+    before = bytes_of_files(tmp_path / "test.sc", without="readers/*")
     with sc.open(tmp_path / "test.sc", "r") as db:
         check_whole(db, 300)
-    assert files_of(tmp_path / "test.sc") == before
+    assert bytes_of_files(tmp_path / "test.sc", without="readers/*") == before
 
 
 def test_commits_that_the_index_lost(crashed: Path, tmp_path: Path) -> None:
@@ -287,10 +281,10 @@ def test_commits_that_the_index_lost(crashed: Path, tmp_path: Path) -> None:
     log = next(path.glob("index-*/*.log"))
     for size in (log.stat().st_size * 2 // 3, log.stat().st_size // 2):
         os.truncate(log, size)
-        before = files_of(path)
+        before = bytes_of_files(path, without="readers/*")
         with sc.open(path, "r") as db:
             check_whole(db, 300)
-        assert files_of(path) == before
+        assert bytes_of_files(path, without="readers/*") == before
     with sc.open(path, "r+") as db:
         check_whole(db, 300)
 
@@ -305,7 +299,7 @@ def test_an_index_that_is_ahead_of_the_chunks(crashed: Path, tmp_path: Path, *, 
     with open(chunk.path, "r+b") as file:
         file.seek(segment.start)
         file.write(bytes(segment.end - segment.start))
-    before = files_of(path)
+    before = bytes_of_files(path, without="readers/*")
 
     def read() -> None:
         with sc.open(path, "r") as db:
@@ -317,7 +311,7 @@ def test_an_index_that_is_ahead_of_the_chunks(crashed: Path, tmp_path: Path, *, 
         assert in_child(read) == "None"
     else:
         read()
-    assert files_of(path) == before
+    assert bytes_of_files(path, without="readers/*") == before
     with sc.open(path, "r+") as db:
         check_whole(db, segment.commit - 5)
 
@@ -516,7 +510,7 @@ def test_what_others_have_put_there_is_left(tmp_path: Path) -> None:
     victim, folder = tmp_path / "victim", tmp_path / "temporary"
     with sc.open(victim) as db:
         fill(db)
-    before = files_of(victim)
+    before = bytes_of_files(victim, without="readers/*")
     folder.mkdir()
     (folder / "12-0123abcd").symlink_to(victim)
     (folder / "13-0123abcd").touch()
@@ -526,7 +520,7 @@ def test_what_others_have_put_there_is_left(tmp_path: Path) -> None:
     names = sorted(os.listdir(folder))
     sweep(str(folder))
     assert sorted(os.listdir(folder)) == names
-    assert files_of(victim) == before
+    assert bytes_of_files(victim, without="readers/*") == before
 
 
 def test_makers_and_sweepers_at_once(tmp_path: Path) -> None:
@@ -658,9 +652,9 @@ def test_a_directory_that_may_not_be_written(temporary: Path) -> None:
 
         os.mkdir(f"{base}/temporary")
         os.chmod(f"{base}/temporary", 0o777)
-        before = files_of(path)
+        before = bytes_of_files(path, without="readers/*")
         assert in_child(read) == "118"
-        assert files_of(path) == before
+        assert bytes_of_files(path, without="readers/*") == before
         assert os.listdir(f"{base}/temporary") == []
 
 
