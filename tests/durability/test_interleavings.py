@@ -15,9 +15,9 @@ from interleaved_worlds import Outcome, Script, Sweep, described, draw_script, s
 from interleaving import Choice, Chooser, Drawn, Given, Place
 
 NewRoot = Callable[[], str]
-PARTS = 4
-SCHEDULES = 40
-"""In each part."""
+PARTS = 8
+SCHEDULES = 500
+"""In each part, twice the usual."""
 MOST = 500
 """So many schedules find each rule that is left out; most of these take a few."""
 FIRST = {
