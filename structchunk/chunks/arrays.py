@@ -17,10 +17,6 @@ from .chunk import Chunk
 class Chunks(Protocol):
     """What is needed of a heap."""
 
-    @property
-    def live_bytes(self) -> Arrays:
-        """Each chunk as bytes that can be changed."""
-
     def find_chunk(self, chunk: int) -> Chunk | None:
         """Return a chunk by its id, or None."""
 
@@ -57,28 +53,11 @@ class Arrays(dict[int, Items]):
         return array
 
 
-class Objects(dict[int, Any]):
-    """Each chunk of a heap as one array of objects of a ctypes type, which are changed in place."""
-
-    __slots__ = ("_cls", "_heap", "_is_flat")
-
-    def __init__(self, heap: Chunks, cls: Any) -> None:
-        super().__init__()
-        self._heap: Chunks = weakref.proxy(heap)
-        self._cls = cls
-        self._is_flat = has_plain_fields(cls)
-
-    def __missing__(self, chunk: int) -> Any:
-        memory: Any = self._heap.live_bytes[chunk]
-        objects = self.setdefault(chunk, self._over(memory))
-        if self._heap.live_bytes.get(chunk) is not memory:  # it was retired meanwhile, and is not to be kept
-            self.pop(chunk, None)
-        return objects
-
-    def _over(self, memory: npt.NDArray[np.uint8]) -> Any:
-        if not self._is_flat:
-            return Nested(self._cls, memory)
-        return (self._cls * (len(memory) // ctypes.sizeof(self._cls))).from_buffer(memory)
+def objects_over(cls: Any, memory: npt.NDArray[np.uint8]) -> Any:
+    """Return bytes as an array of objects of a ctypes type, which are changed in place."""
+    if not has_plain_fields(cls):
+        return Nested(cls, memory)
+    return (cls * (len(memory) // ctypes.sizeof(cls))).from_buffer(memory)
 
 
 class Nested:

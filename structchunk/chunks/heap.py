@@ -18,7 +18,7 @@ from ..runs.extent import ALL_FLAGS, MUTABLE, Extent, RowArray, chunks_of, mispl
 from ..runs.gather import Items
 from ..runs.run import ContiguousRun, Run
 from ..types.schema import Schema
-from .arrays import Arrays, Objects
+from .arrays import Arrays, objects_over
 from .chunk import Chunk
 from .retired import Retired
 
@@ -84,7 +84,7 @@ class Heap:
         self.arrays = Arrays(self, self.dtype, writable=False)
         self.live_arrays = Arrays(self, self.dtype, writable=True)
         self.live_bytes = Arrays(self, np.dtype(np.uint8), writable=True)
-        self._live_objects: dict[type[Any], Objects] = {}
+        self._live_objects: dict[type[Any], dict[int, Any]] = {}
         self._retired: dict[int, ref[Retired]] = {}
         self._most_retired = _FEW_RETIRED
         self._retired_bounds: dict[int, tuple[int, int]] = {}
@@ -181,7 +181,8 @@ class Heap:
         """Let the mappings go that no view holds."""
         self.arrays.clear()
         self.live_arrays.clear()
-        self._live_objects.clear()
+        for kept in list(self._live_objects.values()):
+            kept.clear()
         self.live_bytes.clear()
         for chunk in self.chunks.values():
             chunk.close()
@@ -228,14 +229,19 @@ class Heap:
             raise MovedError(self._moved(chunk))
         return retired.chunk.view(retired.chunk.items(self.schema.dtype))
 
-    def live_objects(self, cls: type[Any]) -> Objects:
-        """Return each chunk as one array of objects of a type, to be changed in place."""
-        return self._live_objects.setdefault(cls, Objects(self, cls))
+    def objects(self, cls: type[Any], chunk: int) -> Any:
+        """Return a chunk as one array of objects of a type, to be changed in place."""
+        memory: Any = self.live_bytes[chunk]
+        return objects_over(cls, memory)
+
+    def live_objects(self, cls: type[Any]) -> dict[int, Any]:
+        """Return what is kept of :meth:`objects`, by chunk: who makes one that may be handed out adds it."""
+        return self._live_objects.setdefault(cls, {})
 
     def _forget_objects(self, chunk: int) -> None:
         """Keep no array of the objects of a chunk; each object holds the one that it is in."""
-        for objects in list(self._live_objects.values()):
-            objects.pop(chunk, None)
+        for kept in list(self._live_objects.values()):
+            kept.pop(chunk, None)
 
     def is_exposed(self, chunk: int) -> bool:
         """Tell whether anyone holds a writable view of a chunk."""

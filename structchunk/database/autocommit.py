@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..chunks.heap import Heap
-from ..engine.in_place import maker_of_objects
+from ..engine.live_objects import maker_of_objects, maker_of_takers
 from ..engine.staging import Staging
 from ..engine.storage import Storage
+from ..index.buckets import Searched, Taker, taker
 from ..maintenance.stats import StoreStats
 from ..runs.extent import Extent, RowArray
 from ..runs.run import Run
@@ -82,7 +83,20 @@ class AutocommitBinding:
 
     def finder_of_records(self) -> Callable[[int], Any]:
         """Return what finds the record of a key: an array, or else its extent, or None."""
-        return self._index.store_index(self.heap.store).finder(self.heap.records)
+        records = self.heap.records
+
+        def make(run: Run, searched: Searched) -> Taker | None:
+            found = records(run)
+            return None if found is None else taker(searched, found)
+
+        return self._index.store_index(self.heap.store).finder(np.ndarray, make)
+
+    def finder_of_objects(self, cls: type[Any]) -> Callable[[int], Any]:
+        """Return what finds the object of a key: it returns that, or else its extent, or None."""
+        if self._database.mode == "r":
+            return self.find
+        make = maker_of_takers(self._database._storage.in_place, self.heap, cls)
+        return self._index.store_index(self.heap.store).finder(cls, make)
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
@@ -132,7 +146,7 @@ class AutocommitBinding:
         """Return what makes an object over an extent, or a copy if the database is open for reading."""
         if self._database.mode == "r":
             return maker_of_copies(self.heap, cls)
-        return maker_of_objects(self._database._storage, self.heap, cls, partial(live_object, self, cls))
+        return maker_of_objects(self._database._storage.in_place, self.heap, cls, partial(live_object, self, cls))
 
     def live_array(self, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place, or None if the database is open for reading."""

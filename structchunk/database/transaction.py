@@ -112,6 +112,10 @@ class TransactionBinding:
         """Return what finds the extent of a key."""
         return self.find
 
+    def finder_of_objects(self, cls: type[Any]) -> Callable[[int], Extent | None]:
+        """Return what finds the extent of a key."""
+        return self.find
+
     def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""
         return self._usable().lookup(keys)

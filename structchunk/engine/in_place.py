@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy.typing as npt
 
@@ -19,13 +19,6 @@ _PAUSE = 0.001
 """Seconds between two looks whether records have been moved: no lock is held meanwhile."""
 
 
-class Storage(Protocol):
-    """What is needed of a storage."""
-
-    failure: str
-    in_place: InPlaceViews
-
-
 class InPlaceViews:
     """What is handed out of a database for changing in place.
 
@@ -35,11 +28,14 @@ class InPlaceViews:
         Those of which something was handed out, and which every checkpoint must flush.
     moving : frozenset of int
         Those whose records are being moved, so that nothing of them is handed out.
+    failure : str
+        What went wrong in writing, so that nothing is handed out any more, or "".
     """
 
     def __init__(self) -> None:
         self.chunks: dict[int, Chunk] = {}
         self.moving = NOTHING
+        self.failure = ""
         self._mover = 0
 
     def array(self, heap: Heap, extent: Extent, checkpoint: Callable[[], None]) -> npt.NDArray[Any] | None:
@@ -86,31 +82,3 @@ class InPlaceViews:
         free = [[chunk for chunk in heap.chunks.values() if not heap.is_exposed(chunk.id)] for heap in heaps]
         self.moving = frozenset(chunk.id for chunks in free for chunk in chunks)
         return free
-
-
-def maker_of_objects(
-    storage: Storage, heap: Heap, cls: Any, otherwise: Callable[[Extent], Any]
-) -> Callable[[Extent], Any]:
-    """Return what makes an object of a ctypes type over an extent, to be changed in place.
-
-    It is :meth:`InPlaceViews.array` written out for the usual case, the path of every single object; of any other
-    extent it returns what `otherwise` does.
-    """
-    in_place, chunks, objects, size = storage.in_place, heap.chunks, heap.live_objects(cls), heap.item_size
-
-    def make(extent: Extent) -> Any:
-        _, offset, _, number, flags = extent
-        try:
-            chunk = chunks[number]
-        except KeyError:
-            return otherwise(extent)
-        if storage.failure or (offset + size > chunk.settled and not flags & ZERO):
-            return otherwise(extent)
-        made = objects[number][offset // size]
-        # After the view was made, as there.
-        if number in in_place.moving or number not in chunks:
-            return otherwise(extent)
-        in_place.chunks[number] = chunk
-        return made
-
-    return make

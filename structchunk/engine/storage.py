@@ -82,7 +82,7 @@ class Storage:
         self.epoch_pending = True
         self.gone: list[Gone] = []
         self.in_place = InPlaceViews()
-        self.failure = self._unfinished = ""
+        self._unfinished = ""
         self._lock = lock
         self._unlinked: set[int] = set()
         self._mutex = Mutex()
@@ -160,6 +160,15 @@ class Storage:
         return chunk
 
     # ------------------------------------------------------------------ changes in place
+
+    @property
+    def failure(self) -> str:
+        """What went wrong in writing, so that nothing is written any more, or ""."""
+        return self.in_place.failure
+
+    @failure.setter
+    def failure(self, failure: str) -> None:
+        self.in_place.failure = failure
 
     def live_array(self, heap: Heap, extent: Extent) -> npt.NDArray[Any] | None:
         """Return an extent's items for changing in place; None if it is not current any more, or writing failed."""

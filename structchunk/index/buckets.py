@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -47,9 +47,34 @@ def search_in_buckets(
     return where, keys.take(where, mode="clip") == wanted
 
 
-def taker_in_steps(first: int, step: int, records: Any) -> Taker:
-    """Return what takes records whose keys rise by the same step."""
-    count = len(records)
+class Steps(NamedTuple):
+    """So many keys that rise by the same step."""
+
+    first: int
+    step: int
+    key_count: int
+
+
+class Bucketed(NamedTuple):
+    """Ascending keys, and the buckets of them."""
+
+    keys: Sequence[int]
+    buckets: Buckets
+
+
+Searched: TypeAlias = Steps | Bucketed
+"""Keys among which one is found in few steps."""
+
+
+def taker(searched: Searched, records: Any) -> Taker | None:
+    """Return what takes the record of a key from those of all, in their order; None if a bucket is crowded."""
+    if isinstance(searched, Steps):
+        return _taker_in_steps(searched, records)
+    return None if searched.buckets[3] else _taker_from_buckets(searched, records)
+
+
+def _taker_in_steps(steps: Steps, records: Any) -> Taker:
+    first, step, count = steps
 
     def take(key: int) -> Any:
         at, rest = divmod(key - first, step)
@@ -58,9 +83,8 @@ def taker_in_steps(first: int, step: int, records: Any) -> Taker:
     return take
 
 
-def taker_from_buckets(keys: Sequence[int], buckets: Buckets, records: Any) -> Taker | None:
-    """Return what takes records whose keys are in buckets, or None if one is crowded."""
-    first, shift, starts, is_crowded = buckets
+def _taker_from_buckets(bucketed: Bucketed, records: Any) -> Taker:
+    keys, (first, shift, starts, _) = bucketed
 
     def take(key: int) -> Any:
         try:
@@ -71,4 +95,4 @@ def taker_from_buckets(keys: Sequence[int], buckets: Buckets, records: Any) -> T
             return None  # beyond the last key
         return records[at] if found == key else None
 
-    return None if is_crowded else take
+    return take

@@ -14,7 +14,7 @@ from ..runs.extent import Extent, RowArray
 from ..runs.run import ContiguousRun, Run, clip_run, read_only
 from ..runs.short_keys import least_size
 from ..runs.streams import even_run, goes_on, numbered
-from .buckets import Buckets, make_buckets, search_in_buckets, taker_from_buckets, taker_in_steps
+from .buckets import Bucketed, Buckets, Searched, Steps, Taker, make_buckets, search_in_buckets
 from .short_pages import OVERHEAD, ShortPages
 
 WORTH_KEYS = 128
@@ -26,6 +26,13 @@ FAR_BETWEEN = 16
 """So many keys, or more, are looked up in buckets together, if they are one in so many, or fewer."""
 WORTH_SHORTENING = 4
 """Pages are shortened if they would take less by one part in so many."""
+Maker: TypeAlias = Callable[[Run, Searched], "Taker | None"]
+"""Returns what takes the record of a key of a run; None if nothing ever can; or ``not_yet``."""
+
+
+def not_yet(key: int) -> Any:
+    """Stand for what will take records that cannot be taken yet."""
+    raise NotImplementedError(key)
 
 
 class CachedPages:
@@ -40,8 +47,10 @@ class CachedPages:
 
     Attributes
     ----------
-    take : callable, optional
-        Returns the record of a key, or None, as soon as :meth:`prepare` was able to make it.
+    kind : object
+        What kind of records ``take`` returns, as soon as :meth:`prepare` was able to make that; until then None.
+    take : callable
+        Returns the record of a key, or None.
     is_prepared : bool
         Whether there is no more to be made.
     """
@@ -58,6 +67,7 @@ class CachedPages:
         "floor",
         "is_prepared",
         "keys",
+        "kind",
         "last",
         "least_size",
         "run",
@@ -72,7 +82,8 @@ class CachedPages:
         self.count = len(run)
         self._first = self._step = self._length = self._lookups = 0
         self._buckets: Buckets | None = None
-        self.take: Callable[[int], Any] | None = None
+        self.kind: object = None
+        self.take: Taker
         self.is_prepared = False
         self.keys = np.empty(0, np.uint64)
         if isinstance(run, ContiguousRun) and isinstance(run.spacing, range):
@@ -157,15 +168,20 @@ class CachedPages:
         self._buckets = buckets = make_buckets(self.keys)
         return buckets
 
-    def prepare(self, make: Callable[[Run], Any]) -> None:
-        """Make ``take`` of the records that `make` returns, or None, once keys are found in few steps."""
-        if not self._step and self._buckets is None:
+    def prepare(self, kind: object, make: Maker) -> None:
+        """Make ``take`` of one kind of records, once keys are found in few steps."""
+        if self._step:
+            searched: Searched = Steps(self._first, self._step, self.count)
+        elif self._buckets is not None:
+            searched = Bucketed(self._keys, self._buckets)
+        else:
             return
-        records = make(self.run)
-        if records is not None and self._step:
-            self.take = taker_in_steps(self._first, self._step, records)
-        elif records is not None and self._buckets is not None:
-            self.take = taker_from_buckets(self._keys, self._buckets, records)
+        take = make(self.run, searched)
+        if take is not_yet:
+            return
+        if take is not None:
+            self.take = take
+            self.kind = kind
         self.is_prepared = True
 
     def search(self, keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:

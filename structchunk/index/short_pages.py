@@ -21,7 +21,7 @@ class ShortPages:
     """Consecutive pages of one store: all its rows with ``floor <= key <= last``. Immutable.
 
     They answer as ``CachedPages`` do, a little later, as those who read a range get keys that are made for them.
-    Nothing takes the record of a key from them: ``take`` is None.
+    Nothing takes the record of a key from them: ``kind`` is None.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class ShortPages:
 
     __slots__ = ("_keys", "_length", "_origin", "_rest", "count", "floor", "last", "least_size", "size")
 
-    take: ClassVar[None] = None
+    kind: ClassVar[None] = None
 
     def __init__(self, run: Keyless, keys: npt.NDArray[np.uint64], floor: int, last: int) -> None:
         self.floor = floor

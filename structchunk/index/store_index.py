@@ -30,7 +30,8 @@ from ..runs.key_ranges import Sample
 from ..runs.run import ArrayRun, Run, clip_run, first_key, last_key, portions
 from ..runs.streams import end_key, joined, overlay_runs
 from ..types.keys import as_key
-from .cached_pages import AnyPages, CachedPages
+from .buckets import Taker
+from .cached_pages import AnyPages, CachedPages, Maker
 from .change import (
     Change,
     Rewrite,
@@ -132,11 +133,11 @@ class StoreIndex:
             return self._find_uncached(key)
         return pages.find(key) if pages.floor <= key else self._find_uncached(key)
 
-    def finder(self, make: Callable[[Run], Any]) -> Callable[[int], Any]:
+    def finder(self, kind: object, make: Maker) -> Taker:
         """Return what finds single records, the path of every single read; it takes a key, as :meth:`find` does.
 
-        `make` returns the records of a run, if it can make all of them at once, or None. What it made is where the
-        record of a key is taken from; of any other one the extent is found, or None.
+        What `make` makes for pages is what the record of a key is taken from; of any other one the extent is found,
+        or None. Pages keep that for records of one `kind`, the first that was asked for.
         """
         cache = self._cache
 
@@ -152,11 +153,11 @@ class StoreIndex:
                 return self._find_uncached(key)
             if pages.floor > key:
                 return self._find_uncached(key)
-            take = pages.take
-            if take is not None:
-                return take(key)
+            if pages.kind is kind:
+                take = pages.take  # type: ignore[union-attr]  # short ones are of no kind
+                return take(key)  # to call it as if it were a method would take longer
             if isinstance(pages, CachedPages) and not pages.is_prepared:
-                pages.prepare(make)
+                pages.prepare(kind, make)
             return pages.find(key)
 
         return find

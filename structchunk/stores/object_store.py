@@ -42,6 +42,7 @@ class ObjectStore(Store[T], Generic[T]):
         super().__init__(binding)
         self._cls = cls
         self._make = binding.maker_of_objects(cls)
+        self._find_object = binding.finder_of_objects(cls)
 
     @property
     def cls(self) -> type[T]:
@@ -68,12 +69,14 @@ class ObjectStore(Store[T], Generic[T]):
 
     def __getitem__(self, key: int) -> T:
         """Return the object of a key: the same as in any store, written out because it is a hot path."""
+        found = self._find_object(key if type(key) is int else as_key(key))
+        if type(found) is self._cls:
+            return found
         make = self._make
-        extent = self._find(key if type(key) is int else as_key(key))
-        if extent is None or make is None:
+        if found is None or make is None:
             return super().__getitem__(key)
         try:
-            made: T = make(extent)  # cast() would be one call more
+            made: T = make(found)  # cast() would be one call more
         except MovedError:
             return self[key]
         return made

@@ -12,8 +12,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from structchunk.index import page_cache
-from structchunk.index.buckets import CROWD, make_buckets, search_in_buckets
-from structchunk.index.cached_pages import FAR_BETWEEN, MANY_KEYS, SAVED_OF_MANY, WORTH_KEYS, CachedPages
+from structchunk.index.buckets import CROWD, Searched, Taker, make_buckets, search_in_buckets, taker
+from structchunk.index.cached_pages import (
+    FAR_BETWEEN,
+    MANY_KEYS,
+    SAVED_OF_MANY,
+    WORTH_KEYS,
+    CachedPages,
+    not_yet,
+)
 from structchunk.index.cached_pages import shorten as shorten_pages
 from structchunk.index.short_pages import ShortPages
 from structchunk.runs.compact import FEWEST, CompactRun
@@ -69,36 +76,47 @@ def test_records_are_taken_where_they_are_found(keys: list[int], even: bool) -> 
     near = {key + step for key in keys for step in (-1, 0, 1) if 0 <= key + step < KEY_END} | {0, KEY_END - 1}
     for _ in range(2):
         for key in sorted(near):
-            pages.prepare(lambda _: records)
+            pages.prepare("text", lambda _, searched: taker(searched, records))
             assert (pages.find(key) is not None) is (key in model)
-            if pages.take is not None:
+            if pages.kind == "text":
                 assert pages.take(key) == model.get(key)
     assert pages.is_prepared
 
 
 def test_nothing_is_made_of_rows_whose_records_cannot_be() -> None:
     pages = pages_of(list(range(0, 300, 3)))
-    pages.prepare(lambda _: None)
+    pages.prepare("text", lambda *_: None)
     assert pages.is_prepared
-    assert pages.take is None
+    assert pages.kind is None
+
+
+def test_what_cannot_be_taken_yet_is_tried_again() -> None:
+    keys = list(range(0, 300, 3))
+    pages = pages_of(keys)
+    pages.prepare("text", lambda *_: not_yet)
+    assert not pages.is_prepared
+    assert pages.kind is None
+    pages.prepare("text", lambda _, searched: taker(searched, keys))
+    assert pages.kind == "text"
+    assert pages.take(9) == 9
 
 
 def test_records_are_made_once_some_keys_were_looked_up() -> None:
     keys = [3 * key + key % 2 for key in range(3 * WORTH_KEYS)]
     pages, asked = pages_of(keys), []
 
-    def make(run: Run) -> list[int]:
+    def make(run: Run, searched: Searched) -> Taker | None:
         asked.append(run)
-        return keys
+        return taker(searched, keys)
 
     for key in keys[:3]:
-        pages.prepare(make)
+        pages.prepare("number", make)
         assert pages.find(key) is not None
     assert not asked
     assert pages.find(keys[3]) is not None
-    pages.prepare(make)
+    pages.prepare("number", make)
     assert asked
-    assert pages.take is not None
+    assert pages.kind == "number"
     assert pages.take(keys[7]) == keys[7]
 
 
