@@ -35,6 +35,7 @@ whether anyone is alive. One that has the database open for writing alone has ``
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -333,3 +334,16 @@ def open_tail(path: str) -> TailView | None:
         return TailView(path)
     except (OSError, CorruptionError):
         return None
+
+
+def begin_tail(path: str, head: Head) -> Tail | None:
+    """Write the page anew, and hold it; None if the disk refuses: then there is none, rather than an old one."""
+    try:
+        tail = Tail(path)
+        tail.hold()
+        tail.rewrite(head)
+    except OSError:
+        with contextlib.suppress(OSError):
+            files.unlink(path)
+        return None
+    return tail

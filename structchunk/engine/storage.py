@@ -20,7 +20,7 @@ from ..disk.lock import Hold
 from ..disk.paths import Paths
 from ..disk.reserve import Reserve
 from ..disk.superblock import Superblock
-from ..disk.tail import Head, Tail
+from ..disk.tail import Head, Tail, begin_tail
 from ..errors import FailedError
 from ..index.counts import Counts
 from ..index.index import Index
@@ -331,14 +331,7 @@ class Storage:
         epoch = superblock.epoch + self.epoch_pending
         durable, named = (0, 0) if self.epoch_pending else (last, self.next_chunk)
         lineage = superblock.generation, superblock.database, epoch, last
-        try:
-            tail = Tail(self.paths.tail)
-            tail.hold()
-            tail.rewrite(Head(*lineage, last, durable, last + 1, 0, self.next_chunk, named))
-            self._tail = tail
-        except OSError:  # nobody must take the one that is there for this one's
-            with contextlib.suppress(OSError):
-                files.unlink(self.paths.tail)
+        self._tail = begin_tail(self.paths.tail, Head(*lineage, last, durable, last + 1, 0, self.next_chunk, named))
 
     def _publish(self, chunks: Collection[int] = (), *, is_durable: bool) -> None:
         """Tell others of the last commit, which appended to these chunks, and whether all is on disk."""
