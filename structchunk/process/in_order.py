@@ -23,28 +23,42 @@ IDLE = 0.5
 
 
 class Call(Generic[T]):
-    """One call. Who waits for it is woken by a lock, which an interrupt leaves as it is."""
+    """One call, which the first thread that begins it makes.
 
-    def __init__(self, number: int) -> None:
+    Who waits for it is woken by a lock, which an interrupt leaves as it is.
+    """
+
+    def __init__(self, number: int, make: Callable[[], T]) -> None:
         self.number = number
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
+        self._todo = [make]
         self._done = threading.Lock()
         self._done.acquire()
 
-    def run(self, make: Callable[[], T]) -> bool:
-        """Make the call, and tell whether it returned."""
+    def begin(self) -> Callable[[], T] | None:
+        """Return what is to be called, to the first thread that asks for it."""
+        try:
+            return self._todo.pop()
+        except IndexError:
+            return None
+
+    def run(self, make: Callable[[], T]) -> None:
+        """Make the call."""
         try:
             self._value = make()
         except BaseException as error:
-            self._error = error
+            self.error = error
         finally:
             self._done.release()
-        return self._error is None
+
+    def is_done(self) -> bool:
+        """Tell whether the call has returned, or raised."""
+        return not self._done.locked()
 
     def wait(self) -> T:
         """Return what the call returned, once it has, or raise what it raised."""
         self._done.acquire()
-        error, self._error = self._error, None
+        error, self.error = self.error, None
         if error is None:
             return self._value
         try:
@@ -58,24 +72,31 @@ class Crew(Generic[T]):
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
-        self._calls: SimpleQueue[tuple[Call[T], Callable[[], T]] | None] = SimpleQueue()
+        self._calls: SimpleQueue[Call[T] | None] = SimpleQueue()
         self._count = 0
         self._threads: list[threading.Thread] = []
-        self.last = sys.maxsize
+        self._last = sys.maxsize
         """The last call that is to be begun, once one has failed: those before it are waited for."""
 
     def give(self, make: Callable[[], T]) -> Call[T]:
-        """Have a call made by one of the threads."""
+        """Have a call made by one of the threads, or by who waits for it."""
         self._count += 1
-        call: Call[T] = Call(self._count)
+        call: Call[T] = Call(self._count, make)
         if len(self._threads) < self._workers:
             with contextlib.suppress(RuntimeError):  # no thread can be had: others do it
                 self._start()
-        if self._threads:
-            self._calls.put((call, make))
-        else:
-            call.run(make)
+        self._calls.put(call)
         return call
+
+    def make(self, call: Call[T]) -> bool:
+        """Make a call, unless another thread has begun it or one before it has failed; tell whether it was made."""
+        make = call.begin() if call.number <= self._last else None
+        if make is None:
+            return False
+        call.run(make)
+        if call.error is not None:
+            self._last = min(self._last, call.number)
+        return True
 
     def _start(self) -> None:
         work = partial(_work, self._calls, weakref.ref(self))
@@ -85,7 +106,7 @@ class Crew(Generic[T]):
 
     def end(self) -> None:
         """Begin no more calls, and wait for those that were begun."""
-        self.last = -1
+        self._last = -1
         for _ in self._threads:
             self._calls.put(None)
         for thread in self._threads:
@@ -93,33 +114,32 @@ class Crew(Generic[T]):
                 thread.join()
 
 
-def _work(calls: SimpleQueue[tuple[Call[T], Callable[[], T]] | None], crew_of: weakref.ref[Crew[T]]) -> None:
+def _work(calls: SimpleQueue[Call[T] | None], crew_of: weakref.ref[Crew[T]]) -> None:
     while True:
         try:
-            given = calls.get(timeout=IDLE)
+            call = calls.get(timeout=IDLE)
         except Empty:
             if crew_of() is None:  # an interrupt came before it could say that there is no more
                 return
             continue
         crew = crew_of()
-        if given is None or crew is None:
+        if call is None or crew is None:
             return
-        call, make = given
-        if call.number <= crew.last and not call.run(make):
-            crew.last = min(crew.last, call.number)
-        del given, call, make, crew  # while it waits for the next one it holds nothing
+        crew.make(call)
+        del call, crew  # while it waits for the next one it holds nothing
 
 
 def in_order(calls: Iterable[Callable[[], T]], workers: int) -> Generator[T, None, None]:
     """Yield what calls return, in their order, while so many threads go ahead with the next ones.
 
-    Where one raises, its turn is the last. Whether all are done, one has raised, the iterator is closed or an
-    interrupt ends it: the calls in progress are waited for, and no thread stays.
+    Who asks for a result is one of them: until that is there it makes other calls. Where one raises, its turn is
+    the last. Whether all are done, one has raised, the iterator is closed or an interrupt ends it: the calls in
+    progress are waited for, and no thread stays.
     """
     if workers == 1:
         yield from (make() for make in calls)
         return
-    crew: Crew[T] = Crew(workers)
+    crew: Crew[T] = Crew(workers - 1)
     try:
         yield from _done_by(crew, calls, AHEAD * workers)
     finally:
@@ -132,9 +152,21 @@ def _done_by(crew: Crew[T], calls: Iterable[Callable[[], T]], ahead: int) -> Gen
     for make in calls:
         begun.append(crew.give(make))
         if len(begun) >= ahead:
-            yield begun.popleft().wait()
+            yield _first_of(begun, crew)
     while begun:
-        yield begun.popleft().wait()
+        yield _first_of(begun, crew)
+
+
+def _first_of(begun: deque[Call[T]], crew: Crew[T]) -> T:
+    """Remove the first of some calls, and return what it returned; make others while it is not done."""
+    while not begun[0].is_done():
+        made = next(filter(crew.make, begun), None)
+        if made is None:
+            break
+        if made.error is not None and not isinstance(made.error, Exception):
+            return made.wait()  # an interrupt waits for no turn
+        del made
+    return begun.popleft().wait()
 
 
 def count_workers(workers: int | None) -> int:

@@ -219,7 +219,8 @@ class Store(RecordMapping[R], Generic[R]):
         function : callable
             Of one Batch. NumPy lets other threads run while it works on arrays; what is Python code does not.
         workers : int, optional
-            How many threads; one for each core, unless told. With 1 there is none, and nothing is done ahead.
+            How many threads, of which the caller's is one while it waits for a result; one for each core, unless
+            told. With 1 there is no other, and nothing is done ahead.
         start, stop, batch_size : int, optional
             As in :meth:`scan`.
 
@@ -240,7 +241,7 @@ class Store(RecordMapping[R], Generic[R]):
         All batches are as of one commit; in a transaction they are the transaction's own state when the first one
         is asked for. The threads make the batches, too, and are ahead by at most two batches each.
 
-        They end with the iterator: when it is exhausted, closed or dropped, or ended by an exception or an
+        The others end with the iterator: when it is exhausted, closed or dropped, or ended by an exception or an
         interrupt. Then calls that are in progress are waited for, and no others begin.
 
         The sums of all records over all cores:

@@ -224,6 +224,48 @@ def test_an_interrupt_leaves_no_thread(open_db: OpenDB, after: float) -> None:
     assert (done.stdout.strip(), done.returncode) == ("ended", 0), done.stderr
 
 
+def test_who_waits_makes_calls_too() -> None:
+    both = threading.Barrier(2, timeout=30)
+
+    def call() -> int:
+        both.wait()
+        return threading.get_ident()
+
+    found = list(in_order([call] * 20, 2))
+    assert len(set(found)) == 2
+    assert threading.get_ident() in found
+
+
+def test_an_error_comes_in_its_turn() -> None:
+    both = threading.Barrier(2, timeout=30)
+
+    def fail() -> None:
+        both.wait()
+        raise ZeroDivisionError
+
+    found = []
+    with pytest.raises(ZeroDivisionError):
+        for waited in in_order([both.wait, fail, lambda: 1], 2):
+            found.append(waited)
+    assert len(found) == 1
+
+
+def test_an_interrupt_of_who_waits_comes_at_once() -> None:
+    both = threading.Barrier(2, timeout=30)
+
+    def call() -> None:
+        both.wait()
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        time.sleep(0.1)
+
+    found = []
+    with pytest.raises(KeyboardInterrupt):
+        for waited in in_order([call, call], 2):
+            found.append(waited)
+    assert found == []
+
+
 def test_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
