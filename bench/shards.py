@@ -2,7 +2,8 @@
 
 The numbers are how many records, shards and rounds. The same records are dealt to shards in several ways; what is
 printed is nanoseconds of processor time for each record, and how many times as long as where each shard has a range
-of keys of its own. All ways take turns in each round; figures are medians.
+of keys of its own. The first scan opens the shards, the other one finds their keys in memory. All ways take turns
+in each round; figures are medians.
 """
 
 from __future__ import annotations
@@ -59,18 +60,23 @@ def make(folder: Path, deal: Deal, count: int, shards: int, width: int) -> Path:
     return folder
 
 
-def tasks(shards: sc.Shards, count: int, width: int) -> dict[str, tuple[int, Callable[[], object]]]:
+def tasks(path: Path, shards: sc.Shards, count: int, width: int) -> dict[str, tuple[int, Callable[[], object]]]:
     """Return what is timed: how many records each is for, and what to call."""
     store = shards["values"]
     some = keys_of(np.random.default_rng(2).integers(0, count, POINTS).astype(np.uint64))
     singles = some[:SINGLES].tolist()
     total = (count - 1) * count // 2 * width
 
-    def scan() -> None:
+    def scan(store: Any = store) -> None:
         found = sum(float(batch.values.sum()) for batch in store.scan())
         assert np.isclose(found, total), (found, total)
 
+    def first_scan() -> None:
+        with sc.open_shards(path) as opened:
+            scan(opened["values"])
+
     return {
+        "first scan": (count, first_scan),
         "scan": (count, scan),
         "get_many": (POINTS, lambda: store.get_many(some)),
         "get": (SINGLES, lambda: [store[key] for key in singles]),
@@ -87,11 +93,12 @@ def seconds(call: Callable[[], object]) -> float:
 
 def measure(folder: Path, count: int, shards: int, width: int, rounds: int) -> None:
     """Measure all ways of dealing, and print a line for each."""
-    opened = {
-        name: sc.open_shards(make(folder / f"{width}-{number}", deal, count, shards, width))
+    paths = {
+        name: make(folder / f"{width}-{number}", deal, count, shards, width)
         for number, (name, deal) in enumerate(DEALS.items())
     }
-    todo = {name: tasks(one, count, width) for name, one in opened.items()}
+    opened = {name: sc.open_shards(path) for name, path in paths.items()}
+    todo = {name: tasks(paths[name], one, count, width) for name, one in opened.items()}
     took: dict[tuple[str, str], list[float]] = {}
     for number in range(rounds + 1):
         for name, timed in todo.items():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import structchunk as sc
+from structchunk.disk import files
 from structchunk.engine import provision
 from structchunk.index.index import Index, Prepared
 
@@ -71,3 +72,13 @@ def test_a_commit_takes_the_space_of_what_it_logs(db: sc.Database, taken: list[i
         step()
     assert len(taken) == len(logged) == 6
     assert all(size <= most <= 1.5 * size for size, most in zip(logged, taken, strict=True))
+
+
+def test_who_closes_leaves_a_reserve_that_was_given_up(db: sc.Database) -> None:
+    """Also after a write that failed, so that no checkpoint makes it anew before."""
+    storage = db._storage
+    db.array_store("s", "f8").put(1, [1.0])
+    assert storage.reserve.give_up()
+    storage.failure = "an earlier write failed"
+    db.close()
+    assert files.disk_size(storage.paths.reserve) >= provision.BASE_SIZE
