@@ -30,6 +30,8 @@ from .staged_rows import RowsMark, StagedRows
 from .staged_view import end_key_over, net_count
 
 _MANY_ROWS = 1 << 16
+_MOST_COLLECTED = 1 << 10
+"""Records of more bytes do not begin to collect: to copy them twice takes longer than to give each its place."""
 _FEW_PUTS = 16
 """So many records or fewer get their places one by one."""
 _FEW_BYTES = SPILL_SIZE // 8
@@ -134,7 +136,7 @@ class Staging:
         size = items.nbytes
         end = self._end + size + ROW_SIZE
         if end > self._limit or self.edits or self._tails:
-            if size > SPILL_SIZE or self.edits or key in self._tails:
+            if size > _MOST_COLLECTED or self.edits or key in self._tails:
                 self._place()
                 self._stage(key, self.allocator.put(key, np.ascontiguousarray(items), size, flags))
                 return
