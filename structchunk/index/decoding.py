@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..errors import CorruptionError
 from ..runs.extent import EXTENT_DTYPE, ROW_SIZE, Extent, RowArray, empty_rows, rows_from_bytes, without_tombstones
 from ..runs.run import ContiguousRun, Run
-from ..runs.streams import put_together
+from ..runs.streams import in_pieces, put_together
 from .leveldb import REBUILD, Pair
 from .page import find_in_short, unpack_pages
 from .store_keys import KEY
@@ -45,12 +45,19 @@ class Decoder:
 
     def pages(self, pages: list[Pair], most_rows: int) -> Run:
         """Return the rows of consecutive pages, each of which has `most_rows` at most."""
+        return put_together(self._runs(pages, most_rows), self._item_size)
+
+    def pages_in_pieces(self, pages: list[Pair], most_rows: int) -> list[Run]:
+        """Return them in pieces of records that lie back to back, if these are long; else in one."""
+        return in_pieces(self._runs(pages, most_rows), self._item_size)
+
+    def _runs(self, pages: list[Pair], most_rows: int) -> list[Run]:
         try:
             runs = unpack_pages([(self.last_key(page), page[1]) for page in pages], self._item_size, most_rows)
         except ValueError as error:
             raise self._not_a_page(error) from error
         self.check_runs(runs)
-        return put_together(runs, self._item_size)
+        return runs
 
     def find_in_short(self, page: Pair, key: int, most_rows: int) -> Extent | None:
         """Return the row of one key, or None, of a short page, of which no more is decoded than that."""

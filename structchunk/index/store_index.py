@@ -245,7 +245,7 @@ class StoreIndex:
             key = int(keys[first])
             pages = self._known_pages(key, at) if alone else None
             if alone and pages is None:
-                pages = self._stored.load(key, 1, _snapshot_of(at))
+                (pages,) = self._stored.load(key, 1, _snapshot_of(at))
                 single.append(pages)
             pages = pages or self._cached_pages(key, at, wide=wide)
             upto = first + int(keys[first : first + MOST_KEYS].searchsorted(np.uint64(pages.last), side="right"))
@@ -336,7 +336,7 @@ class StoreIndex:
             key = stop - 1 if reverse else start
             pages = self._known_pages(key, at)
             if not isinstance(pages, CachedPages):  # of short ones all keys would be made, for the first of them
-                pages = self._stored.load(key, count, _snapshot_of(at), reverse=reverse)
+                pages = self._stored.load(key, count, _snapshot_of(at), reverse=reverse)[-1 if reverse else 0]
             yield from portions(clip_run(pages.run, start, stop), self._stored.page_rows, reverse=reverse)
             count = GROUP_PAGES if pages.count else count
             if reverse:
@@ -369,13 +369,14 @@ class StoreIndex:
             count = GROUP_PAGES if wide else self._cache.wanted(POINT_PAGES)
             first = key if reverse or not latest else self._first_wanted(key, pages, count)
         loaded = self._stored.load(first, count, _snapshot_of(at), stop=stop, reverse=reverse)
-        if loaded.floor < start if reverse else loaded.last < key:
+        if loaded[0].floor < start if reverse else loaded[-1].last < key:
             loaded = self._stored.load(start if reverse else key, count, _snapshot_of(at), stop=stop)
         with version.lock:
             if latest and number == version.number:
                 self._load_delta()  # find() trusts cached pages where the delta has no row
-                self._cache.insert(loaded)
-        return loaded
+                for each in loaded:
+                    self._cache.insert(each)
+        return next((each for each in loaded if key <= each.last), loaded[-1])
 
     @property
     def _few_rows(self) -> int:

@@ -17,7 +17,7 @@ from ..runs.extent import (
     RowArray,
     find_in_bytes,
 )
-from ..runs.run import ArrayRun, Run, first_key, split
+from ..runs.run import ArrayRun, Run, first_key, last_key, split
 from .cached_pages import CachedPages
 from .decoding import Decoder
 from .leveldb import LevelDB, Pair
@@ -87,8 +87,11 @@ class StoredRows:
 
     def load(
         self, key: int, count: int, snapshot: Any, *, stop: int = KEY_END, reverse: bool = False
-    ) -> CachedPages:
-        """Read the page that answers for a key, and its neighbours below `stop`, up to `count` pages."""
+    ) -> list[CachedPages]:
+        """Read the page that answers for a key, and its neighbours below `stop`, up to `count` pages.
+
+        What is between long stretches of records that lie back to back, the end of a chunk file say, is apart.
+        """
         snapshot = snapshot or self.leveldb.snapshot()  # both reads must see the same pages
         first, here = self.key(b"P", 0), self.key(b"P", key)
         end = self.end(b"P") if stop == KEY_END else self.key(b"P", stop)
@@ -99,10 +102,13 @@ class StoredRows:
         if reverse:
             pages = before[1:] + pages if len(before) == count else before + pages
             floor = floor if len(before) == count else 0
-        run = self.decoder.pages(pages, self.page_rows)
-        if len(run) and first_key(run) < floor:
+        runs = self.decoder.pages_in_pieces(pages, self.page_rows)
+        if len(runs[0]) and first_key(runs[0]) < floor:
             raise self.decoder.damaged("pages that overlap", "each page's keys above those of the page before")
-        return CachedPages(run, floor, last, split(run, self.item_size))
+        lasts = [*map(last_key, runs[:-1]), last]
+        floors = [floor, *(before + 1 for before in lasts[:-1])]
+        parts = [split(run, self.item_size) for run in runs]
+        return list(map(CachedPages, runs, floors, lasts, parts))
 
     def load_rows(self, keys: npt.NDArray[np.uint64], snapshot: Any) -> CachedPages:
         """Read the rows of ascending keys, each from the page that answers for it; they answer for no others."""

@@ -14,6 +14,8 @@ from .run import ArrayRun, ContiguousRun, Keys, Run, are_seldom, clip_run, first
 
 WORTH_JOINING = 16
 """Runs of fewer rows than this, on average, are not looked at one by one."""
+LONG_PIECE = 1 << 14
+"""Rows of pieces that are worth having apart, on average."""
 
 
 def joined(runs: Iterable[Run]) -> RowArray:
@@ -41,6 +43,14 @@ def put_together(runs: Sequence[Run], item_size: int) -> Run:
     if not runs or len(contiguous) < len(runs) or not all(starmap(goes_on, pairwise(contiguous))):
         return shorten(joined(runs), item_size)
     return contiguous[0] if len(contiguous) == 1 else _as_one(contiguous, _chained(contiguous))
+
+
+def in_pieces(runs: Sequence[Run], item_size: int) -> list[Run]:
+    """Return consecutive runs as few, in the shortest form: in one if not all that there could be are long."""
+    pieces = _stretches(runs)
+    if len(pieces) < 2 or len(pieces) * LONG_PIECE > sum(map(len, runs)):
+        return [put_together(runs, item_size)]
+    return [put_together(piece, item_size) for piece in pieces]
 
 
 def find_in(runs: Sequence[Run], key: int) -> Extent | None:
@@ -107,14 +117,18 @@ def in_key_order(runs: Iterable[Run], item_size: int) -> list[Run]:
 
 def _join_adjacent(runs: Iterable[Run], item_size: int) -> list[Run]:
     """Return consecutive runs with those made one that records of one length, back to back, go on from."""
+    return [group[0] if len(group) == 1 else put_together(group, item_size) for group in _stretches(runs)]
+
+
+def _stretches(runs: Iterable[Run]) -> list[list[Run]]:
+    """Return consecutive runs in groups, in each of which records of one length go on, back to back."""
     groups: list[list[Run]] = []
     for run in runs:
-        before = groups[-1][-1] if groups else None
-        if before is not None and goes_on(before, run):
+        if groups and goes_on(groups[-1][-1], run):
             groups[-1].append(run)
         else:
             groups.append([run])
-    return [group[0] if len(group) == 1 else put_together(group, item_size) for group in groups]
+    return groups
 
 
 def run_of_chunk(runs: Iterable[Run], chunk: int) -> Run:

@@ -30,7 +30,9 @@ from structchunk.index.index_snapshot import IndexSnapshot
 from structchunk.index.page import count_rows as rows_of_page
 from structchunk.index.page import is_short
 from structchunk.index.store_index import StoreIndex
+from structchunk.index.stored_rows import PAGE_ROWS
 from structchunk.index.stored_state import CATALOG, CHECKPOINT, LAST
+from structchunk.runs import streams
 from structchunk.runs.extent import KEY_END, ROW, TOMBSTONE, Extent, RowArray
 from structchunk.runs.run import ArrayRun, ContiguousRun, Run, shorten
 from structchunk.runs.streams import joined
@@ -459,7 +461,7 @@ def reads_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     def note(self: stored_rows.StoredRows, *args: Any, **options: Any) -> Any:
         pages = load(self, *args, **options)
-        read.append(pages.count)
+        read.append(sum(each.count for each in pages))
         return pages
 
     with monkeypatch.context() as patch:
@@ -531,18 +533,43 @@ def test_sweeps_read_what_is_between_large_pages_and_no_more(
     assert sum(read) <= NEAR_ROWS + len(parts) * max(read)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("first", [0, 17, 5_500])
+def test_the_end_of_a_chunk_is_no_end_of_what_lies_back_to_back(
+    index: Index, monkeypatch: pytest.MonkeyPatch, first: int, reverse: bool
+) -> None:
+    """Pages that are read together are kept in pieces, so that only the one with records of both is not even."""
+    monkeypatch.setattr(streams, "LONG_PIECE", 2000)
+    rows = near_rows()
+    at = 5_003
+    rows["chunk"][at:], rows["offset"][at:] = 2, rows["offset"][: NEAR_ROWS - at]
+    index.put(1, {1: [ArrayRun(rows)]})
+    index.forget()
+    store, keys = index.store_index(1), rows["key"].tolist()
+    start, stop = (0, keys[NEAR_ROWS - first - 1] + 1) if reverse else (keys[first], KEY_END)
+    wanted = rows[: NEAR_ROWS - first] if reverse else rows[first:]
+    assert whole(store.runs(start, stop, reverse=reverse), reverse=reverse) == model_of(wanted)
+    assert whole(store.runs(0, KEY_END, reverse=not reverse), reverse=not reverse) == model_of(rows)
+    assert [store.find(key) for key in keys] == rows.tolist()
+    assert all(store.find(key + 1) is None for key in keys[at - 600 : at + 600])
+    cached = [
+        pages for pages in store._cache.index[1] if isinstance(pages, cached_pages.CachedPages) and pages.count
+    ]
+    assert sum(pages.count for pages in cached if not isinstance(pages.run, ContiguousRun)) <= 2 * PAGE_ROWS
+
+
 def test_to_bring_an_index_forward_few_pages_are_decoded(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where keys are far between: of the pages that they meet no more than their own rows are."""
     index.put(1, {1: some(0, 8000)})
     index.forget()
     decoded: list[int] = []
-    decode = decoding.Decoder.pages
+    decode = decoding.Decoder._runs
 
-    def note(self: decoding.Decoder, pages: list[Any], most_rows: int) -> Run:
+    def note(self: decoding.Decoder, pages: list[Any], most_rows: int) -> list[Run]:
         decoded.append(len(pages))
         return decode(self, pages, most_rows)
 
-    monkeypatch.setattr(decoding.Decoder, "pages", note)
+    monkeypatch.setattr(decoding.Decoder, "_runs", note)
     index.put(2, {1: [ArrayRun(dense(0, 40, step=200, chunk=2))]})
     assert sum(decoded) <= 40 // store_index.GROUP_KEYS
     assert index.live[1] == {1: (8000 - 40, 8 * (8000 - 40)), 2: (40, 40 * 8)}

@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import Model, alive, model_of, models, rows_of, rows_of_model
 
+from structchunk.runs import streams
 from structchunk.runs.extent import KEY_END, MUTABLE, RowArray
 from structchunk.runs.run import (
     ContiguousRun,
     Run,
     shorten,
 )
-from structchunk.runs.streams import in_key_order, joined, overlay_runs, put_together
+from structchunk.runs.streams import goes_on, in_key_order, in_pieces, joined, overlay_runs, put_together
 
 
 def cut(rows: RowArray, places: list[int]) -> list[Run]:
@@ -57,6 +58,19 @@ def test_consecutive_runs_are_the_same_rows_put_together(rows: RowArray, places:
     filled = [run for run in runs if len(run)]
     assert put_together(filled, SIZE).rows.tolist() == rows.tolist()
     assert joined(in_key_order(runs, SIZE)).tolist() == rows.tolist()
+
+
+@given(even_rows(), even_rows(), st.lists(st.integers(0, 9), max_size=4), st.integers(1, 9))
+def test_pieces_are_the_same_rows(rows: RowArray, others: RowArray, places: list[int], long: int) -> None:
+    if len(rows):
+        others = others[others["key"] > rows["key"][-1]]
+    runs = [run for run in (*cut(rows, places), *cut(others, places)) if len(run)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams, "LONG_PIECE", long)
+        pieces = in_pieces(runs, SIZE)
+    assert joined(pieces).tolist() == [*rows.tolist(), *others.tolist()]
+    assert not any(goes_on(*pair) for pair in itertools.pairwise(pieces))
+    assert len(pieces) == 1 or len(pieces) * long <= len(rows) + len(others)
 
 
 @pytest.mark.parametrize(
