@@ -120,7 +120,7 @@ def cluster() -> Iterator[None]:
     """Start two workers."""
     from distributed import Client, LocalCluster  # noqa: PLC0415
 
-    options = {"n_workers": WORKERS, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    options = {"n_workers": WORKERS, "threads_per_worker": 1, "processes": True, "dashboard_address": "localhost:0"}
     with LocalCluster(**options) as made, Client(made):
         yield
 

@@ -100,7 +100,7 @@ def run(directory: Path, options: dict[str, Any]) -> None:
     caches = directory / "caches"
     begin(caches)
     apart = {"n_workers": WORKERS, "threads_per_worker": 1, "local_directory": str(directory)}
-    cluster = distributed.LocalCluster(**apart, dashboard_address=None, silence_logs="ERROR")
+    cluster = distributed.LocalCluster(**apart, dashboard_address="localhost:0", silence_logs="ERROR")
     with cluster, distributed.Client(cluster) as client:
         client.run(begin, caches)
         with timed(f"read by {WORKERS} workers"):
