@@ -15,7 +15,7 @@ from ..runs.run import ContiguousRun, Run, clip_run, read_only
 from ..runs.short_keys import least_size
 from ..runs.streams import even_run, goes_on, numbered
 from .buckets import Bucketed, Buckets, Searched, Steps, Taker, make_buckets, search_in_buckets
-from .short_pages import OVERHEAD, ShortPages
+from .short_pages import NOTHING_TAKEN, OVERHEAD, ShortPages
 
 WORTH_KEYS = 128
 """Buckets for this many keys take about as long to make as they save in one look-up."""
@@ -47,10 +47,9 @@ class CachedPages:
 
     Attributes
     ----------
-    kind : object
-        What kind of records ``take`` returns, as soon as :meth:`prepare` was able to make that; until then None.
-    take : callable
-        Returns the record of a key, or None.
+    taken : tuple of object and callable
+        A kind of records, and what returns the record of a key, or None; no kind until :meth:`prepare` was able to
+        make that.
     is_prepared : bool
         Whether there is no more to be made.
     """
@@ -67,13 +66,12 @@ class CachedPages:
         "floor",
         "is_prepared",
         "keys",
-        "kind",
         "last",
         "least_size",
         "run",
         "runs",
         "size",
-        "take",
+        "taken",
     )
 
     def __init__(self, run: Run, floor: int, last: int, runs: Sequence[Run] = ()) -> None:
@@ -82,8 +80,7 @@ class CachedPages:
         self.count = len(run)
         self._first = self._step = self._length = self._lookups = 0
         self._buckets: Buckets | None = None
-        self.kind: object = None
-        self.take: Taker
+        self.taken: tuple[object, Taker] = NOTHING_TAKEN
         self.is_prepared = False
         self.keys = np.empty(0, np.uint64)
         if isinstance(run, ContiguousRun) and isinstance(run.spacing, range):
@@ -169,7 +166,7 @@ class CachedPages:
         return buckets
 
     def prepare(self, kind: object, make: Maker) -> None:
-        """Make ``take`` of one kind of records, once keys are found in few steps."""
+        """Make what takes records of one kind, once keys are found in few steps."""
         if self._step:
             searched: Searched = Steps(self._first, self._step, self.count)
         elif self._buckets is not None:
@@ -180,8 +177,7 @@ class CachedPages:
         if take is not_yet:
             return
         if take is not None:
-            self.take = take
-            self.kind = kind
+            self.taken = kind, take  # one assignment: another thread may prepare them for another kind
         self.is_prepared = True
 
     def search(self, keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:

@@ -11,17 +11,20 @@ from ..runs.compact import CompactRun
 from ..runs.extent import Extent, RowArray
 from ..runs.run import ContiguousRun, Run
 from ..runs.short_keys import ShortKeys
+from .buckets import Taker
 
 Keyless: TypeAlias = "ContiguousRun | CompactRun"
 OVERHEAD = 1 << 10
 """Bytes of memory that pages take beside their rows, about."""
+NOTHING_TAKEN: tuple[object, Taker] = None, lambda _: None
+"""What takes records from pages where that is not possible, or not yet: those of no kind."""
 
 
 class ShortPages:
     """Consecutive pages of one store: all its rows with ``floor <= key <= last``. Immutable.
 
     They answer as ``CachedPages`` do, a little later, as those who read a range get keys that are made for them.
-    Nothing takes the record of a key from them: ``kind`` is None.
+    Nothing takes the record of a key from them.
 
     Parameters
     ----------
@@ -33,7 +36,7 @@ class ShortPages:
 
     __slots__ = ("_keys", "_length", "_origin", "_rest", "count", "floor", "last", "least_size", "size")
 
-    kind: ClassVar[None] = None
+    taken: ClassVar[tuple[object, Taker]] = NOTHING_TAKEN
 
     def __init__(self, run: Keyless, keys: npt.NDArray[np.uint64], floor: int, last: int) -> None:
         self.floor = floor

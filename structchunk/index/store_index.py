@@ -153,9 +153,9 @@ class StoreIndex:
                 return self._find_uncached(key)
             if pages.floor > key:
                 return self._find_uncached(key)
-            if pages.kind is kind:
-                take = pages.take  # type: ignore[union-attr]  # short ones are of no kind
-                return take(key)  # to call it as if it were a method would take longer
+            of_kind, take = pages.taken
+            if of_kind is kind:
+                return take(key)
             if isinstance(pages, CachedPages) and not pages.is_prepared:
                 pages.prepare(kind, make)
             return pages.find(key)

@@ -78,8 +78,8 @@ def test_records_are_taken_where_they_are_found(keys: list[int], even: bool) -> 
         for key in sorted(near):
             pages.prepare("text", lambda _, searched: taker(searched, records))
             assert (pages.find(key) is not None) is (key in model)
-            if pages.kind == "text":
-                assert pages.take(key) == model.get(key)
+            if pages.taken[0] == "text":
+                assert pages.taken[1](key) == model.get(key)
     assert pages.is_prepared
 
 
@@ -87,7 +87,7 @@ def test_nothing_is_made_of_rows_whose_records_cannot_be() -> None:
     pages = pages_of(list(range(0, 300, 3)))
     pages.prepare("text", lambda *_: None)
     assert pages.is_prepared
-    assert pages.kind is None
+    assert pages.taken[0] is None
 
 
 def test_what_cannot_be_taken_yet_is_tried_again() -> None:
@@ -95,10 +95,10 @@ def test_what_cannot_be_taken_yet_is_tried_again() -> None:
     pages = pages_of(keys)
     pages.prepare("text", lambda *_: not_yet)
     assert not pages.is_prepared
-    assert pages.kind is None
+    assert pages.taken[0] is None
     pages.prepare("text", lambda _, searched: taker(searched, keys))
-    assert pages.kind == "text"
-    assert pages.take(9) == 9
+    assert pages.taken[0] == "text"
+    assert pages.taken[1](9) == 9
 
 
 def test_records_are_made_once_some_keys_were_looked_up() -> None:
@@ -116,8 +116,8 @@ def test_records_are_made_once_some_keys_were_looked_up() -> None:
     assert pages.find(keys[3]) is not None
     pages.prepare("number", make)
     assert asked
-    assert pages.kind == "number"
-    assert pages.take(keys[7]) == keys[7]
+    assert pages.taken[0] == "number"
+    assert pages.taken[1](keys[7]) == keys[7]
 
 
 @given(key_sets())
