@@ -56,6 +56,7 @@ class InPlaceViews:
         # After the view was made: so either begin_moving() sees the view, or this sees `moving`.
         if chunk.id in self.moving or heap.find_chunk(chunk.id) is None:
             return self._moved_array(heap, extent, checkpoint)
+        check_not_dropped(heap)
         self.chunks[chunk.id] = chunk
         return array
 
@@ -67,8 +68,6 @@ class InPlaceViews:
                 )
             time.sleep(_PAUSE)
         if extent[3] in heap.chunks:  # it was to be moved, and is where it was
-            if heap.is_dropped:  # by alter_store(): what would be changed is in a file that has gone
-                raise StoreNotFound(f"store {heap.name!r} was dropped or altered; get it again by its name")
             return self.array(heap, extent, checkpoint)
         moved = heap.retired_chunk(extent[3]).moved(extent)
         return None if moved is None else self.array(heap, moved, checkpoint)
@@ -82,3 +81,9 @@ class InPlaceViews:
         free = [[chunk for chunk in heap.chunks.values() if not heap.is_exposed(chunk.id)] for heap in heaps]
         self.moving = frozenset(chunk.id for chunks in free for chunk in chunks)
         return free
+
+
+def check_not_dropped(heap: Heap) -> None:
+    """Raise if what would be changed in a store is in files that are gone, or will be."""
+    if heap.is_dropped:
+        raise StoreNotFound(f"store {heap.name!r} was dropped or altered; get it again by its name")

@@ -1,6 +1,7 @@
 """Objects over the mapped file, to be changed in place: what makes single ones, and what takes them by key.
 
-It is :meth:`InPlaceViews.array` written out for the usual case, the path of every single object.
+What is kept of a chunk is handed out as it is, unless writing has failed: whoever is about to move its records, or
+to let it go, empties that first.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from .in_place import InPlaceViews
 def maker_of_objects(
     in_place: InPlaceViews, heap: Heap, cls: Any, otherwise: Callable[[Extent], Any]
 ) -> Callable[[Extent], Any]:
-    """Return what makes an object of a ctypes type over an extent; where that cannot be, what `otherwise` does."""
+    """Return what makes an object of a ctypes type over an extent; where that cannot be, what `otherwise` does.
+
+    It is :meth:`InPlaceViews.array` written out for the usual case.
+    """
     chunks, kept, size = heap.chunks, heap.live_objects(cls), heap.item_size
 
     def make(extent: Extent) -> Any:
@@ -34,7 +38,7 @@ def maker_of_objects(
         if objects is None:
             objects = heap.objects(cls, number)
         # Only now, as there. What is kept is let go before chunks are moved, and this call holds what it keeps.
-        if number in in_place.moving or number not in chunks:
+        if number in in_place.moving or number not in chunks or heap.is_dropped:
             return otherwise(extent)
         in_place.chunks[number] = chunk
         kept[number] = objects
@@ -56,13 +60,13 @@ def maker_of_takers(in_place: InPlaceViews, heap: Heap, cls: Any) -> Maker:
         chunk = heap.chunks.get(run.chunk)
         if chunk is None or (run.span.stop > chunk.settled and not run.flags & ZERO):
             return not_yet
-        return _taker(searched, Objects(in_place, kept, run.chunk, run.items.start, size, run.flags))
+        return _taker(searched, ObjectRun(in_place, kept, run.chunk, run.items.start, size, run.flags))
 
     return make
 
 
-class Objects(NamedTuple):
-    """The objects of a run."""
+class ObjectRun(NamedTuple):
+    """Objects that lie back to back in one chunk, and where those of whole chunks are kept."""
 
     in_place: InPlaceViews
     kept: dict[int, Any]
@@ -76,13 +80,13 @@ class Objects(NamedTuple):
         return key, (self.first + at) * self.size, 1, self.chunk, self.flags
 
 
-def _taker(searched: Searched, objects: Objects) -> Taker | None:
+def _taker(searched: Searched, objects: ObjectRun) -> Taker | None:
     if isinstance(searched, Steps):
         return _taker_in_steps(searched, objects)
     return None if searched.buckets[3] else _taker_from_buckets(searched, objects)
 
 
-def _taker_in_steps(steps: Steps, objects: Objects) -> Taker:
+def _taker_in_steps(steps: Steps, objects: ObjectRun) -> Taker:
     first, step, count = steps
     in_place, kept, chunk, first_item, *_ = objects
 
@@ -98,7 +102,7 @@ def _taker_in_steps(steps: Steps, objects: Objects) -> Taker:
     return take
 
 
-def _taker_from_buckets(bucketed: Bucketed, objects: Objects) -> Taker:
+def _taker_from_buckets(bucketed: Bucketed, objects: ObjectRun) -> Taker:
     keys, (first, shift, starts, _) = bucketed
     in_place, kept, chunk, first_item, *_ = objects
 

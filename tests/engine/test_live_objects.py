@@ -63,7 +63,7 @@ def read(store: sc.ObjectStore[Any], keys: list[int]) -> None:
 def taken(db: sc.Database) -> set[object]:
     """Return what kinds of records are taken from the cached pages."""
     index = db._storage.index.store_index(db["points"]._heap.store)
-    return {pages.kind for pages in index._cache.index[1]}
+    return {pages.taken[0] for pages in index._cache.index[1]}
 
 
 def test_objects_are_found_and_live(open_db: OpenDB, keys: list[int]) -> None:
@@ -135,6 +135,60 @@ def test_after_a_write_that_failed_objects_are_copies(open_db: OpenDB, keys: lis
     store[keys[0]].n = 1
     assert store[keys[0]].n == 0
     db.close()
+
+
+def test_others_find_what_is_taken(db: sc.Database, keys: list[int]) -> None:
+    """Where no object is kept of it."""
+    store = fill(db, keys)
+    for name in ("points", "made"):
+        store = db.object_store(name, Point)
+        for key in keys[: COUNT if name == "points" else 50]:
+            if name == "made":
+                store.new(key, x=key)
+            store._heap.live_objects(Point).clear()
+            found = store._find_object(key)
+            assert found == store._find(key) or type(found) is Point
+            assert store[key].x == key
+
+
+def test_what_is_kept_will_be_flushed(db: sc.Database) -> None:
+    """First: an interrupt may come between the two."""
+    store = fill(db, KEYS["even"])
+    in_place = db._storage.in_place
+
+    class Kept(dict[int, Any]):
+        def __setitem__(self, chunk: int, objects: Any) -> None:
+            assert chunk in in_place.chunks
+            super().__setitem__(chunk, objects)
+
+    kept = store._heap._live_objects[Other] = Kept()
+    in_place.chunks.clear()
+    read(store.of_class(Other), KEYS["even"])
+    assert kept
+
+
+@pytest.mark.parametrize("how", ["reader", "snapshot", "shared"])
+def test_others_get_copies(open_db: OpenDB, keys: list[int], how: str) -> None:
+    with open_db() as db:
+        fill(db, keys)
+    other = open_db("r") if how == "reader" else open_db("r+", shared=how == "shared")
+    store: sc.ObjectStore[Point] = (other.snapshot() if how == "snapshot" else other)["points"]  # type: ignore[assignment]
+    for _ in range(2):
+        for key in keys:
+            store[key].n = 1
+            assert store[key].n == 0
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+def test_what_was_found_before_the_store_was_altered(db: sc.Database, is_live: bool) -> None:
+    """It is not handed out after that: a change to it would be lost with the file."""
+    store = fill(db, KEYS["even"])
+    extent = store._find(KEYS["even"][3])
+    assert extent is not None
+    db.alter_store("points", np.dtype([("x", "f8"), ("n", "i8"), ("z", "i4")]))
+    with pytest.raises(sc.StoreNotFound):
+        store._binding.live_array(extent) if is_live else store._make(extent)  # type: ignore[misc]
+    assert not store._heap.live_objects(Point)
 
 
 def test_compaction_moves_what_was_only_read(db: sc.Database, keys: list[int]) -> None:
