@@ -28,24 +28,25 @@ class Call(Generic[T]):
     Who waits for it is woken by a lock, which an interrupt leaves as it is.
     """
 
-    def __init__(self, number: int, make: Callable[[], T]) -> None:
+    def __init__(self, number: int, function: Callable[[], T]) -> None:
         self.number = number
         self.error: BaseException | None = None
-        self._todo = [make]
+        self._function = [function]
+        self._value: list[T] = []
         self._done = threading.Lock()
         self._done.acquire()
 
     def begin(self) -> Callable[[], T] | None:
         """Return what is to be called, to the first thread that asks for it."""
         try:
-            return self._todo.pop()
+            return self._function.pop()
         except IndexError:
             return None
 
-    def run(self, make: Callable[[], T]) -> None:
+    def run(self, function: Callable[[], T]) -> None:
         """Make the call."""
         try:
-            self._value = make()
+            self._value.append(function())
         except BaseException as error:
             self.error = error
         finally:
@@ -56,11 +57,11 @@ class Call(Generic[T]):
         return not self._done.locked()
 
     def wait(self) -> T:
-        """Return what the call returned, once it has, or raise what it raised."""
+        """Return what the call returned, once it has, or raise what it raised; it keeps neither."""
         self._done.acquire()
         error, self.error = self.error, None
         if error is None:
-            return self._value
+            return self._value.pop()
         try:
             raise error
         finally:
@@ -75,25 +76,26 @@ class Crew(Generic[T]):
         self._calls: SimpleQueue[Call[T] | None] = SimpleQueue()
         self._count = 0
         self._threads: list[threading.Thread] = []
-        self._last = sys.maxsize
-        """The last call that is to be begun, once one has failed: those before it are waited for."""
+        self._last = sys.maxsize  # that is to be begun, once one has failed: those before it are waited for
+        self._has_ended = False
 
-    def give(self, make: Callable[[], T]) -> Call[T]:
+    def give(self, function: Callable[[], T]) -> Call[T]:
         """Have a call made by one of the threads, or by who waits for it."""
         self._count += 1
-        call: Call[T] = Call(self._count, make)
+        call: Call[T] = Call(self._count, function)
         if len(self._threads) < self._workers:
             with contextlib.suppress(RuntimeError):  # no thread can be had: others do it
                 self._start()
-        self._calls.put(call)
+        if self._threads:
+            self._calls.put(call)
         return call
 
-    def make(self, call: Call[T]) -> bool:
+    def run(self, call: Call[T]) -> bool:
         """Make a call, unless another thread has begun it or one before it has failed; tell whether it was made."""
-        make = call.begin() if call.number <= self._last else None
-        if make is None:
+        function = None if self._has_ended or call.number > self._last else call.begin()
+        if function is None:
             return False
-        call.run(make)
+        call.run(function)
         if call.error is not None:
             self._last = min(self._last, call.number)
         return True
@@ -106,9 +108,8 @@ class Crew(Generic[T]):
 
     def end(self) -> None:
         """Begin no more calls, and wait for those that were begun."""
-        self._last = -1
-        for _ in self._threads:
-            self._calls.put(None)
+        self._has_ended = True
+        self._calls.put(None)
         for thread in self._threads:
             if thread is not threading.current_thread():  # the garbage collector may call this from one of them
                 thread.join()
@@ -124,20 +125,22 @@ def _work(calls: SimpleQueue[Call[T] | None], crew_of: weakref.ref[Crew[T]]) -> 
             continue
         crew = crew_of()
         if call is None or crew is None:
+            calls.put(None)  # for the next thread, of which the crew may not know: an interrupt came as it began
             return
-        crew.make(call)
+        crew.run(call)
         del call, crew  # while it waits for the next one it holds nothing
 
 
 def in_order(calls: Iterable[Callable[[], T]], workers: int) -> Generator[T, None, None]:
     """Yield what calls return, in their order, while so many threads go ahead with the next ones.
 
-    Who asks for a result is one of them: until that is there it makes other calls. Where one raises, its turn is
-    the last. Whether all are done, one has raised, the iterator is closed or an interrupt ends it: the calls in
-    progress are waited for, and no thread stays.
+    Who asks for a result is one of these threads: until that is there it makes other calls, and a KeyboardInterrupt
+    in one of those comes at once. What else a call raises comes in its turn, which is the last. Whether all are
+    done, one has raised, the iterator is closed or an interrupt ends it: the calls in progress are waited for, and
+    no thread stays.
     """
     if workers == 1:
-        yield from (make() for make in calls)
+        yield from (function() for function in calls)
         return
     crew: Crew[T] = Crew(workers - 1)
     try:
@@ -149,8 +152,8 @@ def in_order(calls: Iterable[Callable[[], T]], workers: int) -> Generator[T, Non
 def _done_by(crew: Crew[T], calls: Iterable[Callable[[], T]], ahead: int) -> Generator[T, None, None]:
     """Yield what calls return, in their order, while so many are begun."""
     begun: deque[Call[T]] = deque()
-    for make in calls:
-        begun.append(crew.give(make))
+    for function in calls:
+        begun.append(crew.give(function))
         if len(begun) >= ahead:
             yield _first_of(begun, crew)
     while begun:
@@ -160,12 +163,11 @@ def _done_by(crew: Crew[T], calls: Iterable[Callable[[], T]], ahead: int) -> Gen
 def _first_of(begun: deque[Call[T]], crew: Crew[T]) -> T:
     """Remove the first of some calls, and return what it returned; make others while it is not done."""
     while not begun[0].is_done():
-        made = next(filter(crew.make, begun), None)
+        made = next(filter(crew.run, begun), None)
         if made is None:
             break
-        if made.error is not None and not isinstance(made.error, Exception):
-            return made.wait()  # an interrupt waits for no turn
-        del made
+        if isinstance(made.error, KeyboardInterrupt):
+            return made.wait()  # which raises it
     return begun.popleft().wait()
 
 

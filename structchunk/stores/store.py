@@ -241,7 +241,7 @@ class Store(RecordMapping[R], Generic[R]):
         All batches are as of one commit; in a transaction they are the transaction's own state when the first one
         is asked for. The threads make the batches, too, and are ahead by at most two batches each.
 
-        The others end with the iterator: when it is exhausted, closed or dropped, or ended by an exception or an
+        Threads end with the iterator: when it is exhausted, closed or dropped, or ended by an exception or an
         interrupt. Then calls that are in progress are waited for, and no others begin.
 
         The sums of all records over all cores:

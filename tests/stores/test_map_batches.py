@@ -8,8 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,34 +238,105 @@ def test_who_waits_makes_calls_too() -> None:
     assert threading.get_ident() in found
 
 
-def test_an_error_comes_in_its_turn() -> None:
-    both = threading.Barrier(2, timeout=30)
-
-    def fail() -> None:
-        both.wait()
-        raise ZeroDivisionError
-
-    found = []
-    with pytest.raises(ZeroDivisionError):
-        for waited in in_order([both.wait, fail, lambda: 1], 2):
-            found.append(waited)
-    assert len(found) == 1
+def two(call: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
+    """Yield a call that another thread begins, and then the same one for who waits for that."""
+    yield call
+    time.sleep(0.1)
+    yield call
 
 
-def test_an_interrupt_of_who_waits_comes_at_once() -> None:
+@pytest.mark.parametrize(("error", "count"), [(ZeroDivisionError, 1), (SystemExit, 1), (KeyboardInterrupt, 0)])
+def test_what_a_call_of_who_waits_raises(error: type[BaseException], count: int) -> None:
+    """It comes in its turn; only an interrupt at once."""
     both = threading.Barrier(2, timeout=30)
 
     def call() -> None:
         both.wait()
         if threading.current_thread() is threading.main_thread():
-            raise KeyboardInterrupt
+            raise error
         time.sleep(0.1)
 
     found = []
-    with pytest.raises(KeyboardInterrupt):
-        for waited in in_order([call, call], 2):
+    with pytest.raises(error):
+        for waited in in_order(two(call), 2):
             found.append(waited)
-    assert found == []
+    assert len(found) == count
+
+
+def test_after_one_that_raised_none_is_begun() -> None:
+    begun = []
+
+    def call(number: int) -> int:
+        begun.append(number)
+        if number == 1:
+            raise ZeroDivisionError
+        time.sleep(0.1)
+        return number
+
+    results = in_order((partial(call, number) for number in range(9)), 2)
+    assert next(results) == 0
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert sorted(begun) == [0, 1]
+
+
+def test_after_it_is_closed_none_is_begun() -> None:
+    go_on, begun = threading.Event(), []
+
+    def calls() -> Iterator[Callable[[], int]]:
+        for number in range(9):
+            yield partial(call, number)
+            time.sleep(0.05 if number < 2 else 0)  # so that the other thread begins the first two
+
+    def call(number: int) -> int:
+        begun.append(number)
+        assert number == 0 or go_on.wait(30)
+        return number
+
+    results = in_order(calls(), 2)
+    assert next(results) == 0
+    threading.Timer(0.1, go_on.set).start()
+    results.close()
+    assert begun == [0, 1]
+
+
+@pytest.mark.parametrize("has_threads", [False, True])
+def test_results_are_not_kept(monkeypatch: pytest.MonkeyPatch, has_threads: bool) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    if not has_threads:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+    alive = weakref.WeakSet[Any]()
+
+    def call() -> Any:
+        made = type("Result", (), {})()
+        alive.add(made)
+        return made
+
+    most = 0
+    for result in in_order([call] * 500, 3):
+        most = max(most, len(alive))
+        assert result in alive
+    assert most <= 3 * AHEAD + 3
+
+
+def test_an_interrupt_as_a_thread_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends with the others, though the crew does not know of it."""
+    started: list[threading.Thread] = []
+
+    def start(thread: threading.Thread, start: Any = threading.Thread.start) -> None:
+        start(thread)
+        started.append(thread)
+        if len(started) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        list(in_order([partial(time.sleep, 0.01)] * 20, 3))
+    for thread in started:
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def test_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
