@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from histories import Append, Read, Transaction, find_anomalies
+from history_run import history_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -161,3 +163,10 @@ def test_processes(seed: int, budget: float) -> None:
     end = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120 + 5 * budget, check=False)
     print(end.stdout)
     assert end.returncode == 0, end.stdout + end.stderr
+
+
+def test_a_line_that_a_kill_has_cut_short_is_none(tmp_path: Path) -> None:
+    begun = json.dumps(["begin", 1, 0.5, [["a", 1, 7]], False]) + "\n"
+    (tmp_path / "log-1").write_text(begun + json.dumps(["end", 1, 0.6, [None]]) + "\n" + begun[:30])
+    (transaction,) = history_of(str(tmp_path))
+    assert transaction.outcome == "ok"

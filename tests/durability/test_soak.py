@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from soak import Journal, append
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,3 +19,13 @@ def test_soak(seed: int, budget: float, shared: int) -> None:
     end = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120 + 5 * budget, check=False)
     print(end.stdout)
     assert end.returncode == 0, end.stdout + end.stderr
+
+
+def test_a_journal_goes_on_behind_a_line_that_a_kill_has_cut_short(tmp_path: Path) -> None:
+    path = str(tmp_path / "journal-1")
+    Journal(path, 1).begin({"kind": "sync"})
+    append(path, '{"done": true}')
+    with open(path, "a", encoding="ascii") as file:
+        file.write('{"beg')
+    assert Journal(path, 1).begin({"kind": "sync"}) == 2
+    assert Journal(path, 1).number == 2

@@ -168,11 +168,11 @@ def _list_of(values: Any) -> list[int]:
 
 
 def history_of(base: str) -> Iterator[Transaction]:
-    """Yield what the processes of a round have logged."""
+    """Yield what the processes of a round have logged; what one that was killed had begun of a line is no line."""
     for name in sorted(os.listdir(base)):
         if name.startswith("log-"):
             with open(os.path.join(base, name), encoding="ascii") as file:
-                yield from _transactions(name, [json.loads(line) for line in file])
+                yield from _transactions(name, [json.loads(line) for line in file if line.endswith("\n")])
 
 
 def _transactions(process: str, lines: list[list[Any]]) -> Iterator[Transaction]:

@@ -158,6 +158,15 @@ def append(path: str, line: str) -> None:
     os.close(fd)
 
 
+def whole_lines(path: str) -> list[str]:
+    """Return the lines of a file; cut off what a process that was killed had begun of one more."""
+    with open(path, "r+b") as file:
+        raw = file.read()
+        end = raw.rfind(b"\n") + 1
+        file.truncate(end)
+    return raw[:end].decode().splitlines()
+
+
 class Journal:
     """What a writer began, and what it was told is done, across its deaths.
 
@@ -179,9 +188,8 @@ class Journal:
         self.commits = 0
         self._begun: Step = {"kind": "sync"}
         if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                for line in file:
-                    self._replay(json.loads(line))
+            for line in whole_lines(path):
+                self._replay(json.loads(line))
 
     def _replay(self, entry: dict[str, Any]) -> None:
         if "state" in entry:
