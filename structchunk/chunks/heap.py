@@ -63,6 +63,8 @@ class Heap:
         Those that a transaction has made and not committed; only it has extents in them.
     is_dropped : bool
         Whether a commit of this process has dropped the store.
+    is_altered : bool
+        Whether that is because another store has its records now; set before the commit.
 
     Notes
     -----
@@ -80,7 +82,7 @@ class Heap:
         self.item_size = schema.item_size
         self.chunks: dict[int, Chunk] = {}
         self.drafts: dict[int, Chunk] = {}
-        self.is_dropped = False
+        self.is_dropped = self.is_altered = False
         self.arrays = Arrays(self, self.dtype, writable=False)
         self.live_arrays = Arrays(self, self.dtype, writable=True)
         self.live_bytes = Arrays(self, np.dtype(np.uint8), writable=True)

@@ -56,7 +56,7 @@ class InPlaceViews:
         # After the view was made: so either begin_moving() sees the view, or this sees `moving`.
         if chunk.id in self.moving or heap.find_chunk(chunk.id) is None:
             return self._moved_array(heap, extent, checkpoint)
-        check_not_dropped(heap)
+        check_not_altered(heap)
         self.chunks[chunk.id] = chunk
         return array
 
@@ -83,7 +83,7 @@ class InPlaceViews:
         return free
 
 
-def check_not_dropped(heap: Heap) -> None:
-    """Raise if what would be changed in a store is in files that are gone, or will be."""
-    if heap.is_dropped:
-        raise StoreNotFound(f"store {heap.name!r} was dropped or altered; get it again by its name")
+def check_not_altered(heap: Heap) -> None:
+    """Raise if another store has the records, so that what would be changed here would be lost."""
+    if heap.is_altered and heap.is_dropped:
+        raise StoreNotFound(f"store {heap.name!r} was altered; get it again by its name")
