@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -336,7 +337,7 @@ class StoreIndex:
             key = stop - 1 if reverse else start
             pages = self._known_pages(key, at)
             if not isinstance(pages, CachedPages):  # of short ones all keys would be made, for the first of them
-                pages = self._stored.load(key, count, _snapshot_of(at), reverse=reverse)[-1 if reverse else 0]
+                (pages,) = self._stored.load(key, count, _snapshot_of(at), reverse=reverse)
             yield from portions(clip_run(pages.run, start, stop), self._stored.page_rows, reverse=reverse)
             count = GROUP_PAGES if pages.count else count
             if reverse:
@@ -368,9 +369,10 @@ class StoreIndex:
                 return pages  # as there are larger ones behind them
             count = GROUP_PAGES if wide else self._cache.wanted(POINT_PAGES)
             first = key if reverse or not latest else self._first_wanted(key, pages, count)
-        loaded = self._stored.load(first, count, _snapshot_of(at), stop=stop, reverse=reverse)
+        load = partial(self._stored.load, stop=stop, in_pieces=latest)  # else the other pieces would be for nothing
+        loaded = load(first, count, _snapshot_of(at), reverse=reverse)
         if loaded[0].floor < start if reverse else loaded[-1].last < key:
-            loaded = self._stored.load(start if reverse else key, count, _snapshot_of(at), stop=stop)
+            loaded = load(start if reverse else key, count, _snapshot_of(at))
         with version.lock:
             if latest and number == version.number:
                 self._load_delta()  # find() trusts cached pages where the delta has no row

@@ -86,11 +86,19 @@ class StoredRows:
         return extent
 
     def load(
-        self, key: int, count: int, snapshot: Any, *, stop: int = KEY_END, reverse: bool = False
+        self,
+        key: int,
+        count: int,
+        snapshot: Any,
+        *,
+        stop: int = KEY_END,
+        reverse: bool = False,
+        in_pieces: bool = False,
     ) -> list[CachedPages]:
         """Read the page that answers for a key, and its neighbours below `stop`, up to `count` pages.
 
-        What is between long stretches of records that lie back to back, the end of a chunk file say, is apart.
+        They come as one, or in pieces, each of which goes on from the one before: long stretches of records that
+        lie back to back, and what is between them, the end of a chunk file say.
         """
         snapshot = snapshot or self.leveldb.snapshot()  # both reads must see the same pages
         first, here = self.key(b"P", 0), self.key(b"P", key)
@@ -102,13 +110,18 @@ class StoredRows:
         if reverse:
             pages = before[1:] + pages if len(before) == count else before + pages
             floor = floor if len(before) == count else 0
-        runs = self.decoder.pages_in_pieces(pages, self.page_rows)
+        runs = self._decoded(pages, in_pieces=in_pieces)
         if len(runs[0]) and first_key(runs[0]) < floor:
             raise self.decoder.damaged("pages that overlap", "each page's keys above those of the page before")
         lasts = [*map(last_key, runs[:-1]), last]
         floors = [floor, *(before + 1 for before in lasts[:-1])]
         parts = [split(run, self.item_size) for run in runs]
         return list(map(CachedPages, runs, floors, lasts, parts))
+
+    def _decoded(self, pages: list[Pair], *, in_pieces: bool) -> list[Run]:
+        if in_pieces:
+            return self.decoder.pages_in_pieces(pages, self.page_rows)
+        return [self.decoder.pages(pages, self.page_rows)]
 
     def load_rows(self, keys: npt.NDArray[np.uint64], snapshot: Any) -> CachedPages:
         """Read the rows of ascending keys, each from the page that answers for it; they answer for no others."""

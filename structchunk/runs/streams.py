@@ -46,7 +46,7 @@ def put_together(runs: Sequence[Run], item_size: int) -> Run:
 
 
 def in_pieces(runs: Sequence[Run], item_size: int) -> list[Run]:
-    """Return consecutive runs as few, in the shortest form: in one if not all that there could be are long."""
+    """Return consecutive runs as few, in the shortest form: as one if those that there could be are short."""
     pieces = _stretches(runs)
     if len(pieces) < 2 or len(pieces) * LONG_PIECE > sum(map(len, runs)):
         return [put_together(runs, item_size)]

@@ -30,7 +30,6 @@ from structchunk.index.index_snapshot import IndexSnapshot
 from structchunk.index.page import count_rows as rows_of_page
 from structchunk.index.page import is_short
 from structchunk.index.store_index import StoreIndex
-from structchunk.index.stored_rows import PAGE_ROWS
 from structchunk.index.stored_state import CATALOG, CHECKPOINT, LAST
 from structchunk.runs import streams
 from structchunk.runs.extent import KEY_END, ROW, TOMBSTONE, Extent, RowArray
@@ -539,7 +538,8 @@ def test_the_end_of_a_chunk_is_no_end_of_what_lies_back_to_back(
     index: Index, monkeypatch: pytest.MonkeyPatch, first: int, reverse: bool
 ) -> None:
     """Pages that are read together are kept in pieces, so that only the one with records of both is not even."""
-    monkeypatch.setattr(streams, "LONG_PIECE", 2000)
+    monkeypatch.setattr(store_index, "GROUP_PAGES", NEAR_ROWS)  # all of them
+    monkeypatch.setattr(streams, "LONG_PIECE", 100)
     rows = near_rows()
     at = 5_003
     rows["chunk"][at:], rows["offset"][at:] = 2, rows["offset"][: NEAR_ROWS - at]
@@ -550,12 +550,15 @@ def test_the_end_of_a_chunk_is_no_end_of_what_lies_back_to_back(
     wanted = rows[: NEAR_ROWS - first] if reverse else rows[first:]
     assert whole(store.runs(start, stop, reverse=reverse), reverse=reverse) == model_of(wanted)
     assert whole(store.runs(0, KEY_END, reverse=not reverse), reverse=not reverse) == model_of(rows)
+    with contextlib.closing(index.snapshot()) as before, reads_of(monkeypatch) as read:
+        index.put(2, {1: [ArrayRun(rows[:1])]})  # so that what is read as of the commit before is not kept
+        found = whole(before.runs(1, 0, KEY_END, reverse=reverse), reverse=reverse)
+        assert found == model_of(rows)
+        assert sum(read) <= NEAR_ROWS
     assert [store.find(key) for key in keys] == rows.tolist()
     assert all(store.find(key + 1) is None for key in keys[at - 600 : at + 600])
-    cached = [
-        pages for pages in store._cache.index[1] if isinstance(pages, cached_pages.CachedPages) and pages.count
-    ]
-    assert sum(pages.count for pages in cached if not isinstance(pages.run, ContiguousRun)) <= 2 * PAGE_ROWS
+    uneven = [pages.count for pages in store._cache.index[1] if not isinstance(pages.run, ContiguousRun)]
+    assert sum(uneven) <= 2 * store._stored.page_rows
 
 
 def test_to_bring_an_index_forward_few_pages_are_decoded(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
