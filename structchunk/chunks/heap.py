@@ -64,7 +64,7 @@ class Heap:
     is_dropped : bool
         Whether a commit of this process has dropped the store.
     is_altered : bool
-        Whether that is because another store has its records now; set before the commit.
+        Whether another store has its records once it is dropped.
 
     Notes
     -----

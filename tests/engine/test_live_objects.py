@@ -191,6 +191,20 @@ def test_what_was_found_before_the_store_was_altered(db: sc.Database, is_live: b
     assert not store._heap.live_objects(Point)
 
 
+def test_a_store_whose_alteration_failed_was_not_altered(db: sc.Database) -> None:
+    store = fill(db, KEYS["even"])
+
+    def fail(*_: int) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        db.alter_store("points", np.dtype([("x", "f8"), ("n", "i8"), ("z", "i4")]), progress=fail)
+    items = iter(store.items())
+    next(items)
+    db.drop_store("points")
+    assert len(list(items)) == COUNT - 1
+
+
 def test_compaction_moves_what_was_only_read(db: sc.Database, keys: list[int]) -> None:
     store = fill(db, keys)
     del store[keys[0]]
