@@ -64,7 +64,7 @@ class Heap:
     is_dropped : bool
         Whether a commit of this process has dropped the store.
     is_altered : bool
-        Whether another store has its records once it is dropped.
+        Whether that has made another store of its name, which has the records now.
 
     Notes
     -----

@@ -157,7 +157,6 @@ class Database(DatabaseHandle):
                 transaction.commit()
             finally:
                 storage.in_place.moving = NOTHING
-                heap.is_altered = heap.is_dropped
         self.sync()
 
     def _changing_attributes(self) -> AbstractContextManager[Writer]:

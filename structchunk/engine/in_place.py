@@ -85,5 +85,5 @@ class InPlaceViews:
 
 def check_not_altered(heap: Heap) -> None:
     """Raise if another store has the records, so that what would be changed here would be lost."""
-    if heap.is_altered and heap.is_dropped:
+    if heap.is_altered:
         raise StoreNotFound(f"store {heap.name!r} was altered; get it again by its name")

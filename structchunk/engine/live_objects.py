@@ -38,8 +38,7 @@ def maker_of_objects(
         if objects is None:
             objects = heap.objects(cls, number)
         # Only now, as there. What is kept is let go before chunks are moved, and this call holds what it keeps.
-        # Of a store that was dropped nothing is kept.
-        if number in in_place.moving or number not in chunks or heap.is_dropped:
+        if number in in_place.moving or number not in chunks or heap.is_altered:
             return otherwise(extent)
         in_place.chunks[number] = chunk
         kept[number] = objects

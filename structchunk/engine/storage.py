@@ -363,7 +363,7 @@ class Storage:
 
     def _drop(self, dropped: Heap) -> None:
         self._heaps = {store: heap for store, heap in self._heaps.items() if heap is not dropped}
-        dropped.is_dropped = True
+        dropped.is_dropped, dropped.is_altered = True, dropped.name in {heap.name for heap in self._heaps.values()}
         for chunk in dropped.chunks.values():
             chunk.map_source()  # for the snapshots that go on reading it when the file is gone
         # The chunk that says that the store was dropped, its last one, must go last.

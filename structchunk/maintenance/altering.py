@@ -48,7 +48,6 @@ def hold_still(storage: Storage, heap: Heap) -> None:
     (free,) = storage.in_place.begin_moving([heap])
     if len(free) < len(heap.chunks):
         raise LockedError(f"store {heap.name!r} cannot be altered: {EXPOSED}; let go of it first")
-    heap.is_altered = True
 
 
 def copy_altered(source: Staging, target: Staging, converter: Converter, progress: Callable[[int], object]) -> None:
