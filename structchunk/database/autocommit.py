@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..chunks.heap import Heap
-from ..engine.live_objects import maker_of_objects, maker_of_takers
+from ..engine.live_objects import maker_of_objects, taking_objects
 from ..engine.staging import Staging
 from ..engine.storage import Storage
-from ..index.buckets import Searched, Taker, taker
+from ..index.cached_pages import taking_records
 from ..maintenance.stats import StoreStats
 from ..runs.extent import Extent, RowArray
 from ..runs.run import Run
@@ -81,22 +81,15 @@ class AutocommitBinding:
         # Straight to the index: this is the path of every single read.
         self.find: Callable[[int], Extent | None] = self._index.store_index(heap.store).find
 
-    def finder_of_records(self) -> Callable[[int], Any]:
-        """Return what finds the record of a key: an array, or else its extent, or None."""
-        records = self.heap.records
-
-        def make(run: Run, searched: Searched) -> Taker | None:
-            found = records(run)
-            return None if found is None else taker(searched, found)
-
-        return self._index.store_index(self.heap.store).finder(np.ndarray, make)
-
-    def finder_of_objects(self, cls: type[Any]) -> Callable[[int], Any]:
-        """Return what finds the object of a key: it returns that, or else its extent, or None."""
-        if self._database.mode == "r":
+    def finder_of_records(self, kind: type[Any]) -> Callable[[int], Any]:
+        """Return what finds the record of a key: an array, or an object of a type; or else its extent, or None."""
+        if kind is np.ndarray:
+            make = taking_records(self.heap.records)
+        elif self._database.mode == "r":
             return self.find
-        make = maker_of_takers(self._database._storage.in_place, self.heap, cls)
-        return self._index.store_index(self.heap.store).finder(cls, make)
+        else:
+            make = taking_objects(self._database._storage.in_place, self.heap, kind)
+        return self._index.store_index(self.heap.store).finder(kind, make)
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per ascending key; the key that has none gets a tombstone."""

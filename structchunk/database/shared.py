@@ -32,11 +32,7 @@ class SharedBinding(AutocommitBinding):
         self._catch_up()
         return self._find(key)
 
-    def finder_of_records(self) -> Callable[[int], Extent | None]:
-        """Return what finds the extent of a key."""
-        return self.find
-
-    def finder_of_objects(self, cls: type[Any]) -> Callable[[int], Extent | None]:
+    def finder_of_records(self, kind: type[Any]) -> Callable[[int], Extent | None]:
         """Return what finds the extent of a key."""
         return self.find
 

@@ -39,11 +39,7 @@ class SnapshotBinding:
         """Return the extent of a key, or None."""
         return self._snapshot._index_snapshot().find(self.heap.store, as_key(key))
 
-    def finder_of_records(self) -> Callable[[int], Extent | None]:
-        """Return what finds the extent of a key."""
-        return self.find
-
-    def finder_of_objects(self, cls: type[Any]) -> Callable[[int], Extent | None]:
+    def finder_of_records(self, kind: type[Any]) -> Callable[[int], Extent | None]:
         """Return what finds the extent of a key."""
         return self.find
 

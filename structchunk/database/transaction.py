@@ -108,11 +108,7 @@ class TransactionBinding:
         """Return the extent of a key, or None."""
         return self._usable().find(as_key(key))
 
-    def finder_of_records(self) -> Callable[[int], Extent | None]:
-        """Return what finds the extent of a key."""
-        return self.find
-
-    def finder_of_objects(self, cls: type[Any]) -> Callable[[int], Extent | None]:
+    def finder_of_records(self, kind: type[Any]) -> Callable[[int], Extent | None]:
         """Return what finds the extent of a key."""
         return self.find
 

@@ -47,7 +47,7 @@ def maker_of_objects(
     return make
 
 
-def maker_of_takers(in_place: InPlaceViews, heap: Heap, cls: Any) -> Maker:
+def taking_objects(in_place: InPlaceViews, heap: Heap, cls: Any) -> Maker:
     """Return what makes, of a run of records, what takes the object of a key; or else its extent, or None.
 
     It takes those of chunks whose objects are kept. Then they may be handed out: see :func:`maker_of_objects`.
@@ -60,7 +60,10 @@ def maker_of_takers(in_place: InPlaceViews, heap: Heap, cls: Any) -> Maker:
         chunk = heap.chunks.get(run.chunk)
         if chunk is None or (run.span.stop > chunk.settled and not run.flags & ZERO):
             return not_yet
-        return _taker(searched, ObjectRun(in_place, kept, run.chunk, run.items.start, size, run.flags))
+        objects = ObjectRun(in_place, kept, run.chunk, run.items.start, size, run.flags)
+        if isinstance(searched, Steps):
+            return _take_in_steps(searched, objects)
+        return _take_in_buckets(searched, objects)
 
     return make
 
@@ -80,13 +83,7 @@ class ObjectRun(NamedTuple):
         return key, (self.first + at) * self.size, 1, self.chunk, self.flags
 
 
-def _taker(searched: Searched, objects: ObjectRun) -> Taker | None:
-    if isinstance(searched, Steps):
-        return _taker_in_steps(searched, objects)
-    return None if searched.buckets[3] else _taker_from_buckets(searched, objects)
-
-
-def _taker_in_steps(steps: Steps, objects: ObjectRun) -> Taker:
+def _take_in_steps(steps: Steps, objects: ObjectRun) -> Taker:
     first, step, count = steps
     in_place, kept, chunk, first_item, *_ = objects
 
@@ -102,7 +99,7 @@ def _taker_in_steps(steps: Steps, objects: ObjectRun) -> Taker:
     return take
 
 
-def _taker_from_buckets(bucketed: Bucketed, objects: ObjectRun) -> Taker:
+def _take_in_buckets(bucketed: Bucketed, objects: ObjectRun) -> Taker:
     keys, (first, shift, starts, _) = bucketed
     in_place, kept, chunk, first_item, *_ = objects
 

@@ -56,7 +56,7 @@ class Steps(NamedTuple):
 
 
 class Bucketed(NamedTuple):
-    """Ascending keys, and the buckets of them."""
+    """Ascending keys, and buckets of them of which none is crowded."""
 
     keys: Sequence[int]
     buckets: Buckets
@@ -66,11 +66,11 @@ Searched: TypeAlias = Steps | Bucketed
 """Keys among which one is found in few steps."""
 
 
-def taker(searched: Searched, records: Any) -> Taker | None:
-    """Return what takes the record of a key from those of all, in their order; None if a bucket is crowded."""
+def taker(searched: Searched, records: Any) -> Taker:
+    """Return what takes the record of a key from those of all, in their order."""
     if isinstance(searched, Steps):
         return _taker_in_steps(searched, records)
-    return None if searched.buckets[3] else _taker_from_buckets(searched, records)
+    return _taker_from_buckets(searched, records)
 
 
 def _taker_in_steps(steps: Steps, records: Any) -> Taker:

@@ -14,7 +14,7 @@ from ..runs.extent import Extent, RowArray
 from ..runs.run import ContiguousRun, Run, clip_run, read_only
 from ..runs.short_keys import least_size
 from ..runs.streams import even_run, goes_on, numbered
-from .buckets import Bucketed, Buckets, Searched, Steps, Taker, make_buckets, search_in_buckets
+from .buckets import Bucketed, Buckets, Searched, Steps, Taker, make_buckets, search_in_buckets, taker
 from .short_pages import NOTHING_TAKEN, OVERHEAD, ShortPages
 
 WORTH_KEYS = 128
@@ -33,6 +33,16 @@ Maker: TypeAlias = Callable[[Run, Searched], "Taker | None"]
 def not_yet(key: int) -> Any:
     """Stand for what will take records that cannot be taken yet."""
     raise NotImplementedError(key)
+
+
+def taking_records(records: Callable[[Run], Any]) -> Maker:
+    """Return what makes takers from the records of a run, all of which `records` returns, or None."""
+
+    def make(run: Run, searched: Searched) -> Taker | None:
+        found = records(run)
+        return None if found is None else taker(searched, found)
+
+    return make
 
 
 class CachedPages:
@@ -167,18 +177,22 @@ class CachedPages:
 
     def prepare(self, kind: object, make: Maker) -> None:
         """Make what takes records of one kind, once keys are found in few steps."""
-        if self._step:
-            searched: Searched = Steps(self._first, self._step, self.count)
-        elif self._buckets is not None:
-            searched = Bucketed(self._keys, self._buckets)
-        else:
+        if not self._step and self._buckets is None:
             return
-        take = make(self.run, searched)
+        searched = self._searched()
+        take = None if searched is None else make(self.run, searched)
         if take is not_yet:
             return
         if take is not None:
             self.taken = kind, take  # one assignment: another thread may prepare them for another kind
         self.is_prepared = True
+
+    def _searched(self) -> Searched | None:
+        """Return how a key is found in few steps, or None if it takes more."""
+        if self._step:
+            return Steps(self._first, self._step, self.count)
+        buckets = self._buckets
+        return None if buckets is None or buckets[3] else Bucketed(self._keys, buckets)
 
     def search(self, keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
         """Return where in the run each of many keys is, and whether it is there at all."""

@@ -198,11 +198,7 @@ class ShardedBinding:
                 return *extent[:3], self.heap.arrays.number(binding.heap, extent[3]), extent[4]
         return None
 
-    def finder_of_records(self) -> Callable[[int], Extent | None]:
-        """Return what finds the extent of a key."""
-        return self.find
-
-    def finder_of_objects(self, cls: type[Any]) -> Callable[[int], Extent | None]:
+    def finder_of_records(self, kind: type[Any]) -> Callable[[int], Extent | None]:
         """Return what finds the extent of a key."""
         return self.find
 

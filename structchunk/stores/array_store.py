@@ -42,7 +42,7 @@ class ArrayStore(Store[Array]):
         self._item_size = self._heap.item_size
         self._arrays = self._heap.arrays
         self._writer = binding.writer
-        self._find_record = binding.finder_of_records()
+        self._find_record = binding.finder_of_records(ndarray)
 
     def _record(self, extent: Extent) -> Array:
         if extent[4] & MUTABLE:

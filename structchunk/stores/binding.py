@@ -87,11 +87,8 @@ class Binding(Protocol):
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key, or None."""
 
-    def finder_of_records(self) -> Callable[[int], Any]:
-        """Return what finds the record of a key: it returns that as an array, or else its extent, or None."""
-
-    def finder_of_objects(self, cls: type[Any]) -> Callable[[int], Any]:
-        """Return what finds the object of a key: it returns that, of a ctypes type, or else its extent, or None."""
+    def finder_of_records(self, kind: type[Any]) -> Callable[[int], Any]:
+        """Return what finds the record of a key, of a kind: it returns that, or else its extent, or None."""
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return one row per key, in ascending order, repeated or not; a tombstone for the key that has none."""

@@ -42,7 +42,7 @@ class ObjectStore(Store[T], Generic[T]):
         super().__init__(binding)
         self._cls = cls
         self._make = binding.maker_of_objects(cls)
-        self._find_object = binding.finder_of_objects(cls)
+        self._find_record = binding.finder_of_records(cls)
 
     @property
     def cls(self) -> type[T]:
@@ -69,7 +69,7 @@ class ObjectStore(Store[T], Generic[T]):
 
     def __getitem__(self, key: int) -> T:
         """Return the object of a key: the same as in any store, written out because it is a hot path."""
-        found = self._find_object(key if type(key) is int else as_key(key))
+        found = self._find_record(key if type(key) is int else as_key(key))
         if type(found) is self._cls:
             return found
         make = self._make

@@ -14,7 +14,7 @@ import pytest
 
 import structchunk as sc
 from structchunk.chunks.heap import Heap
-from structchunk.engine.live_objects import maker_of_takers
+from structchunk.engine.live_objects import taking_objects
 from structchunk.index.buckets import Steps
 from structchunk.index.cached_pages import WORTH_KEYS
 from structchunk.runs.run import ContiguousRun
@@ -145,7 +145,7 @@ def test_others_find_what_is_taken(db: sc.Database, keys: list[int]) -> None:
     for store, some in ((fill(db, keys), keys), (made, keys[:50])):
         for key in some:
             store._heap.live_objects(Point).clear()
-            assert store._find_object(key) == store._find(key)
+            assert store._find_record(key) == store._find(key)
             assert store[key].x == key
 
 
@@ -221,7 +221,7 @@ def test_compaction_moves_what_was_only_read(db: sc.Database, keys: list[int]) -
 def test_records_of_several_items_are_none_of_objects(db: sc.Database) -> None:
     heap = fill(db, KEYS["even"])._heap
     run = ContiguousRun(range(0, 9, 3), range(0, 8, 2), heap.store, 0, heap.item_size)
-    assert maker_of_takers(db._storage.in_place, heap, Point)(run, Steps(0, 3, 3)) is None
+    assert taking_objects(db._storage.in_place, heap, Point)(run, Steps(0, 3, 3)) is None
 
 
 @pytest.mark.parametrize("is_over", [False, True])
