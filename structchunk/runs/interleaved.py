@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .extent import EXTENT_DTYPE, ROW_BYTES, Extent, RowArray
-from .run import LONG_RUN, ArrayRun, ContiguousRun, Run, even_offsets
+from .run import LONG_RUN, ArrayRun, ContiguousRun, Run, even_offsets, read_only
 from .streams import joined
 
 BLOCK_ROWS = 1 << 16
@@ -42,6 +42,7 @@ class InterleavedRun(ArrayRun):
     keys : ndarray of uint64
         Of all rows, ascending.
     parts : sequence of ContiguousRun
+        With numbers for keys, so that no key is kept twice.
     places : sequence of ndarray of intp
         For each part, where its rows are among all, ascending.
     """
@@ -67,11 +68,18 @@ class InterleavedRun(ArrayRun):
             rows = np.empty(len(self), EXTENT_DTYPE)
             for part, where in zip(self.parts, self.places, strict=True):
                 rows.view(ROW_BYTES)[where] = part.rows.view(ROW_BYTES)
+            rows["key"] = self._keys
             self._rows = rows
         return self._rows
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it takes, without rows."""
+        places = sum(where.nbytes for where in self.places)
+        return self._keys.nbytes + places + sum(part.size for part in self.parts)
 
     @property
     def keys(self) -> npt.NDArray[np.uint64]:
@@ -109,14 +117,15 @@ class InterleavedRun(ArrayRun):
         for part, where in zip(self.parts, self.places, strict=True):
             found = int(np.searchsorted(where, at))
             if found < len(where) and where[found] == at:
-                return part.extent(found)
+                return int(self._keys[at]), *part.place(found)
         raise IndexError(at)
 
     def part(self, low: int, high: int) -> InterleavedRun:
         """Return the rows at positions ``[low, high)``."""
         cuts = [np.searchsorted(where, (low, high)).tolist() for where in self.places]
         parts = [part.part(*cut) for part, cut in zip(self.parts, cuts, strict=True)]
-        places = [where[first:upto] - low for where, (first, upto) in zip(self.places, cuts, strict=True)]
+        places = [where[first:upto] for where, (first, upto) in zip(self.places, cuts, strict=True)]
+        places = [where - low for where in places] if low else places
         return InterleavedRun(self._keys[low:high], parts, places)
 
 
@@ -241,7 +250,8 @@ def _together(parts: Sequence[tuple[npt.NDArray[np.uint64], Run]]) -> Run:
     places = np.empty(len(order), np.intp)
     places[order] = _numbers(len(order))
     cuts = list(accumulate(map(len, runs)))
-    return InterleavedRun(merged, runs, np.split(places, cuts[:-1]))
+    unkeyed = [run.without_keys() for run in runs]
+    return InterleavedRun(read_only(merged), unkeyed, np.split(places, cuts[:-1]))
 
 
 def _numbers(count: int) -> npt.NDArray[np.intp]:

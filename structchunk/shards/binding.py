@@ -11,14 +11,14 @@ import threading
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
-from typing import Any, NamedTuple, NoReturn, Protocol
+from itertools import accumulate, chain
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorruptionError, Error, ReadOnlyError
-from ..runs.extent import KEY_END, TOMBSTONE, Extent, RowArray, chunks_of, make_rows
+from ..runs.extent import KEY_END, ROW_BYTES, TOMBSTONE, Extent, RowArray, chunks_of, make_rows
 from ..runs.gather import Items
 from ..runs.interleaved import RepeatedKey, merge
 from ..runs.run import ArrayRun, ContiguousRun, Run
@@ -26,6 +26,7 @@ from ..stores.batches import MappedStore
 from ..stores.binding import Binding, maker_of_copies
 from ..types.keys import as_key
 from ..types.schema import Schema
+from .merged import MergedRuns, runs_between
 
 
 class Part(NamedTuple):
@@ -36,6 +37,10 @@ class Part(NamedTuple):
     last: int
     record_count: int
     open: Callable[[], Binding]
+
+
+Group: TypeAlias = Sequence[Part]
+"""Parts, by their lowest keys, whose ranges of keys overlap."""
 
 
 class Home(Protocol):
@@ -149,21 +154,24 @@ class ShardedBinding:
 
     Parameters
     ----------
-    name, schema : str, Schema
-        Of every part.
+    heap : ShardedHeap
     parts : iterable of Part
     home : Home
         What to pickle in place of the parts: it gives this store by its name.
+    merged : MergedRuns
+        Those of all stores with this home.
     """
 
     writer = None
 
-    def __init__(self, name: str, schema: Schema, parts: Iterable[Part], home: Home) -> None:
-        self.heap = ShardedHeap(home.path, name, schema, is_remote=home._is_remote)
+    def __init__(self, heap: ShardedHeap, parts: Iterable[Part], home: Home, merged: MergedRuns) -> None:
+        self.heap = heap
         self._parts = sorted(parts, key=lambda part: part.first)
         self._firsts = [part.first for part in self._parts]
         self._reach = list(accumulate((part.last for part in self._parts), max))
+        self._groups = _groups(self._parts)
         self._home = home
+        self._merged = merged
 
     def _between(self, start: int, stop: int) -> list[Part]:
         """Return the parts that may have keys in ``[start, stop)``, by their lowest keys."""
@@ -175,10 +183,10 @@ class ShardedBinding:
 
         Only where the ranges of parts overlap, rows are read.
         """
-        groups = [group for group in _groups(self._parts) if len(group) > 1]
         try:
-            for group in groups:
-                deque(self._runs_of_group(group, 0, KEY_END), maxlen=0)
+            for group in self._groups:
+                if len(group) > 1:
+                    deque(self._merge(group, 0, KEY_END), maxlen=0)
         except RepeatedKey as repeated:
             key = repeated.key
             owners = [part.where for part in self._between(key, key + 1) if part.open().find(key)]
@@ -209,18 +217,21 @@ class ShardedBinding:
         for part in self._between(int(keys[0]), int(keys[-1]) + 1) if len(keys) else []:
             low = int(np.searchsorted(keys, np.uint64(part.first)))
             high = int(np.searchsorted(keys, np.uint64(part.last), side="right"))
-            if low == high:
+            missing = low + np.flatnonzero(rows["flags"][low:high] & TOMBSTONE)  # as no other part has those found
+            if not len(missing):
                 continue
             binding = part.open()
-            theirs = binding.lookup(keys[low:high])
+            theirs = binding.lookup(keys[missing])
             found = theirs["flags"] & TOMBSTONE == 0
-            rows[low:high][found] = self.heap.take_over(ArrayRun(theirs[found]), binding.heap).rows
+            taken = self.heap.take_over(ArrayRun(theirs[found]), binding.heap).rows
+            rows.view(ROW_BYTES)[missing[found]] = taken.view(ROW_BYTES)
         return rows
 
     def runs(self, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         """Yield the live rows of a key range as consecutive runs."""
         self._home._check_open()
-        groups = _groups(self._between(start, stop))
+        low = bisect_left(self._groups, start, key=_last_key)
+        groups = self._groups[low : bisect_left(self._groups, stop, key=_first_key)]
         try:
             for group in reversed(groups) if reverse else groups:
                 yield from self._runs_of_group(group, start, stop, reverse=reverse)
@@ -228,9 +239,24 @@ class ShardedBinding:
             found = f"key {repeated.key} of store {self.heap.name!r} in more than one shard"
             raise CorruptionError(self._home.path, found=found, expected="it in one of them") from None
 
-    def _runs_of_group(
-        self, group: Sequence[Part], start: int, stop: int, *, reverse: bool = False
-    ) -> Iterator[Run]:
+    def _runs_of_group(self, group: Group, start: int, stop: int, *, reverse: bool) -> Iterator[Run]:
+        """Yield those of parts that overlap, from memory once all of them were merged in ascending order."""
+        source = self.heap.name, _first_key(group)
+        kept = self._merged.find(source)
+        if kept is not None:
+            return self._while_open(runs_between(kept, start, stop, reverse=reverse))
+        if len(group) > 1 and not reverse and start <= _first_key(group) and _last_key(group) < stop:
+            return self._merged.keeping(source, self._merge(group, start, stop))
+        groups = _groups([part for part in group if start <= part.last and part.first < stop])
+        parts = (self._merge(some, start, stop, reverse=reverse) for some in (groups[::-1] if reverse else groups))
+        return chain.from_iterable(parts)
+
+    def _while_open(self, runs: Iterable[Run]) -> Iterator[Run]:
+        for run in runs:
+            self._home._check_open()
+            yield run
+
+    def _merge(self, group: Group, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         streams = [self._runs_of(part, start, stop, reverse=reverse) for part in group]
         return streams[0] if len(streams) == 1 else merge(streams, reverse=reverse)
 
@@ -248,8 +274,7 @@ class ShardedBinding:
     def end_key(self, *, reverse: bool) -> int | None:
         """Return the lowest key, or the highest; None if there is no record."""
         self._home._check_open()
-        groups = _groups(self._parts)
-        for group in reversed(groups) if reverse else groups:
+        for group in reversed(self._groups) if reverse else self._groups:
             found = [part.open().end_key(reverse=reverse) for part in group]
             ends = [key for key in found if key is not None]
             if ends:
@@ -295,7 +320,7 @@ class ShardedBinding:
         return self._home
 
 
-def _groups(parts: Sequence[Part]) -> list[list[Part]]:
+def _groups(parts: Sequence[Part]) -> list[Group]:
     """Return parts, given by their lowest keys, in groups such that only parts of one group overlap."""
     groups: list[list[Part]] = []
     reach = -1
@@ -304,4 +329,12 @@ def _groups(parts: Sequence[Part]) -> list[list[Part]]:
             groups.append([])
         groups[-1].append(part)
         reach = max(reach, part.last)
-    return groups
+    return list(groups)
+
+
+def _first_key(group: Group) -> int:
+    return group[0].first
+
+
+def _last_key(group: Group) -> int:
+    return max(part.last for part in group)

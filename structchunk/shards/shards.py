@@ -17,8 +17,9 @@ from ..runs.key_ranges import KeyRange, split, weight
 from ..stores.binding import Binding
 from ..stores.collection import StoreCollection
 from ..stores.mapping import schema_of
-from .binding import Part, ShardedBinding
+from .binding import Part, ShardedBinding, ShardedHeap
 from .manifest import ADVICE, NAME, Holding, Manifest, Shard
+from .merged import MergedRuns
 from .places import Place, place_of
 
 CHANGED = "shards are not to be changed: write them again"
@@ -46,6 +47,8 @@ class Shards(StoreCollection):
         self._manifest = manifest
         self._databases: dict[str, Database] = {}
         self._bindings: dict[tuple[str, str], Binding] = {}
+        self._merged = MergedRuns()
+        self._heaps: dict[str, ShardedHeap] = {}
         self._lock = threading.Lock()
         self._owner = os.getpid()
         self._closed = False
@@ -89,15 +92,22 @@ class Shards(StoreCollection):
 
     def _binding(self, name: str) -> ShardedBinding:
         self._check_open()
-        schema = self._manifest.stores.get(name)
-        if schema is None:
-            raise StoreNotFound(f"the shards of {self._path} have no store {name!r}; they have {self.names}")
         holders = [(shard, shard.stores[name]) for shard in self._manifest.shards if name in shard.stores]
         parts = [
             Part(shard.path, held.first, held.last, held.records, partial(self._latest, shard, name))
             for shard, held in holders
         ]
-        return ShardedBinding(name, schema, parts, self)
+        return ShardedBinding(self._heap(name), parts, self, self._merged)
+
+    def _heap(self, name: str) -> ShardedHeap:
+        """Return the chunks of a store, with the same numbers always: those that merged runs have."""
+        found = self._heaps.get(name)
+        if found is not None:
+            return found
+        schema = self._manifest.stores.get(name)
+        if schema is None:
+            raise StoreNotFound(f"the shards of {self._path} have no store {name!r}; they have {self.names}")
+        return self._heaps.setdefault(name, ShardedHeap(self._path, name, schema, is_remote=self._is_remote))
 
     def split(self, *names: str, count: int) -> list[KeyRange]:
         """Cut the key space into ranges of about the same size; see ``Snapshot.split``. It opens all shards."""
@@ -191,6 +201,8 @@ class Shards(StoreCollection):
         with self._lock:
             self._closed = True
             self._bindings.clear()
+            self._heaps.clear()
+            self._merged.clear()
             self._finalizer()
 
     def __enter__(self) -> Shards:

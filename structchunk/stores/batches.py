@@ -138,13 +138,21 @@ def _cuts(run: Run, item_size: int) -> list[int]:
     if isinstance(run, ContiguousRun):
         return []
     if isinstance(run, InterleavedRun):
-        return _copy_cuts(run.offsets[1:], item_size, MERGED_SIZE)
+        return _merged_cuts(run, item_size)
     rows = run.rows  # which may be made for this: they are not to be held for as long as the run is read
     cuts = breaks(rows, item_size)
     if not len(cuts) or are_seldom(cuts, len(rows)):
         seldom: list[int] = cuts.tolist()
         return seldom
     return _copy_cuts(np.cumsum(rows["length"]), item_size, COPY_SIZE)
+
+
+def _merged_cuts(run: InterleavedRun, item_size: int) -> list[int]:
+    """Return where to cut rows that were merged."""
+    if run.length:
+        portion = max(MERGED_SIZE // (run.length * item_size), 1)
+        return list(range(portion, len(run), portion))
+    return _copy_cuts(run.offsets[1:], item_size, MERGED_SIZE)
 
 
 def _copy_cuts(ends: npt.NDArray[Any], item_size: int, size: int) -> list[int]:
