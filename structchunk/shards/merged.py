@@ -39,14 +39,18 @@ class MergedRuns:
 
     def _keep(self, source: Hashable, runs: Sequence[Run]) -> None:
         with self._lock:
-            kept = {**self._kept, source: runs}
-            while _size(kept) > MOST_KEPT:
-                del kept[next(iter(kept))]
-            self._kept = kept
+            self._kept = _newest({**self._kept, source: runs})
 
     def clear(self) -> None:
         """Keep none of them any more."""
         self._kept = {}
+
+
+def _newest(kept: dict[Hashable, Sequence[Run]]) -> dict[Hashable, Sequence[Run]]:
+    """Return what is left when the oldest have gone, so that the rest may be kept."""
+    while _size(kept) > MOST_KEPT:
+        del kept[next(iter(kept))]
+    return kept
 
 
 def _size(kept: dict[Hashable, Sequence[Run]]) -> int:
