@@ -1,20 +1,23 @@
 """Pages: the values under which LevelDB keeps rows of one store: packed rows, and how many they are. No I/O.
 
-Rows of form ALL (see ``runs/packed.py``) are a page as they are. Those of the other forms, which are *short*, are
-followed by ``u2 row count, u1 form``: so the size tells them apart. The last key is in LevelDB's own key.
+Rows of form ALL (see ``runs/packed.py``) are a page as they are. Those of other forms, which are *short* (there and
+in ``near_keys.py``), are followed by ``u2 row count, u1 form``: so the size tells them apart. The last key is in
+LevelDB's own key.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, zip_longest
+from typing import TypeGuard
 
 import numpy as np
 
 from ..runs.extent import ROW_SIZE, TOMBSTONE, Extent, is_sorted, rows_from_bytes
-from ..runs.packed import ALL, Packed, find_packed, pack, unpack, unpack_alike
-from ..runs.run import ArrayRun, Run, first_key, last_key, portions
+from ..runs.packed import ALL, FEWEST, Packed, find_packed, pack, shortest, unpack, unpack_alike
+from ..runs.run import ArrayRun, ContiguousRun, Run, first_key, last_key, portions
+from .near_keys import FORMS, find_near, pack_near, unpack_near, unpack_one
 
 TRAILER = struct.Struct("<HB")
 assert TRAILER.size % ROW_SIZE
@@ -22,8 +25,28 @@ assert TRAILER.size % ROW_SIZE
 
 def pack_pages(runs: Iterable[Run], item_size: int, row_count: int) -> list[tuple[int, bytes]]:
     """Return consecutive runs as pages of up to `row_count` rows, each with its last key."""
-    parts = (part for run in runs for part in portions(run, row_count))
-    return [(last_key(part), _page_of(pack(part, item_size))) for part in parts]
+    return [page for run in runs for page in _pages_of(run, item_size, row_count)]
+
+
+def _pages_of(run: Run, item_size: int, row_count: int) -> list[tuple[int, bytes]]:
+    """Return a run as pages: all that are full at once if it is regular, else each one for itself."""
+    full = len(run) // row_count * row_count if isinstance(run, ContiguousRun) else 0
+    pages = _packed_alike(run.part(0, full), row_count, item_size) if full else []
+    for part in portions(run.part(full, len(run)), row_count):
+        pages += _packed_alike(shortest(part, item_size), len(part), item_size)
+    return pages
+
+
+def _packed_alike(run: Run, count: int, item_size: int) -> list[tuple[int, bytes]]:
+    """Return a run, which has a whole number of times `count` rows, as pages of so many."""
+    near = pack_near(run, count) if _has_single_keys(run) and count >= FEWEST else []
+    parts = zip_longest(portions(run, count), near)
+    return [(last_key(part), _page_of(packed or pack(part, item_size))) for part, packed in parts]
+
+
+def _has_single_keys(run: Run) -> TypeGuard[ContiguousRun]:
+    """Tell whether rows are regular but for their keys."""
+    return isinstance(run, ContiguousRun) and run.length > 0 and not isinstance(run.spacing, range)
 
 
 def _page_of(packed: Packed) -> bytes:
@@ -68,7 +91,8 @@ def find_in_short(last: int, page: bytes, key: int, item_size: int, row_count: i
     ValueError
         It is none. The order of its keys is not checked, nor where the record lies.
     """
-    return find_packed(_packed(page, row_count), last, key, item_size)
+    packed = _packed(page, row_count)
+    return (find_near if packed.form in FORMS else find_packed)(packed, last, key, item_size)
 
 
 def _trailer(page: tuple[int, bytes]) -> bytes:
@@ -79,7 +103,8 @@ def _trailer(page: tuple[int, bytes]) -> bytes:
 def _unpack_all_short(pages: list[tuple[int, bytes]], item_size: int, row_count: int) -> list[Run]:
     """Return the rows of consecutive short pages of one form, at once where each goes on from the one before."""
     form, count, _ = _packed(pages[0][1], row_count)
-    run = unpack_alike(form, count, [page for _, page in pages], item_size, rest_size=TRAILER.size)
+    unpack_all = unpack_near if form in FORMS else unpack_alike
+    run = unpack_all(form, count, [page for _, page in pages], item_size, rest_size=TRAILER.size)
     if run is None:
         return [_unpack_short(last, page, item_size, row_count) for last, page in pages]
     _check_lasts(list(map(int, run.spacing[count - 1 :: count])), [last for last, _ in pages])
@@ -87,7 +112,8 @@ def _unpack_all_short(pages: list[tuple[int, bytes]], item_size: int, row_count:
 
 
 def _unpack_short(last: int, page: bytes, item_size: int, row_count: int) -> Run:
-    run = unpack(_packed(page, row_count), item_size)
+    packed = _packed(page, row_count)
+    run = unpack_one(packed, item_size) if packed.form in FORMS else unpack(packed, item_size)
     _check_lasts([last_key(run)], [last])
     return run
 

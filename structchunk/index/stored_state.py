@@ -24,7 +24,8 @@ from ..errors import CorruptionError
 from .counts import LiveCount
 from .leveldb import REBUILD, LevelDB, Pair
 
-VERSION = 1
+VERSIONS = (1, 2)
+"""Those that are read; the last one is written. Since 2 there are pages of near keys (see ``near_keys.py``)."""
 LAST = b"Mlast"
 CHECKPOINT = b"Mcheckpoint"
 CATALOG = b"Mcatalog"
@@ -99,15 +100,15 @@ def read_checkpoint(leveldb: LevelDB) -> Checkpoint:
     if packed is None or len(packed) != _CHECKPOINT.size:
         raise damaged(leveldb, "no checkpoint", "one")
     database, version, *rest = _CHECKPOINT.unpack(packed)
-    if version != VERSION:
-        raise damaged(leveldb, f"format version {version}", f"version {VERSION}")
+    if version not in VERSIONS:
+        raise damaged(leveldb, f"format version {version}", f"one of the versions {VERSIONS}")
     return Checkpoint(database, *rest)
 
 
 def checkpoint_pair(checkpoint: Checkpoint) -> Pair:
     """Return a checkpoint as LevelDB has it."""
     database, *rest = checkpoint
-    return CHECKPOINT, _CHECKPOINT.pack(database, VERSION, *rest)
+    return CHECKPOINT, _CHECKPOINT.pack(database, VERSIONS[-1], *rest)
 
 
 def read_batches(leveldb: LevelDB) -> list[bytes]:

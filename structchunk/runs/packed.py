@@ -7,7 +7,7 @@ them. All numbers are little-endian; every form is filled up with zeros to a mul
     form 1, KEYS    u8 offset, u8 length (at least 1), u4 chunk, u4 flags: of the first row; then u8 key for each
     form 2, EVEN    the same 24 bytes; then u8 first key, u8 step from key to key
 
-A chunk's directory and the pages of the index have rows in these forms.
+A chunk's directory and the pages of the index have rows in these forms; pages in two more, ``index/near_keys.py``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ALL, KEYS, EVEN = range(3)
 HEAD = struct.Struct("<QQII")
 KEY_SIZE = 8
 _ENDS = struct.Struct("<QQ")
-_FEWEST = 3
+FEWEST = 3
 """Of fewer rows no other form than ALL is shorter."""
 
 
@@ -42,7 +42,7 @@ class Packed(NamedTuple):
 
 def pack(run: Run, item_size: int) -> Packed:
     """Return rows in their shortest form."""
-    run = _shortest(run, item_size)
+    run = shortest(run, item_size)
     if isinstance(run, ArrayRun):
         return Packed(ALL, len(run), np.ascontiguousarray(run.rows).view(np.uint8).data)
     head = HEAD.pack(run.span.start, run.length, run.chunk, run.flags)
@@ -54,7 +54,7 @@ def pack(run: Run, item_size: int) -> Packed:
 
 def packed_size(run: Run, item_size: int) -> int:
     """Return how many bytes rows take in their shortest form."""
-    run = _shortest(run, item_size)
+    run = shortest(run, item_size)
     if isinstance(run, ArrayRun):
         return size_of(ALL, len(run))
     return size_of(EVEN if isinstance(run.spacing, range) else KEYS, len(run))
@@ -84,9 +84,9 @@ def flags_of(packed: Packed) -> int:
     return flags
 
 
-def _shortest(run: Run, item_size: int) -> Run:
+def shortest(run: Run, item_size: int) -> Run:
     """Return rows as a ContiguousRun of one length, keys in the shortest form; an ArrayRun if there are none."""
-    if len(run) < _FEWEST:
+    if len(run) < FEWEST:
         return ArrayRun(run.rows)
     if isinstance(run, ArrayRun):
         run = regular(run.rows, item_size)
@@ -118,18 +118,25 @@ def unpack(packed: Packed, item_size: int) -> Run:
             raise ValueError("keys out of order")
         return ArrayRun(rows)
     keys = _even_keys(body, count) if form == EVEN else _single_keys(body, count)
-    return _contiguous(keys, _head(body, count, item_size), count, item_size)
+    return contiguous(keys, head_of(body, count, item_size), count, item_size)
 
 
-def _head(body: bytes | memoryview, count: int, item_size: int) -> Extent:
-    """Return the first row of rows of forms KEYS and EVEN, but for its key."""
+def head_of(body: bytes | memoryview, count: int, item_size: int) -> Extent:
+    """Return the first row of rows of one length that lie back to back, but for its key.
+
+    Raises
+    ------
+    ValueError
+        There can be no such records.
+    """
     offset, length, chunk, flags = HEAD.unpack_from(body)
     if not length or offset % item_size or offset + count * length * item_size >= 1 << 63 or flags & TOMBSTONE:
         raise ValueError(f"records of {length} items at {offset}, flags {flags}")
     return 0, offset, length, chunk, flags
 
 
-def _contiguous(keys: Keys, first: Extent, count: int, item_size: int) -> ContiguousRun:
+def contiguous(keys: Keys, first: Extent, count: int, item_size: int) -> ContiguousRun:
+    """Return rows of which the first one is given, but for its key."""
     _, offset, length, chunk, flags = first
     start = offset // item_size
     return ContiguousRun(keys, range(start, start + count * length + 1, length), chunk, flags, item_size)
@@ -146,7 +153,7 @@ def find_packed(packed: Packed, last: int, key: int, item_size: int) -> Extent |
     form, count, body = packed
     if len(body) != size_of(form, count):
         raise ValueError(f"{len(body)} bytes for {count} rows of form {form}")
-    _, offset, length, chunk, flags = _head(body, count, item_size)
+    _, offset, length, chunk, flags = head_of(body, count, item_size)
     keys: Sequence[int]
     if form == EVEN:
         keys = even = _even_keys(body, count)
@@ -172,25 +179,32 @@ def unpack_alike(
     """
     if form not in (KEYS, EVEN) or set(map(len, bodies)) != {size_of(form, count) + rest_size}:
         return None
-    first = _head(bodies[0], count, item_size)
     table = np.frombuffer(b"".join(bodies), _layout(form, count, rest_size))
-    bound = first[1] + len(bodies) * count * first[2] * item_size
-    if bound >= 1 << 63 or not _goes_on(table["offset"], count * first[2] * item_size):
-        return None
-    if (
-        any((table[name] != table[name][0]).any() for name in ("length", "chunk", "flags"))
-        or table["filling"].any()
-    ):
+    if not heads_go_on(table, count, item_size):
         return None
     keys = _keys_of_all(table, count) if form == KEYS else _even_keys_of_all(table, count)
-    return None if keys is None else _contiguous(keys, first, len(keys), item_size)
+    return None if keys is None else contiguous(keys, head_of(bodies[0], count, item_size), len(keys), item_size)
+
+
+def heads_go_on(table: npt.NDArray[Any], count: int, item_size: int) -> bool:
+    """Tell whether records of parts of `count` rows are alike, and lie behind those of the part before."""
+    size = int(table["length"][0]) * count * item_size
+    if int(table["offset"][0]) + len(table) * size >= 1 << 63 or not _goes_on(table["offset"], size):
+        return False
+    alike = all((table[name] == table[name][0]).all() for name in ("length", "chunk", "flags"))
+    return alike and not table["filling"].any()
 
 
 @lru_cache(maxsize=16)
 def _layout(form: int, count: int, rest_size: int) -> np.dtype[Any]:
     keys = [("key", "<u8", (count,))] if form == KEYS else [("key", "<u8"), ("step", "<u8")]
+    return layout_of(keys, rest_size)
+
+
+def layout_of(keys: Sequence[Any], rest_size: int) -> np.dtype[Any]:
+    """Return the type of rows that have these fields behind what they have in common, filled up, and of a rest."""
     head = [("offset", "<u8"), ("length", "<u8"), ("chunk", "<u4"), ("flags", "<u4"), *keys]
-    filling = size_of(form, count) - np.dtype(head).itemsize
+    filling = -np.dtype(head).itemsize % ROW_SIZE
     return np.dtype([*head, ("filling", "u1", (filling,)), ("rest", "u1", (rest_size,))])
 
 

@@ -643,7 +643,7 @@ def test_leveldb_keys_and_values(tmp_path: Path) -> None:
     store = b"\0\0\1\2"
     assert dict(index.leveldb.read(b"", b"\xff", 99)) == {
         b"Mlast": bytes.fromhex("0200000000000000"),
-        b"Mcheckpoint": UUID + bytes.fromhex("01000000 09000000 0200000000000000 0200000000000000"),
+        b"Mcheckpoint": UUID + bytes.fromhex("02000000 09000000 0200000000000000 0200000000000000"),
         b"Mcatalog": json.dumps(catalog).encode(),
         b"H" + bytes.fromhex("00000008"): bytes.fromhex("1820000000000000 e8fd000000000000"),
         b"C" + store + bytes.fromhex("00000007"): bytes.fromhex("0102000000000000 0810000000000000"),

@@ -21,6 +21,9 @@ from support import copy_tree
 
 import structchunk as sc
 from structchunk.index.leveldb import LevelDB
+from structchunk.index.near_keys import FORMS as NEAR
+from structchunk.index.page import is_short
+from structchunk.runs.packed import ALL, EVEN, KEYS
 
 ARCHIVES = sorted(Path(__file__).with_name("databases").glob("*.tar.xz"))
 NEWEST = ARCHIVES[-1]
@@ -222,6 +225,13 @@ def test_shards_open(root: Path, steps: list[str], name: str) -> None:
 
 
 # ---------------------------------------------------------------------- what is written today
+
+
+def test_pages_of_every_form_are_kept(root: Path, steps: list[str]) -> None:
+    leveldb = LevelDB.open(str(next((root / WHOLE).glob("index-*"))))
+    pages = [page for _, page in leveldb.read(b"P", b"Q", 10**6)]
+    leveldb.close()
+    assert {page[-1] if is_short(page) else ALL for page in pages} == {ALL, KEYS, EVEN, *NEAR}
 
 
 def written(directory: Path) -> dict[str, Any]:

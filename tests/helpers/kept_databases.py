@@ -2,7 +2,7 @@
 
 Make the archive of today's code, from the root of the checkout::
 
-    PYTHONPATH=. python tests/helpers/kept_databases.py tests/format/databases/12-NAME.tar.xz
+    PYTHONPATH=. python tests/helpers/kept_databases.py tests/format/databases/13-NAME.tar.xz
 
 and one of earlier code with PYTHONPATH leading to a checkout of that: what it cannot do yet is left out, and the
 archive says so. Archives are numbered in the order of the code that wrote them. The newest may be made anew until a
@@ -214,6 +214,15 @@ def lengthen(both: Both) -> None:
         both.append("floats", 8000, np.arange(1.0))
 
 
+def spread(both: Both) -> None:
+    """Store keys that rise evenly, that are near one another, less near, and far apart, many at a time."""
+    first = 10**6
+    for count, gap in ((2000, 2), (4000, 2), (6000, 0), (6000, 2), (600, 1000), (600, 2**40)):
+        keys = first + np.cumsum(np.arange(count) % 3 * gap + 1)
+        both.put_many("again", keys, np.arange(count, dtype="<u8").reshape(-1, 1))
+        first = int(keys[-1])
+
+
 def go_on(both: Both) -> None:
     """Commit more, which no checkpoint comes after where the process is killed."""
     both.put_many("floats", range(9000, 9040), np.arange(40.0).reshape(40, 1))
@@ -230,6 +239,7 @@ STEPS: dict[str, Work] = {
     "compact": compact,
     "shape": shape,
     "lengthen": lengthen,
+    "spread": spread,
     "go on": go_on,
 }
 """What is done to the first database, in this order, as far as the code can do it."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import struct
+from itertools import accumulate
 
+import numpy as np
 import pytest
 from even_rows import SIZE, even_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from support import alive, models, rows_of, rows_of_model
 
+from structchunk.index.near_keys import NEAR_2, NEAR_4
 from structchunk.index.page import TRAILER, count_rows, find_in_short, is_short, pack_pages, unpack_pages
 from structchunk.runs.extent import MUTABLE, ROW, TOMBSTONE, Extent, RowArray
-from structchunk.runs.packed import ALL, EVEN, KEYS
-from structchunk.runs.run import ArrayRun, Run, portions, shorten
+from structchunk.runs.packed import ALL, EVEN, HEAD, KEYS
+from structchunk.runs.run import ArrayRun, ContiguousRun, Run, portions, shorten
 from structchunk.runs.streams import joined
 
 MOST = 512
@@ -56,7 +60,12 @@ GOLDEN = {
     ),
     "back to back": (
         [(3, 4096, 2, 1, 2), (9, 4112, 2, 1, 2), (10, 4128, 2, 1, 2)],
-        "0010000000000000 0200000000000000 01000000 02000000 0300000000000000 0900000000000000 0a00000000000000"
+        "0010000000000000 0200000000000000 01000000 02000000 0300000000000000 00000000 06000000 07000000"
+        "00000000 0000000000000000 0000000000000000 0300 04",
+    ),
+    "far apart": (
+        [(3, 4096, 2, 1, 2), (9, 4112, 2, 1, 2), (2**32 + 3, 4128, 2, 1, 2)],
+        "0010000000000000 0200000000000000 01000000 02000000 0300000000000000 0900000000000000 0300000001000000"
         "0000000000000000 0000000000000000 0300 01",
     ),
     "evenly spaced": (
@@ -75,11 +84,61 @@ def test_bytes(name: str) -> None:
     assert rows_back([(last, bytes.fromhex(golden))]) == rows
 
 
-PLAIN, SINGLE, SPACED = (bytes.fromhex(golden) for _, golden in GOLDEN.values())
+OLDER = (
+    "0010000000000000 0200000000000000 01000000 02000000 0300000000000000 0900000000000000 0a00000000000000"
+    "0000000000000000 0000000000000000 0300 01"
+)
+"""What was written for ``back to back`` before there were forms for keys that are near one another."""
+
+
+def test_older_pages_are_read() -> None:
+    assert rows_back([(10, bytes.fromhex(OLDER))]) == GOLDEN["back to back"][0]
+
+
+def test_bytes_of_many_pages() -> None:
+    """Of eight pages or more that are written together, keys take two bytes each if those of all of them can."""
+    keys = [7 * at + at % 3 for at in range(8 * 4)]
+    rows = [(key, 4096 + 8 * at, 1, 1, 0) for at, key in enumerate(keys)]
+    pages = pack_pages([shorten(rows_of(rows), SIZE)], SIZE, 4)
+    assert [(last, page.hex()) for last, page in pages[:2]] == [
+        (
+            21,
+            "0010000000000000 0100000000000000 01000000 00000000 0000000000000000 0000 0800 1000 1500".replace(
+                " ", ""
+            )
+            + "00" * 24
+            + "040003",
+        ),
+        (
+            50,
+            "2010000000000000 0100000000000000 01000000 00000000 1d00000000000000 0000 0800 0d00 1500".replace(
+                " ", ""
+            )
+            + "00" * 24
+            + "040003",
+        ),
+    ]
+    assert rows_back(pages) == rows
+
+
+PLAIN, NEAR, _, SPACED = (bytes.fromhex(golden) for _, golden in GOLDEN.values())
+SINGLE = bytes.fromhex(OLDER)
 
 
 def trailed(body: bytes, count: int, form: int) -> bytes:
     return body + TRAILER.pack(count, form)
+
+
+def near(
+    offset: int = 4096,
+    length: int = 2,
+    flags: int = 0,
+    first: int = 3,
+    apart: tuple[int, int, int] = (0, 6, 7),
+    filling: bytes = b"\0",
+) -> bytes:
+    body = HEAD.pack(offset, length, 1, flags) + struct.pack("<Q3I", first, *apart)
+    return trailed(body.ljust(63, b"\0") + filling, 3, NEAR_4)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +157,24 @@ def trailed(body: bytes, count: int, form: int) -> bytes:
         (SINGLE[1:], 10),
         (trailed(SINGLE[:-3], 2, KEYS), 9),
         (trailed(SINGLE[:-3], 2, ALL), 10),
-        (trailed(SINGLE[:-3], 3, 3), 10),
+        (trailed(SINGLE[:-3], 3, 5), 10),
+        (NEAR, 9),
+        (NEAR[:-1], 10),
+        (NEAR[1:], 10),
+        (trailed(NEAR[:-3], 2, NEAR_4), 9),
+        (trailed(NEAR[:-3], 3, NEAR_2), 10),
+        (trailed(NEAR[:-3], 3, NEAR_2), 3),
+        (trailed(NEAR[:-3], 0, NEAR_4), 3),
+        (trailed(NEAR[:-3], MOST + 1, NEAR_4), 10),
+        (near(first=3, apart=(1, 6, 7)), 10),
+        (near(first=3, apart=(0, 7, 6)), 9),
+        (near(first=3, apart=(0, 7, 7)), 10),
+        (near(first=2**64 - 7, apart=(0, 6, 7)), 0),
+        (near(first=2**64 - 7, apart=(0, 6, 7)), 2**64),
+        (near(filling=b"\1"), 10),
+        (near(length=0), 10),
+        (near(offset=4097), 10),
+        (near(flags=TOMBSTONE), 10),
         (trailed(SINGLE[:-3], MOST + 1, KEYS), 10),
         (trailed(SPACED[:-3], 0, EVEN), 15),
         (trailed(SPACED[:-3], 4, EVEN), 15),
@@ -147,12 +223,12 @@ def test_one_row_of_a_short_page_is_found_alone(name: str) -> None:
         find_in_short(last + 1, page, last, SIZE, MOST)
 
 
-@given(st.integers(2, 5), st.integers(2, 9), st.booleans(), st.data())
+@given(st.integers(2, 10), st.sampled_from([2, 9, 200, 10**5, 10**8]), st.booleans(), st.data())
 def test_pages_that_go_on_are_unpacked_as_one(count: int, step: int, is_even: bool, data: st.DataObject) -> None:
     """And damage of any byte of one of them is found as it is in one alone."""
     keys = [step * at + (0 if is_even else at % 2) for at in range(count * MOST)]
     rows = [(key, 4096 + 16 * at, 2, 1, 0) for at, key in enumerate(keys)]
-    pages = pack_pages([ArrayRun(rows_of(rows))], SIZE, MOST)
+    pages = pack_pages([shorten(rows_of(rows), SIZE)], SIZE, MOST)
     runs = unpack_pages(pages, SIZE, MOST)
     assert len(runs) == 1
     assert joined(runs).tolist() == rows
@@ -167,3 +243,28 @@ def test_pages_that_go_on_are_unpacked_as_one(count: int, step: int, is_even: bo
         together = joined(unpack_pages([*pages[:at], (last, damaged), *pages[at + 1 :]], SIZE, MOST)).tolist()
     assert together is None or together == [*rows[: at * MOST], *(alone or []), *rows[(at + 1) * MOST :]]
     assert alone is not None or together is None
+
+
+GAPS = st.one_of(st.just(1), st.integers(1, 9), st.integers(2**15, 2**17), st.integers(2**31, 2**33))
+
+
+@given(st.lists(st.tuples(GAPS, st.integers(1, 20)), min_size=1, max_size=12), st.integers(1, 7), st.booleans())
+def test_keys_near_and_far_in_turn(gaps: list[tuple[int, int]], row_count: int, is_run: bool) -> None:
+    keys = list(accumulate(gap for gap, times in gaps for _ in range(times)))
+    rows = [(key, 4096 + 8 * at, 1, 1, 0) for at, key in enumerate(keys)]
+    run = shorten(rows_of(rows), SIZE) if is_run else ArrayRun(rows_of(rows))
+    pages = pack_pages([run], SIZE, row_count)
+    assert rows_back(pages) == rows
+    for at, (last, page) in enumerate(pages):
+        mine = {row[0]: row for row in rows[at * row_count : (at + 1) * row_count]}
+        assert rows_back([(last, page)]) == list(mine.values())
+        if is_short(page):
+            asked = {key + step for key in mine for step in (-1, 0, 1)} | {0, 2**64 - 1}
+            assert all(find_in_short(last, page, key, SIZE, row_count) == mine.get(key) for key in asked)
+
+
+def test_keys_take_as_few_bytes_as_all_of_them_can() -> None:
+    for step, size in [(3, 2), (100, 2), (200, 4), (10**6, 4), (10**7, 8)]:
+        keys = np.cumsum(np.random.default_rng(1).integers(1, 2 * step, 20 * MOST)).astype(np.uint64)
+        run = ContiguousRun(keys, range(512, 512 + len(keys) + 1), 1, 0, SIZE)
+        assert {len(page) for _, page in pack_pages([run], SIZE, MOST)} == {32 + size * MOST + TRAILER.size}
