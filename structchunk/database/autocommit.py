@@ -15,7 +15,7 @@ from ..chunks.heap import Heap
 from ..engine.live_objects import maker_of_objects, taking_objects
 from ..engine.staging import Staging
 from ..engine.storage import Storage
-from ..index.cached_pages import taking_records
+from ..index.takers import taking_records
 from ..maintenance.stats import StoreStats
 from ..runs.extent import Extent, RowArray
 from ..runs.run import Run

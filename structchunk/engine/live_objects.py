@@ -10,8 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..chunks.heap import Heap
-from ..index.buckets import Bucketed, Searched, Steps, Taker
-from ..index.cached_pages import Maker, not_yet
+from ..index.takers import Bucketed, Maker, Searched, Steps, Taker, not_yet
 from ..runs.extent import ZERO, Extent
 from ..runs.run import ContiguousRun, Run
 from .in_place import InPlaceViews
@@ -63,7 +62,7 @@ def taking_objects(in_place: InPlaceViews, heap: Heap, cls: Any) -> Maker:
         objects = ObjectRun(in_place, kept, run.chunk, run.items.start, size, run.flags)
         if isinstance(searched, Steps):
             return _take_in_steps(searched, objects)
-        return _take_in_buckets(searched, objects)
+        return _take_in_buckets(searched, objects) if isinstance(searched, Bucketed) else None
 
     return make
 

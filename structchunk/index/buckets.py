@@ -1,9 +1,9 @@
-"""Buckets: where a key may be among ascending ones; and what takes the record of a key from a sequence of them."""
+"""Buckets: where a key may be among ascending ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,6 @@ CROWD = 16
 
 Buckets: TypeAlias = tuple[int, int, Sequence[int], bool]
 """First key, bits that a bucket spans, where each bucket starts and the last one ends, and if any is crowded."""
-Taker: TypeAlias = Callable[[int], Any]
-"""Returns the record of a key, or None."""
 
 
 def make_buckets(keys: npt.NDArray[np.uint64]) -> Buckets:
@@ -45,54 +43,3 @@ def search_in_buckets(
             break
         where += is_below
     return where, keys.take(where, mode="clip") == wanted
-
-
-class Steps(NamedTuple):
-    """So many keys that rise by the same step."""
-
-    first: int
-    step: int
-    key_count: int
-
-
-class Bucketed(NamedTuple):
-    """Ascending keys, and buckets of them of which none is crowded."""
-
-    keys: Sequence[int]
-    buckets: Buckets
-
-
-Searched: TypeAlias = Steps | Bucketed
-"""Keys among which one is found in few steps."""
-
-
-def taker(searched: Searched, records: Any) -> Taker:
-    """Return what takes the record of a key from those of all, in their order."""
-    if isinstance(searched, Steps):
-        return _taker_in_steps(searched, records)
-    return _taker_from_buckets(searched, records)
-
-
-def _taker_in_steps(steps: Steps, records: Any) -> Taker:
-    first, step, count = steps
-
-    def take(key: int) -> Any:
-        at, rest = divmod(key - first, step)
-        return None if rest or not 0 <= at < count else records[at]
-
-    return take
-
-
-def _taker_from_buckets(bucketed: Bucketed, records: Any) -> Taker:
-    keys, (first, shift, starts, _) = bucketed
-
-    def take(key: int) -> Any:
-        try:
-            at = starts[(key - first) >> shift]  # of any bucket, if it is below the first key: none will be equal
-            while (found := keys[at]) < key:
-                at += 1
-        except IndexError:
-            return None  # beyond the last key
-        return records[at] if found == key else None
-
-    return take

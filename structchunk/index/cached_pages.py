@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,9 @@ from ..runs.extent import Extent, RowArray
 from ..runs.run import ContiguousRun, Run, clip_run, read_only
 from ..runs.short_keys import least_size
 from ..runs.streams import even_run, goes_on, numbered
-from .buckets import Bucketed, Buckets, Searched, Steps, Taker, make_buckets, search_in_buckets, taker
-from .short_pages import NOTHING_TAKEN, OVERHEAD, ShortPages
+from .buckets import Buckets, make_buckets, search_in_buckets
+from .short_pages import OVERHEAD, ShortPages
+from .takers import NOTHING_TAKEN, Bucketed, Maker, Searched, Steps, Taker, not_yet
 
 WORTH_KEYS = 128
 """Buckets for this many keys take about as long to make as they save in one look-up."""
@@ -26,23 +27,6 @@ FAR_BETWEEN = 16
 """So many keys, or more, are looked up in buckets together, if they are one in so many, or fewer."""
 WORTH_SHORTENING = 4
 """Pages are shortened if they would take less by one part in so many."""
-Maker: TypeAlias = Callable[[Run, Searched], "Taker | None"]
-"""Returns what takes the record of a key of a run; None if nothing ever can; or ``not_yet``."""
-
-
-def not_yet(key: int) -> Any:
-    """Stand for what will take records that cannot be taken yet."""
-    raise NotImplementedError(key)
-
-
-def taking_records(records: Callable[[Run], Any]) -> Maker:
-    """Return what makes takers from the records of a run, all of which `records` returns, or None."""
-
-    def make(run: Run, searched: Searched) -> Taker | None:
-        found = records(run)
-        return None if found is None else taker(searched, found)
-
-    return make
 
 
 class CachedPages:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,20 +11,17 @@ from ..runs.compact import CompactRun
 from ..runs.extent import Extent, RowArray
 from ..runs.run import ContiguousRun, Run
 from ..runs.short_keys import ShortKeys
-from .buckets import Taker
+from .takers import NOTHING_TAKEN, Maker, Taker, not_yet
 
 Keyless: TypeAlias = "ContiguousRun | CompactRun"
 OVERHEAD = 1 << 10
 """Bytes of memory that pages take beside their rows, about."""
-NOTHING_TAKEN: tuple[object, Taker] = None, lambda _: None
-"""What takes records from pages where that is not possible, or not yet: those of no kind."""
 
 
 class ShortPages:
     """Consecutive pages of one store: all its rows with ``floor <= key <= last``. Immutable.
 
     They answer as ``CachedPages`` do, a little later, as those who read a range get keys that are made for them.
-    Nothing takes the record of a key from them.
 
     Parameters
     ----------
@@ -32,11 +29,26 @@ class ShortPages:
     keys : ndarray of uint64
         Those of the rows.
     floor, last : int
+
+    Attributes
+    ----------
+    taken, is_prepared
+        As those of ``CachedPages``.
     """
 
-    __slots__ = ("_keys", "_length", "_origin", "_rest", "count", "floor", "last", "least_size", "size")
-
-    taken: ClassVar[tuple[object, Taker]] = NOTHING_TAKEN
+    __slots__ = (
+        "_keys",
+        "_length",
+        "_origin",
+        "_rest",
+        "count",
+        "floor",
+        "is_prepared",
+        "last",
+        "least_size",
+        "size",
+        "taken",
+    )
 
     def __init__(self, run: Keyless, keys: npt.NDArray[np.uint64], floor: int, last: int) -> None:
         self.floor = floor
@@ -47,17 +59,28 @@ class ShortPages:
         self._length = run.length if isinstance(run, ContiguousRun) else 0
         if isinstance(run, ContiguousRun):
             self._origin = (run.span.start, run.length * run.item_size, run.chunk, run.flags)
+        self.taken: tuple[object, Taker] = NOTHING_TAKEN
+        self.is_prepared = False
         self.size = self.least_size = OVERHEAD + self._keys.size + self._rest.size
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key that these pages answer for, or None."""
         at = self._keys.find(key)
-        if at < 0:
+        if at is None:
             return None
         if self._length:
             offset, size, chunk, flags = self._origin
             return key, offset + at * size, self._length, chunk, flags
         return key, *self._rest.place(at)
+
+    def prepare(self, kind: object, make: Maker) -> None:
+        """Make what takes records of one kind."""
+        take = make(self._rest, self._keys)
+        if take is not_yet:
+            return
+        if take is not None:
+            self.taken = kind, take  # one assignment: another thread may prepare them for another kind
+        self.is_prepared = True
 
     def search(self, keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
         """Return where in the pages each of many keys is, and whether it is there at all."""

@@ -31,8 +31,7 @@ from ..runs.key_ranges import Sample
 from ..runs.run import ArrayRun, Run, clip_run, first_key, last_key, portions
 from ..runs.streams import end_key, joined, overlay_runs
 from ..types.keys import as_key
-from .buckets import Taker
-from .cached_pages import AnyPages, CachedPages, Maker
+from .cached_pages import AnyPages, CachedPages
 from .change import (
     Change,
     Rewrite,
@@ -50,6 +49,7 @@ from .leveldb import LevelDB
 from .page_cache import Budget, PageCache
 from .sampling import is_worth_sampling, sample
 from .stored_rows import StoredRows
+from .takers import Maker, Taker
 from .version import IndexState, IndexVersion
 
 POINT_PAGES = 8
@@ -157,7 +157,7 @@ class StoreIndex:
             of_kind, take = pages.taken
             if of_kind is kind:
                 return take(key)
-            if isinstance(pages, CachedPages) and not pages.is_prepared:
+            if not pages.is_prepared:
                 pages.prepare(kind, make)
             return pages.find(key)
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+T = TypeVar("T")
 _WIDTHS = ((1, "B"), (2, "H"), (4, "I"))
 _START_SIZE = 4
 WINDOW = 64
@@ -39,9 +42,26 @@ class ShortKeys:
     ----------
     keys : ndarray of uint64
         Ascending; at least one.
+
+    Attributes
+    ----------
+    count : int
+    find : callable
+        Returns the position of a key, or None.
     """
 
-    __slots__ = ("_first", "_lows", "_mask", "_shift", "_single", "_starts", "_starts_of_all", "_windows", "count")
+    __slots__ = (
+        "_first",
+        "_lows",
+        "_mask",
+        "_shift",
+        "_single",
+        "_starts",
+        "_starts_of_all",
+        "_windows",
+        "count",
+        "find",
+    )
 
     def __init__(self, keys: npt.NDArray[np.uint64]) -> None:
         self.count = len(keys)
@@ -63,6 +83,7 @@ class ShortKeys:
         np.cumsum(counts, out=starts[1:])
         self._starts = array("I", starts.tobytes())
         self._starts_of_all = np.frombuffer(self._starts, np.uint32)
+        self.find: Callable[[int], int | None] = self.taker(range(self.count))
 
     def _make_windows(self, lows: bytes, most: int) -> npt.NDArray[np.void] | None:
         """Return, for each position and the end, the low parts from there on as one item; None if they are many."""
@@ -76,21 +97,26 @@ class ShortKeys:
         """Bytes of memory that they take."""
         return self._lows.nbytes + self._starts_of_all.nbytes
 
-    def find(self, key: int) -> int:
-        """Return the position of a key, or -1."""
-        apart = key - self._first
-        if apart < 0:
-            return -1
-        bucket = apart >> self._shift
-        try:
-            start, stop = self._starts[bucket], self._starts[bucket + 1]
-        except IndexError:
-            return -1
-        lows, low = self._single, apart & self._mask
+    def taker(self, items: Sequence[T]) -> Callable[[int], T | None]:
+        """Return what takes, of items in the order of the keys, that of a key, or None."""
+        # Of what is read in many places at random each object costs a wait for memory: so no attributes here.
+        first, shift, mask, starts, lows = self._first, self._shift, self._mask, self._starts, self._single
         if isinstance(lows, bytes):
-            return lows.find(low, start, stop)
-        at = bisect_left(lows, low, start, stop)
-        return at if at < stop and lows[at] == low else -1
+            return _taker_by_bytes(first, starts, lows, items)
+
+        def take(key: int) -> T | None:
+            apart = key - first
+            if apart < 0:
+                return None
+            bucket, low = apart >> shift, apart & mask
+            try:
+                stop = starts[bucket + 1]
+                at = bisect_left(lows, low, starts[bucket], stop)
+            except IndexError:
+                return None
+            return items[at] if at < stop and lows[at] == low else None
+
+        return take
 
     def count_below(self, bound: int) -> int:
         """Return how many keys are below `bound`, which may be beyond all keys."""
@@ -142,6 +168,21 @@ class ShortKeys:
             is_below = (self._lows[np.minimum(middle, self.count - 1)] < lows) & (start < stop)
             start, stop = np.where(is_below, middle + 1, start), np.where(is_below, stop, middle)
         return start
+
+
+def _taker_by_bytes(first: int, starts: array[int], lows: bytes, items: Sequence[T]) -> Callable[[int], T | None]:
+    def take(key: int) -> T | None:
+        apart = key - first
+        if apart < 0:
+            return None
+        bucket = apart >> 8
+        try:
+            at = lows.find(apart & 255, starts[bucket], starts[bucket + 1])
+        except IndexError:
+            return None
+        return None if at < 0 else items[at]
+
+    return take
 
 
 def _first_equal(windows: npt.NDArray[np.void], lows: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.int64]:

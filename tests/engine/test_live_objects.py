@@ -15,8 +15,8 @@ import pytest
 import structchunk as sc
 from structchunk.chunks.heap import Heap
 from structchunk.engine.live_objects import taking_objects
-from structchunk.index.buckets import Steps
 from structchunk.index.cached_pages import WORTH_KEYS
+from structchunk.index.takers import Steps
 from structchunk.runs.run import ContiguousRun
 
 OpenDB = Callable[..., sc.Database]

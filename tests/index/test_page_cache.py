@@ -12,17 +12,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from structchunk.index import page_cache
-from structchunk.index.buckets import CROWD, Searched, Taker, make_buckets, search_in_buckets, taker
+from structchunk.index.buckets import CROWD, make_buckets, search_in_buckets
 from structchunk.index.cached_pages import (
     FAR_BETWEEN,
     MANY_KEYS,
     SAVED_OF_MANY,
     WORTH_KEYS,
     CachedPages,
-    not_yet,
 )
 from structchunk.index.cached_pages import shorten as shorten_pages
 from structchunk.index.short_pages import ShortPages
+from structchunk.index.takers import Searched, Taker, not_yet, taker
 from structchunk.runs.compact import FEWEST, CompactRun
 from structchunk.runs.extent import KEY_END, RowArray, make_rows
 from structchunk.runs.run import ContiguousRun, Run, shorten
@@ -81,6 +81,28 @@ def test_records_are_taken_where_they_are_found(keys: list[int], even: bool) -> 
             if pages.taken[0] == "text":
                 assert pages.taken[1](key) == model.get(key)
     assert pages.is_prepared
+
+
+@given(
+    st.integers(0, KEY_END - 10**6),
+    st.lists(st.sampled_from([1, 2, 40, 300, 3000]), min_size=100, max_size=200),
+    st.lists(st.integers(0, KEY_END - 1), max_size=9),
+)
+def test_records_are_taken_from_short_pages_too(first: int, gaps: list[int], others: list[int]) -> None:
+    keys = [*accumulate([first, *gaps])]
+    pages = pages_of(keys)
+    assume(pages.can_be_shortened())
+    short = shorten_pages([pages])
+    records = [f"record of {key}" for key in keys]
+    model = dict(zip(keys, records, strict=True))
+    short.prepare("text", lambda *_: not_yet)
+    assert (short.is_prepared, short.taken[0]) == (False, None)
+    short.prepare("text", lambda _, searched: taker(searched, records))
+    assert (short.is_prepared, short.taken[0]) == (True, "text")
+    for key in sorted({key + step for key in keys for step in (-1, 0, 1)} | {0, KEY_END, 2**70, -1} | set(others)):
+        assert short.taken[1](key) == model.get(key)
+    short.prepare("other", lambda *_: None)
+    assert short.taken[0] == "text"
 
 
 def test_nothing_is_made_of_rows_whose_records_cannot_be() -> None:

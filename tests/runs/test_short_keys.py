@@ -33,7 +33,9 @@ def test_a_key_is_where_a_plain_search_finds_it(keys: npt.NDArray[np.uint64], ot
     places = {key: at for at, key in enumerate(keys.tolist())}
     asked = sorted({key + step for key in places for step in (-1, 0, 1, 256)} | {0, KEY_END - 1} | set(others))
     asked = [key for key in asked if 0 <= key < KEY_END]
-    assert [short.find(key) for key in asked] == [places.get(key, -1) for key in asked]
+    assert [short.find(key) for key in asked] == [places.get(key) for key in asked]
+    take = short.taker([f"item of {key}" for key in places])
+    assert [take(key) for key in asked] == [f"item of {key}" if key in places else None for key in asked]
     below = np.searchsorted(keys, np.array(asked, np.uint64)).tolist()
     assert [short.count_below(key) for key in asked] == below
     assert short.count_below(KEY_END) == len(keys)
