@@ -217,7 +217,7 @@ def _alone(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 AnyPages: TypeAlias = "CachedPages | ShortPages"
 
 
-def shorten(pages: Sequence[CachedPages]) -> ShortPages:
+def shorten(pages: Sequence[AnyPages]) -> ShortPages:
     """Return pages, each of which goes on from the one before, as one in less memory."""
     first, last = pages[0], pages[-1]
     runs = [each.run for each in pages if isinstance(each.run, (ContiguousRun, CompactRun))]
@@ -226,7 +226,6 @@ def shorten(pages: Sequence[CachedPages]) -> ShortPages:
 
 
 def are_alike(before: AnyPages, after: AnyPages) -> bool:
-    """Tell whether pages are to be shortened together, as one."""
-    if not (isinstance(before, CachedPages) and isinstance(after, CachedPages) and before.last + 1 == after.floor):
-        return False
-    return before.can_be_shortened() and after.can_be_shortened() and goes_on(before.run, after.run)
+    """Tell whether pages, each of which is short or can be shortened, go on from one to the other."""
+    are_short = all(isinstance(each, ShortPages) or each.can_be_shortened() for each in (before, after))
+    return are_short and before.last + 1 == after.floor and goes_on(before.run, after.run)

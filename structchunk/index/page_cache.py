@@ -176,22 +176,19 @@ class PageCache:
         cached = self.index[1]
         begin = random.randrange(len(cached))
         for at in chain(range(begin, len(cached)), range(begin)):
-            pages = cached[at]
-            if isinstance(pages, CachedPages) and pages.can_be_shortened():
-                first, upto = self._those_with(at, pages.count)
-                self._put(
-                    first, upto, shorten([each for each in cached[first:upto] if isinstance(each, CachedPages)])
-                )
+            if cached[at].can_be_shortened():
+                first, upto = self._those_with(at)
+                self._put(first, upto, shorten(cached[first:upto]))
                 return True
         return False
 
-    def _those_with(self, at: int, count: int) -> tuple[int, int]:
+    def _those_with(self, at: int) -> tuple[int, int]:
         """Return the places of the pages that are to be shortened together with those at a place."""
         cached = self.index[1]
-        first, upto = at, at + 1
-        while upto < len(cached) and are_alike(*cached[upto - 1 : upto + 1]) and count < MOST_TOGETHER:
+        first, upto, count = at, at + 1, cached[at].count
+        while upto < len(cached) and are_alike(*cached[upto - 1 : upto + 1]) and _is_worth(cached[upto], count):
             count, upto = count + cached[upto].count, upto + 1
-        while first and are_alike(*cached[first - 1 : first + 1]) and count < MOST_TOGETHER:
+        while first and are_alike(*cached[first - 1 : first + 1]) and _is_worth(cached[first - 1], count):
             count, first = count + cached[first - 1].count, first - 1
         return first, upto
 
@@ -206,3 +203,11 @@ class PageCache:
         self.index = [*lasts[:first], *added, *lasts[upto:]], [*cached[:first], *pages, *cached[upto:]]
         self.budget.remove(cached[first:upto])
         self.budget.add(pages)
+
+
+def _is_worth(pages: AnyPages, count: int) -> bool:
+    """Tell whether pages are to be shortened together with so many rows beside them.
+
+    Those that are short already are, unless they are larger: so no row is shortened often.
+    """
+    return count < MOST_TOGETHER and (isinstance(pages, CachedPages) or pages.count <= count)

@@ -32,6 +32,8 @@ class ShortPages:
 
     Attributes
     ----------
+    run : ContiguousRun or CompactRun
+        The rows, with numbers for keys.
     taken, is_prepared
         As those of ``CachedPages``.
     """
@@ -40,12 +42,12 @@ class ShortPages:
         "_keys",
         "_length",
         "_origin",
-        "_rest",
         "count",
         "floor",
         "is_prepared",
         "last",
         "least_size",
+        "run",
         "size",
         "taken",
     )
@@ -55,13 +57,22 @@ class ShortPages:
         self.last = last
         self.count = len(run)
         self._keys = ShortKeys(keys)
-        self._rest = run.without_keys()
+        self.run = run.without_keys()
         self._length = run.length if isinstance(run, ContiguousRun) else 0
         if isinstance(run, ContiguousRun):
             self._origin = (run.span.start, run.length * run.item_size, run.chunk, run.flags)
         self.taken: tuple[object, Taker] = NOTHING_TAKEN
         self.is_prepared = False
-        self.size = self.least_size = OVERHEAD + self._keys.size + self._rest.size
+        self.size = self.least_size = OVERHEAD + self._keys.size + self.run.size
+
+    @property
+    def keys(self) -> npt.NDArray[np.uint64]:
+        """The keys, which are made anew."""
+        return self._keys.part(0, self.count)
+
+    def can_be_shortened(self) -> bool:
+        """Tell whether these pages would take less memory with their keys kept short: as they are, they do not."""
+        return False
 
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key that these pages answer for, or None."""
@@ -71,11 +82,11 @@ class ShortPages:
         if self._length:
             offset, size, chunk, flags = self._origin
             return key, offset + at * size, self._length, chunk, flags
-        return key, *self._rest.place(at)
+        return key, *self.run.place(at)
 
     def prepare(self, kind: object, make: Maker) -> None:
         """Make what takes records of one kind."""
-        take = make(self._rest, self._keys)
+        take = make(self.run, self._keys)
         if take is not_yet:
             return
         if take is not None:
@@ -88,13 +99,13 @@ class ShortPages:
 
     def rows_at(self, where: npt.NDArray[np.intp], keys: npt.NDArray[np.uint64]) -> RowArray:
         """Return the rows at many positions, at which these keys are."""
-        return self._rest.take_known(where, keys)
+        return self.run.take_known(where, keys)
 
     def clip(self, start: int, stop: int) -> list[Run]:
         """Return the rows with ``start <= key < stop`` as consecutive runs."""
         low = self._keys.count_below(start)
         high = max(low, self._keys.count_below(stop))
-        return [self._rest.part(low, high).over(self._keys.part(low, high))]
+        return [self.run.part(low, high).over(self._keys.part(low, high))]
 
     def has_any(self, start: int, stop: int) -> bool:
         """Tell whether there is a row with ``start <= key < stop``."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from array import array
+from collections.abc import Sequence
 from itertools import accumulate
 from math import log2
 
@@ -18,6 +20,7 @@ from structchunk.index.cached_pages import (
     MANY_KEYS,
     SAVED_OF_MANY,
     WORTH_KEYS,
+    AnyPages,
     CachedPages,
 )
 from structchunk.index.cached_pages import shorten as shorten_pages
@@ -307,6 +310,52 @@ def test_pages_that_go_on_are_shortened_together(monkeypatch: pytest.MonkeyPatch
     assert isinstance(pages, ShortPages)
     assert (pages.floor, pages.last) == (0, 8999)
     assert [pages.find(key) for key in range(9000)] == [whole.find(key) for key in range(9000)]
+
+
+def test_short_pages_take_in_those_beside_them_that_are_not_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that in the end they are few, and no row was shortened often."""
+    budget = page_cache.Budget()
+    cache = page_cache.PageCache(budget)
+    rows = rows_at([key for key in range(64 * 500) if key % 5], scattered=False)
+    whole = CachedPages(shorten(rows, SIZE), 0, KEY_END - 1)
+    sizes = []
+
+    def counted(pages: Sequence[AnyPages]) -> ShortPages:
+        sizes.append(sum(each.count for each in pages))
+        return shorten_pages(pages)
+
+    monkeypatch.setattr(page_cache, "shorten", counted)
+    monkeypatch.setattr(page_cache, "random", random.Random(1))
+    monkeypatch.setattr(page_cache, "CACHE_SIZE", 100_000)
+    for at in np.random.default_rng(1).permutation(64).tolist():
+        [run] = whole.clip(500 * at, 500 * at + 500)
+        cache.insert(CachedPages(run, 500 * at, 500 * at + 499))
+        assert budget.size == sum(pages.size for pages in cache.index[1]) <= 100_000
+    assert sum(pages.count for pages in cache.index[1]) == len(rows)
+    assert sum(isinstance(pages, ShortPages) for pages in cache.index[1]) < 20
+    assert sum(sizes) < 6 * len(rows)
+    for pages in cache.index[1]:
+        bounds = pages.floor, pages.last + 1
+        expected = joined(whole.clip(*bounds))
+        assert joined(pages.clip(*bounds)).tolist() == expected.tolist()
+        assert [pages.find(key) for key in range(*bounds)] == [whole.find(key) for key in range(*bounds)]
+
+
+def test_even_pages_are_not_made_short_with_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = page_cache.Budget()
+    cache = page_cache.PageCache(budget)
+    keys = [*(key for key in range(30_000) if key % 5), *range(30_000, 60_000)]
+    whole = CachedPages(shorten(rows_at(keys, scattered=False), SIZE), 0, KEY_END - 1)
+    for low, high in ((0, 15_000), (15_000, 30_000), (30_000, 60_000)):
+        [run] = whole.clip(low, high)
+        cache.insert(CachedPages(shorten(run.rows, SIZE), low, high - 1))
+    monkeypatch.setattr(page_cache, "CACHE_SIZE", 50_000)
+    budget.enforce()
+    short, even = cache.index[1]
+    assert isinstance(short, ShortPages)
+    assert (short.floor, short.last, even.floor, even.last) == (0, 29_999, 30_000, 59_999)
+    assert isinstance(even, CachedPages)
+    assert not even.can_be_shortened()
 
 
 def test_even_pages_are_one_whatever_their_number() -> None:
