@@ -53,7 +53,9 @@ class Decoder:
 
     def _runs(self, pages: list[Pair], most_rows: int) -> list[Run]:
         try:
-            runs = unpack_pages([(self.last_key(page), page[1]) for page in pages], self._item_size, most_rows)
+            lasts = self._keys(pages).tolist()
+            bodies = [page for _, page in pages]
+            runs = unpack_pages(list(zip(lasts, bodies, strict=True)), self._item_size, most_rows)
         except ValueError as error:
             raise self._not_a_page(error) from error
         self.check_runs(runs)
@@ -85,7 +87,7 @@ class Decoder:
         return rows
 
     def _keys(self, pairs: list[Pair]) -> npt.NDArray[np.uint64]:
-        """Return the keys of delta rows."""
+        """Return the keys of delta rows, or the last ones of pages."""
         odd = next((key for key, _ in pairs if len(key) != KEY.size), None)
         if odd is not None:
             raise self._not_a_key(odd)

@@ -73,7 +73,7 @@ def unpack_pages(pages: Sequence[tuple[int, bytes]], item_size: int, row_count: 
         Some is none, or its last key is another one. Where records lie is not checked.
     """
     runs: list[Run] = []
-    for trailer, group in groupby(pages, key=_trailer):
+    for trailer, group in _by_trailer(pages):
         if trailer:
             runs += _unpack_all_short(list(group), item_size, row_count)
         else:
@@ -100,6 +100,12 @@ def _trailer(page: tuple[int, bytes]) -> bytes:
     return page[1][-TRAILER.size :] if is_short(page[1]) else b""
 
 
+def _by_trailer(pages: Sequence[tuple[int, bytes]]) -> Iterable[tuple[bytes, Iterable[tuple[int, bytes]]]]:
+    """Return consecutive pages in groups that have one trailer. Mostly it is one group, which is seen soon."""
+    alike = {(len(page), page[-TRAILER.size :]) for _, page in pages}
+    return [(_trailer(pages[0]), pages)] if len(alike) == 1 else groupby(pages, key=_trailer)
+
+
 def _unpack_all_short(pages: list[tuple[int, bytes]], item_size: int, row_count: int) -> list[Run]:
     """Return the rows of consecutive short pages of one form, at once where each goes on from the one before."""
     form, count, _ = _packed(pages[0][1], row_count)
@@ -107,7 +113,8 @@ def _unpack_all_short(pages: list[tuple[int, bytes]], item_size: int, row_count:
     run = unpack_all(form, count, [page for _, page in pages], item_size, rest_size=TRAILER.size)
     if run is None:
         return [_unpack_short(last, page, item_size, row_count) for last, page in pages]
-    _check_lasts(list(map(int, run.spacing[count - 1 :: count])), [last for last, _ in pages])
+    lasts = run.spacing[count - 1 :: count]
+    _check_lasts(lasts if isinstance(lasts, range) else lasts.tolist(), [last for last, _ in pages])
     return [run]
 
 
