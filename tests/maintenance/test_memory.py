@@ -30,6 +30,7 @@ FEW, MANY = 6 * PIECE, 30 * PIECE
 def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make pieces and the cache so small that the larger database has many more of them than the other."""
     monkeypatch.setattr(page_cache, "CACHE_SIZE", 1 << 18)
+    monkeypatch.setattr(page_cache, "MOST_TOGETHER", PIECE)
     monkeypatch.setattr(store_index, "GROUP_PAGES", PIECE // 512)
     monkeypatch.setattr(written_rows, "PIECE_ROWS", PIECE)
     monkeypatch.setattr(roll_forward, "LOAD_ROWS", PIECE)
