@@ -15,7 +15,7 @@ from typing import TypeGuard
 import numpy as np
 
 from ..runs.extent import ROW_SIZE, TOMBSTONE, Extent, is_sorted, rows_from_bytes
-from ..runs.packed import ALL, FEWEST, Packed, find_packed, pack, shortest, unpack, unpack_alike
+from ..runs.packed import ALL, FEWEST, Packed, find_packed, pack, pack_rows, shortest, unpack, unpack_alike
 from ..runs.run import ArrayRun, ContiguousRun, Run, first_key, last_key, portions
 from .near_keys import FORMS, find_near, pack_near, unpack_near, unpack_one
 
@@ -38,7 +38,9 @@ def _pages_of(run: Run, item_size: int, row_count: int) -> list[tuple[int, bytes
 
 
 def _packed_alike(run: Run, count: int, item_size: int) -> list[tuple[int, bytes]]:
-    """Return a run, which has a whole number of times `count` rows, as pages of so many."""
+    """Return a run, in its shortest form, as pages of `count` rows, of which it has a whole number."""
+    if isinstance(run, ArrayRun):
+        return [(last_key(run), _page_of(pack_rows(run)))]
     near = pack_near(run, count) if _has_single_keys(run) and count >= FEWEST else []
     parts = zip_longest(portions(run, count), near)
     return [(last_key(part), _page_of(packed or pack(part, item_size))) for part, packed in parts]

@@ -44,12 +44,17 @@ def pack(run: Run, item_size: int) -> Packed:
     """Return rows in their shortest form."""
     run = shortest(run, item_size)
     if isinstance(run, ArrayRun):
-        return Packed(ALL, len(run), np.ascontiguousarray(run.rows).view(np.uint8).data)
+        return pack_rows(run)
     head = HEAD.pack(run.span.start, run.length, run.chunk, run.flags)
     keys = run.spacing
     if isinstance(keys, range):
         return Packed(EVEN, len(run), _filled(head, _ENDS.pack(keys.start, keys.step)))
     return Packed(KEYS, len(run), _filled(head, keys.data))
+
+
+def pack_rows(run: ArrayRun) -> Packed:
+    """Return rows in form ALL."""
+    return Packed(ALL, len(run), np.ascontiguousarray(run.rows).view(np.uint8).data)
 
 
 def packed_size(run: Run, item_size: int) -> int:
