@@ -47,7 +47,7 @@ class InterleavedRun(ArrayRun):
         For each part, where its rows are among all, ascending.
     """
 
-    __slots__ = ("_keys", "_rows", "parts", "places")
+    __slots__ = ("_keys", "parts", "places")
 
     def __init__(
         self,
@@ -56,21 +56,18 @@ class InterleavedRun(ArrayRun):
         places: Sequence[npt.NDArray[np.intp]],
     ) -> None:
         self._keys = keys
-        self._rows: RowArray | None = None
         self._bytes = None
         self.parts = parts
         self.places = places
 
     @property
     def rows(self) -> RowArray:  # type: ignore[override]  # which are an attribute of other rows
-        """The rows as an array."""
-        if self._rows is None:
-            rows = np.empty(len(self), EXTENT_DTYPE)
-            for part, where in zip(self.parts, self.places, strict=True):
-                rows.view(ROW_BYTES)[where] = part.rows.view(ROW_BYTES)
-            rows["key"] = self._keys
-            self._rows = rows
-        return self._rows
+        """The rows as an array, which is made anew."""
+        rows = np.empty(len(self), EXTENT_DTYPE)
+        for part, where in zip(self.parts, self.places, strict=True):
+            rows.view(ROW_BYTES)[where] = part.rows.view(ROW_BYTES)
+        rows["key"] = self._keys
+        return rows
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -37,7 +37,8 @@ def each_of_run(mapped: Mapped, run: Run, *, reverse: bool) -> Views:
     """Return the records of a run, in the order of the keys or reverse."""
     step = -1 if reverse else 1
     if isinstance(run, ArrayRun):
-        return _scattered(mapped.fetched(run.rows), run.rows[::step], mapped.item_size)
+        rows = run.rows
+        return _scattered(mapped.fetched(rows), rows[::step], mapped.item_size)
     values = mapped.arrays[run.chunk][run.items]
     if run.length:
         return _rows(values, len(run), run.length)[::step]

@@ -132,9 +132,10 @@ class ShardedHeap:
             heap, chunk = self.arrays.origin(run.chunk)
             yield run.chunk, (heap, run.in_chunk(chunk))
             return
-        for number in chunks_of(run.rows):
+        every = run.rows
+        for number in chunks_of(every):
             heap, chunk = self.arrays.origin(number)
-            rows = run.rows[run.rows["chunk"] == number]
+            rows = every[every["chunk"] == number]
             rows["chunk"] = chunk
             yield number, (heap, ArrayRun(rows))
 
