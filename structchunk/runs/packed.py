@@ -214,7 +214,8 @@ def layout_of(keys: Sequence[Any], rest_size: int) -> np.dtype[Any]:
 
 
 def _goes_on(column: npt.NDArray[np.uint64], step: int) -> bool:
-    return bool((column[1:] - column[:-1] == np.uint64(step)).all())
+    """Tell whether numbers rise by a step, which may be larger than any number if there is one number."""
+    return len(column) == 1 or (step < 1 << 64 and bool((column[1:] - column[:-1] == np.uint64(step)).all()))
 
 
 def _keys_of_all(table: npt.NDArray[Any], count: int) -> Keys | None:
