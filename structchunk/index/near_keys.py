@@ -1,11 +1,13 @@
 """Short pages whose keys are near one another: of each key its distance from the first one is kept. No I/O.
 
-All else is as in rows of form KEYS (see ``runs/packed.py``). The forms, numbered on from those there::
+There are two forms beside those of ``runs/packed.py``, for records of one length that lie back to back, too. All
+numbers are little-endian; both are filled up with zeros to a multiple of 32 bytes::
 
-    form 3, NEAR_2  the same 24 bytes; then u8 first key, and u2 for each key: how far it is from the first
+    form 3, NEAR_2  u8 offset, u8 length (at least 1), u4 chunk, u4 flags: of the first row; u8 first key; then for
+                    each key u2, how far it is from the first: 0 for that one, ascending
     form 4, NEAR_4  the same, with u4 for each key
 
-They take half or a quarter of the bytes, and less time to be read.
+They take a quarter and half of the bytes of form KEYS, and less time to be read.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..runs.extent import Extent
+from ..runs.extent import ROW_SIZE, Extent
 from ..runs.packed import HEAD, Packed, contiguous, head_of, heads_go_on, layout_of
 from ..runs.run import ContiguousRun, read_only
 
@@ -28,12 +30,16 @@ FORMS = (NEAR_2, NEAR_4)
 _WIDTH = {NEAR_2: 2, NEAR_4: 4}
 _CODE: dict[int, Literal["H", "I"]] = {NEAR_2: "H", NEAR_4: "I"}
 _FIRST = struct.Struct("<Q")
-_FEWEST_TOGETHER = 8
-"""Fewer pages have form NEAR_4, as where forms change from page to page each one is unpacked alone."""
+_BEGIN = HEAD.size + _FIRST.size
+FEWEST_PAGES = 2
+"""One page alone stays in form KEYS: it would take longer to be packed."""
+_FEWEST_SHORTEST = 8
+"""Fewer pages have form NEAR_4, even if NEAR_2 would do, so that pages that were put few at a time have one form:
+where forms change from page to page, each one is unpacked alone."""
 
 
 def pack_near(run: ContiguousRun, count: int) -> list[Packed | None]:
-    """Return rows in parts of `count` rows each; None for a part that cannot be kept so, or is of form EVEN.
+    """Return rows in parts of `count` rows each; None for a part that has to be, or is better, in another form.
 
     Parameters
     ----------
@@ -45,8 +51,10 @@ def pack_near(run: ContiguousRun, count: int) -> list[Packed | None]:
     keys = run.keys.reshape(-1, count)
     spans = keys[:, -1] - keys[:, 0]
     are_near = (spans < 1 << 32) & ~_are_even(keys, spans)
-    widest = int(spans[are_near].max(initial=0))
-    form = NEAR_2 if len(keys) >= _FEWEST_TOGETHER and widest < 1 << 16 else NEAR_4
+    if not are_near.any():
+        return [None] * len(keys)
+    widest = int(spans[are_near].max())
+    form = NEAR_2 if len(keys) >= _FEWEST_SHORTEST and widest < 1 << 16 else NEAR_4
     parts = np.zeros(len(keys), _layout(form, count, 0))
     parts["offset"] = run.span.start + np.arange(len(keys)) * (count * run.length * run.item_size)
     parts["length"], parts["chunk"], parts["flags"] = run.length, run.chunk, run.flags
@@ -68,6 +76,10 @@ def _are_even(keys: npt.NDArray[np.uint64], spans: npt.NDArray[np.uint64]) -> np
 @lru_cache(maxsize=16)
 def _layout(form: int, count: int, rest_size: int) -> np.dtype[Any]:
     return layout_of([("first", "<u8"), ("apart", f"<u{_WIDTH[form]}", (count,))], rest_size)
+
+
+def _size_of(form: int, count: int) -> int:
+    return -(-(_BEGIN + count * _WIDTH[form]) // ROW_SIZE) * ROW_SIZE
 
 
 def unpack_near(
@@ -120,15 +132,14 @@ def find_near(packed: Packed, last: int, key: int, item_size: int) -> Extent | N
     Raises
     ------
     ValueError
-        They are none, or their last key is another one. The order of the keys is not checked.
+        They are none, or their last key is another one. Neither the order of the keys is checked, nor the zeros.
     """
     form, count, body = packed
-    if len(body) != _layout(form, count, 0).itemsize:
+    if len(body) != _size_of(form, count):
         raise ValueError(f"{len(body)} bytes for {count} rows of form {form}")
     _, offset, length, chunk, flags = head_of(body, count, item_size)
     (first,) = _FIRST.unpack_from(body, HEAD.size)
-    begin = HEAD.size + _FIRST.size
-    apart = memoryview(body)[begin : begin + count * _WIDTH[form]].cast(_CODE[form])
+    apart = memoryview(body)[_BEGIN : _BEGIN + count * _WIDTH[form]].cast(_CODE[form])
     if first + apart[-1] != last:
         raise ValueError(f"keys up to {first + apart[-1]}, expected {last}")
     at = bisect_left(apart, key - first)

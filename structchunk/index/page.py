@@ -15,9 +15,9 @@ from typing import TypeGuard
 import numpy as np
 
 from ..runs.extent import ROW_SIZE, TOMBSTONE, Extent, is_sorted, rows_from_bytes
-from ..runs.packed import ALL, FEWEST, Packed, find_packed, pack, pack_rows, shortest, unpack, unpack_alike
+from ..runs.packed import ALL, FEWEST, Packed, find_packed, pack, shortest, unpack, unpack_alike
 from ..runs.run import ArrayRun, ContiguousRun, Run, first_key, last_key, portions
-from .near_keys import FORMS, find_near, pack_near, unpack_near, unpack_one
+from .near_keys import FEWEST_PAGES, FORMS, find_near, pack_near, unpack_near, unpack_one
 
 TRAILER = struct.Struct("<HB")
 assert TRAILER.size % ROW_SIZE
@@ -29,21 +29,14 @@ def pack_pages(runs: Iterable[Run], item_size: int, row_count: int) -> list[tupl
 
 
 def _pages_of(run: Run, item_size: int, row_count: int) -> list[tuple[int, bytes]]:
-    """Return a run as pages: all that are full at once if it is regular, else each one for itself."""
-    full = len(run) // row_count * row_count if isinstance(run, ContiguousRun) else 0
-    pages = _packed_alike(run.part(0, full), row_count, item_size) if full else []
-    for part in portions(run.part(full, len(run)), row_count):
-        pages += _packed_alike(shortest(part, item_size), len(part), item_size)
-    return pages
-
-
-def _packed_alike(run: Run, count: int, item_size: int) -> list[tuple[int, bytes]]:
-    """Return a run, in its shortest form, as pages of `count` rows, of which it has a whole number."""
-    if isinstance(run, ArrayRun):
-        return [(last_key(run), _page_of(pack_rows(run)))]
-    near = pack_near(run, count) if _has_single_keys(run) and count >= FEWEST else []
-    parts = zip_longest(portions(run, count), near)
-    return [(last_key(part), _page_of(packed or pack(part, item_size))) for part, packed in parts]
+    """Return a run as pages: the keys of all that are full are made short at once, if that can be."""
+    run = shortest(run, item_size) if isinstance(run, ArrayRun) else run
+    full = len(run) // row_count * row_count
+    near: list[Packed | None] = []
+    if _has_single_keys(run) and full >= FEWEST_PAGES * row_count and row_count >= FEWEST:
+        near = pack_near(run.part(0, full), row_count)
+    pages = zip_longest(portions(run, row_count), near)
+    return [(last_key(part), _page_of(packed or pack(part, item_size))) for part, packed in pages]
 
 
 def _has_single_keys(run: Run) -> TypeGuard[ContiguousRun]:

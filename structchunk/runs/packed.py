@@ -44,17 +44,12 @@ def pack(run: Run, item_size: int) -> Packed:
     """Return rows in their shortest form."""
     run = shortest(run, item_size)
     if isinstance(run, ArrayRun):
-        return pack_rows(run)
+        return Packed(ALL, len(run), np.ascontiguousarray(run.rows).view(np.uint8).data)
     head = HEAD.pack(run.span.start, run.length, run.chunk, run.flags)
     keys = run.spacing
     if isinstance(keys, range):
         return Packed(EVEN, len(run), _filled(head, _ENDS.pack(keys.start, keys.step)))
     return Packed(KEYS, len(run), _filled(head, keys.data))
-
-
-def pack_rows(run: ArrayRun) -> Packed:
-    """Return rows in form ALL."""
-    return Packed(ALL, len(run), np.ascontiguousarray(run.rows).view(np.uint8).data)
 
 
 def packed_size(run: Run, item_size: int) -> int:
@@ -181,6 +176,11 @@ def unpack_alike(
     `rest_size` bytes behind the rows of each part are passed over. Returns None if the parts are not rows of that
     form and count, if the records of one do not lie behind those of the one before, or if the keys of form EVEN do
     not go on in the same steps.
+
+    Raises
+    ------
+    ValueError
+        There can be no such records as the first part says.
     """
     if form not in (KEYS, EVEN) or set(map(len, bodies)) != {size_of(form, count) + rest_size}:
         return None

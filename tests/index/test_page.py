@@ -60,12 +60,7 @@ GOLDEN = {
     ),
     "back to back": (
         [(3, 4096, 2, 1, 2), (9, 4112, 2, 1, 2), (10, 4128, 2, 1, 2)],
-        "0010000000000000 0200000000000000 01000000 02000000 0300000000000000 00000000 06000000 07000000"
-        "00000000 0000000000000000 0000000000000000 0300 04",
-    ),
-    "far apart": (
-        [(3, 4096, 2, 1, 2), (9, 4112, 2, 1, 2), (2**32 + 3, 4128, 2, 1, 2)],
-        "0010000000000000 0200000000000000 01000000 02000000 0300000000000000 0900000000000000 0300000001000000"
+        "0010000000000000 0200000000000000 01000000 02000000 0300000000000000 0900000000000000 0a00000000000000"
         "0000000000000000 0000000000000000 0300 01",
     ),
     "evenly spaced": (
@@ -84,45 +79,48 @@ def test_bytes(name: str) -> None:
     assert rows_back([(last, bytes.fromhex(golden))]) == rows
 
 
-OLDER = (
-    "0010000000000000 0200000000000000 01000000 02000000 0300000000000000 0900000000000000 0a00000000000000"
-    "0000000000000000 0000000000000000 0300 01"
+def near_rows(count: int) -> list[Extent]:
+    return [(7 * at + at % 3, 4096 + 8 * at, 1, 1, 2) for at in range(count)]
+
+
+HEADS = (
+    "0010000000000000 0100000000000000 01000000 02000000 0000000000000000",
+    "2010000000000000 0100000000000000 01000000 02000000 1d00000000000000",
 )
-"""What was written for ``back to back`` before there were forms for keys that are near one another."""
+LONGER = ("00000000 08000000 10000000 15000000", "00000000 08000000 0d000000 15000000")
+SHORTER = ("0000 0800 1000 1500", "0000 0800 0d00 1500")
 
 
-def test_older_pages_are_read() -> None:
-    assert rows_back([(10, bytes.fromhex(OLDER))]) == GOLDEN["back to back"][0]
+@pytest.mark.parametrize(
+    ("count", "distances", "rest"), [(2, LONGER, "00" * 16 + "040004"), (8, SHORTER, "00" * 24 + "040003")]
+)
+def test_bytes_of_pages_that_are_put_together(count: int, distances: tuple[str, str], rest: str) -> None:
+    """Of keys that are near one another. In eight pages or more, distances take two bytes if all of them can."""
+    rows = near_rows(4 * count)
+    pages = pack_pages([shorten(rows_of(rows), SIZE)], SIZE, 4)
+    golden = [
+        head.replace(" ", "") + apart.replace(" ", "") + rest for head, apart in zip(HEADS, distances, strict=True)
+    ]
+    assert [(last, page.hex()) for last, page in pages[:2]] == [(21, golden[0]), (50, golden[1])]
+    assert rows_back(pages) == rows
+    assert pages == pack_pages([ArrayRun(rows_of(rows))], SIZE, 4)
 
 
-def test_bytes_of_many_pages() -> None:
-    """Of eight pages or more that are written together, keys take two bytes each if those of all of them can."""
-    keys = [7 * at + at % 3 for at in range(8 * 4)]
+@pytest.mark.parametrize(
+    ("span", "form"), [(2**16 - 1, NEAR_2), (2**16, NEAR_4), (2**32 - 1, NEAR_4), (2**32, KEYS)]
+)
+def test_a_form_reaches_as_far_as_its_bytes(span: int, form: int) -> None:
+    """With eight pages, the others of which are near: those beyond any distance stay as they are, alone."""
+    keys = [at**2 for at in range(28)]
+    keys += [10**6, 10**6 + 1, 10**6 + 5, 10**6 + span]
     rows = [(key, 4096 + 8 * at, 1, 1, 0) for at, key in enumerate(keys)]
     pages = pack_pages([shorten(rows_of(rows), SIZE)], SIZE, 4)
-    assert [(last, page.hex()) for last, page in pages[:2]] == [
-        (
-            21,
-            "0010000000000000 0100000000000000 01000000 00000000 0000000000000000 0000 0800 1000 1500".replace(
-                " ", ""
-            )
-            + "00" * 24
-            + "040003",
-        ),
-        (
-            50,
-            "2010000000000000 0100000000000000 01000000 00000000 1d00000000000000 0000 0800 0d00 1500".replace(
-                " ", ""
-            )
-            + "00" * 24
-            + "040003",
-        ),
-    ]
+    assert pages[-1][1][-1] == form
+    assert {page[-1] for _, page in pages[:-1]} == {NEAR_2 if form == KEYS else form}
     assert rows_back(pages) == rows
 
 
-PLAIN, NEAR, _, SPACED = (bytes.fromhex(golden) for _, golden in GOLDEN.values())
-SINGLE = bytes.fromhex(OLDER)
+PLAIN, SINGLE, SPACED = (bytes.fromhex(golden) for _, golden in GOLDEN.values())
 
 
 def trailed(body: bytes, count: int, form: int) -> bytes:
@@ -139,6 +137,9 @@ def near(
 ) -> bytes:
     body = HEAD.pack(offset, length, 1, flags) + struct.pack("<Q3I", first, *apart)
     return trailed(body.ljust(63, b"\0") + filling, 3, NEAR_4)
+
+
+NEAR = near()
 
 
 @pytest.mark.parametrize(
@@ -159,6 +160,7 @@ def near(
         (trailed(SINGLE[:-3], 2, ALL), 10),
         (trailed(SINGLE[:-3], 3, 5), 10),
         (NEAR, 9),
+        (NEAR[:-3] + bytes(32) + NEAR[-3:], 10),
         (NEAR[:-1], 10),
         (NEAR[1:], 10),
         (trailed(NEAR[:-3], 2, NEAR_4), 9),
@@ -179,6 +181,7 @@ def near(
         (trailed(SPACED[:-3], 0, EVEN), 15),
         (trailed(SPACED[:-3], 4, EVEN), 15),
         (trailed(SPACED[:-3], MOST + 1, EVEN), 3 + 6 * MOST),
+        (trailed(HEAD.pack(4096, 2, 1, 0) + struct.pack("<QQ24x", 0, 2**63 + 1), 3, EVEN), 2**64 - 1),
         (SPACED, 16),
     ],
 )
@@ -196,6 +199,37 @@ def test_pages_that_overlap_are_refused(first: bytes) -> None:
             unpack_pages([(last, first), (15 if page == SPACED else 9, page)], SIZE, MOST)
 
 
+def test_pages_beside_one_another_are_refused_or_read_as_each_alone() -> None:
+    """Records of the second one lie behind those of the first, keys or more may not."""
+    behind = 4096 + 3 * 2 * SIZE
+    (run,) = unpack_pages([(10, NEAR), (18, near(behind, first=11))], SIZE, MOST)
+    assert run.keys.tolist() == [3, 9, 10, 11, 17, 18]
+    for first in (3, 9, 10):
+        with pytest.raises(ValueError, match="overlap"):
+            unpack_pages([(10, NEAR), (first + 7, near(behind, first=first))], SIZE, MOST)
+    for page in (
+        near(behind, length=3, first=11),
+        near(behind, flags=MUTABLE, first=11),
+        near(behind + 8, first=11),
+    ):
+        runs = unpack_pages([(10, NEAR), (18, page)], SIZE, MOST)
+        alone = unpack_pages([(10, NEAR)], SIZE, MOST) + unpack_pages([(18, page)], SIZE, MOST)
+        assert [run.rows.tolist() for run in runs] == [run.rows.tolist() for run in alone]
+    longer = near(behind, first=11)
+    with pytest.raises(ValueError, match="bytes"):
+        unpack_pages([(10, NEAR), (18, longer[:-3] + bytes(32) + longer[-3:])], SIZE, MOST)
+
+
+@pytest.mark.parametrize(("count", "step"), [(3, 2**63 - 1), (MOST, (2**64 - 1) // (MOST - 1)), (MOST, 2**55)])
+def test_keys_in_large_steps(count: int, step: int) -> None:
+    """One page may go from the first key to the last one: a step more than all of it is no number of 64 bits."""
+    rows = [(at * step, 4096 + 8 * at, 1, 1, 0) for at in range(count)]
+    pages = pack_pages([ArrayRun(rows_of(rows))], SIZE, MOST)
+    assert pages[0][1][-1] == EVEN
+    assert rows_back(pages) == rows
+    assert find_in_short(*pages[0], rows[2][0], SIZE, MOST) == rows[2]
+
+
 @given(st.binary(max_size=90), st.integers(0, 2**64 - 1))
 def test_any_bytes_are_rows_or_refused(page: bytes, last: int) -> None:
     count = count_rows(page)  # which a page that is no good says, too
@@ -209,14 +243,28 @@ def test_any_bytes_are_rows_or_refused(page: bytes, last: int) -> None:
     assert is_short(page) or rows.tobytes() == page
 
 
-@pytest.mark.parametrize("name", [name for name in GOLDEN if len(bytes.fromhex(GOLDEN[name][1])) % 32])
-def test_one_row_of_a_short_page_is_found_alone(name: str) -> None:
-    rows, golden = GOLDEN[name]
-    page, last = bytes.fromhex(golden), rows[-1][0]
+NEAR_ROWS: list[Extent] = [(3, 4096, 2, 1, 0), (9, 4112, 2, 1, 0), (10, 4128, 2, 1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("page", "rows"),
+    [(SINGLE, GOLDEN["back to back"][0]), (SPACED, GOLDEN["evenly spaced"][0]), (NEAR, NEAR_ROWS)],
+    ids=["single", "spaced", "near"],
+)
+def test_one_row_of_a_short_page_is_found_alone(page: bytes, rows: list[Extent]) -> None:
+    last = rows[-1][0]
+    assert rows_back([(last, page)]) == rows
     found = {row[0]: row for row in rows}
     for key in {key + step for key in found for step in (-1, 0, 1)} | {0, 2**64 - 1}:
         assert find_in_short(last, page, key, SIZE, MOST) == found.get(key)
-    for damaged in (page[:-3], page[1:], page[:-3] + TRAILER.pack(MOST + 1, KEYS), page[:-3] + TRAILER.pack(3, 9)):
+    longer = page[:-3] + bytes(32) + page[-3:]
+    for damaged in (
+        page[:-3],
+        page[1:],
+        longer,
+        page[:-3] + TRAILER.pack(MOST + 1, KEYS),
+        page[:-3] + TRAILER.pack(3, 9),
+    ):
         with pytest.raises(ValueError, match=r"\S"):
             find_in_short(last, damaged, last, SIZE, MOST)
     with pytest.raises(ValueError, match="expected"):
