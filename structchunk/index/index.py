@@ -101,14 +101,14 @@ class Index:
 
     @classmethod
     def open(cls, path: str) -> Index:
-        """Open an existing index.
+        """Open an existing index, to write to it.
 
         Raises
         ------
         CorruptionError
             It is missing, or damaged.
         """
-        return cls._over(LevelDB.open(path))
+        return cls._over(LevelDB.open(path), is_written=True)
 
     @classmethod
     def open_private(cls, path: str, *, is_sound: bool = False) -> Index:
@@ -116,8 +116,10 @@ class Index:
         return cls._over(LevelDB.open_private(path), is_sound=is_sound)
 
     @classmethod
-    def _over(cls, leveldb: LevelDB, *, is_sound: bool = False) -> Index:
+    def _over(cls, leveldb: LevelDB, *, is_sound: bool = False, is_written: bool = False) -> Index:
         try:
+            if is_written:
+                stored_state.raise_version(leveldb)
             return cls(leveldb, is_sound=is_sound)
         except BaseException:
             leveldb.close()

@@ -25,7 +25,7 @@ from .counts import LiveCount
 from .leveldb import REBUILD, LevelDB, Pair
 
 VERSIONS = (1, 2)
-"""Those that are read; the last one is written. Since 2 there are pages of near keys (see ``near_keys.py``)."""
+"""Those that are read; what is written to has the last one. Since 2 there are pages as in ``near_keys.py``."""
 LAST = b"Mlast"
 CHECKPOINT = b"Mcheckpoint"
 CATALOG = b"Mcatalog"
@@ -96,13 +96,24 @@ def rewriting_pair(commit: int) -> Pair:
 
 def read_checkpoint(leveldb: LevelDB) -> Checkpoint:
     """Return the checkpoint."""
+    return _read_checkpoint(leveldb)[1]
+
+
+def raise_version(leveldb: LevelDB) -> None:
+    """See that an index that is going to be written to says the version that is written."""
+    version, checkpoint = _read_checkpoint(leveldb)
+    if version < VERSIONS[-1]:
+        leveldb.write([checkpoint_pair(checkpoint)])
+
+
+def _read_checkpoint(leveldb: LevelDB) -> tuple[int, Checkpoint]:
     packed = leveldb.get(CHECKPOINT)
     if packed is None or len(packed) != _CHECKPOINT.size:
         raise damaged(leveldb, "no checkpoint", "one")
     database, version, *rest = _CHECKPOINT.unpack(packed)
     if version not in VERSIONS:
         raise damaged(leveldb, f"format version {version}", f"one of the versions {VERSIONS}")
-    return Checkpoint(database, *rest)
+    return version, Checkpoint(database, *rest)
 
 
 def checkpoint_pair(checkpoint: Checkpoint) -> Pair:

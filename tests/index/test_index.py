@@ -890,13 +890,14 @@ def catalog_of(value: object) -> dict[bytes, bytes]:
     return {CATALOG: json.dumps(value).encode()}
 
 
-checkpoint = struct.Struct("<16sIIQ")
+checkpoint = struct.Struct("<16sIIQQ")
 META: dict[str, dict[bytes, bytes | None]] = {
     "no last": {LAST: None},
     "short last": {LAST: b"1234567"},
     "no checkpoint": {CHECKPOINT: None},
-    "short checkpoint": {CHECKPOINT: checkpoint.pack(UUID, 1, 1, 0)[:-1]},
-    "another version": {CHECKPOINT: checkpoint.pack(UUID, 2, 1, 0)},
+    "short checkpoint": {CHECKPOINT: checkpoint.pack(UUID, 1, 1, 0, 0)[:-1]},
+    "version 0": {CHECKPOINT: checkpoint.pack(UUID, 0, 1, 0, 0)},
+    "a later version": {CHECKPOINT: checkpoint.pack(UUID, 3, 1, 0, 0)},
     "no catalog": {CATALOG: None},
     "catalog that is not JSON": {CATALOG: b"{"},
     "catalog that is not text": {CATALOG: b"\xff\xfe"},
@@ -920,6 +921,19 @@ def test_damaged_meta_values_are_found(index: Index, damage: dict[bytes, bytes |
     for _ in range(2):  # the first failure let LevelDB's lock go
         with pytest.raises(CorruptionError, match="rebuild_index"):
             Index.open(index.leveldb.path)
+
+
+def test_an_index_of_before_is_read_and_says_the_version_once_it_may_be_written_to(index: Index) -> None:
+    """Before anything is put into it, as a release of before is to refuse it then."""
+    index.leveldb.write([(CHECKPOINT, checkpoint.pack(UUID, 1, 7, 0, 0))])
+    index.close()
+    private = Index.open_private(index.leveldb.path)
+    assert (private.next_chunk, private.leveldb.get(CHECKPOINT)) == (7, checkpoint.pack(UUID, 1, 7, 0, 0))
+    private.close()
+    for _ in range(2):
+        opened = Index.open(index.leveldb.path)
+        assert (opened.next_chunk, opened.leveldb.get(CHECKPOINT)) == (7, checkpoint.pack(UUID, 2, 7, 0, 0))
+        opened.close()
 
 
 @pytest.mark.parametrize("pair", [(struct.pack(">cII", b"C", 1, 1), bytes(15)), (b"C\0\0\0\1\0", bytes(16))])
