@@ -31,10 +31,8 @@ _WIDTH = {NEAR_2: 2, NEAR_4: 4}
 _CODE: dict[int, Literal["H", "I"]] = {NEAR_2: "H", NEAR_4: "I"}
 _FIRST = struct.Struct("<Q")
 _BEGIN = HEAD.size + _FIRST.size
-FEWEST_PAGES = 2
-"""One page alone stays in form KEYS: it would take longer to be packed."""
-_FEWEST_SHORTEST = 8
-"""Fewer pages have form NEAR_4, even if NEAR_2 would do, so that pages that were put few at a time have one form:
+FEWEST_PAGES = 8
+"""Fewer pages that are put together stay in form KEYS: to make their keys short takes longer than it saves, and
 where forms change from page to page, each one is unpacked alone."""
 
 
@@ -54,7 +52,7 @@ def pack_near(run: ContiguousRun, count: int) -> list[Packed | None]:
     if not are_near.any():
         return [None] * len(keys)
     widest = int(spans[are_near].max())
-    form = NEAR_2 if len(keys) >= _FEWEST_SHORTEST and widest < 1 << 16 else NEAR_4
+    form = NEAR_2 if widest < 1 << 16 else NEAR_4
     parts = np.zeros(len(keys), _layout(form, count, 0))
     parts["offset"] = run.span.start + np.arange(len(keys)) * (count * run.length * run.item_size)
     parts["length"], parts["chunk"], parts["flags"] = run.length, run.chunk, run.flags

@@ -217,7 +217,7 @@ def lengthen(both: Both) -> None:
 def spread(both: Both) -> None:
     """Store keys that rise evenly, that are near one another, less near, and far apart, many at a time."""
     first = 10**6
-    for count, gap in ((2000, 2), (4000, 2), (6000, 0), (6000, 2), (600, 1000), (600, 2**40)):
+    for count, gap in ((2000, 2), (4000, 2), (6000, 0), (6000, 2), (5000, 1000), (600, 2**40)):
         keys = first + np.cumsum(np.arange(count) % 3 * gap + 1)
         both.put_many("again", keys, np.arange(count, dtype="<u8").reshape(-1, 1))
         first = int(keys[-1])

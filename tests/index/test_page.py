@@ -79,31 +79,26 @@ def test_bytes(name: str) -> None:
     assert rows_back([(last, bytes.fromhex(golden))]) == rows
 
 
-def near_rows(count: int) -> list[Extent]:
-    return [(7 * at + at % 3, 4096 + 8 * at, 1, 1, 2) for at in range(count)]
-
-
-HEADS = (
-    "0010000000000000 0100000000000000 01000000 02000000 0000000000000000",
-    "2010000000000000 0100000000000000 01000000 02000000 1d00000000000000",
-)
-LONGER = ("00000000 08000000 10000000 15000000", "00000000 08000000 0d000000 15000000")
-SHORTER = ("0000 0800 1000 1500", "0000 0800 0d00 1500")
+def near_rows(count: int, gap: int) -> list[Extent]:
+    return [(gap * at + at % 3, 4096 + 8 * at, 1, 1, 2) for at in range(count)]
 
 
 @pytest.mark.parametrize(
-    ("count", "distances", "rest"), [(2, LONGER, "00" * 16 + "040004"), (8, SHORTER, "00" * 24 + "040003")]
+    ("gap", "golden"),
+    [
+        (7, "1d00000000000000 0000 0800 0d00 1500" + "00" * 24 + "040003"),
+        (2**15, "0100020000000000 00000000 01800000 ffff0000 00800100" + "00" * 16 + "040004"),
+    ],
 )
-def test_bytes_of_pages_that_are_put_together(count: int, distances: tuple[str, str], rest: str) -> None:
-    """Of keys that are near one another. In eight pages or more, distances take two bytes if all of them can."""
-    rows = near_rows(4 * count)
+def test_bytes_of_pages_that_are_put_together(gap: int, golden: str) -> None:
+    """If keys of eight pages or more are near one another; distances take two bytes if all of them can."""
+    rows = near_rows(4 * 8, gap)
     pages = pack_pages([shorten(rows_of(rows), SIZE)], SIZE, 4)
-    golden = [
-        head.replace(" ", "") + apart.replace(" ", "") + rest for head, apart in zip(HEADS, distances, strict=True)
-    ]
-    assert [(last, page.hex()) for last, page in pages[:2]] == [(21, golden[0]), (50, golden[1])]
+    head = "2010000000000000 0100000000000000 01000000 02000000"
+    assert (pages[1][0], pages[1][1].hex()) == (rows[7][0], f"{head}{golden}".replace(" ", ""))
     assert rows_back(pages) == rows
     assert pages == pack_pages([ArrayRun(rows_of(rows))], SIZE, 4)
+    assert {page[-1] for _, page in pack_pages([shorten(rows_of(rows[:-1]), SIZE)], SIZE, 4)} == {KEYS}
 
 
 @pytest.mark.parametrize(
