@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import run_python
+from support import files_below, run_python
 
 import structchunk as sc
 from structchunk.chunks import chunk
@@ -70,7 +70,7 @@ def test_few_descriptors_are_enough(tmp_path: Path) -> None:
 
 
 def disk_size(root: Path) -> int:
-    return sum(path.stat().st_blocks * 512 for path in root.rglob("*") if path.is_file())
+    return sum(status.st_blocks * 512 for status in files_below(root))
 
 
 def test_a_small_store_takes_little_of_the_disk(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -92,6 +94,15 @@ def copy_file(source: str, target: str) -> str:
             at = os.lseek(reading.fileno(), start, os.SEEK_HOLE)
             os.pwrite(writing.fileno(), os.pread(reading.fileno(), at - start, start), start)
     return target
+
+
+def files_below(root: str | Path, suffix: str = "") -> Iterator[os.stat_result]:
+    """Yield the status of each file but those that go meanwhile: LevelDB's thread removes some."""
+    for path in Path(root).rglob(f"*{suffix}"):
+        with suppress(FileNotFoundError):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                yield status
 
 
 def bytes_of_files(root: str | Path, *, without: str = "") -> dict[str, bytes]:

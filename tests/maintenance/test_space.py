@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import files_below
 
 import structchunk as sc
 from structchunk.disk import files
@@ -30,7 +31,7 @@ def db(tmp_path: Path) -> Iterator[sc.Database]:
 
 def index_size(db: sc.Database, suffix: str = "") -> int:
     [directory] = Path(db.path).glob("index-*")
-    return sum(path.stat().st_size for path in directory.iterdir() if path.name.endswith(suffix))
+    return sum(status.st_size for status in files_below(directory, suffix))
 
 
 def fill(db: sc.Database, name: str, seed: int = 0) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import random
-import shutil
 from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import OpenDB
+from live_copy import copy_live
 from mapping_contract import Pair
 
 import structchunk as sc
@@ -442,7 +442,7 @@ def test_an_only_record_that_a_savepoint_saw_shorter_survives_a_crash(open_db: O
             with txn.savepoint():
                 txn["a"].append(1, [number])
     assert db.verify() == []
-    crashed = shutil.copytree(db.path, f"{db.path}-crashed")
+    crashed = copy_live(db.path, f"{db.path}-crashed")
     with sc.open(crashed, "r+") as copy:
         assert copy.verify() == []
         assert copy["a"][1].tolist() == [1, 2, *range(times)]

@@ -14,6 +14,7 @@ import pytest
 from conftest import OpenDB
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import files_below
 
 import structchunk as sc
 
@@ -341,8 +342,7 @@ def test_a_sparse_array_takes_disk_only_where_it_is_written(open_db: OpenDB) -> 
 
 
 def disk_use(path: str) -> int:
-    files = (os.path.join(root, name) for root, _, names in os.walk(path) for name in names)
-    return sum(512 * os.stat(file).st_blocks for file in files)
+    return sum(512 * status.st_blocks for status in files_below(path))
 
 
 # -- put_many
