@@ -125,6 +125,15 @@ class CachedPages:
         """Tell whether these pages would take less memory with their keys kept short."""
         return self.least_size < self.size
 
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The lowest and the highest key, of pages that can be shortened."""
+        return int(self.keys[0]), int(self.keys[-1])
+
+    def all_keys(self) -> npt.NDArray[np.uint64]:
+        """Return the keys of pages that can be shortened."""
+        return self.keys
+
     def find(self, key: int) -> Extent | None:
         """Return the extent of a key that these pages answer for, or None."""
         if self._step:
@@ -222,7 +231,7 @@ def shorten(pages: Sequence[AnyPages]) -> ShortPages:
     first, last = pages[0], pages[-1]
     runs = [each.run for each in pages if isinstance(each.run, (ContiguousRun, CompactRun))]
     run = runs[0] if len(runs) == 1 else numbered([each for each in runs if isinstance(each, ContiguousRun)])
-    return ShortPages(run, np.concatenate([each.keys for each in pages]), first.floor, last.last)
+    return ShortPages(run, np.concatenate([each.all_keys() for each in pages]), first.floor, last.last)
 
 
 def are_alike(before: AnyPages, after: AnyPages) -> bool:

@@ -10,13 +10,15 @@ from itertools import chain
 from operator import attrgetter
 
 from ..runs.extent import KEY_END
+from ..runs.short_keys import least_size
 from .cached_pages import AnyPages, CachedPages, are_alike, shorten
+from .short_pages import OVERHEAD, ShortPages
 
 CACHE_SIZE = 256 << 20
 """How many bytes the caches of all stores of a database may hold. When it is reached, pages are kept shorter."""
 EAGER_AFTER = 8
 MOST_TOGETHER = 1 << 20
-"""So many rows are shortened at a time: the fewer there are of them, the sooner many keys are looked up."""
+"""Pages of so many rows take in no others: the fewer pages there are, the sooner many keys are looked up."""
 MOST_REPLACED = 128
 """So many small ones, on either side, are looked at to find out what may be replaced by pages read together."""
 SAMPLED = 32
@@ -185,11 +187,11 @@ class PageCache:
     def _those_with(self, at: int) -> tuple[int, int]:
         """Return the places of the pages that are to be shortened together with those at a place."""
         cached = self.index[1]
-        first, upto, count = at, at + 1, cached[at].count
-        while upto < len(cached) and are_alike(*cached[upto - 1 : upto + 1]) and _is_worth(cached[upto], count):
-            count, upto = count + cached[upto].count, upto + 1
-        while first and are_alike(*cached[first - 1 : first + 1]) and _is_worth(cached[first - 1], count):
-            count, first = count + cached[first - 1].count, first - 1
+        first, upto, join = at, at + 1, _Join(cached[at])
+        while upto < len(cached) and are_alike(*cached[upto - 1 : upto + 1]) and join.takes_in(cached[upto]):
+            upto += 1
+        while first and are_alike(*cached[first - 1 : first + 1]) and join.takes_in(cached[first - 1]):
+            first -= 1
         return first, upto
 
     def clear(self) -> None:
@@ -205,9 +207,23 @@ class PageCache:
         self.budget.add(pages)
 
 
-def _is_worth(pages: AnyPages, count: int) -> bool:
-    """Tell whether pages are to be shortened together with so many rows beside them.
+class _Join:
+    """Pages that are to be shortened together: how many rows they have, and bytes apart from one another."""
 
-    Those that are short already are, unless they are larger: so no row is shortened often.
-    """
-    return count < MOST_TOGETHER and (isinstance(pages, CachedPages) or pages.count <= count)
+    def __init__(self, pages: AnyPages) -> None:
+        self._count, self._size, self._ends = pages.count, pages.least_size, pages.ends
+
+    def takes_in(self, pages: AnyPages) -> bool:
+        """Take in pages that go on at either end, if that is worth it, and tell whether it is.
+
+        Those that are short already are written again only if they at least double by that: so no row is often.
+        Where keys leave a wide gap, both would take more bytes together than apart.
+        """
+        if self._count >= MOST_TOGETHER or (isinstance(pages, ShortPages) and pages.count > self._count):
+            return False
+        count, size = self._count + pages.count, self._size + pages.least_size
+        ends = min(self._ends[0], pages.ends[0]), max(self._ends[1], pages.ends[1])
+        if OVERHEAD + least_size(count, ends[1] - ends[0]) > size:
+            return False
+        self._count, self._size, self._ends = count, size, ends
+        return True

@@ -34,6 +34,8 @@ class ShortPages:
     ----------
     run : ContiguousRun or CompactRun
         The rows, with numbers for keys.
+    ends : tuple of int
+        The lowest and the highest key.
     taken, is_prepared
         As those of ``CachedPages``.
     """
@@ -43,6 +45,7 @@ class ShortPages:
         "_length",
         "_origin",
         "count",
+        "ends",
         "floor",
         "is_prepared",
         "last",
@@ -56,6 +59,7 @@ class ShortPages:
         self.floor = floor
         self.last = last
         self.count = len(run)
+        self.ends = int(keys[0]), int(keys[-1])
         self._keys = ShortKeys(keys)
         self.run = run.without_keys()
         self._length = run.length if isinstance(run, ContiguousRun) else 0
@@ -65,9 +69,8 @@ class ShortPages:
         self.is_prepared = False
         self.size = self.least_size = OVERHEAD + self._keys.size + self.run.size
 
-    @property
-    def keys(self) -> npt.NDArray[np.uint64]:
-        """The keys, which are made anew."""
+    def all_keys(self) -> npt.NDArray[np.uint64]:
+        """Return the keys, which are made anew."""
         return self._keys.part(0, self.count)
 
     def can_be_shortened(self) -> bool:

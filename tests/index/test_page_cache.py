@@ -341,6 +341,61 @@ def test_short_pages_take_in_those_beside_them_that_are_not_larger(monkeypatch: 
         assert [pages.find(key) for key in range(*bounds)] == [whole.find(key) for key in range(*bounds)]
 
 
+def test_short_pages_beside_others_that_are_as_large_take_them_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second page first, then those between."""
+    budget = page_cache.Budget()
+    cache = page_cache.PageCache(budget)
+    count = 64
+    rows = rows_at([key for key in range(count * 500) if key % 5], scattered=False)
+    whole = CachedPages(shorten(rows, SIZE), 0, KEY_END - 1)
+    monkeypatch.setattr(page_cache, "MOST_TOGETHER", 3000)
+    for at in [*range(0, count, 2), *range(1, count, 2)]:
+        [run] = whole.clip(500 * at, 500 * at + 500)
+        cache.insert(CachedPages(run, 500 * at, 500 * at + 499))
+        monkeypatch.setattr(page_cache, "CACHE_SIZE", budget.least_size)  # so that all are shortened
+        budget.enforce()
+        monkeypatch.setattr(page_cache, "CACHE_SIZE", 10**6)
+    found = [pages.count for pages in cache.index[1]]
+    assert sum(found) == len(rows)
+    assert len(found) < count // 4
+    assert max(found) <= 2 * 3000
+    assert all(isinstance(pages, ShortPages) for pages in cache.index[1])
+
+
+@pytest.mark.parametrize("gap", [2**20, 2**40, 2**56, 2**60])
+def test_pages_with_a_gap_between_them_are_not_joined_if_that_takes_more(
+    monkeypatch: pytest.MonkeyPatch, gap: int
+) -> None:
+    """Of a gap each bucket in it would take memory, which there is not for the widest."""
+    budget = page_cache.Budget()
+    cache = page_cache.PageCache(budget)
+    keys = [gap * cluster + key for cluster in range(8) for key in range(4000) if key % 5]
+    whole = CachedPages(shorten(rows_at(keys, scattered=False), SIZE), 0, KEY_END - 1)
+    for cluster in range(8):
+        low, high = gap * cluster, gap * (cluster + 1)
+        [run] = whole.clip(low, high)
+        cache.insert(CachedPages(run, low, high - 1))
+    before, least = budget.size, budget.least_size
+    monkeypatch.setattr(page_cache, "CACHE_SIZE", least)
+    budget.enforce()
+    assert sum(pages.count for pages in cache.index[1]) == len(keys)
+    assert budget.size <= least < before
+    assert [cache.find(key).find(key) for key in keys[::7]] == [whole.find(key) for key in keys[::7]]  # type: ignore[union-attr]
+
+
+def test_pages_that_others_would_come_between_are_not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = page_cache.Budget()
+    cache = page_cache.PageCache(budget)
+    for first in (0, 9000):
+        rows = rows_at([first + key for key in range(3000) if key % 5], scattered=False)
+        rows["offset"] += np.uint64(2 * SIZE * 2400 * (first > 0))  # as if the one went on from the other
+        cache.insert(CachedPages(shorten(rows, SIZE), first, first + 2999))
+    monkeypatch.setattr(page_cache, "CACHE_SIZE", budget.least_size)
+    budget.enforce()
+    assert [(pages.floor, pages.last) for pages in cache.index[1]] == [(0, 2999), (9000, 11_999)]
+    assert cache.find(4000) is None
+
+
 def test_even_pages_are_not_made_short_with_others(monkeypatch: pytest.MonkeyPatch) -> None:
     budget = page_cache.Budget()
     cache = page_cache.PageCache(budget)
