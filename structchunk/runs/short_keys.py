@@ -74,23 +74,23 @@ class ShortKeys:
         self._mask = (1 << self._shift) - 1
         apart = keys - keys[0]
         lows = apart.astype(f"u{width}").tobytes() + bytes(width * WINDOW)
-        self._lows = np.frombuffer(lows, f"u{width}", self.count)
         # Of all sequences these give single numbers fastest; in bytes C looks for one among many.
         self._single: bytes | array[int] = lows if width == 1 else array(code, lows)
+        self._lows = np.frombuffer(self._single, f"u{width}", self.count)
         counts = np.bincount((apart >> np.uint64(self._shift)).view(np.int64))
-        self._windows = self._make_windows(lows, int(counts.max()))
+        self._windows = self._make_windows(int(counts.max()))
         starts = np.zeros(len(counts) + 1, np.uint32)
         np.cumsum(counts, out=starts[1:])
         self._starts = array("I", starts.tobytes())
         self._starts_of_all = np.frombuffer(self._starts, np.uint32)
         self.find: Callable[[int], int | None] = self.taker(range(self.count))
 
-    def _make_windows(self, lows: bytes, most: int) -> npt.NDArray[np.void] | None:
+    def _make_windows(self, most: int) -> npt.NDArray[np.void] | None:
         """Return, for each position and the end, the low parts from there on as one item; None if they are many."""
         if most > WINDOW:
             return None
         width = self._lows.itemsize
-        return np.ndarray(self.count + 1, np.dtype((np.void, most * width)), lows, strides=(width,))
+        return np.ndarray(self.count + 1, np.dtype((np.void, most * width)), self._single, strides=(width,))
 
     @property
     def size(self) -> int:

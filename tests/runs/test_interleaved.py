@@ -78,6 +78,13 @@ def test_records_are_those_of_the_rows(lengths: Any) -> None:
         assert all(np.array_equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
 
 
+def test_size_is_that_of_one_copy_of_the_keys() -> None:
+    for lengths, starts in ((LENGTHS["three each"], 0), (LENGTHS["ragged"], 8)):
+        run = merged(dealt(lengths, 3))
+        assert run.size == len(run) * (8 + 8 + starts) + (24 if starts else 0)
+        assert all(isinstance(part.spacing, range) for part in run.parts)
+
+
 def test_other_rows_are_merged_too_and_a_key_twice_is_refused() -> None:
     runs = dealt(np.ones(500, int), 2)
     given = [iter([ArrayRun(runs[0].rows)]), iter([runs[1]])]

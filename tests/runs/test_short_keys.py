@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import accumulate
 
 import numpy as np
@@ -64,3 +65,20 @@ def test_near_keys_take_little(gap: int, most: float) -> None:
 def test_no_keys_are_refused() -> None:
     with pytest.raises(ValueError, match="0 keys"):
         ShortKeys(np.empty(0, np.uint64))
+
+
+def test_a_low_part_of_another_bucket_is_not_found() -> None:
+    keys = np.r_[0:40_000:100, 115_536:130_536:100, 131_079:191_072:100].astype(np.uint64)
+    assert ShortKeys(keys).find(50_000) is None
+    assert ShortKeys(keys).find(115_536) == 400
+
+
+@pytest.mark.parametrize("gap", [16, 1000, 2**20])
+def test_size_is_what_is_taken(gap: int) -> None:
+    keys = np.cumsum(np.random.default_rng(gap).integers(1, 2 * gap, 1 << 17), dtype=np.uint64)
+    tracemalloc.start()
+    try:
+        short = ShortKeys(keys)
+        assert tracemalloc.get_traced_memory()[0] < 1.1 * short.size + 10_000
+    finally:
+        tracemalloc.stop()
