@@ -11,7 +11,7 @@ import threading
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 
 import numpy as np
@@ -73,10 +73,12 @@ class ShardedArrays(dict[int, Items]):
         if known is not None:
             return known
         with self._lock:
-            number = self._numbers.setdefault((id(heap), chunk), len(self._chunks))
-            if number == len(self._chunks):
+            known = self._numbers.get((id(heap), chunk))
+            if known is None:
+                known = len(self._chunks)
                 self._chunks.append((heap, chunk))  # which keeps the heap, and so its id
-            return number
+                self._numbers[id(heap), chunk] = known  # last: whoever finds a number finds its chunk
+            return known
 
     def __missing__(self, number: int) -> Items:
         heap, chunk = self._chunks[number]
@@ -248,9 +250,8 @@ class ShardedBinding:
             return self._while_open(runs_between(kept, start, stop, reverse=reverse))
         if len(group) > 1 and not reverse and start <= _first_key(group) and _last_key(group) < stop:
             return self._merged.keeping(source, self._merge(group, start, stop))
-        groups = _groups([part for part in group if start <= part.last and part.first < stop])
-        parts = (self._merge(some, start, stop, reverse=reverse) for some in (groups[::-1] if reverse else groups))
-        return chain.from_iterable(parts)
+        parts = [part for part in group if start <= part.last and part.first < stop]
+        return self._merge(parts, start, stop, reverse=reverse)
 
     def _while_open(self, runs: Iterable[Run]) -> Iterator[Run]:
         for run in runs:

@@ -9,14 +9,20 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from ..runs.run import Run, clip_run, first_key, last_key
 
 MOST_KEPT = 256 << 20
-"""How many bytes the merged runs of all stores of some shards may take: the oldest ones go first."""
+"""How many bytes the merged runs of all stores of some shards may take. What there is no room for is not kept."""
 
 
 class MergedRuns:
-    """Consecutive runs by what they were merged from. Any number of threads may use it."""
+    """Consecutive runs by what they were merged from. Any number of threads may use it.
+
+    Who looks needs no lock: a source has all of its runs, or none.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[Hashable, Sequence[Run]] = {}
+        self._size = 0
+        self._closed = False
+        self._coming: set[Hashable] = set()
         self._lock = threading.Lock()
 
     def find(self, source: Hashable) -> Sequence[Run] | None:
@@ -24,37 +30,43 @@ class MergedRuns:
         return self._kept.get(source)
 
     def keeping(self, source: Hashable, runs: Iterable[Run]) -> Iterator[Run]:
-        """Yield all runs of a source, and keep them once all were yielded, if they are small enough."""
+        """Yield all runs of a source, and keep them once all were yielded, if there is room for them."""
+        if source in self._coming:  # else each of many that are read at a time would hold them
+            yield from runs
+            return
+        self._coming.add(source)
+        try:
+            yield from self._collecting(source, runs)
+        finally:
+            self._coming.discard(source)
+
+    def _collecting(self, source: Hashable, runs: Iterable[Run]) -> Iterator[Run]:
         kept: list[Run] = []
         size = 0
         for run in runs:
             size += run.size
-            if size <= MOST_KEPT:
+            if self._has_room(size):
                 kept.append(run)
             else:
                 kept.clear()
             yield run
         if kept:
-            self._keep(source, kept)
+            self._keep(source, kept, size)
 
-    def _keep(self, source: Hashable, runs: Sequence[Run]) -> None:
+    def _keep(self, source: Hashable, runs: Sequence[Run], size: int) -> None:
         with self._lock:
-            self._kept = _newest({**self._kept, source: runs})
+            if self._has_room(size) and source not in self._kept:
+                self._size += size
+                self._kept[source] = runs
 
-    def clear(self) -> None:
-        """Keep none of them any more."""
-        self._kept = {}
+    def _has_room(self, size: int) -> bool:
+        return not self._closed and self._size + size <= MOST_KEPT
 
-
-def _newest(kept: dict[Hashable, Sequence[Run]]) -> dict[Hashable, Sequence[Run]]:
-    """Return what is left when the oldest have gone, so that the rest may be kept."""
-    while _size(kept) > MOST_KEPT:
-        del kept[next(iter(kept))]
-    return kept
-
-
-def _size(kept: dict[Hashable, Sequence[Run]]) -> int:
-    return sum(run.size for runs in kept.values() for run in runs)
+    def close(self) -> None:
+        """Keep none of them, and none that come."""
+        with self._lock:
+            self._closed = True
+            self._kept.clear()
 
 
 def runs_between(runs: Sequence[Run], start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:

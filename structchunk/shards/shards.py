@@ -100,7 +100,7 @@ class Shards(StoreCollection):
         return ShardedBinding(self._heap(name), parts, self, self._merged)
 
     def _heap(self, name: str) -> ShardedHeap:
-        """Return the chunks of a store, with the same numbers always: those that merged runs have."""
+        """Return the chunks of a store: one object for all its handles, as merged runs have its chunk numbers."""
         found = self._heaps.get(name)
         if found is not None:
             return found
@@ -202,7 +202,7 @@ class Shards(StoreCollection):
             self._closed = True
             self._bindings.clear()
             self._heaps.clear()
-            self._merged.clear()
+            self._merged.close()
             self._finalizer()
 
     def __enter__(self) -> Shards:

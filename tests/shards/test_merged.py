@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,17 +121,47 @@ def test_what_is_too_large_is_not_kept(shards: sc.Shards, monkeypatch: pytest.Mo
     assert len(begun) == 2
 
 
-def test_the_oldest_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def squares(count: int) -> list[ContiguousRun]:
+    """Return a run that takes eight bytes a row."""
+    return [ContiguousRun(np.arange(count, dtype=np.uint64) ** 2, range(count + 1), 1, 0, 8)]
+
+
+def test_what_is_kept_stays_and_what_there_is_no_room_for_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else scans of several stores in turn would drive out each other's, and find none."""
     monkeypatch.setattr(merged, "MOST_KEPT", 25_000)
-    runs = [ContiguousRun(np.arange(1000, dtype=np.uint64) ** 2, range(1001), 1, 0, 8)]  # 8,000 bytes
     kept = MergedRuns()
     for source in "abcd":
-        assert list(kept.keeping(source, runs)) == runs
-    assert [source for source in "abcd" if kept.find(source)] == ["b", "c", "d"]
-    assert list(kept.keeping("e", runs * 4)) == runs * 4
-    assert [source for source in "abcde" if kept.find(source)] == ["b", "c", "d"]
-    kept.clear()
-    assert not kept.find("d")
+        assert len(list(kept.keeping(source, squares(1000)))) == 1
+    assert [run.keys.tolist() for run in kept.keeping("a", squares(2))] == [[0, 1]]
+    assert [source for source in "abcd" if kept.find(source)] == ["a", "b", "c"]
+    assert len(list(kept.keeping("e", squares(100)))) == 1
+    assert kept.find("e")
+
+
+def test_one_of_those_that_are_under_way_is_kept() -> None:
+    kept = MergedRuns()
+    first = kept.keeping("a", squares(3) + squares(3))
+    next(first)
+    assert len(list(kept.keeping("a", squares(3)))) == 1
+    assert not kept.find("a")
+    list(first)
+    assert len(kept.find("a") or ()) == 2
+    left = kept.keeping("b", squares(3))
+    next(left)
+    left.close()
+    list(kept.keeping("b", squares(3)))
+    assert kept.find("b")
+
+
+def test_nothing_is_kept_any_more_after_closing() -> None:
+    kept = MergedRuns()
+    under_way = kept.keeping("a", squares(3))
+    list(kept.keeping("b", squares(3)))
+    next(under_way)
+    kept.close()
+    list(under_way)
+    list(kept.keeping("c", squares(3)))
+    assert not any(map(kept.find, "abc"))
 
 
 def test_rows_between_keys_that_no_run_has() -> None:
@@ -167,3 +198,65 @@ def test_what_is_kept_goes_with_the_shards(shards: sc.Shards) -> None:
     shards.close()
     gc.collect()
     assert kept() is None
+
+
+def test_get_many_asks_a_shard_only_for_keys_that_none_before_it_had(
+    shards: sc.Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from structchunk.database.autocommit import AutocommitBinding
+
+    asked = []
+    lookup = AutocommitBinding.lookup
+
+    def counted(self: AutocommitBinding, keys: Any) -> Any:
+        asked.append(len(keys))
+        return lookup(self, keys)
+
+    monkeypatch.setattr(AutocommitBinding, "lookup", counted)
+    found = shards["even"].get_many(np.arange(0, 7 * COUNT, 7))
+    assert content([found]) == expected("even")
+    assert len(asked) == SHARDS
+    assert sum(asked) < 2 * COUNT  # the ranges of all shards together have more
+    some = shards["even"].get_many([7, 1, 7, 8, 7 * COUNT - 7], missing="skip")
+    assert some.keys.tolist() == [7, 7, 7 * COUNT - 7]
+
+
+def test_a_number_of_a_chunk_is_known_once_its_chunk_is(shards: sc.Shards) -> None:
+    """Whatever comes in between: else a record of another chunk would be taken for it."""
+
+    class Interrupted(list[Any]):
+        is_first = True
+
+        def append(self, item: Any) -> None:
+            if self.is_first:
+                self.is_first = False
+                raise KeyboardInterrupt
+            super().append(item)
+
+    store = shards["even"]
+    store._heap.arrays._chunks = Interrupted()  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt):
+        store[0]
+    assert [store[7 * number][0] for number in range(30)] == list(range(30))
+
+
+def test_reading_rows_adds_nothing_to_what_is_kept(shards: sc.Shards) -> None:
+    content(shards["even"].scan())
+    shards["even"].read()
+    tracemalloc.start()
+    try:
+        for _ in range(3):
+            shards["even"].read()
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_batches_are_of_a_size(shards: sc.Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bytes; and there is at least one record in each, however large it is."""
+    monkeypatch.setattr("structchunk.stores.batches.MERGED_SIZE", 1600)
+    lengths = [len(batch) for batch in shards["even"].scan(stop=7 * COUNT // 2)]
+    assert set(lengths[:20]) == {100}
+    monkeypatch.setattr("structchunk.stores.batches.MERGED_SIZE", 1)
+    assert max(len(batch) for batch in shards["even"].scan(stop=7 * COUNT // 2)) <= 2
+    assert content(shards["even"].scan(stop=3000)) == expected("even", 0, 3000)
