@@ -19,14 +19,19 @@ import numpy.typing as npt
 
 from ..errors import CorruptionError, Error, ReadOnlyError
 from ..runs.extent import KEY_END, ROW_BYTES, TOMBSTONE, Extent, RowArray, chunks_of, make_rows
-from ..runs.gather import Items
-from ..runs.interleaved import RepeatedKey, merge
-from ..runs.run import ArrayRun, ContiguousRun, Run
+from ..runs.gather import Items, gather_interleaved
+from ..runs.interleaved import InterleavedRun, RepeatedKey, merge
+from ..runs.run import ArrayRun, ContiguousRun, Run, clip_run, read_only
 from ..stores.batches import MappedStore
 from ..stores.binding import Binding, maker_of_copies
 from ..types.keys import as_key
 from ..types.schema import Schema
-from .merged import MergedRuns, runs_between
+from .merged import InMemoryRun, MergedRuns, places_between
+
+FIRST_IN_MEMORY = 1 << 31
+"""The lowest number of what is in memory; chunks have those from 0 on."""
+SMALL_RECORD = 64
+"""Records of no more bytes take longer to be put in order again than to be read."""
 
 
 class Part(NamedTuple):
@@ -65,6 +70,7 @@ class ShardedArrays(dict[int, Items]):
         super().__init__()
         self._numbers: dict[tuple[int, int], int] = {}
         self._chunks: list[tuple[MappedStore, int]] = []
+        self._in_memory_count = 0
         self._lock = threading.Lock()
 
     def number(self, heap: MappedStore, chunk: int) -> int:
@@ -83,6 +89,14 @@ class ShardedArrays(dict[int, Items]):
     def __missing__(self, number: int) -> Items:
         heap, chunk = self._chunks[number]
         return self.setdefault(number, heap.arrays[chunk])
+
+    def keep(self, items: npt.NDArray[Any]) -> int:
+        """Return a number that stands for items in memory."""
+        with self._lock:
+            number = FIRST_IN_MEMORY + self._in_memory_count
+            self._in_memory_count += 1
+            self[number] = items
+            return number
 
     def origin(self, number: int) -> tuple[MappedStore, int]:
         """Return the chunks of a part, and which one of them it is that a number stands for."""
@@ -140,6 +154,12 @@ class ShardedHeap:
             rows = every[every["chunk"] == number]
             rows["chunk"] = chunk
             yield number, (heap, ArrayRun(rows))
+
+    def in_memory(self, run: InterleavedRun) -> InMemoryRun:
+        """Return rows that were merged, of records of one length, with their records in memory."""
+        _, _, values, _ = gather_interleaved(self, run)
+        items = range(0, len(values) + 1, run.length)
+        return InMemoryRun(run.keys, items, self.arrays.keep(read_only(values)), 0, self.item_size)
 
     def take_over(self, run: Run, heap: MappedStore) -> Run:
         """Return rows of a part with the numbers that its chunks have here."""
@@ -247,16 +267,34 @@ class ShardedBinding:
         source = self.heap.name, _first_key(group)
         kept = self._merged.find(source)
         if kept is not None:
-            return self._while_open(runs_between(kept, start, stop, reverse=reverse))
+            return self._kept_runs(kept, start, stop, reverse=reverse)
         if len(group) > 1 and not reverse and start <= _first_key(group) and _last_key(group) < stop:
             return self._merged.keeping(source, self._merge(group, start, stop))
         parts = [part for part in group if start <= part.last and part.first < stop]
         return self._merge(parts, start, stop, reverse=reverse)
 
-    def _while_open(self, runs: Iterable[Run]) -> Iterator[Run]:
-        for run in runs:
+    def _kept_runs(self, kept: list[Run], start: int, stop: int, *, reverse: bool) -> Iterator[Run]:
+        places = places_between(kept, start, stop)
+        for at in reversed(places) if reverse else places:
             self._home._check_open()
-            yield run
+            part = clip_run(kept[at], start, stop)
+            if isinstance(part, InterleavedRun) and len(part) == len(kept[at]) and self._is_worth(part):
+                part = self._put_into_memory(kept, at, part)  # which a batch would copy, too, now and each time
+            if len(part):
+                yield part
+
+    def _put_into_memory(self, kept: list[Run], at: int, run: InterleavedRun) -> Run:
+        made = self.heap.in_memory(run)
+        there = self._merged.replace(kept, at, made)
+        if there is not made:
+            del self.heap.arrays[made.chunk]
+        return there
+
+    def _is_worth(self, run: InterleavedRun) -> bool:
+        """Tell whether records are so small that they take longer to be put in order than to be read."""
+        size = run.length * self.heap.item_size
+        may_be = not self.heap.is_remote and 0 < size <= SMALL_RECORD
+        return may_be and self._merged.has_room(run.keys.nbytes + size * len(run) - run.size)
 
     def _merge(self, group: Group, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         streams = [self._runs_of(part, start, stop, reverse=reverse) for part in group]

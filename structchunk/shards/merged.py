@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 
-from ..runs.run import Run, clip_run, first_key, last_key
+from ..runs.run import ContiguousRun, Run, first_key, last_key
 
 MOST_KEPT = 256 << 20
 """How many bytes the merged runs of all stores of some shards may take. What there is no room for is not kept."""
+
+
+class InMemoryRun(ContiguousRun):
+    """Rows whose records are in memory for this run alone, and counted with it."""
+
+    __slots__ = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that rows and records take."""
+        return int(self.keys.nbytes + self.span.stop - self.span.start)
 
 
 class MergedRuns:
@@ -19,13 +30,13 @@ class MergedRuns:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[Hashable, Sequence[Run]] = {}
+        self._kept: dict[Hashable, list[Run]] = {}
         self._size = 0
         self._closed = False
         self._coming: set[Hashable] = set()
         self._lock = threading.Lock()
 
-    def find(self, source: Hashable) -> Sequence[Run] | None:
+    def find(self, source: Hashable) -> list[Run] | None:
         """Return all runs of a source, if they are kept."""
         return self._kept.get(source)
 
@@ -36,31 +47,48 @@ class MergedRuns:
             return
         self._coming.add(source)
         try:
-            yield from self._collecting(source, runs)
+            collected = yield from self._collecting(runs)
+            if collected:
+                self._keep(source, collected)
         finally:
             self._coming.discard(source)
 
-    def _collecting(self, source: Hashable, runs: Iterable[Run]) -> Iterator[Run]:
-        kept: list[Run] = []
+    def _collecting(self, runs: Iterable[Run]) -> Generator[Run, None, list[Run]]:
+        """Yield runs, and return them in the end; none of them if there is no room for all."""
+        collected: list[Run] = []
         size = 0
         for run in runs:
             size += run.size
-            if self._has_room(size):
-                kept.append(run)
+            if size <= self._room():
+                collected.append(run)
             else:
-                kept.clear()
+                collected.clear()
             yield run
-        if kept:
-            self._keep(source, kept, size)
+        return collected
 
-    def _keep(self, source: Hashable, runs: Sequence[Run], size: int) -> None:
+    def has_room(self, size: int) -> bool:
+        """Tell whether so many bytes more may be kept."""
+        return size <= self._room()
+
+    def replace(self, runs: list[Run], at: int, run: InMemoryRun) -> InMemoryRun:
+        """Put a run in place of one that is kept, with the same records, and return which is there then."""
         with self._lock:
-            if self._has_room(size) and source not in self._kept:
+            there = runs[at]
+            if isinstance(there, InMemoryRun):  # of another thread
+                return there
+            self._size += run.size - there.size
+            runs[at] = run
+            return run
+
+    def _keep(self, source: Hashable, runs: list[Run]) -> None:
+        size = sum(run.size for run in runs)
+        with self._lock:
+            if size <= self._room() and source not in self._kept:
                 self._size += size
                 self._kept[source] = runs
 
-    def _has_room(self, size: int) -> bool:
-        return not self._closed and self._size + size <= MOST_KEPT
+    def _room(self) -> int:
+        return 0 if self._closed else MOST_KEPT - self._size
 
     def close(self) -> None:
         """Keep none of them, and none that come."""
@@ -69,9 +97,6 @@ class MergedRuns:
             self._kept.clear()
 
 
-def runs_between(runs: Sequence[Run], start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
-    """Return the rows with ``start <= key < stop`` of consecutive runs."""
-    low, high = bisect_left(runs, start, key=last_key), bisect_left(runs, stop, key=first_key)
-    found = runs[low:high]
-    parts = (clip_run(run, start, stop) for run in (reversed(found) if reverse else found))
-    return filter(len, parts)
+def places_between(runs: Sequence[Run], start: int, stop: int) -> range:
+    """Return which of consecutive runs may have rows with ``start <= key < stop``."""
+    return range(bisect_left(runs, start, key=last_key), bisect_left(runs, stop, key=first_key))

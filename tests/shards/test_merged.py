@@ -6,6 +6,7 @@ import gc
 import tracemalloc
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 import structchunk as sc
 from structchunk.runs.run import ContiguousRun, Run
 from structchunk.shards import merged
-from structchunk.shards.merged import MergedRuns, runs_between
+from structchunk.shards.binding import FIRST_IN_MEMORY
+from structchunk.shards.merged import InMemoryRun, MergedRuns, places_between
 from structchunk.shards.writing import finish, make_shard, new_directory
 from structchunk.types.schema import array_schema
 
@@ -78,9 +80,9 @@ def test_what_is_kept_reads_as_what_is_merged(shards: sc.Shards, name: str) -> N
             assert content(store.scan(start, stop)) == expected(name, start, stop)
             assert list(store.keys(start, stop, reverse=True)) == expected(name, start, stop)[0][::-1]
         assert content(store.scan(batch_size=100)) == expected(name)
-        assert [len(left) for left, _ in shards.scan("even", "ragged")] == [
-            len(left) for left, _ in shards.scan("ragged", "even")
-        ]
+        both = list(shards.scan("even", "ragged"))
+        assert content(left for left, _ in both) == expected("even")
+        assert content(right for _, right in both) == expected("ragged")
 
 
 def merges(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -111,6 +113,44 @@ def test_scans_after_a_whole_one_merge_nothing(shards: sc.Shards, monkeypatch: p
     assert len(begun) == 4
     content(shards["ragged"].scan())
     assert len(begun) == 5
+
+
+def values_of(shards: sc.Shards, name: str) -> Any:
+    """Return the values of the first batch of a whole scan, which is of mixed keys."""
+    return next(iter(shards[name].scan())).values
+
+
+def test_small_records_are_kept_in_order_by_the_second_scan(
+    shards: sc.Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(4):
+        assert content(shards["even"].scan()) == expected("even")
+        assert content(shards["even"].scan(5000, 30_000)) == expected("even", 5000, 30_000)
+        assert [shards["even"][key][0] for key in (0, 7, 70)] == [0, 1, 10]
+    assert np.shares_memory(values_of(shards, "even"), values_of(shards, "even"))
+    assert not np.shares_memory(values_of(shards, "ragged"), values_of(shards, "ragged"))
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        values_of(shards, "even").flags.writeable = True
+    with sc.open_shards(shards.path) as others:
+        monkeypatch.setattr(merged, "MOST_KEPT", COUNT * 15)  # there is room for the order, not for the records
+        for _ in range(3):
+            assert content(others["even"].scan()) == expected("even")
+        assert not np.shares_memory(values_of(others, "even"), values_of(others, "even"))
+    with sc.open_shards(shards.path) as others:
+        monkeypatch.setattr("structchunk.shards.binding.SMALL_RECORD", 15)
+        for _ in range(3):
+            assert content(others["even"].scan()) == expected("even")
+        assert not np.shares_memory(values_of(others, "even"), values_of(others, "even"))
+
+
+def test_threads_put_the_same_into_memory_once(shards: sc.Shards) -> None:
+    content(shards["even"].scan())
+    arrays = shards["even"]._heap.arrays
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: content(shards["even"].scan()), range(8)))
+    assert found == [expected("even")] * 8
+    in_memory = {number for number in arrays if number >= FIRST_IN_MEMORY}
+    assert len(in_memory) == sum(isinstance(run, InMemoryRun) for run in shards._merged.find(("even", 0)) or ()) > 0
 
 
 def test_what_is_too_large_is_not_kept(shards: sc.Shards, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,11 +204,13 @@ def test_nothing_is_kept_any_more_after_closing() -> None:
     assert not any(map(kept.find, "abc"))
 
 
-def test_rows_between_keys_that_no_run_has() -> None:
+def test_which_runs_lie_between_keys() -> None:
     runs = [ContiguousRun(range(first, first + 30, 3), range(11), 1, 0, 8) for first in (10, 50, 90)]
     for start, stop in [(0, 2**64), (40, 50), (41, 51), (10, 10), (38, 91), (13, 14), (200, 300), (0, 3)]:
-        found = [key for run in runs_between(runs, start, stop) for key in run.keys.tolist()]
-        assert found == [key for run in runs for key in run.keys.tolist() if start <= key < stop]
+        found = places_between(runs, start, stop)
+        there = [at for at, run in enumerate(runs) if any(start <= key < stop for key in run.keys.tolist())]
+        assert set(there) <= set(found)
+        assert all(start <= int(runs[at].keys[-1]) and int(runs[at].keys[0]) < stop for at in found)
 
 
 def test_a_scan_from_memory_ends_with_the_shards(shards: sc.Shards, monkeypatch: pytest.MonkeyPatch) -> None:
