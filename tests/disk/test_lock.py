@@ -6,14 +6,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from support import count_descriptors, in_child
 
-from structchunk.disk.lock import Lock
+from structchunk.disk.lock import Lock, is_held
 from structchunk.errors import CorruptionError, LockedError
 
 HOLD = """
@@ -216,22 +216,28 @@ def test_a_fork_while_a_database_is_being_opened(path: str) -> None:
     assert count_descriptors() == before - 2
 
 
-def test_those_who_wait_take_turns(path: str) -> None:
+def test_who_comes_again_stands_behind_those_who_wait(path: str) -> None:
     """Nobody gets the lock again and again while another one waits for it."""
-    order: list[int] = []
+    order: list[str] = []
 
-    def take(number: int) -> None:
-        for _ in range(30):
-            lock = Lock(path, None)
-            order.append(number)
-            threading.Event().wait(0.003)
-            lock.release()
+    def take() -> None:
+        lock = Lock(path, None)
+        order.append("waited")
+        lock.release()
 
-    threads = [threading.Thread(target=take, args=[number]) for number in range(2)]
     before = count_descriptors()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    for _ in range(10):
+        lock = Lock(path)
+        waiting = threading.Thread(target=take)
+        waiting.start()
+        deadline = time.monotonic() + 20
+        while not is_held(os.path.dirname(path)):  # which the first of those who wait locks
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        lock.release()
+        lock = Lock(path, None)
+        order.append("came again")
+        lock.release()
+        waiting.join()
     assert count_descriptors() == before
-    assert sum(here != there for here, there in pairwise(order)) > 20
+    assert order == ["waited", "came again"] * 10
