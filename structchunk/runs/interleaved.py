@@ -6,7 +6,7 @@ order of keys: so its records are copied from as many slices as there are runs, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import TypeGuard
 
@@ -45,9 +45,14 @@ class InterleavedRun(ArrayRun):
         With numbers for keys, so that no key is kept twice.
     places : sequence of ndarray of intp
         For each part, where its rows are among all, ascending.
+
+    Attributes
+    ----------
+    settle : callable, optional
+        Returns the same rows in the form in which their records are to be read.
     """
 
-    __slots__ = ("_keys", "parts", "places")
+    __slots__ = ("_keys", "parts", "places", "settle")
 
     def __init__(
         self,
@@ -57,6 +62,7 @@ class InterleavedRun(ArrayRun):
     ) -> None:
         self._keys = keys
         self._bytes = None
+        self.settle: Callable[[], Run] | None = None
         self.parts = parts
         self.places = places
 

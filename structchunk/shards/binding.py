@@ -11,13 +11,14 @@ import threading
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CorruptionError, Error, ReadOnlyError
+from ..errors import ClosedError, CorruptionError, Error, ReadOnlyError
 from ..runs.extent import KEY_END, ROW_BYTES, TOMBSTONE, Extent, RowArray, chunks_of, make_rows
 from ..runs.gather import Items, gather_interleaved
 from ..runs.interleaved import InterleavedRun, RepeatedKey, merge
@@ -87,6 +88,8 @@ class ShardedArrays(dict[int, Items]):
             return known
 
     def __missing__(self, number: int) -> Items:
+        if number >= FIRST_IN_MEMORY:
+            raise ClosedError("the shards were closed while their records were read")
         heap, chunk = self._chunks[number]
         return self.setdefault(number, heap.arrays[chunk])
 
@@ -98,8 +101,16 @@ class ShardedArrays(dict[int, Items]):
             self[number] = items
             return number
 
+    def forget(self, number: int | None = None) -> None:
+        """Let go what is in memory by a number, or all that is."""
+        for each in [number] if number is not None else [one for one in list(self) if one >= FIRST_IN_MEMORY]:
+            self.pop(each, None)
+
     def origin(self, number: int) -> tuple[MappedStore, int]:
-        """Return the chunks of a part, and which one of them it is that a number stands for."""
+        """Return the chunks of a part, and which one of them it is that a number stands for.
+
+        Where parts are remote, none stands for what is in memory.
+        """
         return self._chunks[number]
 
 
@@ -279,22 +290,24 @@ class ShardedBinding:
             self._home._check_open()
             part = clip_run(kept[at], start, stop)
             if isinstance(part, InterleavedRun) and len(part) == len(kept[at]) and self._is_worth(part):
-                part = self._put_into_memory(kept, at, part)  # which a batch would copy, too, now and each time
+                part = part.part(0, len(part))
+                part.settle = partial(self._put_into_memory, kept, at, part)
             if len(part):
                 yield part
 
+    def _is_worth(self, run: InterleavedRun) -> bool:
+        """Tell whether records are so small that they take longer to be put in order than to be read."""
+        return not self.heap.is_remote and 0 < run.length * self.heap.item_size <= SMALL_RECORD
+
     def _put_into_memory(self, kept: list[Run], at: int, run: InterleavedRun) -> Run:
+        """Return rows whose records are about to be copied with these in memory, if there is room for them."""
+        if not self._merged.has_room(run.keys.nbytes + run.length * self.heap.item_size * len(run) - run.size):
+            return run
         made = self.heap.in_memory(run)
         there = self._merged.replace(kept, at, made)
         if there is not made:
-            del self.heap.arrays[made.chunk]
+            self.heap.arrays.forget(made.chunk)
         return there
-
-    def _is_worth(self, run: InterleavedRun) -> bool:
-        """Tell whether records are so small that they take longer to be put in order than to be read."""
-        size = run.length * self.heap.item_size
-        may_be = not self.heap.is_remote and 0 < size <= SMALL_RECORD
-        return may_be and self._merged.has_room(run.keys.nbytes + size * len(run) - run.size)
 
     def _merge(self, group: Group, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:
         streams = [self._runs_of(part, start, stop, reverse=reverse) for part in group]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 from ..runs.run import ContiguousRun, Run, first_key, last_key
 
@@ -26,14 +26,15 @@ class InMemoryRun(ContiguousRun):
 class MergedRuns:
     """Consecutive runs by what they were merged from. Any number of threads may use it.
 
-    Who looks needs no lock: a source has all of its runs, or none.
+    Who looks needs no lock: a source has all of its runs, or none. A run of them may be replaced by one of the same
+    records in memory.
     """
 
     def __init__(self) -> None:
         self._kept: dict[Hashable, list[Run]] = {}
         self._size = 0
         self._closed = False
-        self._coming: set[Hashable] = set()
+        self._collectors: dict[Hashable, object] = {}
         self._lock = threading.Lock()
 
     def find(self, source: Hashable) -> list[Run] | None:
@@ -41,60 +42,56 @@ class MergedRuns:
         return self._kept.get(source)
 
     def keeping(self, source: Hashable, runs: Iterable[Run]) -> Iterator[Run]:
-        """Yield all runs of a source, and keep them once all were yielded, if there is room for them."""
-        if source in self._coming:  # else each of many that are read at a time would hold them
-            yield from runs
-            return
-        self._coming.add(source)
-        try:
-            collected = yield from self._collecting(runs)
-            if collected:
-                self._keep(source, collected)
-        finally:
-            self._coming.discard(source)
+        """Yield all runs of a source, and keep them once all were yielded, if there is room for them.
 
-    def _collecting(self, runs: Iterable[Run]) -> Generator[Run, None, list[Run]]:
-        """Yield runs, and return them in the end; none of them if there is no room for all."""
-        collected: list[Run] = []
+        Of those that are under way at a time the last one that began collects them.
+        """
+        collector = self._collectors[source] = object()
+        collected: list[Run] | None = []
         size = 0
         for run in runs:
             size += run.size
-            if size <= self._room():
+            if not self.has_room(size) or self._collectors.get(source) is not collector:
+                collected = None
+            if collected is not None:
                 collected.append(run)
-            else:
-                collected.clear()
             yield run
-        return collected
+        if collected:
+            self._keep(source, collected)
+
+    def _keep(self, source: Hashable, runs: list[Run]) -> None:
+        with self._lock:
+            if source not in self._kept and self.has_room(_size(runs)):
+                self._kept[source] = runs
+                self._count()
+
+    def replace(self, runs: list[Run], at: int, run: InMemoryRun) -> Run:
+        """Put a run in place of one that is kept, of the same records, if there is room; return which is there."""
+        with self._lock:
+            there = runs[at]
+            if not isinstance(there, InMemoryRun) and self.has_room(run.size - there.size):
+                there = runs[at] = run
+                self._count()
+            return there
 
     def has_room(self, size: int) -> bool:
         """Tell whether so many bytes more may be kept."""
-        return size <= self._room()
+        return not self._closed and self._size + size <= MOST_KEPT
 
-    def replace(self, runs: list[Run], at: int, run: InMemoryRun) -> InMemoryRun:
-        """Put a run in place of one that is kept, with the same records, and return which is there then."""
-        with self._lock:
-            there = runs[at]
-            if isinstance(there, InMemoryRun):  # of another thread
-                return there
-            self._size += run.size - there.size
-            runs[at] = run
-            return run
-
-    def _keep(self, source: Hashable, runs: list[Run]) -> None:
-        size = sum(run.size for run in runs)
-        with self._lock:
-            if size <= self._room() and source not in self._kept:
-                self._size += size
-                self._kept[source] = runs
-
-    def _room(self) -> int:
-        return 0 if self._closed else MOST_KEPT - self._size
+    def _count(self) -> None:
+        """Find out anew what is taken: an interrupt may have come between runs and the figure of them."""
+        self._size = sum(map(_size, self._kept.values()))
 
     def close(self) -> None:
         """Keep none of them, and none that come."""
         with self._lock:
             self._closed = True
             self._kept.clear()
+            self._collectors.clear()
+
+
+def _size(runs: Iterable[Run]) -> int:
+    return sum(run.size for run in runs)
 
 
 def places_between(runs: Sequence[Run], start: int, stop: int) -> range:

@@ -201,8 +201,10 @@ class Shards(StoreCollection):
         with self._lock:
             self._closed = True
             self._bindings.clear()
-            self._heaps.clear()
             self._merged.close()
+            for heap in self._heaps.values():
+                heap.arrays.forget()
+            self._heaps.clear()
             self._finalizer()
 
     def __enter__(self) -> Shards:

@@ -99,6 +99,7 @@ def batch_of_part(heap: MappedStore, part: Run) -> Batch:
 
 def cut(heaps: Sequence[MappedStore], runs: Sequence[Run], batch_size: int) -> Iterator[Part]:
     """Yield runs that have the same keys, one for each heap, in the parts that batches are made of."""
+    runs = [run.settle() if isinstance(run, InterleavedRun) and run.settle else run for run in runs]
     cuts = {at for heap, run in zip(heaps, runs, strict=True) for at in _cuts(run, heap.item_size)}
     for low, high in pairwise(sorted({0, len(runs[0]), *cuts})):
         for first in range(low, high, batch_size):

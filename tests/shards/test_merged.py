@@ -143,6 +143,30 @@ def test_small_records_are_kept_in_order_by_the_second_scan(
         assert not np.shares_memory(values_of(others, "even"), values_of(others, "even"))
 
 
+def test_who_reads_keys_alone_copies_no_records(shards: sc.Shards) -> None:
+    content(shards["even"].scan())
+    store = shards["even"]
+    for _ in range(3):
+        assert len(list(store.keys())) == len(np.asarray(store.keys())) == COUNT
+        assert len(store.keys(1, None)) == COUNT - 1
+    assert not [number for number in store._heap.arrays if number >= FIRST_IN_MEMORY]
+
+
+def test_threads_put_no_more_into_memory_than_there_is_room_for(
+    shards: sc.Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("structchunk.runs.interleaved.BLOCK_ROWS", 300)
+    monkeypatch.setattr("structchunk.runs.interleaved.FEWEST_ROWS", 100)
+    content(shards["even"].scan())
+    kept = shards._merged.find(("even", 0)) or []
+    monkeypatch.setattr(merged, "MOST_KEPT", sum(run.size for run in kept) + 10_000)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: content(shards["even"].scan()), range(8))) == [expected("even")] * 8
+    assert sum(run.size for run in kept) <= merged.MOST_KEPT
+    assert any(isinstance(run, InMemoryRun) for run in kept)
+    assert not all(isinstance(run, InMemoryRun) for run in kept)
+
+
 def test_threads_put_the_same_into_memory_once(shards: sc.Shards) -> None:
     content(shards["even"].scan())
     arrays = shards["even"]._heap.arrays
@@ -178,17 +202,17 @@ def test_what_is_kept_stays_and_what_there_is_no_room_for_is_not_kept(monkeypatc
     assert kept.find("e")
 
 
-def test_one_of_those_that_are_under_way_is_kept() -> None:
+def test_of_those_that_are_under_way_the_last_one_that_began_is_kept() -> None:
     kept = MergedRuns()
-    first = kept.keeping("a", squares(3) + squares(3))
-    next(first)
-    assert len(list(kept.keeping("a", squares(3)))) == 1
-    assert not kept.find("a")
+    first = kept.keeping("a", squares(3) * 2)
+    second = kept.keeping("a", squares(4) * 3)
+    next(first), next(second)
     list(first)
-    assert len(kept.find("a") or ()) == 2
+    assert not kept.find("a")
+    list(second)
+    assert len(kept.find("a") or ()) == 3
     left = kept.keeping("b", squares(3))
-    next(left)
-    left.close()
+    next(left)  # and stays where it is, as in a notebook
     list(kept.keeping("b", squares(3)))
     assert kept.find("b")
 
@@ -233,13 +257,20 @@ def test_keys_that_are_kept_cannot_be_changed(shards: sc.Shards) -> None:
 
 
 def test_what_is_kept_goes_with_the_shards(shards: sc.Shards) -> None:
-    content(shards["even"].scan())
-    kept = weakref.ref(next(iter(shards["even"].scan())).keys.base)
+    """Though a store of them is still held."""
+    store = shards["even"]
+    for _ in range(3):
+        content(store.scan())
+    batch = next(iter(store.scan()))
+    kept = [weakref.ref(batch.keys.base), weakref.ref(batch.values.base)]
+    del batch
     gc.collect()
-    assert kept() is not None
+    assert all(one() is not None for one in kept)
     shards.close()
     gc.collect()
-    assert kept() is None
+    assert [one() for one in kept] == [None, None]
+    with pytest.raises(sc.ClosedError):
+        store.scan().__next__()
 
 
 def test_get_many_asks_a_shard_only_for_keys_that_none_before_it_had(
