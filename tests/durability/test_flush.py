@@ -156,6 +156,7 @@ def test_the_system_is_asked_in_a_thread_of_its_own(tmp_path: Path, monkeypatch:
     def ask(fd: int, offset: ctypes.c_int64, size: ctypes.c_int64, flags: int) -> None:
         asked.append((os.fstat(fd).st_size, offset.value, size.value, flags, threading.current_thread().name))
 
+    wait_for_starts()  # those that the test before has left
     monkeypatch.setattr(files, "_sync_file_range", ask)
     path = tmp_path / "file"
     path.write_bytes(bytes(9))
