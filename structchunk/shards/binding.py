@@ -101,10 +101,10 @@ class ShardedArrays(dict[int, Items]):
             self[number] = items
             return number
 
-    def forget(self, number: int | None = None) -> None:
-        """Let go what is in memory by a number, or all that is."""
-        for each in [number] if number is not None else [one for one in list(self) if one >= FIRST_IN_MEMORY]:
-            self.pop(each, None)
+    def forget(self) -> None:
+        """Let go all that is in memory."""
+        for number in [number for number in list(self) if number >= FIRST_IN_MEMORY]:
+            self.pop(number, None)
 
     def origin(self, number: int) -> tuple[MappedStore, int]:
         """Return the chunks of a part, and which one of them it is that a number stands for.
@@ -288,10 +288,11 @@ class ShardedBinding:
         places = places_between(kept, start, stop)
         for at in reversed(places) if reverse else places:
             self._home._check_open()
-            part = clip_run(kept[at], start, stop)
-            if isinstance(part, InterleavedRun) and len(part) == len(kept[at]) and self._is_worth(part):
-                part = part.part(0, len(part))
-                part.settle = partial(self._put_into_memory, kept, at, part)
+            run = kept[at]
+            part = clip_run(run, start, stop)
+            if isinstance(part, InterleavedRun) and part is run and self._is_worth(part):
+                part = part.part(0, len(part))  # another object: what is kept is given to many
+                part.settle = partial(self._in_memory, kept, at)
             if len(part):
                 yield part
 
@@ -299,14 +300,17 @@ class ShardedBinding:
         """Tell whether records are so small that they take longer to be put in order than to be read."""
         return not self.heap.is_remote and 0 < run.length * self.heap.item_size <= SMALL_RECORD
 
-    def _put_into_memory(self, kept: list[Run], at: int, run: InterleavedRun) -> Run:
-        """Return rows whose records are about to be copied with these in memory, if there is room for them."""
+    def _in_memory(self, kept: list[Run], at: int) -> Run:
+        """Return kept rows whose records are about to be copied with these in memory, if there is room."""
+        run = kept[at]
+        if not isinstance(run, InterleavedRun):  # another thread was here
+            return run
         if not self._merged.has_room(run.keys.nbytes + run.length * self.heap.item_size * len(run) - run.size):
             return run
         made = self.heap.in_memory(run)
         there = self._merged.replace(kept, at, made)
         if there is not made:
-            self.heap.arrays.forget(made.chunk)
+            self.heap.arrays.pop(made.chunk, None)
         return there
 
     def _merge(self, group: Group, start: int, stop: int, *, reverse: bool = False) -> Iterator[Run]:

@@ -63,24 +63,22 @@ class MergedRuns:
         with self._lock:
             if source not in self._kept and self.has_room(_size(runs)):
                 self._kept[source] = runs
-                self._count()
+                self._size = sum(map(_size, self._kept.values()))  # anew, whatever an interrupt has left
 
     def replace(self, runs: list[Run], at: int, run: InMemoryRun) -> Run:
         """Put a run in place of one that is kept, of the same records, if there is room; return which is there."""
         with self._lock:
             there = runs[at]
             if not isinstance(there, InMemoryRun) and self.has_room(run.size - there.size):
+                self._size += (
+                    run.size - there.size
+                )  # first: an interrupt between the two leaves a figure that is safe
                 there = runs[at] = run
-                self._count()
             return there
 
     def has_room(self, size: int) -> bool:
         """Tell whether so many bytes more may be kept."""
         return not self._closed and self._size + size <= MOST_KEPT
-
-    def _count(self) -> None:
-        """Find out anew what is taken: an interrupt may have come between runs and the figure of them."""
-        self._size = sum(map(_size, self._kept.values()))
 
     def close(self) -> None:
         """Keep none of them, and none that come."""
