@@ -93,10 +93,9 @@ def unpack_near(
     ValueError
         The first part has no such records.
     """
-    layout = _layout(form, count, rest_size)
-    if set(map(len, bodies)) != {layout.itemsize}:
+    if set(map(len, bodies)) != {_size_of(form, count) + rest_size}:
         return None
-    table = np.frombuffer(b"".join(bodies), layout)
+    table = np.frombuffer(b"".join(bodies), _layout(form, count, rest_size))
     if not heads_go_on(table, count, item_size):
         return None
     first, apart = table["first"], table["apart"]
