@@ -16,7 +16,7 @@ from ..runs.short_keys import least_size
 from ..runs.streams import even_run, goes_on, numbered
 from .buckets import Buckets, make_buckets, search_in_buckets
 from .short_pages import OVERHEAD, ShortPages
-from .takers import NOTHING_TAKEN, Bucketed, Maker, Searched, Steps, Taker, not_yet
+from .takers import Bucketed, Maker, Searched, Steps, Taking
 
 WORTH_KEYS = 128
 """Buckets for this many keys take about as long to make as they save in one look-up."""
@@ -29,7 +29,7 @@ WORTH_SHORTENING = 4
 """Pages are shortened if they would take less by one part in so many."""
 
 
-class CachedPages:
+class CachedPages(Taking):
     """Consecutive pages of one store, decoded: all its rows with ``floor <= key <= last``. Immutable.
 
     ``run`` has all rows, for finding some. ``runs`` has them for scans, cut where records stop lying back to
@@ -38,14 +38,6 @@ class CachedPages:
     Two kinds of data are common and need few memory accesses: keys that rise by the same step need no search, and
     records of one length that lie back to back need no rows. Other keys are put into buckets once some were looked
     up.
-
-    Attributes
-    ----------
-    taken : tuple of object and callable
-        A kind of records, and what returns the record of a key, or None; no kind until :meth:`prepare` was able to
-        make that.
-    is_prepared : bool
-        Whether there is no more to be made.
     """
 
     __slots__ = (
@@ -58,24 +50,21 @@ class CachedPages:
         "_step",
         "count",
         "floor",
-        "is_prepared",
         "keys",
         "last",
         "least_size",
         "run",
         "runs",
         "size",
-        "taken",
     )
 
     def __init__(self, run: Run, floor: int, last: int, runs: Sequence[Run] = ()) -> None:
+        super().__init__()
         self.floor = floor
         self.last = last
         self.count = len(run)
         self._first = self._step = self._length = self._lookups = 0
         self._buckets: Buckets | None = None
-        self.taken: tuple[object, Taker] = NOTHING_TAKEN
-        self.is_prepared = False
         self.keys = np.empty(0, np.uint64)
         if isinstance(run, ContiguousRun) and isinstance(run.spacing, range):
             self._first, self._step = run.spacing.start, run.spacing.step
@@ -173,12 +162,7 @@ class CachedPages:
         if not self._step and self._buckets is None:
             return
         searched = self._searched()
-        take = None if searched is None else make(self.run, searched)
-        if take is not_yet:
-            return
-        if take is not None:
-            self.taken = kind, take  # one assignment: another thread may prepare them for another kind
-        self.is_prepared = True
+        self.take_by(kind, None if searched is None else make(self.run, searched))
 
     def _searched(self) -> Searched | None:
         """Return how a key is found in few steps, or None if it takes more."""

@@ -11,14 +11,14 @@ from ..runs.compact import CompactRun
 from ..runs.extent import Extent, RowArray
 from ..runs.run import ContiguousRun, Run
 from ..runs.short_keys import ShortKeys
-from .takers import NOTHING_TAKEN, Maker, Taker, not_yet
+from .takers import Maker, Taking
 
 Keyless: TypeAlias = "ContiguousRun | CompactRun"
 OVERHEAD = 1 << 10
 """Bytes of memory that pages take beside their rows, about."""
 
 
-class ShortPages:
+class ShortPages(Taking):
     """Consecutive pages of one store: all its rows with ``floor <= key <= last``. Immutable.
 
     They answer as ``CachedPages`` do, a little later, as those who read a range get keys that are made for them.
@@ -36,8 +36,6 @@ class ShortPages:
         The rows, with numbers for keys.
     ends : tuple of int
         The lowest and the highest key.
-    taken, is_prepared
-        As those of ``CachedPages``.
     """
 
     __slots__ = (
@@ -47,15 +45,14 @@ class ShortPages:
         "count",
         "ends",
         "floor",
-        "is_prepared",
         "last",
         "least_size",
         "run",
         "size",
-        "taken",
     )
 
     def __init__(self, run: Keyless, keys: npt.NDArray[np.uint64], floor: int, last: int) -> None:
+        super().__init__()
         self.floor = floor
         self.last = last
         self.count = len(run)
@@ -65,8 +62,6 @@ class ShortPages:
         self._length = run.length if isinstance(run, ContiguousRun) else 0
         if isinstance(run, ContiguousRun):
             self._origin = (run.span.start, run.length * run.item_size, run.chunk, run.flags)
-        self.taken: tuple[object, Taker] = NOTHING_TAKEN
-        self.is_prepared = False
         self.size = self.least_size = OVERHEAD + self._keys.size + self.run.size
 
     def all_keys(self) -> npt.NDArray[np.uint64]:
@@ -89,12 +84,7 @@ class ShortPages:
 
     def prepare(self, kind: object, make: Maker) -> None:
         """Make what takes records of one kind."""
-        take = make(self.run, self._keys)
-        if take is not_yet:
-            return
-        if take is not None:
-            self.taken = kind, take  # one assignment: another thread may prepare them for another kind
-        self.is_prepared = True
+        self.take_by(kind, make(self.run, self._keys))
 
     def search(self, keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
         """Return where in the pages each of many keys is, and whether it is there at all."""

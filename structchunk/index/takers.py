@@ -41,6 +41,32 @@ def not_yet(key: int) -> Any:
     raise NotImplementedError(key)
 
 
+class Taking:
+    """What takes records of one kind from pages.
+
+    Attributes
+    ----------
+    taken : tuple of object and callable
+        A kind of records, and what returns the record of a key, or None; no kind until that was made.
+    is_prepared : bool
+        Whether there is no more to be made.
+    """
+
+    __slots__ = ("is_prepared", "taken")
+
+    def __init__(self) -> None:
+        self.taken: tuple[object, Taker] = NOTHING_TAKEN
+        self.is_prepared = False
+
+    def take_by(self, kind: object, take: Taker | None) -> None:
+        """Have what takes records of a kind, which is None if nothing ever can."""
+        if take is not_yet:
+            return
+        if take is not None:
+            self.taken = kind, take  # one assignment: another thread may do so for another kind
+        self.is_prepared = True
+
+
 def taking_records(records: Callable[[Run], Any]) -> Maker:
     """Return what makes takers from the records of a run, all of which `records` returns, or None."""
 
