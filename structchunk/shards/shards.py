@@ -17,7 +17,8 @@ from ..runs.key_ranges import KeyRange, split, weight
 from ..stores.binding import Binding
 from ..stores.collection import StoreCollection
 from ..stores.mapping import schema_of
-from .binding import Part, ShardedBinding, ShardedHeap
+from .binding import Part, ShardedBinding
+from .heap import ShardedHeap
 from .manifest import ADVICE, NAME, Holding, Manifest, Shard
 from .merged import MergedRuns
 from .places import Place, place_of

@@ -16,7 +16,7 @@ import pytest
 import structchunk as sc
 from structchunk.runs.run import ContiguousRun, Run
 from structchunk.shards import merged
-from structchunk.shards.binding import FIRST_IN_MEMORY
+from structchunk.shards.heap import FIRST_IN_MEMORY
 from structchunk.shards.merged import InMemoryRun, MergedRuns, places_between
 from structchunk.shards.writing import finish, make_shard, new_directory
 from structchunk.types.schema import array_schema
