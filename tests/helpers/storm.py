@@ -14,6 +14,7 @@ import faulthandler
 import gc
 import os
 import random
+import shutil
 import sys
 import tempfile
 import threading
@@ -426,6 +427,7 @@ def main(count: int, seed: str, *ways: str) -> None:
     base = tempfile.mkdtemp(prefix="structchunk-storm-", dir=memory if os.access(memory, os.W_OK) else None)
     for way in ways or WAYS:
         print(storm(os.path.join(base, way), way, count, seed), flush=True)
+    shutil.rmtree(base)  # but what went wrong is left
 
 
 if __name__ == "__main__":
