@@ -10,7 +10,13 @@ import pytest
 
 from structchunk.runs.extent import KEY_END
 from structchunk.runs.gather import gather, gather_interleaved
-from structchunk.runs.interleaved import InterleavedRun, RepeatedKey, merge
+from structchunk.runs.interleaved import (
+    InterleavedRun,
+    RepeatedKey,
+    _places_by_counting,
+    _places_by_sorting,
+    merge,
+)
 from structchunk.runs.key_ranges import split, weight
 from structchunk.runs.run import ArrayRun, ContiguousRun, clip_run, read_only
 
@@ -107,6 +113,42 @@ def test_blocks_end_where_any_stream_has_to_go_on(monkeypatch: pytest.MonkeyPatc
         assert max(map(len, found)) <= 40
         keys = np.concatenate([run.keys for run in (found[::-1] if reverse else found)])
         assert keys.tolist() == list(range(0, 1500, 3))
+
+
+END = (1 << 64) - 1
+SPACINGS: dict[str, Any] = {
+    "back to back": np.arange(900),
+    "even": np.arange(900) * 37,
+    "even but for a little": np.arange(900) * 1000 + np.random.default_rng(4).integers(0, 300, 900),
+    "even but for two": np.append(np.arange(900) * 1000, 400_001),
+    "random": np.random.default_rng(5).integers(0, 1 << 50, 900),
+    "far apart": np.append(np.arange(899), 1 << 60),
+    "to the last key": np.uint64(END) - np.arange(900, dtype=np.uint64) * np.uint64(END // 899),
+    "few": np.array([7, 9, 12]),
+}
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("shares", [2, 3, 7])
+def test_order_is_the_same_however_it_is_found(spacing: str, shares: int) -> None:
+    keys = np.unique(SPACINGS[spacing].astype(np.uint64))
+    owner = np.random.default_rng(shares).integers(0, shares, len(keys))
+    columns = [keys[owner == share] for share in range(shares) if (owner == share).any()]
+    every = np.concatenate(columns)
+    places = np.searchsorted(keys, every)
+    assert np.array_equal(_places_by_sorting(every), places)
+    counted = _places_by_counting(columns, every)
+    assert (counted is None) == (spacing in ("even but for two", "random", "far apart"))
+    assert counted is None or np.array_equal(counted, places)
+
+
+def test_a_key_that_is_there_twice_has_no_place_among_slots() -> None:
+    column = np.arange(0, 900, 3, dtype=np.uint64)
+    for columns in ([column, column[70:71]], [column, column], [column[:1], column[:1]]):
+        every = np.concatenate(columns)
+        assert _places_by_counting(columns, every) is None
+        with pytest.raises(RepeatedKey):
+            _places_by_sorting(every)
 
 
 def test_ranges_are_cut_alike_with_rows_and_without() -> None:
