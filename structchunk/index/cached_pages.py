@@ -18,8 +18,12 @@ from .buckets import Buckets, make_buckets, search_in_buckets
 from .short_pages import OVERHEAD, ShortPages
 from .takers import Bucketed, Maker, Searched, Steps, Taking
 
-WORTH_KEYS = 128
-"""Buckets for this many keys take about as long to make as they save in one look-up."""
+FEWEST_LOOKUPS = 4
+WORTH_KEYS = 2_000
+"""Buckets are made after a few look-ups, and one more for each so many keys.
+
+By then the lack of them has cost about a third of what making them takes, and who looks up single keys goes on.
+"""
 SAVED_OF_MANY = 4
 """Of keys that are looked up together, buckets save for each one part in so many of what they save for one."""
 MANY_KEYS = 32
@@ -151,7 +155,7 @@ class CachedPages(Taking):
     def _make_buckets(self) -> Buckets:
         """Return a bucket of all keys, until so many were looked up that smaller ones are worth their making."""
         self._lookups += 1
-        if self._lookups * WORTH_KEYS <= self.count:
+        if self._lookups <= FEWEST_LOOKUPS + self.count // WORTH_KEYS:
             return 0, 64, (0, self.count), True
         # One assignment of what is never changed needs no lock: at worst, two threads make the same.
         self._buckets = buckets = make_buckets(self.keys)

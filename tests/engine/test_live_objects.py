@@ -15,12 +15,11 @@ import pytest
 import structchunk as sc
 from structchunk.chunks.heap import Heap
 from structchunk.engine.live_objects import taking_objects
-from structchunk.index.cached_pages import WORTH_KEYS
 from structchunk.index.takers import Steps
 from structchunk.runs.run import ContiguousRun
 
 OpenDB = Callable[..., sc.Database]
-COUNT = 16 * WORTH_KEYS
+COUNT = 2_000
 KEYS = {
     "even": np.arange(7, 7 + 3 * COUNT, 3).tolist(),
     "uneven": np.cumsum(np.random.default_rng(5).integers(1, 9, COUNT)).tolist(),

@@ -17,6 +17,7 @@ from structchunk.index import page_cache
 from structchunk.index.buckets import CROWD, make_buckets, search_in_buckets
 from structchunk.index.cached_pages import (
     FAR_BETWEEN,
+    FEWEST_LOOKUPS,
     MANY_KEYS,
     SAVED_OF_MANY,
     WORTH_KEYS,
@@ -55,6 +56,11 @@ def rows_at(keys: list[int], *, scattered: bool) -> RowArray:
     return make_rows(np.array(keys, np.uint64), offsets, 2, 1, 0)
 
 
+def lookups_before_buckets(count: int) -> int:
+    """Return how often so many keys are looked up without buckets."""
+    return FEWEST_LOOKUPS + count // WORTH_KEYS
+
+
 def pages_of(keys: list[int], *, scattered: bool = False) -> CachedPages:
     """Return pages that answer for all keys."""
     return CachedPages(shorten(rows_at(keys, scattered=scattered), SIZE), 0, KEY_END - 1)
@@ -77,7 +83,7 @@ def test_records_are_taken_where_they_are_found(keys: list[int], even: bool) -> 
     records = [f"record of {key}" for key in keys]
     model = dict(zip(keys, records, strict=True))
     near = {key + step for key in keys for step in (-1, 0, 1) if 0 <= key + step < KEY_END} | {0, KEY_END - 1}
-    for _ in range(2):
+    for _ in range(FEWEST_LOOKUPS):
         for key in sorted(near):
             pages.prepare("text", lambda _, searched: taker(searched, records))
             assert (pages.find(key) is not None) is (key in model)
@@ -128,17 +134,18 @@ def test_what_cannot_be_taken_yet_is_tried_again() -> None:
 
 def test_records_are_made_once_some_keys_were_looked_up() -> None:
     keys = [3 * key + key % 2 for key in range(3 * WORTH_KEYS)]
+    few = lookups_before_buckets(len(keys))
     pages, asked = pages_of(keys), []
 
     def make(run: Run, searched: Searched) -> Taker | None:
         asked.append(run)
         return taker(searched, keys)
 
-    for key in keys[:3]:
+    for key in keys[:few]:
         pages.prepare("number", make)
         assert pages.find(key) is not None
     assert not asked
-    assert pages.find(keys[3]) is not None
+    assert pages.find(keys[few]) is not None
     pages.prepare("number", make)
     assert asked
     assert pages.taken[0] == "number"
@@ -183,7 +190,7 @@ class Counted:
 )
 def test_a_key_is_found_in_few_steps(keys: list[int]) -> None:
     pages = pages_of(keys)
-    for key in keys[: len(keys) // WORTH_KEYS + 1]:
+    for key in (keys * 2)[: lookups_before_buckets(len(keys)) + 1]:
         pages.find(key)
     pages._keys = counted = Counted(keys)
     for key in keys[::7]:
@@ -195,13 +202,14 @@ def test_a_key_is_found_in_few_steps(keys: list[int]) -> None:
 
 def test_buckets_are_made_once_they_are_worth_it() -> None:
     keys = [key * key for key in range(3 * WORTH_KEYS)]
+    few = lookups_before_buckets(len(keys))
     pages = pages_of(keys)
     size = pages.size
     pages.search(np.array(keys, np.uint64))
-    for key in keys[:3]:
+    for key in keys[:few]:
         assert pages.find(key) is not None
         assert pages._buckets is None
-    assert pages.find(keys[3]) is not None
+    assert pages.find(keys[few]) is not None
     assert pages._buckets is not None
     assert pages.size == size
 
@@ -218,9 +226,9 @@ def test_many_keys_are_found_in_buckets(keys: list[int], others: list[int]) -> N
 
 
 def test_keys_far_between_make_buckets_once_they_were_many() -> None:
-    keys = [3 * key + key % 2 for key in range(8 * FAR_BETWEEN * MANY_KEYS)]
+    keys = [3 * key + key % 2 for key in range(64 * FAR_BETWEEN * MANY_KEYS)]
     pages = pages_of(keys)
-    asked = np.array(keys[:: 8 * FAR_BETWEEN], np.uint64)
+    asked = np.array(keys[:: 64 * FAR_BETWEEN], np.uint64)
     asked[::2] += np.uint64(1)  # which are not there
     expected = np.isin(asked, keys).tolist()
     searches = 0
@@ -228,7 +236,9 @@ def test_keys_far_between_make_buckets_once_they_were_many() -> None:
         searches += 1
         where, found = pages.search(asked)
         assert found.tolist() == expected
-    assert 1 < searches <= len(keys) * SAVED_OF_MANY // (MANY_KEYS * WORTH_KEYS) + 1
+    counted = MANY_KEYS // SAVED_OF_MANY + 1  # by each search
+    assert searches == lookups_before_buckets(len(keys)) // counted + 1
+    assert searches > 1
     where, found = pages.search(asked)
     assert found.tolist() == expected
     assert pages.rows_at(where[found], asked[found])["key"].tolist() == asked[found].tolist()
