@@ -277,7 +277,9 @@ def _places_by_counting(
     taken = np.zeros((high - low >> shift) + 1, np.bool_)
     taken[slots] = True
     place_after = np.cumsum(taken, dtype=np.int32)
-    return place_after[slots] - np.intp(1) if place_after[-1] == len(every) else None
+    if place_after[-1] != len(every):
+        return None
+    return np.subtract(place_after[slots], 1, dtype=np.intp)
 
 
 def _places_by_sorting(every: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
