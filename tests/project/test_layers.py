@@ -262,20 +262,22 @@ def test_importing_the_package_brings_in_nothing_but_what_it_needs() -> None:
 
 WORK = """
 import sys, numpy as np, structchunk as sc
+before = "numpy.ma" in sys.modules
 with sc.open(sys.argv[1], chunk_size=16384, sync=False) as db:
     a = db.array_store("a", "f8")
     a[1] = [1.0]
     a.put_many(np.arange(9000), np.ones((9000, 1)))
     a.put_many([5, 4], [[1, 2], [3]])
     del a[7]
-    print(len(a.get_many([1, 2])), sum(map(len, a.scan())), len(db.verify()), "numpy.ma" in sys.modules)
+    print(len(a.get_many([1, 2])), sum(map(len, a.scan())), len(db.verify()))
+assert before or "numpy.ma" not in sys.modules
 """
 
 
 def test_masked_arrays_are_not_brought_in(tmp_path: Path) -> None:
-    """NumPy imports them when it is first asked for one, or for unique values, in the time of many commits."""
+    """NumPy 2 imports them when it is first asked for one, or for unique values, in the time of many commits."""
     done = run_python(WORK, str(tmp_path / "test.sc"))
-    assert done.stdout == "2 8999 0 False\n", done
+    assert (done.returncode, done.stdout) == (0, "2 8999 0\n"), done
 
 
 @pytest.mark.parametrize(
