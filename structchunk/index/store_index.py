@@ -56,8 +56,6 @@ POINT_PAGES = 8
 """How many pages are read to find one key: the fixed cost of decoding one would outweigh its rows."""
 GROUP_PAGES = 128
 """How many pages are read, or rewritten by a fold, at a time."""
-FIRST_PAGES = 16
-"""How many of a range of keys are read first, so that its first records do not wait for more."""
 DELTA_SIZE = 64
 """About how many bytes a row of the delta takes in LevelDB's tables."""
 END_ROWS = 256
@@ -250,7 +248,7 @@ class StoreIndex:
             if alone and pages is None:
                 (pages,) = self._stored.load(key, 1, _snapshot_of(at))
                 single.append(pages)
-            pages = pages or self._cached_pages(key, at, GROUP_PAGES if wide else 0)
+            pages = pages or self._cached_pages(key, at, wide=wide)
             upto = first + int(keys[first : first + MOST_KEYS].searchsorted(np.uint64(pages.last), side="right"))
             yield pages, first, upto
             together = together and not self._cache.budget.is_full()
@@ -291,11 +289,9 @@ class StoreIndex:
         return overlay_runs(delta, self._page_runs(start, stop, at, reverse=reverse), reverse=reverse)
 
     def _page_runs(self, start: int, stop: int, at: IndexState | None, *, reverse: bool) -> Iterator[Run]:
-        count = min(FIRST_PAGES, GROUP_PAGES)
         while start < stop:
             at_key = stop - 1 if reverse else start
-            pages = self._cached_pages(at_key, at, count if stop - start > 1 else 0, reverse=reverse)
-            count = GROUP_PAGES
+            pages = self._cached_pages(at_key, at, wide=stop - start > 1, reverse=reverse)
             runs = pages.clip(start, stop)
             for run in reversed(runs) if reverse else runs:
                 yield from portions(run, GROUP_PAGES * self._stored.page_rows, reverse=reverse)
@@ -355,11 +351,13 @@ class StoreIndex:
             latest = at is None or at.version == self._version.number
             return self._cache.find(key) if latest else None
 
-    def _cached_pages(self, key: int, at: IndexState | None, count: int = 0, *, reverse: bool = False) -> AnyPages:
-        """Return pages of which one answers for a key: about so many, or, with 0, as many as one key is worth."""
+    def _cached_pages(
+        self, key: int, at: IndexState | None, *, wide: bool = False, reverse: bool = False
+    ) -> AnyPages:
+        """Return pages of which one answers for a key; with `wide` many, if there are many."""
         version = self._version
         version.check()
-        few = self._few_rows if count else -1
+        few = self._few_rows if wide else -1
         with version.lock:
             number = version.number
             latest = at is None or at.version == number
@@ -369,7 +367,7 @@ class StoreIndex:
             start, stop = self._cache.room(key, few) if latest else (0, KEY_END)
             if pages is not None and (pages.floor == start if reverse else pages.last == stop - 1):
                 return pages  # as there are larger ones behind them
-            count = count or self._cache.wanted(POINT_PAGES)
+            count = GROUP_PAGES if wide else self._cache.wanted(POINT_PAGES)
             first = key if reverse or not latest else self._first_wanted(key, pages, count)
         load = partial(self._stored.load, stop=stop, in_pieces=latest)  # else the other pieces would be for nothing
         loaded = load(first, count, _snapshot_of(at), reverse=reverse)

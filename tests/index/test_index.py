@@ -493,27 +493,6 @@ def near_rows() -> RowArray:
     return rows
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-def test_first_records_of_a_range_wait_for_few_pages(
-    index: Index, monkeypatch: pytest.MonkeyPatch, reverse: bool
-) -> None:
-    monkeypatch.setattr(store_index, "GROUP_PAGES", 16)
-    monkeypatch.setattr(store_index, "FIRST_PAGES", 3)
-    rows = near_rows()
-    index.put(1, {1: [ArrayRun(rows)]})
-    index.forget()
-    store = index.store_index(1)
-    with reads_of(monkeypatch) as read:
-        found = store.runs(0, KEY_END, reverse=reverse)
-        first = next(found)
-        assert read == [len(first)]
-        assert len(first) <= 3 * store._stored.page_rows
-        assert whole(itertools.chain([first], found), reverse=reverse) == model_of(rows)
-        assert whole(store.runs(0, KEY_END, reverse=reverse), reverse=reverse) == model_of(rows)
-    assert set(read[1:-1]) == {16 * store._stored.page_rows}
-    assert sum(read) == NEAR_ROWS
-
-
 @pytest.mark.parametrize("cache_size", [1 << 20, 32_000])
 @pytest.mark.parametrize("count", [4, 30, 300])
 def test_random_keys_come_to_an_end_of_reading(
