@@ -41,7 +41,7 @@ from recorded_files import KILL, Cut, Event, Image, Recorder, SyncedWrites, draw
 import structchunk as sc
 
 DATABASE, COPY, OTHER_COPY = "db.sc", "copy.sc", "other.sc"
-MOST_SUBSETS = 24
+MOST_SUBSETS = 64
 """Of the subsets of what was not flushed, so many are tried at one moment; there are seldom more."""
 TORN = 3
 """And so many in which sectors, parts of logs and single names are lost."""
