@@ -21,8 +21,6 @@ BLOCK_ROWS = 1 << 16
 """Rows that are merged at once: few enough for the caches of a processor."""
 FEWEST_ROWS = 1 << 10
 """Of each stream that many rows are taken for a block at least, however many streams there are."""
-
-
 _FIRST_NUMBERS = np.arange(BLOCK_ROWS)
 
 
@@ -270,7 +268,7 @@ def _places_by_counting(
     """
     low, high = min(int(keys[0]) for keys in columns), max(int(keys[-1]) for keys in columns)
     shift = max((high - low).bit_length() - len(every).bit_length() - 1, 0)
-    some = columns[0]
+    some = columns[0]  # of keys that are not spaced evenly, those of one stream mostly show it
     if len(some) > 1 and int((some[1:] - some[:-1]).min()) >> shift == 0:
         return None
     slots = ((every - np.uint64(low)) >> np.uint64(shift)).view(np.int64)

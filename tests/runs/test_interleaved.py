@@ -11,6 +11,7 @@ import pytest
 from structchunk.runs.extent import KEY_END
 from structchunk.runs.gather import gather, gather_interleaved
 from structchunk.runs.interleaved import (
+    BLOCK_ROWS,
     InterleavedRun,
     RepeatedKey,
     _places_by_counting,
@@ -119,7 +120,7 @@ END = (1 << 64) - 1
 SPACINGS: dict[str, Any] = {
     "back to back": np.arange(900),
     "even": np.arange(900) * 37,
-    "even but for a little": np.arange(900) * 1000 + np.random.default_rng(4).integers(0, 300, 900),
+    "even but for a little": (1 << 62) + np.arange(900) * 1000 + np.random.default_rng(4).integers(0, 300, 900),
     "even but for two": np.append(np.arange(900) * 1000, 400_001),
     "random": np.random.default_rng(5).integers(0, 1 << 50, 900),
     "far apart": np.append(np.arange(899), 1 << 60),
@@ -140,6 +141,22 @@ def test_order_is_the_same_however_it_is_found(spacing: str, shares: int) -> Non
     counted = _places_by_counting(columns, every)
     assert (counted is None) == (spacing in ("even but for two", "random", "far apart"))
     assert counted is None or np.array_equal(counted, places)
+
+
+def test_keys_that_are_spaced_evenly_are_not_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("structchunk.runs.interleaved._places_by_sorting", None)
+    found = list(merge([iter([run]) for run in dealt(np.ones(90_000, int), 2)]))
+    assert max(map(len, found)) > 1 << 15
+    assert np.array_equal(np.concatenate([run.keys for run in found]), 3 * np.arange(90_000))
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_blocks_of_many_streams_may_be_large(power: int) -> None:
+    runs = [run.over(read_only(run.keys**power)) for run in dealt(np.ones(90_000, int), 80)]
+    found = list(merge([iter([run]) for run in runs]))
+    assert max(map(len, found)) > BLOCK_ROWS
+    expected = (3 * np.arange(90_000, dtype=np.uint64)) ** power
+    assert np.array_equal(np.concatenate([run.keys for run in found]), expected)
 
 
 def test_a_key_that_is_there_twice_has_no_place_among_slots() -> None:
