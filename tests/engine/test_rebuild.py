@@ -16,7 +16,7 @@ from live_copy import copy_live
 from oracle import CHUNK_SIZE, Oracle, Planner, act, judge, shrink, work
 
 import structchunk as sc
-from structchunk.disk import superblock
+from structchunk.disk import files, superblock
 from structchunk.engine import checkpoint, roll_forward
 from structchunk.runs.extent import empty_rows
 from structchunk.runs.run import ArrayRun
@@ -332,6 +332,37 @@ def test_an_older_copy_beside_chunks_that_went_for_good(
         return
     path = os.path.join(root, "chunks") if how == "drop first" else chunk_path(root, number)
     check_refused(root, f"commits .* missing from .*0000000{number}", path, lose=False)
+
+
+def copy_at_each_unlink(root: str, work: Callable[[], object]) -> list[str]:
+    """Do something, and return copies of the database as they are before each chunk file is unlinked, and after."""
+    copies: list[str] = []
+    unlink = files.unlink
+
+    def copying(path: str) -> None:
+        if path.endswith(".chunk"):
+            copies.append(str(copy_live(root, f"{root}-{len(copies)}")))
+        unlink(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "unlink", copying)
+        work()
+    return [*copies, str(copy_live(root, f"{root}-{len(copies)}"))]
+
+
+def test_a_dropped_store_stays_dropped_while_its_chunks_go(new_root: NewRoot) -> None:
+    """What says so is in the last one of them, which goes last: else the others would bring it back."""
+    root = new_root()
+    with sc.open(root, chunk_size=CHUNK_SIZE) as db:
+        put(db, "kept", "a", count=CHUNK_SIZE // 40)
+        copies = copy_at_each_unlink(root, lambda: [db.drop_store("a"), db.sync()])
+    assert len(copies) > 3
+    for copy in copies:
+        remove(copy, "")
+        sc.rebuild_index(copy)
+        with sc.open(copy) as db:
+            assert list(db) == ["kept"]
+            assert db.verify() == []
 
 
 def forget_heads(monkeypatch: pytest.MonkeyPatch) -> None:
