@@ -5,7 +5,10 @@ How an archive is made says ``helpers/kept_databases.py``.
 
 from __future__ import annotations
 
+import copy
 import functools
+import gzip
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -15,21 +18,29 @@ from typing import Any
 import kept_databases as kept
 import numpy as np
 import pytest
-from kept_databases import CHUNK_SIZE, COPY, CRASHED, WHOLE, Model
+from kept_databases import ALTERED, CHUNK_SIZE, COPY, CRASHED, PUBLISHED, SOURCE, UPDATED_COPY, WHOLE, Model
 from oracle import contents
 from support import copy_tree
 
 import structchunk as sc
+from structchunk.disk.superblock import read_superblock
 from structchunk.index.leveldb import LevelDB
 from structchunk.index.near_keys import FORMS as NEAR
 from structchunk.index.page import is_short
+from structchunk.remote.layout import ZEROS
+from structchunk.remote.manifest import MOST_ROW_OBJECTS
+from structchunk.remote.manifest import ROWS as ROLE_ROWS
+from structchunk.remote.objects import open_objects
+from structchunk.remote.publications import find_newest
+from structchunk.remote.rows import parse_entries
+from structchunk.runs.extent import TOMBSTONE
 from structchunk.runs.packed import ALL, EVEN, KEYS
 
 ARCHIVES = sorted(Path(__file__).with_name("databases").glob("*.tar.xz"))
 NEWEST = ARCHIVES[-1]
 LOST_INDEX = ("01-first.tar.xz", "03-short-pages.tar.xz")
 """Written before there was a release, with an index in a form that did not last: it must be made anew."""
-COPIES, UPDATED_COPIES, TURNS_AND_SHARDS = 3, 9, 10
+COPIES, UPDATED_COPIES, TURNS_AND_SHARDS, PUBLICATIONS = 3, 9, 10, 13
 """The numbers of the first archives that have these."""
 
 
@@ -131,8 +142,13 @@ def test_it_is_worked_on(root: Path, steps: list[str], name: str) -> None:
         both.model["drawn"][1] = db["drawn"][1].tobytes()
         both.put_many("floats", range(50000, 50200), np.arange(600.0).reshape(200, 3))
         both.drop("complex")
+        both.describe("floats", unit="m", n=1)
         db.compact()
         both.put("floats", 102, np.arange(3.0))
+        if ALTERED in db:
+            both.put(ALTERED, 13, np.arange(3, dtype="<i4"))
+            both.alter(ALTERED, "<i4", "<i8")
+            both.put(ALTERED, 16, np.array([2**40]))
         check(db, both.model)
         db.checkpoint(root / "dest.sc", update=True)
     check_path(root / name, both.model)
@@ -224,7 +240,101 @@ def test_shards_open(root: Path, steps: list[str], name: str) -> None:
         assert [shards["floats"][key].tolist() for key in (0, 99)] == [[0, 0], [1, 1]]
 
 
+# ---------------------------------------------------------------------- publications, and a copy brought forward
+
+
+@pytest.fixture
+def url(root: Path, steps: list[str]) -> str:
+    """Where the publications of an archive are."""
+    pytest.importorskip("fsspec")
+    return f"file://{root / PUBLISHED}"
+
+
+@archives(SOURCE, since=PUBLICATIONS)
+def test_what_was_published_opens(root: Path, steps: list[str], url: str, name: str) -> None:
+    models = kept.models_of_publications()
+    for commit, model in zip(sc.published(url), models, strict=True):
+        with sc.open(url, "r", commit=commit, cache=root / "cache") as remote:
+            assert remote.last_commit == commit
+            check(remote, model)
+    with sc.open(url, "r", cache=root / "cache") as remote:
+        check(remote, models[-1])
+        remote.checkpoint(root / "pulled.sc")
+    check_path(root / "pulled.sc", models[-1])
+    check_path(root / name, models[-1])
+
+
+@archives(SOURCE, since=PUBLICATIONS)
+def test_more_is_published(root: Path, steps: list[str], url: str, name: str) -> None:
+    """By the database that it was published of; who reads follows, and what was published before stays."""
+    models = kept.models_of_publications()
+    commits = sc.published(url)
+    with (
+        sc.open(root / name, "r+", chunk_size=CHUNK_SIZE) as db,
+        sc.open(url, "r", cache=root / "cache") as remote,
+    ):
+        assert db.publish(url) == (commits[-1], 0, 0)
+        both = kept.Both(db, kept.models_of_publications()[-1])
+        for work in (published_more, published_altered):
+            work(both)
+            db.publish(url)
+            assert remote.refresh()
+            check(remote, both.model)
+            models.append(copy.deepcopy(both.model))
+    assert sc.published(url)[: len(commits)] == commits
+    for commit, model in zip(sc.published(url), models, strict=True):
+        with sc.open(url, "r", commit=commit, cache=root / "other-cache") as remote:
+            check(remote, model)
+
+
+def published_more(both: kept.Both) -> None:
+    both.put_many("floats", range(2000, 2030), np.arange(60.0).reshape(30, 2))
+    both.delete("again", 9001)
+    both.describe("", title="more")
+    both.describe("again", unit="h")
+
+
+def published_altered(both: kept.Both) -> None:
+    both.compact("floats")
+    both.alter(ALTERED, "<i4", "<i8")
+    both.drop("bytes")
+
+
+@archives(UPDATED_COPY, since=PUBLICATIONS)
+def test_a_copy_that_was_brought_forward_is_so_again(root: Path, steps: list[str], name: str) -> None:
+    model = kept.models_of_publications()[-1]
+    check_path(root / name, model)
+    with sc.open(root / SOURCE, "r+", chunk_size=CHUNK_SIZE) as db:
+        both = kept.Both(db, model)
+        for work in (published_more, published_altered):
+            work(both)
+            db.checkpoint(root / name, update=True)
+            check_path(root / name, model)
+    sc.rebuild_index(root / name)
+    with sc.open(root / name, "r+", chunk_size=CHUNK_SIZE) as db:
+        check(db, model)
+        kept.Both(db, model).put("floats", 1, np.arange(3.0))
+    check_path(root / name, model)
+
+
 # ---------------------------------------------------------------------- what is written today
+
+
+def test_publications_have_all_there_is(root: Path, steps: list[str], url: str) -> None:
+    """So that whatever is read in another way is seen to be."""
+    objects = open_objects(url)
+    manifest = find_newest(objects)
+    assert manifest is not None
+    levels = [parse_entries(objects.read(manifest.objects[each].name), url) for each in manifest.rows]
+    entries = [entry for level in levels for entry in level]
+    runs = [entry.run(1, url) for entry in entries]
+    assert len(levels) == MOST_ROW_OBJECTS
+    assert {entry.packed.form for entry in entries} == {ALL, KEYS, EVEN}
+    assert any(entry.is_anew for level in levels[1:] for entry in level)
+    assert any(flags & TOMBSTONE for run in runs for flags in run.flag_values)
+    assert any(extent.object == ZEROS for chunk in manifest.chunks.values() for extent in chunk.extents)
+    assert manifest.notes and manifest.earlier
+    assert read_superblock(str(root / UPDATED_COPY / "superblock")).left
 
 
 def test_pages_of_every_form_are_kept(root: Path, steps: list[str]) -> None:
@@ -244,12 +354,27 @@ def written(directory: Path) -> dict[str, Any]:
             found[name] = leveldb.read(b"", b"\xff" * 16, 10**6)
             leveldb.close()
         elif path.is_file() and path.parent.name != "readers" and not path.parent.name.startswith("index-"):
-            found[name] = path.read_bytes()
+            found[name] = unzipped(path.read_bytes())
     return found
 
 
+def unzipped(raw: bytes) -> bytes:
+    """Return what gzip has packed, a manifest without sizes and CRCs of rows: each zlib packs in its own way."""
+    if not raw.startswith(b"\x1f\x8b"):
+        return raw
+    text = gzip.decompress(raw)
+    if not text.startswith(b"{"):
+        return text
+    manifest = json.loads(text)
+    for each in manifest.get("objects", []):
+        if each[2] == ROLE_ROWS:
+            del each[3:]
+    return json.dumps(manifest).encode()
+
+
 def test_what_is_written_today_is_kept(root: Path, steps: list[str]) -> None:
-    """To the byte: who changes what is on disk keeps a file of before, and one of after."""
+    """To the byte: who changes what is on disk, or published, keeps a file of before, and one of after."""
+    pytest.importorskip("fsspec")
     os.mkdir(root / "today")
     kept.write(str(root / "today"))
     for path in [*(root / "today").rglob("lock"), *(root / "today").rglob("reserve")]:

@@ -8,14 +8,16 @@ and one of earlier code with PYTHONPATH leading to a checkout of that: what it c
 archive says so. Archives are numbered in the order of the code that wrote them. The newest may be made anew until a
 release has written like it; from then on it stays, and there is a next one.
 
-What shall be in it is a step of :data:`STEPS`, or a function that :func:`write` calls. Only what users call is used
-here, as it was called from the beginning, so that earlier code can do it.
+What shall be in it is a step of :data:`STEPS` or of :data:`PUBLICATIONS`, or a function that :func:`write` calls.
+Only what users call is used here, as it was called from the beginning, so that earlier code can do it.
 """
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import functools
+import itertools
 import json
 import os
 import sys
@@ -23,6 +25,7 @@ import tarfile
 import tempfile
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -39,7 +42,10 @@ WHOLE, CRASHED, COPY, CHANGED_COPY = "whole.sc", "crashed.sc", "copy.sc", "chang
 DROPPING, COMPACTING = "dropping.sc", "compacting.sc"
 TURNS, CRASHED_TURNS, SHARDS = "turns.sc", "crashed-turns.sc", "shards"
 DATABASES = (WHOLE, CRASHED, DROPPING, COMPACTING, COPY, CHANGED_COPY, TURNS, CRASHED_TURNS)
-Model: TypeAlias = dict[str, dict[int, bytes]]
+SOURCE, PUBLISHED, UPDATED_COPY = "source.sc", "published", "updated-copy.sc"
+Model: TypeAlias = dict[str, dict[Any, bytes]]
+ATTRIBUTES = "@"
+"""Where models have attributes, as ``oracle.contents()`` returns them."""
 
 
 class Corner(ctypes.Structure):
@@ -67,6 +73,7 @@ TYPES: dict[str, Any] = {
     "again": "<i2",
 }
 SHAPED = "shaped"
+ALTERED = "altered"
 
 
 class Both:
@@ -117,8 +124,32 @@ class Both:
         if self.db is not None:
             self.db[name].new(key, len(values))[:] = values
 
+    def alter(self, name: str, old: str, new: str) -> None:
+        """Give a store of numbers a wider type."""
+        records = self.model[name].items()
+        self.model[name] = {key: np.frombuffer(record, old).astype(new).tobytes() for key, record in records}
+        if self.db is not None:
+            self.db.alter_store(name, new)
+
+    def describe(self, owner: str, **values: Any) -> None:
+        """Set attributes of a store, or of the database, which is called ""."""
+        texts = self.model.setdefault(ATTRIBUTES, {})
+        texts[owner] = json.dumps({**json.loads(texts.get(owner, b"{}")), **values}).encode()
+        if self._handle is not None:
+            self._attributes(owner).update(values)
+
+    def clear(self, owner: str) -> None:
+        """Remove all attributes of a store, or of the database."""
+        del self.model[ATTRIBUTES][owner]
+        if self._handle is not None:
+            self._attributes(owner).clear()
+
+    def _attributes(self, owner: str) -> Any:
+        return self._handle[owner].attrs if owner else self._handle.attrs
+
     def drop(self, name: str) -> None:
         del self.model[name]
+        self.model.get(ATTRIBUTES, {}).pop(name, None)
         if self.db is not None:
             self.db.drop_store(name)
 
@@ -223,6 +254,29 @@ def spread(both: Both) -> None:
         first = int(keys[-1])
 
 
+def describe(both: Both) -> None:
+    """Set attributes of the database and of stores, change some, and remove those of one store."""
+    both.describe("", title="naïve 漢字", parts=[1, None, {"x": -0.5}], is_whole=True)
+    both.describe("floats", unit="°C", scale=2)
+    both.describe("complex", unit="V")
+    both.describe("tiles", n=2**53)
+    with both.together():
+        both.describe("floats", unit="K")
+        both.put("floats", 8002, np.arange(2.0))
+    both.clear("tiles")
+
+
+def alter(both: Both) -> None:
+    """Give records, one of which may change in place, a wider type; change and add some."""
+    both.create(ALTERED, "<i2")
+    both.put_many(ALTERED, range(10, 40, 3), np.arange(-20, 20, dtype="<i2").reshape(10, 4))
+    both.draw(ALTERED, 50, np.arange(9, dtype="<i2"))
+    both.describe(ALTERED, unit="m")
+    both.alter(ALTERED, "<i2", "<i4")
+    both.delete(ALTERED, 13)
+    both.put(ALTERED, 16, np.array([2**31 - 1, -(2**31)], "<i4"))
+
+
 def go_on(both: Both) -> None:
     """Commit more, which no checkpoint comes after where the process is killed."""
     both.put_many("floats", range(9000, 9040), np.arange(40.0).reshape(40, 1))
@@ -240,21 +294,24 @@ STEPS: dict[str, Work] = {
     "shape": shape,
     "lengthen": lengthen,
     "spread": spread,
+    "describe": describe,
+    "alter": alter,
     "go on": go_on,
 }
 """What is done to the first database, in this order, as far as the code can do it."""
+NEEDED: dict[str, tuple[type, str]] = {
+    "compact": (sc.Database, "compact"),
+    "shape": (sc.Batch, "dense"),
+    "lengthen": (sc.ArrayStore, "append"),
+    "describe": (sc.Database, "attrs"),
+    "alter": (sc.Database, "alter_store"),
+}
+"""What the code must have for a step: a class, and the name of something in it."""
 
 
 def possible_steps() -> list[str]:
     """Return what the code that is imported can do."""
-    lacking = set()
-    if not hasattr(sc.Database, "compact"):
-        lacking.add("compact")
-    if not hasattr(sc.Batch, "dense"):
-        lacking.add("shape")
-    if not hasattr(sc.ArrayStore, "append"):
-        lacking.add("lengthen")
-    return [name for name in STEPS if name not in lacking]
+    return [name for name in STEPS if name not in NEEDED or hasattr(*NEEDED[name])]
 
 
 def model_after(steps: list[str]) -> Model:
@@ -263,6 +320,76 @@ def model_after(steps: list[str]) -> Model:
     for name in steps:
         STEPS[name](both)
     return both.model
+
+
+# ---------------------------------------------------------------------- what is published
+
+
+def publish_first(both: Both) -> None:
+    """Store records whose rows are of each form, zeros, objects and attributes."""
+    for name in ("floats", "bytes", "again", "drawn", "tiles"):
+        both.create(name)
+    both.draw("drawn", 1, np.append(np.zeros(2100, "<i4"), np.int32(7)))
+    both.put_many("floats", range(100, 175), np.arange(600.0).reshape(75, 8))
+    both.put_many("bytes", np.arange(20) ** 2, np.arange(60, dtype="u1").reshape(20, 3))
+    lengths = [number % 4 for number in range(150)]  # more rows than are compared of a directory
+    both.put_many("again", range(9000, 9150), np.arange(sum(lengths), dtype="<i2"), lengths)
+    for number in range(5):
+        both.put("tiles", 7 * number, tile(number))
+    both.describe("", title="naïve 漢字", parts=[1, None, {"x": -0.5}])
+    both.describe("floats", unit="°C", scale=2)
+    both.describe("tiles", n=2**53)
+
+
+def publish_another_type(both: Both) -> None:
+    """Alter a store and drop one: all rows are published again."""
+    alter(both)
+    both.drop("tiles")
+
+
+def publish_more(both: Both) -> None:
+    """Store more, delete records, change attributes: rows are published that come after the others."""
+    both.put_many("floats", range(1000, 1030), np.arange(30.0).reshape(30, 1))
+    both.delete("again", 9000, 9010)
+    both.put("again", 9, np.arange(5, dtype="<i2"))
+    both.describe("floats", unit="K")
+    both.clear("")
+
+
+def publish_little(both: Both) -> None:
+    """Change few records: their rows are published together with those that came last."""
+    both.put("floats", 1010, np.arange(2.0))
+    both.delete("floats", 1020)
+
+
+def publish_compacted(both: Both) -> None:
+    """Put new chunks in the place of others: all rows of a store are published again, and those of others stay."""
+    both.delete_range("floats", 110, 160)
+    both.compact("floats")
+    both.append("floats", 1029, np.arange(3.0))
+    both.put(ALTERED, 60, np.arange(3, dtype="<i4"))
+    both.describe("again", unit="s")
+
+
+PUBLICATIONS: tuple[Work, ...] = (
+    publish_first,
+    publish_another_type,
+    publish_more,
+    publish_little,
+    publish_compacted,
+)
+"""What is done to the database that is published, before each publication."""
+SMALL_LEVEL = 300
+"""Of the rows of a publication, in bytes: so small that these few have all levels that there can be."""
+
+
+def models_of_publications() -> list[Model]:
+    """Return what each publication holds."""
+    both, models = Both(), []
+    for work in PUBLICATIONS:
+        work(both)
+        models.append(copy.deepcopy(both.model))
+    return models
 
 
 # ---------------------------------------------------------------------- writing
@@ -282,13 +409,17 @@ def write(root: str) -> None:
             write_turns(root)
         if hasattr(sc, "open_shards") and "shape" in steps:
             write_shards(root)
+        if hasattr(sc.Database, "publish") and "alter" in steps:
+            write_published(root)
 
 
 @contextmanager
 def at_no_time() -> Iterator[None]:
-    """Let two runs write the same: no time goes by, and databases are told by numbers that count."""
+    """Let two runs write the same: no time goes by, and numbers that count tell databases and publications."""
     numbers = iter(range(1, 1000))
+    drawn: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)  # by size: publications take 8 bytes
     with (
+        mock.patch.object(os, "urandom", lambda size: next(drawn[size]).to_bytes(size, "big")),
         mock.patch.object(time, "time_ns", lambda: 1_700_000_000_000_000_000),
         mock.patch.object(uuid, "uuid4", lambda: uuid.UUID(int=next(numbers))),
     ):
@@ -382,6 +513,19 @@ def write_shards(root: str) -> None:
     with mock.patch.object(writing, "open", small), writing.new_directory(os.path.join(root, SHARDS)) as directory:
         made = [writing.make_shard(directory, number, part(number)) for number in range(2)]
         writing.finish(directory, {"floats": array_schema("<f8")}, made)
+
+
+def write_published(root: str) -> None:
+    """Write a database, what was published of it, and a copy that was brought forward by each publication."""
+    from structchunk.remote import row_levels
+
+    path, updated = (os.path.join(root, name) for name in (SOURCE, UPDATED_COPY))
+    with mock.patch.object(row_levels, "SMALL", SMALL_LEVEL), sc.open(path, "x", chunk_size=CHUNK_SIZE) as db:
+        both = Both(db)
+        for work in PUBLICATIONS:
+            work(both)
+            db.publish(f"file://{root}/{PUBLISHED}")
+            db.checkpoint(updated, update=True)
 
 
 def copy_files(source: str, target: str) -> None:
