@@ -13,6 +13,7 @@ import pytest
 from interleaved_mutants import EQUIVALENT, MUTANTS, SELDOM, left_out
 from interleaved_worlds import Outcome, Script, Sweep, described, draw_script, sweep
 from interleaving import Choice, Chooser, Drawn, Given, Place
+from single_switches import SMALL, play_switches
 
 NewRoot = Callable[[], str]
 PARTS = 8
@@ -61,6 +62,27 @@ def test_a_rule_that_is_left_out_is_found(base: str, name: str) -> None:
         played = Sweep(base)
         seeds = (FIRST.get(name, 0), *range(MOST))
         assert any(played.try_seed(seed).error is not None for seed in seeds), MUTANTS[name].__doc__
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("name", SMALL)
+def test_one_change_of_player(base: str, seed: int, budget: float, name: str) -> None:
+    """A part of all that there are: all with a budget of 12."""
+    count = 0
+    for outcome in play_switches(Sweep(base), SMALL[name], seed, budget):
+        assert outcome.error is None, described(outcome)
+        assert len(outcome.taken) == 1
+        count += 1
+    print(f"{count} changes of player")
+    assert count
+
+
+def test_one_change_of_player_finds_a_lock_that_is_let_go_too_soon(base: str, seed: int) -> None:
+    """Also when only some are tried."""
+    with left_out("let_go_too_soon"):
+        outcomes = play_switches(Sweep(base), SMALL["abort beside commits"], seed, budget=0.5)
+        assert any(outcome.error is not None for outcome in outcomes)
 
 
 def test_a_seed_is_one_schedule(base: str) -> None:

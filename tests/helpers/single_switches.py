@@ -1,0 +1,57 @@
+"""Small scripts with a single change of player, tried before every call: random schedules have mostly several.
+
+A fault that one change at one of a few calls brings about, and that others hide, is so found for certain.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from interleaved_worlds import Outcome, Program, Script, Sweep
+from interleaving import Choice, Given, Place
+
+
+class Small(NamedTuple):
+    """A small script, and how many changes of player there are to each that is tried with a budget of 1."""
+
+    script: Script
+    every: float
+
+
+def _sharing(*operations: str) -> Program:
+    return "sharing", operations
+
+
+SMALL: dict[str, Small] = {
+    # Where turns end a fault may show at five calls one after another: one of four is tried, by default.
+    "abort beside commits": Small(Script((_sharing("commit", "abort"), _sharing("commit", "durable"))), 2),
+    "commit after an abort": Small(Script((_sharing("abort", "commit"), _sharing("durable", "see"))), 6),
+    "lend": Small(Script((_sharing("commit", "lend"), _sharing("abort", "commit"))), 6),
+    "lend beside lend": Small(Script((_sharing("lend", "see"), _sharing("lend"))), 6),
+    "see": Small(Script((_sharing("see", "commit"), _sharing("commit", "abort"))), 6),
+    "nobody kept": Small(Script((_sharing("commit", "abort"), _sharing("commit", "see")), is_kept=False), 6),
+    "three": Small(Script((_sharing("commit"), _sharing("abort"), _sharing("commit", "see"))), 12),
+}
+
+
+def switches(played: Sweep, script: Script) -> list[tuple[Place, Choice]]:
+    """Return every change of player before a call of a script, to one that has not ended by then."""
+    made: Counter[int] = Counter()
+    played.play(script, Given({}), trace=lambda player, _: made.update((player,)))
+    players = range(len(script.programs))
+    return [
+        (Place(player, call), Choice("go", other))
+        for player in players
+        for call in range(1, made[player] + 1)
+        for other in players[player + 1 :]
+    ]
+
+
+def play_switches(played: Sweep, small: Small, seed: int, budget: float) -> Iterator[Outcome]:
+    """Play a script with one change of player after another: each so-manieth, beginning with one by the seed."""
+    places = switches(played, small.script)
+    step = min(max(1, round(small.every / budget)), len(places))
+    for place, choice in places[seed % step :: step]:
+        yield played.play(small.script, Given({place: choice}))
