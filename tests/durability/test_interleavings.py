@@ -10,15 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from interleaved_mutants import EQUIVALENT, MUTANTS, SELDOM, left_out
-from interleaved_worlds import Outcome, Script, Sweep, described, draw_script, sweep
-from interleaving import Choice, Chooser, Drawn, Given, Place
+from interleaved_mutants import EQUIVALENT, MUTANTS, PUBLISHING, SELDOM, left_out
+from interleaved_players import Script, draw_publishing, draw_script
+from interleaved_publishing import REQUESTS
+from interleaved_worlds import Outcome, Sweep, described, sweep
+from interleaving import STEPS, Choice, Chooser, Drawn, Given, Place
 from single_switches import SMALL, play_switches
 
 NewRoot = Callable[[], str]
 PARTS = 8
 SCHEDULES = 500
 """In each part, twice the usual."""
+PUBLISHING_PARTS = 2
+PUBLISHING_SCHEDULES = 120
+PUBLISHING_STEPS = (*STEPS, *2 * REQUESTS)
 MOST = 500
 """So many schedules find each rule that is left out; most of these take a few."""
 FIRST = {
@@ -45,9 +50,22 @@ def base(new_root: NewRoot) -> str:
 def test_any_schedule(base: str, seed: int, budget: float, part: int) -> None:
     count = round(SCHEDULES * budget)
     first = (seed * PARTS + part) * count
-    played = sweep(base, range(first, first + count))
+    play_seeds(Sweep(base), range(first, first + count))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("part", range(PUBLISHING_PARTS))
+def test_any_schedule_with_publishers(base: str, seed: int, budget: float, part: int) -> None:
+    count = round(PUBLISHING_SCHEDULES * budget)
+    first = (seed * PUBLISHING_PARTS + part) * count
+    play_seeds(Sweep(base, draw_publishing, PUBLISHING_STEPS), range(first, first + count))
+
+
+def play_seeds(played: Sweep, seeds: range) -> None:
+    sweep(played, seeds)
     print(
-        f"seeds {first} to {first + count - 1}: {played.calls} calls, {played.switches} changes of player, "
+        f"seeds {seeds[0]} to {seeds[-1]}: {played.calls} calls, {played.switches} changes of player, "
         f"{played.kills} kills, {played.faults} calls that failed, {played.commits} commits"
     )
     assert played.commits
@@ -56,7 +74,7 @@ def test_any_schedule(base: str, seed: int, budget: float, part: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", sorted(MUTANTS.keys() - EQUIVALENT - SELDOM))
+@pytest.mark.parametrize("name", sorted(MUTANTS.keys() - EQUIVALENT - SELDOM - PUBLISHING))
 def test_a_rule_that_is_left_out_is_found(base: str, name: str) -> None:
     with left_out(name):
         played = Sweep(base)
@@ -78,25 +96,34 @@ def test_one_change_of_player(base: str, seed: int, budget: float, name: str) ->
     assert count
 
 
-def test_one_change_of_player_finds_a_lock_that_is_let_go_too_soon(base: str, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "script"),
+    [
+        ("let_go_too_soon", "abort beside commits"),
+        ("manifest_written_over", "publish"),
+        ("named_before_it_is_there", "fetch"),
+    ],
+)
+def test_one_change_of_player_finds_a_rule_that_is_left_out(base: str, seed: int, name: str, script: str) -> None:
     """Also when only some are tried."""
-    with left_out("let_go_too_soon"):
-        outcomes = play_switches(Sweep(base), SMALL["abort beside commits"], seed, budget=0.5)
-        assert any(outcome.error is not None for outcome in outcomes)
+    with left_out(name):
+        outcomes = play_switches(Sweep(base), SMALL[script], seed, budget=0.5)
+        assert any(outcome.error is not None for outcome in outcomes), MUTANTS[name].__doc__
 
 
-def test_a_seed_is_one_schedule(base: str) -> None:
+@pytest.mark.parametrize(("draw", "seed"), [(draw_script, 3), (draw_publishing, 8)])
+def test_a_seed_is_one_schedule(base: str, draw: Callable[[object], Script], seed: int) -> None:
     """Also what was chosen, without the seed."""
     played, calls = Sweep(base), []
 
     def traced(chooser: Chooser) -> Outcome:
         trace: list[tuple[int, str]] = []
         calls.append(trace)
-        return played.play(draw_script(3), chooser, trace=lambda *call: trace.append(call))
+        return played.play(draw(seed), chooser, trace=lambda *call: trace.append(call))
 
-    outcome = traced(Drawn(3))
+    outcome = traced(Drawn(seed, steps=PUBLISHING_STEPS))
     assert outcome.error is None
-    traced(Drawn(3))
+    traced(Drawn(seed, steps=PUBLISHING_STEPS))
     traced(Given(outcome.taken))
     assert calls[0] == calls[1] == calls[2]
     assert len({player for player, _ in calls[0]}) > 1

@@ -17,6 +17,9 @@ from structchunk.index.index import Index
 from structchunk.readers import copies, directory, leveldb_clone
 from structchunk.readers.read_storage import ReadStorage
 from structchunk.readers.shared_storage import SharedStorage
+from structchunk.remote import claim
+from structchunk.remote.manifest import NEWEST
+from structchunk.remote.objects import Objects
 
 Replaced = tuple[Any, str, Any]
 
@@ -269,6 +272,34 @@ def _let_go_too_soon() -> list[Replaced]:
     return [(SharedStorage, "_leave", let_go)]
 
 
+def _named_before_it_is_there() -> list[Replaced]:
+    """A manifest is written before the objects that it names."""
+    write, claim_number = Objects.write, claim.claim
+
+    def write_late(self: Objects, name: str, data: bytes) -> None:
+        if name == NEWEST:
+            write(self, name, data)
+        else:
+            vars(self).setdefault("late", []).append((name, data))
+
+    def claim_first(objects: Objects, *args: Any) -> bool:
+        is_mine = claim_number(objects, *args)
+        for name, data in vars(objects).pop("late", []):
+            write(objects, name, data)
+        return is_mine
+
+    return [(Objects, "write", write_late), (claim, "claim", claim_first)]
+
+
+def _manifest_written_over() -> list[Replaced]:
+    """Of two publishers the later one writes over the manifest of the other."""
+
+    def put(self: Objects, name: str, data: bytes) -> None:
+        self._put(name, data)
+
+    return [(Objects, "_put_new", put), (claim, "refuses_second", lambda *_: True)]
+
+
 MUTANTS: dict[str, Callable[[], list[Replaced]]] = {
     name.removeprefix("_"): mutant
     for name, mutant in list(globals().items())
@@ -280,6 +311,8 @@ EQUIVALENT = {"followed_too_far", "parts_ignored", "published_first", "torn_page
 """Those that only a power cut could show, or that another rule makes up for."""
 SELDOM = {"clone_not_checked", "let_go_too_soon", "lineage_ignored", "number_used_again", "recovery_not_noticed"}
 """Those that take hundreds of schedules, or thousands; some need a single change of player."""
+PUBLISHING = {"manifest_written_over", "named_before_it_is_there"}
+"""Those that only publishers have."""
 
 
 @contextlib.contextmanager

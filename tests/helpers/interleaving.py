@@ -23,7 +23,7 @@ import time
 import weakref
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from recorded_files import OPERATIONS, Replacing
@@ -92,7 +92,7 @@ class Drawn:
     Kills, and some of the changes of player, come at calls between which the protocol has a step.
     """
 
-    def __init__(self, seed: object, *, kills: int = 2, faults: int = 1) -> None:
+    def __init__(self, seed: object, *, kills: int = 2, faults: int = 1, steps: Sequence[str] = STEPS) -> None:
         self._rng = rng = random.Random(f"choices {seed}")
         self._salt = f"{seed}"
         self._rate = rng.choice((0.001, 0.005, 0.02, 0.1))
@@ -101,7 +101,7 @@ class Drawn:
         kinds = ["kill"] * min(kills, rng.choice((0, 0, 1, 1, 1, 2))) + ["go"] * rng.choice((0, 1, 2, 3))
         if not self._faults:  # whoever goes on after one that failed does not expect another
             kinds += ["fail"] * min(faults, rng.choice((0, 0, 0, 0, 1)))
-        self._steps = {(rng.choice(STEPS), rng.choice((1, 1, 1, 2, 2, 3, 4, 6, 9))): kind for kind in kinds}
+        self._steps = {(rng.choice(steps), rng.choice((1, 1, 1, 2, 2, 3, 4, 6, 9))): kind for kind in kinds}
         self._counts: Counter[str] = Counter()
 
     def choose(self, place: Place, label: str, others: Callable[[], list[int]], *, can_fail: bool) -> Choice | None:
@@ -540,26 +540,3 @@ def _kind(args: tuple[Any, ...]) -> str:
 @functools.lru_cache(maxsize=1 << 12)
 def _kind_of(name: str) -> str:
     return _NAME.sub("", name)
-
-
-# ---------------------------------------------------------------------- shortening
-
-
-def shortened(
-    choices: Mapping[Place, Choice], fails: Callable[[Mapping[Place, Choice]], bool], most: int = 150
-) -> dict[Place, Choice]:
-    """Return as few of the choices of a schedule that fails as still make it fail, trying so many times at most."""
-    kept = dict(choices)
-    size = max(1, len(kept) // 2)
-    while size and most:
-        at = 0
-        while at < len(kept) and most:
-            places = list(kept)
-            fewer = {place: kept[place] for place in (*places[:at], *places[at + size :])}
-            most -= 1
-            if fails(fewer):
-                kept = fewer
-            else:
-                at += size
-        size //= 2
-    return kept

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from interleaved_worlds import Outcome, Program, Script, Sweep
+from interleaved_players import Program, Script
+from interleaved_worlds import Outcome, Sweep
 from interleaving import Choice, Given, Place
 
 
@@ -27,12 +28,18 @@ def _sharing(*operations: str) -> Program:
 SMALL: dict[str, Small] = {
     # Where turns end a fault may show at five calls one after another: one of four is tried, by default.
     "abort beside commits": Small(Script((_sharing("commit", "abort"), _sharing("commit", "durable"))), 2),
-    "commit after an abort": Small(Script((_sharing("abort", "commit"), _sharing("durable", "see"))), 6),
-    "lend": Small(Script((_sharing("commit", "lend"), _sharing("abort", "commit"))), 6),
-    "lend beside lend": Small(Script((_sharing("lend", "see"), _sharing("lend"))), 6),
-    "see": Small(Script((_sharing("see", "commit"), _sharing("commit", "abort"))), 6),
-    "nobody kept": Small(Script((_sharing("commit", "abort"), _sharing("commit", "see")), is_kept=False), 6),
-    "three": Small(Script((_sharing("commit"), _sharing("abort"), _sharing("commit", "see"))), 12),
+    "commit after an abort": Small(Script((_sharing("abort", "commit"), _sharing("durable", "see"))), 8),
+    "lend": Small(Script((_sharing("commit", "lend"), _sharing("abort", "commit"))), 8),
+    "lend beside lend": Small(Script((_sharing("lend", "see"), _sharing("lend"))), 8),
+    "see": Small(Script((_sharing("see", "commit"), _sharing("commit", "abort"))), 8),
+    "nobody kept": Small(Script((_sharing("commit", "abort"), _sharing("commit", "see")), is_kept=False), 8),
+    "three": Small(Script((_sharing("commit"), _sharing("abort"), _sharing("commit", "see"))), 16),
+    "publish": Small(Script((("publishing", ("publish",)), _sharing("commit", "publish"))), 8),
+    "publish again": Small(Script((_sharing("publish", "commit", "publish"), ("publishing", ("publish",)))), 16),
+    "fetch": Small(Script((("publishing", ("publish",)), ("fetching", ("fetch",)))), 2),
+    "publish and compact": Small(
+        Script((("publishing", ("publish", "publish")), _sharing("commit", "compact", "commit"))), 16
+    ),
 }
 
 
