@@ -18,8 +18,8 @@ from structchunk.index.buckets import CROWD, make_buckets, search_in_buckets
 from structchunk.index.cached_pages import (
     FAR_BETWEEN,
     FEWEST_LOOKUPS,
+    KEYS_PER_LOOKUP,
     MANY_KEYS,
-    SAVED_OF_MANY,
     WORTH_KEYS,
     AnyPages,
     CachedPages,
@@ -236,7 +236,7 @@ def test_keys_far_between_make_buckets_once_they_were_many() -> None:
         searches += 1
         where, found = pages.search(asked)
         assert found.tolist() == expected
-    counted = MANY_KEYS // SAVED_OF_MANY + 1  # by each search
+    counted = MANY_KEYS // KEYS_PER_LOOKUP + 1  # by each search
     assert searches == lookups_before_buckets(len(keys)) // counted + 1
     assert searches > 1
     where, found = pages.search(asked)
