@@ -14,7 +14,7 @@ from interleaved_worlds import Outcome, Sweep
 from interleaving import Choice, Given, Place
 
 
-class Small(NamedTuple):
+class Tried(NamedTuple):
     """A small script, and how many changes of player there are to each that is tried with a budget of 1."""
 
     script: Script
@@ -25,19 +25,19 @@ def _sharing(*operations: str) -> Program:
     return "sharing", operations
 
 
-SMALL: dict[str, Small] = {
+SMALL: dict[str, Tried] = {
     # Where turns end a fault may show at five calls one after another: one of four is tried, by default.
-    "abort beside commits": Small(Script((_sharing("commit", "abort"), _sharing("commit", "durable"))), 2),
-    "commit after an abort": Small(Script((_sharing("abort", "commit"), _sharing("durable", "see"))), 8),
-    "lend": Small(Script((_sharing("commit", "lend"), _sharing("abort", "commit"))), 8),
-    "lend beside lend": Small(Script((_sharing("lend", "see"), _sharing("lend"))), 8),
-    "see": Small(Script((_sharing("see", "commit"), _sharing("commit", "abort"))), 8),
-    "nobody kept": Small(Script((_sharing("commit", "abort"), _sharing("commit", "see")), is_kept=False), 8),
-    "three": Small(Script((_sharing("commit"), _sharing("abort"), _sharing("commit", "see"))), 16),
-    "publish": Small(Script((("publishing", ("publish",)), _sharing("commit", "publish"))), 8),
-    "publish again": Small(Script((_sharing("publish", "commit", "publish"), ("publishing", ("publish",)))), 16),
-    "fetch": Small(Script((("publishing", ("publish",)), ("fetching", ("fetch",)))), 2),
-    "publish and compact": Small(
+    "abort beside commits": Tried(Script((_sharing("commit", "abort"), _sharing("commit", "durable"))), 2),
+    "commit after an abort": Tried(Script((_sharing("abort", "commit"), _sharing("durable", "see"))), 8),
+    "lend": Tried(Script((_sharing("commit", "lend"), _sharing("abort", "commit"))), 8),
+    "lend beside lend": Tried(Script((_sharing("lend", "see"), _sharing("lend"))), 8),
+    "see": Tried(Script((_sharing("see", "commit"), _sharing("commit", "abort"))), 8),
+    "nobody kept": Tried(Script((_sharing("commit", "abort"), _sharing("commit", "see")), is_kept=False), 8),
+    "three": Tried(Script((_sharing("commit"), _sharing("abort"), _sharing("commit", "see"))), 16),
+    "publish": Tried(Script((("publishing", ("publish",)), _sharing("commit", "publish"))), 8),
+    "publish again": Tried(Script((_sharing("publish", "commit", "publish"), ("publishing", ("publish",)))), 16),
+    "fetch": Tried(Script((("publishing", ("publish",)), ("fetching", ("fetch",)))), 2),
+    "publish and compact": Tried(
         Script((("publishing", ("publish", "publish")), _sharing("commit", "compact", "commit"))), 16
     ),
 }
@@ -56,7 +56,7 @@ def switches(played: Sweep, script: Script) -> list[tuple[Place, Choice]]:
     ]
 
 
-def play_switches(played: Sweep, small: Small, seed: int, budget: float) -> Iterator[Outcome]:
+def play_switches(played: Sweep, small: Tried, seed: int, budget: float) -> Iterator[Outcome]:
     """Play a script with one change of player after another: each so-manieth, beginning with one by the seed."""
     places = switches(played, small.script)
     step = min(max(1, round(small.every / budget)), len(places))
