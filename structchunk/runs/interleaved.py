@@ -287,9 +287,7 @@ def _places_by_sorting(every: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
     repeated = ordered[1:] == ordered[:-1]
     if repeated.any():
         raise RepeatedKey(int(ordered[np.argmax(repeated)]))
-    places = np.empty(len(order), np.intp)
-    places[order] = _numbers(len(order))
-    return places
+    return _put(_numbers(len(order)), order)
 
 
 def _numbers(count: int) -> npt.NDArray[np.intp]:
