@@ -69,10 +69,9 @@ class MergedRuns:
         """Put a run in place of one that is kept, of the same records, if there is room; return which is there."""
         with self._lock:
             there = runs[at]
-            if not isinstance(there, InMemoryRun) and self.has_room(run.size - there.size):
-                self._size += (
-                    run.size - there.size
-                )  # first: an interrupt between the two leaves a figure that is safe
+            more = run.size - there.size
+            if not isinstance(there, InMemoryRun) and self.has_room(more):
+                self._size += more  # first: an interrupt between the two leaves a figure that is safe
                 there = runs[at] = run
             return there
 
