@@ -48,21 +48,21 @@ def base(new_root: NewRoot) -> str:
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_any_schedule(base: str, seed: int, budget: float, part: int) -> None:
-    count = round(SCHEDULES * budget)
-    first = (seed * PARTS + part) * count
-    play_seeds(Sweep(base), range(first, first + count))
+    play_part(Sweep(base), SCHEDULES * budget, seed * PARTS + part)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("part", range(PUBLISHING_PARTS))
 def test_any_schedule_with_publishers(base: str, seed: int, budget: float, part: int) -> None:
-    count = round(PUBLISHING_SCHEDULES * budget)
-    first = (seed * PUBLISHING_PARTS + part) * count
-    play_seeds(Sweep(base, draw_publishing, PUBLISHING_STEPS), range(first, first + count))
+    played = Sweep(base, draw_publishing, PUBLISHING_STEPS)
+    play_part(played, PUBLISHING_SCHEDULES * budget, seed * PUBLISHING_PARTS + part)
 
 
-def play_seeds(played: Sweep, seeds: range) -> None:
+def play_part(played: Sweep, size: float, part: int) -> None:
+    """Play the seeds of one part, of all parts of that size."""
+    count = round(size)
+    seeds = range(part * count, (part + 1) * count)
     sweep(played, seeds)
     print(
         f"seeds {seeds[0]} to {seeds[-1]}: {played.calls} calls, {played.switches} changes of player, "

@@ -274,7 +274,7 @@ def test_more_is_published(root: Path, steps: list[str], url: str, name: str) ->
         sc.open(url, "r", cache=root / "cache") as remote,
     ):
         assert db.publish(url) == (commits[-1], 0, 0)
-        both = kept.Both(db, kept.models_of_publications()[-1])
+        both = kept.Both(db, copy.deepcopy(models[-1]))
         for work in (published_more, published_altered):
             work(both)
             db.publish(url)
